@@ -1,0 +1,20 @@
+"""CLOUDS for MMSegmentation: domain-generalised semantic segmentation.
+
+Importing the package checks the installed stack, makes ``mmseg::`` configs
+inheritable and registers every module into the registries of mmseg.
+"""
+
+from clouds_mmseg.compat import check_stack, prepare_framework
+from clouds_mmseg.version import __version__
+
+check_stack()
+prepare_framework()
+
+from clouds_mmseg import (  # noqa: E402
+    datasets,
+    engine,
+    evaluation,
+    models,
+)
+
+__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']

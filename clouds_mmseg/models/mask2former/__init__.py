@@ -1,0 +1,1 @@
+"""models/mask2former: see docs/architecture.md."""
