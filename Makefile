@@ -1,0 +1,40 @@
+# One virtual environment, made once: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TOYCITY ?= data/toycity
+WORK ?= work_dirs/toycity
+# What a stray user-level package or hub login could change is kept out.
+export PYTHONNOUSERSITE = 1
+
+.PHONY: install demo test lint clean
+
+install: $(VENV)/.installed
+
+# uv comes from PyPI too; it installs the stack in a fraction of pip's time.
+$(VENV)/.installed: setup.cfg requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.11 ...'; \
+	    exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	touch $@
+
+demo: install
+	$(BIN)/python tools/make_toycity.py $(TOYCITY)
+	$(BIN)/python tools/train.py configs/toycity/warmup.py \
+	  --work-dir $(WORK)/warmup
+	$(BIN)/python tools/test.py configs/toycity/warmup.py \
+	  $(WORK)/warmup/last.pth --work-dir $(WORK)/warmup/test
+
+test: install lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+	  --cov-fail-under=90 --durations=15
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf work_dirs .pytest_cache .ruff_cache .coverage
