@@ -1,0 +1,119 @@
+"""Every config loads, and its model takes a training and a test step.
+
+Backbones are exchanged for tiny ones and sizes are reduced; all the rest is
+what the config says.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import PixelData
+from mmseg.registry import METRICS, MODELS, TRANSFORMS
+from mmseg.structures import SegDataSample
+
+import clouds_mmseg  # noqa: F401
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = sorted(
+    path.relative_to(CONFIG_DIR).as_posix()
+    for path in CONFIG_DIR.rglob('*.py')
+    if '_base_' not in path.parts
+)
+SIZE = (64, 96)
+
+
+def shrink(cfg):
+    """Replace the backbone by a random tiny one and shrink the head."""
+    cfg.model.backbone = dict(
+        type='FrozenTIMMBackbone',
+        model_name='test_resnet',
+        weights=None,
+        frozen=cfg.model.backbone.get('frozen', False),
+    )
+    cfg.model.decode_head.update(
+        feat_channels=32,
+        out_channels=32,
+        num_queries=8,
+        num_encoder_layers=1,
+        num_decoder_layers=2,
+        encoder_ffn_channels=32,
+        decoder_ffn_channels=32,
+    )
+    cfg.model.decode_head.loss = dict(num_points=64)
+    cfg.model.data_preprocessor.size = SIZE
+
+
+def random_batch(num_classes, domain, with_label=True):
+    """Two random images in the form the data loader hands over."""
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(
+            metainfo=dict(
+                img_shape=SIZE, ori_shape=SIZE, domain=domain, img_path='x.png'
+            )
+        )
+        if with_label:
+            label = torch.randint(
+                0, num_classes, (1, *SIZE), generator=generator
+            )
+            sample.gt_sem_seg = PixelData(data=label)
+        samples.append(sample)
+    images = [
+        torch.randint(
+            0, 256, (3, *SIZE), dtype=torch.uint8, generator=generator
+        )
+        for _ in range(2)
+    ]
+    return dict(inputs=images, data_samples=samples)
+
+
+def dataset_configs(cfg):
+    """The single datasets of a config's loaders, concatenations opened."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = cfg[name].dataset
+        yield from dataset.get('datasets', [dataset])
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config(name):
+    cfg = Config.fromfile(CONFIG_DIR / name)
+    for dataset in dataset_configs(cfg):
+        for transform in dataset.pipeline:
+            TRANSFORMS.build(transform)
+    evaluator = METRICS.build(cfg.test_evaluator)
+    shrink(cfg)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    num_classes = cfg.model.decode_head.num_classes
+
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    losses = model.train_step(random_batch(num_classes, 'x'), optim_wrapper)
+    assert torch.isfinite(losses['loss'])
+    moved = {
+        key.split('.')[0]
+        for key, value in model.state_dict().items()
+        if not torch.equal(value, before[key])
+    }
+    frozen = cfg.model.backbone.frozen
+    assert moved == (
+        {'decode_head'} if frozen else {'backbone', 'decode_head'}
+    )
+
+    model.eval()
+    domain = evaluator.domains[0]
+    results = model.test_step(random_batch(num_classes, domain))
+    for result in results:
+        assert result.pred_sem_seg.data.shape == (1, *SIZE)
+        assert result.seg_logits.data.shape == (num_classes, *SIZE)
+
+
+def test_there_are_configs():
+    for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
+        for backbone in ('', '_r50', '_r101'):
+            assert f'warmup/{benchmark}{backbone}.py' in CONFIGS
