@@ -43,3 +43,20 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(pattern):
+    """Temporary files that a killed process left beside its targets.
+
+    Args:
+        pattern (str | Path): A final path as given to :func:`atomic_path`,
+            whose name may hold ``*``.
+
+    Returns:
+        list[Path]: The temporary files, sorted. Another process may be
+        writing one of them this very moment.
+    """
+    pattern = Path(pattern)
+    # mkstemp puts eight random characters between prefix and suffix.
+    name = f'.{pattern.stem}-????????{pattern.suffix}'
+    return sorted(pattern.parent.glob(name))
