@@ -1,1 +1,15 @@
-"""engine: see docs/architecture.md."""
+"""Runner, hooks and what the tools do; see docs/architecture.md."""
+
+from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
+from clouds_mmseg.engine.bf16_optim_wrapper import BF16OptimWrapper
+from clouds_mmseg.engine.dg_log_processor import DGLogProcessor
+from clouds_mmseg.engine.dg_runner import DGRunner
+from clouds_mmseg.engine.safe_checkpoint_hook import SafeCheckpointHook
+
+__all__ = [
+    'AtomicLocalBackend',
+    'BF16OptimWrapper',
+    'DGLogProcessor',
+    'DGRunner',
+    'SafeCheckpointHook',
+]

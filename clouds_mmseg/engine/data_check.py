@@ -1,0 +1,92 @@
+"""What can be known about the datasets before the first iteration."""
+
+from clouds_mmseg.utils.errors import UserError
+
+
+def leaf_datasets(dataset):
+    """The datasets at the bottom of wrappers and concatenations.
+
+    Args:
+        dataset (Dataset): A dataset of mmengine, wrapped or not.
+
+    Yields:
+        Dataset: Each dataset that reads files itself.
+    """
+    for child in getattr(dataset, 'datasets', None) or [
+        getattr(dataset, 'dataset', None)
+    ]:
+        if child is None:
+            yield dataset
+        else:
+            yield from leaf_datasets(child)
+
+
+def domain_counts(dataset):
+    """Number of images of each domain.
+
+    Args:
+        dataset (Dataset): A dataset of mmengine, wrapped or not.
+
+    Returns:
+        dict[str, int]: Domain (or class name of a dataset that has none)
+        -> number of images, in the order of the config.
+    """
+    counts = {}
+    for leaf in leaf_datasets(dataset):
+        name = getattr(leaf, 'domain', None) or type(leaf).__name__
+        counts[name] = counts.get(name, 0) + len(leaf)
+    return counts
+
+
+def check_dataset(dataset, split):
+    """Open a dataset once: its index, its count, its first image.
+
+    Args:
+        dataset (Dataset): A dataset of mmengine, wrapped or not.
+        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: A dataset has no image.
+        Exception: What the dataset or a transform raises on the first
+            image.
+    """
+    for leaf in leaf_datasets(dataset):
+        if hasattr(leaf, 'full_init'):
+            leaf.full_init()
+        if len(leaf) == 0:
+            where = getattr(leaf, 'data_prefix', {}).get('img_path')
+            where = where or getattr(leaf, 'data_root', None)
+            suffix = getattr(leaf, 'img_suffix', '')
+            raise UserError(
+                f'the {split} dataset {type(leaf).__name__} is empty: no '
+                f'image *{suffix} under {where}; check data_root, '
+                'data_prefix and the suffixes'
+            )
+        leaf[0]
+
+
+def check_domains(dataset, metrics, split):
+    """Compare the domains of a dataset with those a metric expects.
+
+    Args:
+        dataset (Dataset): The dataset of a validation or test loop.
+        metrics (list[BaseMetric]): Metrics of the same loop.
+        split (str): ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: A dataset has a domain that a metric does not list.
+    """
+    found = [
+        leaf.domain
+        for leaf in leaf_datasets(dataset)
+        if getattr(leaf, 'domain', None)
+    ]
+    for metric in metrics:
+        allowed = getattr(metric, 'domains', None)
+        unknown = [d for d in found if allowed and d not in allowed]
+        if unknown:
+            raise UserError(
+                f'the {split} datasets have the domain {unknown[0]!r}, but '
+                f'{split}_evaluator.domains is {list(allowed)}; add it '
+                'there or correct the domain of the dataset'
+            )

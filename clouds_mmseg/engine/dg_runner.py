@@ -1,0 +1,286 @@
+"""A runner that finds out early, loads strictly and can be read."""
+
+import copy
+import importlib.util
+import re
+from collections import OrderedDict
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+
+from clouds_mmseg.checkpoints.strict import load_strictly
+from clouds_mmseg.engine.data_check import (
+    check_dataset,
+    check_domains,
+    domain_counts,
+)
+from clouds_mmseg.engine.resume import (
+    find_last_checkpoint,
+    read_checkpoint,
+    require_checkpoint,
+)
+from clouds_mmseg.engine.terminal import install_terminal_filter
+from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.errors import UserError
+
+
+@RUNNERS.register_module()
+class DGRunner(Runner):
+    """mmengine's runner with the promises of this package.
+
+    - A checkpoint is loaded whole or not at all. ``load_cfg`` of the config
+      may name prefixes that ``load_from`` is allowed to lack or to have too
+      many: ``load_cfg=dict(allow_missing=['teacher.'])``.
+    - ``resume=True`` continues from the newest checkpoint of the work dir
+      if there is one, and otherwise starts with ``load_from``;
+      ``resume='path'`` continues from that file.
+    - Missing checkpoints are reported before a dataset is built, and missing
+      or empty datasets of training, validation and test before the first
+      iteration.
+    - Scalars go to TensorBoard where it is installed.
+    - Distributed runs work without a GPU (gloo).
+    - The terminal shows the run; the log file has everything.
+    """
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        """Build a runner, once the checkpoints that it names exist.
+
+        Args:
+            cfg (Config): The config.
+
+        Returns:
+            DGRunner: The runner.
+
+        Raises:
+            UserError: A checkpoint does not exist.
+        """
+        for key in ('load_from', 'resume'):
+            if isinstance(cfg.get(key), str):
+                require_checkpoint(cfg[key], key)
+        return super().from_cfg(cfg)
+
+    def setup_env(self, env_cfg):
+        """Set up processes, with gloo where there is no GPU.
+
+        Args:
+            env_cfg (dict): ``env_cfg`` of the config.
+
+        Raises:
+            UserError: A launcher other than ``pytorch`` without a GPU.
+        """
+        distributed = torch.distributed
+        if (
+            self.distributed
+            and not torch.cuda.is_available()
+            and not distributed.is_initialized()
+        ):
+            # mmengine's init_dist selects a CUDA device first.
+            if self._launcher != 'pytorch':
+                raise UserError(
+                    f'--launcher {self._launcher} needs a GPU and none is '
+                    'available; use --launcher pytorch on CPU'
+                )
+            distributed.init_process_group(backend='gloo')
+        super().setup_env(env_cfg)
+
+    def build_logger(self, *args, **kwargs):
+        """Build the logger, quieter on the terminal than in its file."""
+        logger = super().build_logger(*args, **kwargs)
+        install_terminal_filter(logger)
+        return logger
+
+    def build_visualizer(self, visualizer=None):
+        """Build the visualizer, with TensorBoard where it is installed.
+
+        Args:
+            visualizer (Visualizer | dict, optional): As for mmengine.
+
+        Returns:
+            Visualizer: The visualizer.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = copy.deepcopy(visualizer)
+            backends = visualizer.get('vis_backends') or []
+            types = [backend.get('type') for backend in backends]
+            if (
+                'TensorboardVisBackend' not in types
+                and importlib.util.find_spec('tensorboard') is not None
+            ):
+                backends.append(dict(type='TensorboardVisBackend'))
+                visualizer['vis_backends'] = backends
+        return super().build_visualizer(visualizer)
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        """Move the model to its device and wrap it for several processes.
+
+        Args:
+            model_wrapper_cfg (dict | None): As for mmengine.
+            model (nn.Module): The model.
+
+        Returns:
+            nn.Module: The model, wrapped in a distributed run.
+        """
+        if self.distributed and not torch.cuda.is_available():
+            # mmengine gives each process the GPU of its local rank.
+            model_wrapper_cfg = dict(
+                model_wrapper_cfg
+                or dict(
+                    broadcast_buffers=False,
+                    find_unused_parameters=self.cfg.get(
+                        'find_unused_parameters', False
+                    ),
+                ),
+                device_ids=None,
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def train(self):
+        """Check checkpoint and data, then train.
+
+        Returns:
+            nn.Module: The trained model.
+        """
+        self._choose_checkpoint()
+        self._check_data('train', 'val', 'test')
+        self.logger.info(self._header('train', 'val'))
+        return super().train()
+
+    def val(self):
+        """Check the data, then validate.
+
+        Returns:
+            dict: The metrics.
+        """
+        self._check_data('val')
+        self.logger.info(self._header('val'))
+        return super().val()
+
+    def test(self):
+        """Check the data, then test.
+
+        Returns:
+            dict: The metrics.
+        """
+        self._check_data('test')
+        self.logger.info(self._header('test'))
+        return super().test()
+
+    def load_checkpoint(
+        self,
+        filename,
+        map_location='cpu',
+        strict=True,
+        revise_keys=((r'^module\.', ''),),
+    ):
+        """Load every weight of a checkpoint into the model, or none.
+
+        Args:
+            filename (str): Local path, or a URL that mmengine fetches.
+            map_location (str | torch.device): Where the tensors go.
+            strict (bool): False takes what fits, which nothing in this
+                package asks for.
+            revise_keys (Sequence[tuple[str, str]]): Pattern and replacement
+                pairs applied to the keys.
+
+        Returns:
+            dict: The checkpoint.
+
+        Raises:
+            UserError: The file is missing, damaged or no checkpoint.
+            CheckpointMismatchError: Keys or shapes differ from the model's.
+        """
+        if not strict:
+            return super().load_checkpoint(
+                filename, map_location, strict, list(revise_keys)
+            )
+        checkpoint = read_checkpoint(filename, map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        state_dict = checkpoint.get('state_dict', checkpoint)
+        for pattern, replacement in revise_keys:
+            state_dict = OrderedDict(
+                (re.sub(pattern, replacement, key), value)
+                for key, value in state_dict.items()
+            )
+        # What a run saved itself is complete: no exceptions on resume.
+        allowed = {} if self._resume else self.cfg.get('load_cfg', {})
+        load_strictly(
+            self._bare_model(), state_dict, source=filename, **allowed
+        )
+        self._has_loaded = True
+        self.logger.info(f'Loaded the checkpoint {filename}')
+        return checkpoint
+
+    def _bare_model(self):
+        """The model without the wrapper of a distributed run."""
+        return (
+            self.model.module if is_model_wrapper(self.model) else self.model
+        )
+
+    def _choose_checkpoint(self):
+        """Turn ``resume`` and ``load_from`` into one existing file."""
+        if isinstance(self._resume, str):
+            self._load_from = require_checkpoint(self._resume, 'resume')
+            self._resume = True
+        elif self._resume:
+            newest = find_last_checkpoint(self.work_dir)
+            if newest is None:
+                self.logger.info(
+                    f'Nothing to resume in {self.work_dir}: starting anew.'
+                )
+                self._resume = False
+            else:
+                self._load_from = newest
+
+    def _check_data(self, *splits):
+        """Open every dataset of some loops before anything else happens."""
+        for split in splits:
+            loop = getattr(self, f'{split}_loop')
+            if loop is None:
+                continue
+            check_dataset(loop.dataloader.dataset, split)
+            if split != 'train':
+                check_domains(
+                    loop.dataloader.dataset, loop.evaluator.metrics, split
+                )
+
+    def _header(self, *splits):
+        """What a person wants to know before the first number."""
+        parameters = list(self._bare_model().parameters())
+        total = sum(p.numel() for p in parameters)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        device = device_name()
+        if self.world_size > 1:
+            device += f', {self.world_size} processes'
+        rows = [
+            ('config', self.cfg.filename),
+            ('work dir', self.work_dir),
+            ('device', device),
+            (
+                'model',
+                f'{self._model_name}, {total / 1e6:.2f} M parameters, '
+                f'{trained / 1e6:.2f} M of them trained',
+            ),
+        ]
+        if self._load_from is not None:
+            how = 'resume' if self._resume else 'weights'
+            rows.append((how, self._load_from))
+        for split in splits:
+            loop = getattr(self, f'{split}_loop')
+            if loop is not None:
+                counts = domain_counts(loop.dataloader.dataset)
+                rows.append(
+                    (split, ', '.join(f'{k} {v}' for k, v in counts.items()))
+                )
+        if 'train' in splits:
+            batch = self.train_dataloader.batch_size
+            rows.append(
+                (
+                    'schedule',
+                    f'{self.max_iters} iterations, batch {batch}'
+                    f' x {self.world_size}, seed {self.seed}',
+                )
+            )
+        return 'The run:' + ''.join(f'\n  {k:<9} {v}' for k, v in rows)

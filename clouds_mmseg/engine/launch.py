@@ -1,0 +1,157 @@
+"""From command line options to a config, for tools/train.py and test.py."""
+
+import linecache
+import os
+import os.path as osp
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmseg.registry import RUNNERS
+
+from clouds_mmseg.compat import IncompatibleStackError
+from clouds_mmseg.utils.errors import UserError
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+def add_common_arguments(parser):
+    """Add the options that training and test share with MMSegmentation.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives them.
+    """
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and results; '
+        'default: work_dirs/<name of the config>',
+    )
+    parser.add_argument(
+        '--data-root',
+        help='folder that holds the data sets, in place of ./data',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, '
+        'key="[a,b]", train_cfg.max_iters=100',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes of a distributed run are started',
+    )
+    # torchrun sets LOCAL_RANK; torch.distributed.launch passes an option.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args):
+    """Read a config and apply the common options.
+
+    Args:
+        args (argparse.Namespace): Options of
+            :func:`add_common_arguments`.
+
+    Returns:
+        Config: With ``work_dir`` and ``launcher`` set.
+
+    Raises:
+        UserError: The config does not exist.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.data_root is not None:
+        # Before the config is read: data_root is computed inside it.
+        os.environ['CLOUDS_DATA_ROOT'] = args.data_root
+    if not osp.isfile(args.config):
+        raise UserError(
+            f'there is no config {args.config}; see configs/ for those that '
+            'come with the project'
+        )
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', Path(args.config).stem)
+    return cfg
+
+
+def enable_amp(cfg):
+    """Train in mixed precision (bfloat16), in place.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        UserError: The config has an optimiser wrapper of another kind.
+    """
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper in ('BF16OptimWrapper', 'AmpOptimWrapper'):
+        return
+    if wrapper != 'OptimWrapper':
+        raise UserError(
+            '--amp replaces an optim_wrapper of type OptimWrapper, but the '
+            f'config has {wrapper}; set the precision in the config'
+        )
+    cfg.optim_wrapper.type = 'BF16OptimWrapper'
+
+
+def build_runner(cfg):
+    """Build the runner that a config asks for.
+
+    Args:
+        cfg (Config): The config. ``runner_type`` defaults to ``DGRunner``.
+
+    Returns:
+        Runner: Ready to train or test.
+    """
+    cfg.setdefault('runner_type', 'DGRunner')
+    return RUNNERS.build(cfg)
+
+
+def _raised_on_purpose(error):
+    """Whether this package raised an error by a ``raise`` statement."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    last = frames[-1]
+    line = linecache.getline(last.filename, last.lineno or 0)
+    return last.filename.startswith(_PACKAGE) and line.strip().startswith(
+        'raise '
+    )
+
+
+@contextmanager
+def plain_errors():
+    """Print mistakes of the user as one message and exit with status 1.
+
+    Those are :class:`UserError`, files that do not exist, and whatever this
+    package raises deliberately. Anything else is a defect and keeps its
+    traceback. ``CLOUDS_TRACEBACK=1`` keeps every traceback.
+
+    Raises:
+        SystemExit: With status 1, after the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        mistake = isinstance(
+            error, (UserError, FileNotFoundError, IncompatibleStackError)
+        )
+        if os.environ.get('CLOUDS_TRACEBACK') or not (
+            mistake or _raised_on_purpose(error)
+        ):
+            raise
+        # str() of a KeyError is the repr of its message.
+        message = error.args[0] if isinstance(error, KeyError) else error
+        rank = os.environ.get('RANK')
+        where = f' (process {rank})' if rank not in (None, '0') else ''
+        print(f'error{where}: {message}', file=sys.stderr)
+        raise SystemExit(1) from None

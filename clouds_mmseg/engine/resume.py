@@ -1,0 +1,118 @@
+"""Which checkpoint a run starts from, and reading it safely."""
+
+import os.path as osp
+import pickle
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader, get_torch_safe_globals
+
+from clouds_mmseg.checkpoints.files import read_state_dict
+from clouds_mmseg.utils.errors import UserError
+
+
+def is_remote(path):
+    """Whether a checkpoint is named by a scheme that mmengine fetches.
+
+    Args:
+        path (str): For example ``https://...`` or ``torchvision://...``.
+
+    Returns:
+        bool: True for a URL, False for a path of this machine.
+    """
+    return '://' in path
+
+
+def require_checkpoint(path, argument):
+    """Refuse a local checkpoint that does not exist.
+
+    Args:
+        path (str): Path or URL.
+        argument (str): Which argument or config key named it.
+
+    Returns:
+        str: The path, with ``~`` expanded.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if is_remote(path):
+        return path
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        raise UserError(
+            f'{argument} names the checkpoint {path}, and there is no such '
+            'file; give the path of an existing checkpoint'
+        )
+    return path
+
+
+def find_last_checkpoint(work_dir):
+    """The newest checkpoint of a work dir, as ``last_checkpoint`` names it.
+
+    Args:
+        work_dir (str): Folder of an earlier run. It may have been moved
+            since: the checkpoint is looked for beside the pointer as well.
+
+    Returns:
+        str | None: Path of the checkpoint, None where no run has saved one.
+
+    Raises:
+        UserError: ``last_checkpoint`` names a file that is gone.
+    """
+    pointer = osp.join(work_dir, 'last_checkpoint')
+    if not osp.isfile(pointer):
+        return None
+    with open(pointer) as stream:
+        path = stream.read().strip()
+    for candidate in (path, osp.join(work_dir, osp.basename(path))):
+        if osp.isfile(candidate):
+            return candidate
+    raise UserError(
+        f'{pointer} names {path!r}, and there is no such file; write the '
+        'path of an existing checkpoint into it, or remove it to start anew'
+    )
+
+
+def read_checkpoint(path, map_location='cpu'):
+    """Read a checkpoint without running code that it may carry.
+
+    Args:
+        path (str): Local path, or a URL that mmengine fetches.
+        map_location (str | torch.device): Where the tensors go.
+
+    Returns:
+        dict: The checkpoint as saved.
+
+    Raises:
+        UserError: The file is missing, truncated or no checkpoint, or holds
+            objects other than tensors and plain values.
+    """
+    if is_remote(path):
+        return CheckpointLoader.load_checkpoint(path, map_location)
+    path = require_checkpoint(path, 'load_from')
+    if path.endswith('.safetensors'):
+        return dict(state_dict=read_state_dict(path))
+    try:
+        with torch.serialization.safe_globals(get_torch_safe_globals()):
+            checkpoint = torch.load(
+                path, map_location=map_location, weights_only=True
+            )
+    except pickle.UnpicklingError as error:
+        reason = str(error).split('\n')[0]
+        raise UserError(
+            f'the checkpoint {path} cannot be read safely: it is no '
+            'checkpoint, or holds objects other than tensors and plain '
+            f'values ({reason}); save it again with its state_dict only'
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        size = osp.getsize(path)
+        raise UserError(
+            f'the checkpoint {path} ({size} bytes) is truncated or damaged '
+            f'({error}); use an older checkpoint or copy it again'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(
+            f'the checkpoint {path} holds a {type(checkpoint).__name__}, '
+            'not a dict with a state_dict; save model.state_dict()'
+        )
+    return checkpoint

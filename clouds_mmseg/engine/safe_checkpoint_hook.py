@@ -1,0 +1,112 @@
+"""Checkpoints that survive a kill at any moment."""
+
+import os.path as osp
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmseg.registry import HOOKS
+
+from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
+from clouds_mmseg.utils.atomic import leftovers
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's checkpoint hook in an order that a kill cannot break.
+
+    mmengine removes the oldest checkpoint first, writes the new one in
+    place and truncates ``last_checkpoint`` before it writes it. Killed
+    between, a run is left with a half-written file or a pointer to a file
+    that is gone. Here the new checkpoint is complete under its final name
+    before ``last_checkpoint`` is replaced by one that names it, and only
+    then the oldest goes.
+
+    Args:
+        backend_args (dict, optional): File backend of mmengine, for stores
+            that are not a local disk. Defaults to atomic local writes.
+        **kwargs: Arguments of :class:`mmengine.hooks.CheckpointHook`.
+    """
+
+    def __init__(self, *args, backend_args=None, **kwargs):
+        if backend_args is None:
+            backend_args = dict(backend='atomic_local')
+        super().__init__(*args, backend_args=backend_args, **kwargs)
+
+    def before_train(self, runner):
+        """Find the folder, and sweep what a killed run left unfinished.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        super().before_train(runner)
+        local = isinstance(self.file_backend, AtomicLocalBackend)
+        if local and is_main_process():
+            checkpoints = osp.join(self.out_dir, self.filename_tmpl)
+            pointer = osp.join(runner.work_dir, 'last_checkpoint')
+            for path in leftovers(checkpoints.format('*')) + leftovers(
+                pointer
+            ):
+                path.unlink(missing_ok=True)
+                runner.logger.info(
+                    f'Removed {path}, left by a run that was killed.'
+                )
+
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        """Write, point, remove: in this order.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            step (int): Iterations (or epochs) done.
+            meta (dict): ``epoch`` and ``iter`` that a resumed run starts
+                with.
+        """
+        retired = self._retire(step) if self.max_keep_ckpts > 0 else None
+        if self.max_keep_ckpts > 0:
+            # In the message hub before it is saved: a resumed run must
+            # know which checkpoints exist.
+            runner.message_hub.update_info(
+                'keep_ckpt_ids', list(self.keep_ckpt_ids)
+            )
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.message_hub.update_info('last_ckpt_iter', meta['iter'])
+        runner.save_checkpoint(
+            self.out_dir,
+            filename,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        AtomicLocalBackend().put_text(
+            self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint')
+        )
+        if retired is not None:
+            path = self.file_backend.join_path(
+                self.out_dir, self.filename_tmpl.format(retired)
+            )
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+    def _retire(self, step):
+        """Note a new checkpoint; return the step of the one to remove.
+
+        Args:
+            step (int): Step of the checkpoint that is about to be written.
+
+        Returns:
+            int | None: Step of the checkpoint that exceeds
+            ``max_keep_ckpts``, if any.
+        """
+        ids = self.keep_ckpt_ids
+        # The best checkpoint's bookkeeping saves the same step twice.
+        if ids and ids[-1] == step:
+            return None
+        retired = ids[0] if len(ids) == self.max_keep_ckpts else None
+        ids.append(step)  # a deque of bounded length drops the oldest
+        return retired
