@@ -1,0 +1,44 @@
+"""Train a segmentor: python tools/train.py CONFIG."""
+
+import argparse
+
+from clouds_mmseg.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    enable_amp,
+    load_config,
+    plain_errors,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Train a segmentor')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const=True,
+        default=False,
+        metavar='CHECKPOINT',
+        help='continue from the newest checkpoint of the work dir, '
+        'or from the one given',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16)'
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args)
+    if args.resume:
+        cfg.resume = args.resume
+    if args.amp:
+        enable_amp(cfg)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    with plain_errors():
+        main()
