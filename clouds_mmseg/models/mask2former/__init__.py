@@ -1,1 +1,5 @@
-"""models/mask2former: see docs/architecture.md."""
+"""Mask2Former's decode head in plain PyTorch."""
+
+from clouds_mmseg.models.mask2former.head import CLOUDSHead
+
+__all__ = ['CLOUDSHead']

@@ -1,0 +1,262 @@
+"""The losses of Mask2Former for semantic segmentation."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce
+
+from clouds_mmseg.models.mask2former.matching import assign, matching_costs
+from clouds_mmseg.models.mask2former.points import (
+    draw_points,
+    read_labels,
+    read_maps,
+)
+
+
+class MaskCriterion:
+    """Match queries with the classes of each image and compare the pairs.
+
+    The target masks of an image are the regions of the classes its label
+    shows. Source: Mask2Former (arXiv 2112.01527), section 3.3 and 4.1.
+
+    The random points are drawn in :meth:`draw_matching_points` and
+    :meth:`draw_loss_points`; everything else is a function of its arguments.
+
+    Args:
+        num_classes (int): K.
+        ignore_index (int): Label of pixels that belong to no class.
+        class_weight (float): Weight of the cross entropy over classes, in
+            the loss and in the matching.
+        mask_weight (float): Weight of the binary cross entropy of masks.
+        dice_weight (float): Weight of the dice loss of masks.
+        no_object_weight (float): Weight of "no object" among the classes.
+        num_points (int): Points at which two masks are compared.
+        oversample_ratio (float): Candidates for each point of the losses.
+        importance_sample_ratio (float): Share of undecided points.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes,
+        ignore_index=255,
+        class_weight=2.0,
+        mask_weight=5.0,
+        dice_weight=5.0,
+        no_object_weight=0.1,
+        num_points=12544,
+        oversample_ratio=3.0,
+        importance_sample_ratio=0.75,
+    ):
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.weights = (class_weight, mask_weight, dice_weight)
+        self.no_object_weight = no_object_weight
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+
+    def __call__(self, cls_logits, mask_logits, labels):
+        """Compute the weighted losses of all outputs.
+
+        Args:
+            cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
+            mask_logits (list[Tensor]): (B, Q, h, w) of each output.
+            labels (Tensor): (B, H, W) int64 in [0, K) or ``ignore_index``.
+
+        Returns:
+            dict[str, Tensor]: ``loss_cls``, ``loss_mask``, ``loss_dice`` of
+            the last output, and ``d<i>.`` before the name for the others.
+
+        Raises:
+            ValueError: For a label that is no class.
+        """
+        with torch.autocast(labels.device.type, enabled=False):
+            cls_logits = [x.float() for x in cls_logits]
+            labels, present = self.prepare_labels(labels)
+            points = self.draw_matching_points(len(cls_logits), labels)
+            matches = self.match(
+                cls_logits, mask_logits, labels, present, points
+            )
+            masks = matched_masks(mask_logits, matches)
+            losses = zip(
+                self.class_losses(cls_logits, matches),
+                *self.mask_losses(
+                    masks,
+                    labels,
+                    matches,
+                    self.draw_loss_points(masks),
+                    len(cls_logits),
+                    count_masks(present),
+                ),
+                strict=True,
+            )
+            return self._named(list(losses))
+
+    def _named(self, losses):
+        names = ('loss_cls', 'loss_mask', 'loss_dice')
+        named = {}
+        for index, values in enumerate(losses):
+            last = index == len(losses) - 1
+            prefix = '' if last else f'd{index}.'
+            for name, weight, value in zip(
+                names, self.weights, values, strict=True
+            ):
+                named[prefix + name] = weight * value
+        return named
+
+    def prepare_labels(self, labels):
+        """Fold the ignored label to K and see which classes are present.
+
+        Args:
+            labels (Tensor): (B, H, W) int64.
+
+        Returns:
+            tuple[Tensor, Tensor]: Labels (B, H, W) in [0, K], and (B, K)
+            bool.
+
+        Raises:
+            ValueError: For a label that is no class.
+        """
+        ignored = labels == self.ignore_index
+        wrong = ((labels < 0) | (labels >= self.num_classes)) & ~ignored
+        if wrong.any():
+            raise ValueError(
+                f'labels hold the ids {labels[wrong].unique().tolist()}; '
+                f'they must be below num_classes={self.num_classes} or equal '
+                f'to ignore_index={self.ignore_index}: map them when they '
+                'are loaded.'
+            )
+        labels = labels.masked_fill(ignored, self.num_classes)
+        present = torch.zeros(
+            (len(labels), self.num_classes + 1),
+            dtype=torch.bool,
+            device=labels.device,
+        )
+        present.scatter_(1, labels.flatten(1), True)
+        return labels, present[:, :-1]
+
+    def draw_matching_points(self, outputs, labels):
+        """Draw points evenly: (outputs, B, num_points, 2), xy in [0, 1]."""
+        return torch.rand(
+            outputs, len(labels), self.num_points, 2, device=labels.device
+        )
+
+    @torch.no_grad()
+    def draw_loss_points(self, masks):
+        """Draw points for masks (M, h, w): (M, num_points, 2)."""
+        return draw_points(
+            masks,
+            count=self.num_points,
+            oversample_ratio=self.oversample_ratio,
+            importance_ratio=self.importance_sample_ratio,
+        )
+
+    @torch.no_grad()
+    def match(self, cls_logits, mask_logits, labels, present, points):
+        """Match each output by itself.
+
+        Args:
+            cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
+            mask_logits (list[Tensor]): (B, Q, h, w) of each output.
+            labels (Tensor): (B, H, W) int64 in [0, K]; K is ignored.
+            present (Tensor): (B, K) bool.
+            points (Tensor): (outputs, B, P, 2), xy in [0, 1].
+
+        Returns:
+            Matches: All pairs.
+        """
+        costs = [
+            matching_costs(c, m.float(), labels, p, self.weights)
+            for c, m, p in zip(cls_logits, mask_logits, points, strict=True)
+        ]
+        return assign(torch.stack(costs), present)
+
+    def class_losses(self, cls_logits, matches):
+        """Cross entropy of each output; unmatched queries are "no object".
+
+        Args:
+            cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
+            matches (Matches): All pairs.
+
+        Returns:
+            Tensor: (outputs,), not weighted.
+        """
+        logits = torch.stack(cls_logits)
+        targets = matches.target.new_full(logits.shape[:3], self.num_classes)
+        targets[matches.output, matches.image, matches.query] = matches.target
+        weight = logits.new_ones(self.num_classes + 1)
+        weight[-1] = self.no_object_weight
+        value = F.cross_entropy(
+            logits.flatten(0, 2), targets.flatten(), weight, reduction='none'
+        )
+        value = value.view(len(logits), -1).sum(1)
+        return value / weight[targets].flatten(1).sum(1)
+
+    def mask_losses(self, masks, labels, matches, points, outputs, num_masks):
+        """Binary cross entropy and dice loss of the matched masks.
+
+        Args:
+            masks (Tensor): (M, h, w) float32, the matched masks as logits.
+            labels (Tensor): (B, H, W) int64 in [0, K].
+            matches (Matches): All M pairs.
+            points (Tensor): (M, P, 2), xy in [0, 1].
+            outputs (int): Number of outputs the pairs come from.
+            num_masks (Tensor): (), what the sum over pairs is divided by.
+
+        Returns:
+            tuple[Tensor, Tensor]: Both (outputs,), not weighted.
+        """
+        logits = read_maps(masks[:, None], points)[:, 0]  # (M, P)
+        ids, shares = read_labels(labels, matches.image, points)
+        same = ids == matches.target[:, None, None]
+        targets = (shares * same).sum(-1)
+        entropy = F.binary_cross_entropy_with_logits(
+            logits, targets, reduction='none'
+        ).mean(1)
+        inside = logits.sigmoid()
+        overlap = (inside * targets).sum(1)
+        dice = 1 - (2 * overlap + 1) / (inside.sum(1) + targets.sum(1) + 1)
+        return tuple(
+            value.new_zeros(outputs).index_add(0, matches.output, value)
+            / num_masks
+            for value in (entropy, dice)
+        )
+
+
+def matched_masks(mask_logits, matches):
+    """Gather the masks of all pairs.
+
+    Args:
+        mask_logits (list[Tensor]): (B, Q, h, w) of each output.
+        matches (Matches): All M pairs, ordered by output.
+
+    Returns:
+        Tensor: (M, h, w) float32. With no pair at all it still hangs on the
+        predictions, so that their gradient is zero and not missing.
+    """
+    counts = matches.output.bincount(minlength=len(mask_logits)).tolist()
+    return torch.cat(
+        [
+            logits[image, query].float()
+            for logits, image, query in zip(
+                mask_logits,
+                matches.image.split(counts),
+                matches.query.split(counts),
+                strict=True,
+            )
+        ]
+    )
+
+
+def count_masks(present):
+    """Number of target masks, averaged over the ranks and at least one.
+
+    Args:
+        present (Tensor): (B, K) bool.
+
+    Returns:
+        Tensor: () float32.
+    """
+    count = present.sum().float()
+    all_reduce(count, op='mean')
+    return count.clamp(min=1)

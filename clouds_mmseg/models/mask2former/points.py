@@ -1,0 +1,84 @@
+"""Masks and label maps read at points instead of everywhere.
+
+Points are xy in [0, 1] of the map: (0, 0) is its upper left corner, not the
+centre of its first pixel. Source: PointRend (arXiv 1912.08193), as in
+Mask2Former (arXiv 2112.01527), section 3.3.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def read_maps(maps, points):
+    """Read maps bilinearly; outside of them they are zero.
+
+    Args:
+        maps (Tensor): (N, C, h, w).
+        points (Tensor): (N, P, 2), xy in [0, 1].
+
+    Returns:
+        Tensor: (N, C, P).
+    """
+    if not len(maps):
+        return maps.new_zeros((0, maps.shape[1], points.shape[1]))
+    grid = 2 * points[:, :, None] - 1
+    return F.grid_sample(maps, grid, align_corners=False).squeeze(3)
+
+
+def read_labels(labels, image, points):
+    """Read the four pixels of a label map around each point.
+
+    The indicator mask of class k, read bilinearly at the points, is
+    ``((ids == k) * shares).sum(-1)``: the masks themselves are never made.
+
+    Args:
+        labels (Tensor): (B, H, W) int64.
+        image (Tensor): (N,) int64, which label map each row of points is for.
+        points (Tensor): (N, P, 2), xy in [0, 1].
+
+    Returns:
+        tuple[Tensor, Tensor]: ``ids`` (N, P, 4) int64 and ``shares``
+        (N, P, 4), the weight of each pixel, zero outside of the map.
+    """
+    height, width = labels.shape[1:]
+    spot = points * points.new_tensor([width, height]) - 0.5
+    corner = spot.floor()
+    part = spot - corner
+    x, y = corner.long().unbind(-1)
+    x = torch.stack([x, x + 1, x, x + 1], dim=-1)  # (N, P, 4)
+    y = torch.stack([y, y, y + 1, y + 1], dim=-1)
+    right, down = part.unbind(-1)
+    left, up = 1 - right, 1 - down
+    shares = torch.stack(
+        [left * up, right * up, left * down, right * down], dim=-1
+    )
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    index = index + image[:, None, None] * (height * width)
+    return labels.flatten()[index], shares * inside
+
+
+def draw_points(logits, *, count, oversample_ratio, importance_ratio):
+    """Draw points at random, most of them where a mask is undecided.
+
+    Args:
+        logits (Tensor): (N, h, w), one mask each.
+        count (int): Points for each mask.
+        oversample_ratio (float): How many times ``count`` candidates the
+            undecided points are chosen of.
+        importance_ratio (float): Share of the points that are chosen so; the
+            others are drawn evenly.
+
+    Returns:
+        Tensor: (N, count, 2) float32, xy in [0, 1].
+    """
+    n = len(logits)
+    undecided = int(importance_ratio * count)
+    candidates = torch.rand(
+        n, int(count * oversample_ratio), 2, device=logits.device
+    )
+    certainty = read_maps(logits[:, None], candidates)[:, 0].abs()
+    index = certainty.topk(undecided, dim=1, largest=False).indices
+    chosen = candidates.gather(1, index[..., None].expand(-1, -1, 2))
+    evenly = torch.rand(n, count - undecided, 2, device=logits.device)
+    return torch.cat([chosen, evenly], dim=1)
