@@ -1,1 +1,33 @@
-"""datasets: see docs/architecture.md."""
+"""Datasets of the benchmarks and the steps of their pipelines."""
+
+from clouds_mmseg.datasets.acdc import ACDCDataset
+from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.bdd100k import BDD100KDGDataset
+from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
+from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.folder import FolderDataset
+from clouds_mmseg.datasets.gta5 import GTA5Dataset
+from clouds_mmseg.datasets.mapillary import MapillaryDGDataset
+from clouds_mmseg.datasets.synthia import SYNTHIADataset
+from clouds_mmseg.datasets.transforms import (
+    EvaluateAtInputSize,
+    LoadSegImage,
+    LoadSegLabels,
+    PackDGInputs,
+)
+
+__all__ = [
+    'ACDCDataset',
+    'BDD100KDGDataset',
+    'CityscapesDGDataset',
+    'DGDataset',
+    'DataError',
+    'EvaluateAtInputSize',
+    'FolderDataset',
+    'GTA5Dataset',
+    'LoadSegImage',
+    'LoadSegLabels',
+    'MapillaryDGDataset',
+    'PackDGInputs',
+    'SYNTHIADataset',
+]

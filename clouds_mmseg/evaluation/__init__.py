@@ -1,1 +1,5 @@
-"""evaluation: see docs/architecture.md."""
+"""Metrics and named evaluation protocols."""
+
+from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
+
+__all__ = ['DGIoUMetric']

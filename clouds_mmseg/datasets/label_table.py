@@ -1,0 +1,74 @@
+"""Lookup tables from the ids in a label file to class indices."""
+
+import numpy as np
+
+from clouds_mmseg.utils.cityscapes import IGNORE
+
+# Marks the ids that a dataset does not define. A pixel with such an id means
+# that the wrong files are read, so it must not turn into "ignored" silently.
+UNDEFINED = 254
+
+
+def build_label_table(ids, ignored=()):
+    """Make the lookup table of a dataset.
+
+    Args:
+        ids (dict[int, int]): Id in the file (0..255) -> class index
+            (0..253).
+        ignored (Iterable[int]): Further ids which the dataset defines and
+            which are not trained on. They become 255.
+
+    Returns:
+        np.ndarray: (256,) uint8: class index, 255 for ignored ids and
+        :data:`UNDEFINED` for ids that may not occur.
+
+    Raises:
+        ValueError: An id is outside 0..255, a class index is outside 0..253,
+            or an id is both a class and ignored.
+    """
+    ignored = set(ignored)
+    for number in (*ids, *ignored):
+        if not 0 <= number <= 255:
+            raise ValueError(
+                f'label id {number} is outside 0..255, the range of an 8-bit '
+                'label file'
+            )
+    for number, index in ids.items():
+        if not 0 <= index < UNDEFINED:
+            raise ValueError(
+                f'label id {number} is mapped to class {index}, but class '
+                f'indices must lie in 0..{UNDEFINED - 1}'
+            )
+        if number in ignored:
+            raise ValueError(
+                f'label id {number} is mapped to class {index} and ignored at '
+                'the same time: remove it from one of the two'
+            )
+    table = np.full(256, UNDEFINED, np.uint8)
+    table[list(ignored)] = IGNORE
+    for number, index in ids.items():
+        table[number] = index
+    return table
+
+
+def apply_label_table(raw, table):
+    """Map a decoded label file to class indices.
+
+    Args:
+        raw (np.ndarray): (H, W), any integer dtype: ids as in the file.
+        table (np.ndarray): (256,) uint8 from :func:`build_label_table`.
+
+    Returns:
+        tuple[np.ndarray, list[int]]: The (H, W) uint8 class indices, and the
+        sorted ids that the table does not define (empty when all is well).
+    """
+    if raw.dtype != np.uint8:
+        outside = raw[(raw < 0) | (raw > 255)]
+        if outside.size:
+            return None, sorted(int(i) for i in np.unique(outside))
+        raw = raw.astype(np.uint8)
+    mapped = table[raw]
+    undefined = mapped == UNDEFINED
+    if undefined.any():
+        return None, sorted(int(i) for i in np.unique(raw[undefined]))
+    return mapped, []

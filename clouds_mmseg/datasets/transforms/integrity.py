@@ -1,0 +1,49 @@
+"""A cheap test for image files that break off."""
+
+import os
+
+from clouds_mmseg.datasets.errors import DataError
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_END = b'IEND\xaeB\x60\x82'
+_JPEG = b'\xff\xd8\xff'
+_JPEG_END = b'\xff\xd9'
+# Some writers append a few bytes of their own after the end marker.
+_TAIL = 4096
+
+
+def require_complete(path, kind):
+    """Check that a PNG or JPEG file has its end marker.
+
+    Only the head and the tail of the file are read. Files of other formats
+    and of remote storage pass.
+
+    Args:
+        path (str): The file.
+        kind (str): 'image' or 'label', for the message.
+
+    Raises:
+        DataError: The file does not exist, is empty or breaks off.
+    """
+    path = str(path)
+    if '://' in path:
+        return
+    advice = "Replace the file, or name its image in the dataset's skip list."
+    try:
+        with open(path, 'rb') as stream:
+            head = stream.read(8)
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _TAIL))
+            tail = stream.read()
+    except OSError as error:
+        raise DataError(
+            f'{kind} {path} cannot be read: {error.strerror}. {advice}'
+        ) from error
+    if not size:
+        raise DataError(f'{kind} {path} is empty (0 bytes). {advice}')
+    for start, end in ((_PNG, _PNG_END), (_JPEG, _JPEG_END)):
+        if head.startswith(start) and end not in tail:
+            raise DataError(
+                f'{kind} {path} is truncated: its {size} bytes lack the '
+                f'end marker. {advice}'
+            )
