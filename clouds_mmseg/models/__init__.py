@@ -1,5 +1,6 @@
 """models: see docs/architecture.md."""
 
 from clouds_mmseg.models.frozen_timm_backbone import FrozenTIMMBackbone
+from clouds_mmseg.models.mask2former import CLOUDSHead
 
-__all__ = ['FrozenTIMMBackbone']
+__all__ = ['CLOUDSHead', 'FrozenTIMMBackbone']
