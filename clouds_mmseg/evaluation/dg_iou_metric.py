@@ -4,12 +4,16 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.logging import MMLogger, print_log
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
 
+from clouds_mmseg.evaluation.confusion import (
+    areas,
+    confusion_matrix,
+    mean_percent,
+)
 from clouds_mmseg.evaluation.tables import class_table, domain_table
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
@@ -27,7 +31,8 @@ class DGIoUMetric(IoUMetric):
     - ``<domain>/IoU.<class>``;
     - ``<domain>/mIoU_<name>`` for each entry of ``class_subsets``;
     - ``mean_mIoU``, ``mean_aAcc``, ``mean_mIoU_<name>``: the mean over
-      domains, each with equal weight, whatever its number of images.
+      domains (without ``source_domains``), each with equal weight, whatever
+      its number of images.
 
     A class that occurs neither in the labels nor in the predictions (on
     labelled pixels) of a domain has no IoU (NaN) and is left out of that
@@ -44,6 +49,8 @@ class DGIoUMetric(IoUMetric):
     Args:
         domains (Sequence[str], optional): The domains that may occur. None
             allows all.
+        source_domains (Sequence[str]): Domains the model was trained on. They
+            are reported, but the mean is over the others.
         class_subsets (dict[str, Sequence[str]], optional): Name -> classes
             over which a further mean is taken, for example ``'16'`` for the
             classes of SYNTHIA.
@@ -64,6 +71,7 @@ class DGIoUMetric(IoUMetric):
         self,
         *,
         domains=None,
+        source_domains=(),
         class_subsets=None,
         protocol='clouds',
         class_keys=True,
@@ -71,10 +79,28 @@ class DGIoUMetric(IoUMetric):
     ):
         super().__init__(**kwargs)
         self.domains = list(domains) if domains is not None else None
+        self.source_domains = list(source_domains)
         self.class_subsets = dict(class_subsets or {})
         self.protocol = protocol
         self.class_keys = class_keys
         self.last_results = {}
+
+    @IoUMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta):
+        """Take the classes, and check that the subsets are among them.
+
+        mmengine sets this when it builds the loop, so that a wrong name is
+        found before training.
+        """
+        for name, subset in self.class_subsets.items():
+            unknown = [c for c in subset if c not in dataset_meta['classes']]
+            if unknown:
+                raise UserError(
+                    f'DGIoUMetric: class_subsets[{name!r}] names {unknown}, '
+                    'which are not among the classes: '
+                    + ', '.join(dataset_meta['classes'])
+                )
+        self._dataset_meta = dataset_meta
 
     def process(self, data_batch, data_samples):
         """Count the pixels of a batch.
@@ -119,32 +145,13 @@ class DGIoUMetric(IoUMetric):
     def intersect_and_union(pred_label, label, num_classes, ignore_index):
         """Count one image: exact integers instead of mmseg's float32.
 
-        Args:
-            pred_label (torch.Tensor): (H, W), integer, class indices.
-            label (torch.Tensor): (H, W), integer, class indices.
-            num_classes (int): Number of classes.
-            ignore_index (int): Label of pixels that do not count.
-
         Returns:
-            tuple[torch.Tensor]: One (num_classes, num_classes) int64 matrix
-            on the CPU: rows labels, columns predictions, pixels.
+            tuple[torch.Tensor]: See :func:`confusion_matrix`, which takes
+            the same arguments.
         """
-        counted = label != ignore_index
-        label = label[counted].long()
-        pred_label = pred_label[counted].long()
-        for name, values in (('label', label), ('prediction', pred_label)):
-            if values.numel() and not 0 <= values.min() <= values.max() < (
-                num_classes
-            ):
-                raise UserError(
-                    f'DGIoUMetric: a {name} holds class indices '
-                    f'{int(values.min())}..{int(values.max())}, but there are '
-                    f'{num_classes} classes (ignored: {ignore_index})'
-                )
-        cells = torch.bincount(
-            label * num_classes + pred_label, minlength=num_classes**2
+        return (
+            confusion_matrix(pred_label, label, num_classes, ignore_index),
         )
-        return (cells.reshape(num_classes, num_classes).cpu(),)
 
     @staticmethod
     def _write_prediction(sample, folder):
@@ -173,19 +180,11 @@ class DGIoUMetric(IoUMetric):
         self._warn_about_absent(grouped, logger)
         order = self.domains or sorted(grouped)
         reports = {
-            domain: self._report(torch.stack(grouped[domain]))
+            domain: self._report(grouped[domain])
             for domain in order
             if domain in grouped
         }
-        names = (
-            list(next(iter(reports.values()))['metrics']) if reports else []
-        )
-        mean = {
-            name: float(
-                np.mean([r['metrics'][name] for r in reports.values()])
-            )
-            for name in names
-        }
+        mean = self._mean_over_targets(reports)
         classes = list(self.dataset_meta['classes'])
         self.last_results = dict(
             protocol=self.protocol,
@@ -195,7 +194,7 @@ class DGIoUMetric(IoUMetric):
         )
         print_log(
             f'Results by domain, percent (protocol {self.protocol}):\n'
-            + domain_table(reports, mean)
+            + domain_table(reports, mean, self.source_domains)
             + '\nIoU by class and domain, percent (-: the class does not '
             'occur):\n' + class_table(reports, classes),
             logger=logger,
@@ -203,54 +202,48 @@ class DGIoUMetric(IoUMetric):
         return self._flatten(reports, mean)
 
     def _report(self, confusions):
-        """Reduce the matrices (N, C, C) int64 of a domain's images."""
-        confusion = confusions.sum(0)
-        classes = list(self.dataset_meta['classes'])
-        label = confusion.sum(1).double()
-        predicted = confusion.sum(0).double()
-        intersect = confusion.diag().double()
+        """Reduce the (C, C) int64 matrices of a domain's images."""
+        classes = self.dataset_meta['classes']
+        confusion = sum(confusions)
         values = self.total_area_to_metrics(
-            intersect,
-            label + predicted - intersect,
-            predicted,
-            label,
-            self.metrics,
-            self.nan_to_num,
-            self.beta,
+            *areas(confusion), self.metrics, self.nan_to_num, self.beta
         )
-        metrics = {}
-        for name, value in values.items():
-            key = name if name == 'aAcc' else f'm{name}'
-            metrics[key] = _mean(value)
-        report = dict(images=len(confusions), metrics=metrics)
+        report = dict(images=len(confusions), metrics={})
+        metrics = report['metrics']
         if 'IoU' in values:
-            iou = dict(zip(classes, values['IoU'] * 100, strict=True))
+            iou = dict(zip(classes, values['IoU'].tolist(), strict=True))
+            metrics['mIoU'] = mean_percent(iou.values())
             for name, subset in self.class_subsets.items():
-                metrics[f'mIoU_{name}'] = _mean(
-                    np.array([iou[c] for c in self._known(name, subset)]) / 100
-                )
+                metrics[f'mIoU_{name}'] = mean_percent(iou[c] for c in subset)
             report['class_iou'] = {
-                name: None if math.isnan(value) else float(value)
+                name: None if math.isnan(value) else value * 100
                 for name, value in iou.items()
             }
+        for name, value in values.items():
+            key = name if name == 'aAcc' else f'm{name}'
+            metrics.setdefault(key, mean_percent(np.atleast_1d(value)))
         report['confusion'] = confusion.tolist()
         return report
 
-    def _known(self, name, subset):
-        unknown = [c for c in subset if c not in self.dataset_meta['classes']]
-        if unknown:
-            raise UserError(
-                f'DGIoUMetric: class_subsets[{name!r}] names {unknown}, which '
-                f'are not among the classes {self.dataset_meta["classes"]}'
-            )
-        return subset
+    def _mean_over_targets(self, reports):
+        targets = [
+            report['metrics']
+            for domain, report in reports.items()
+            if domain not in self.source_domains
+        ]
+        if not targets:
+            return {}
+        return {
+            name: float(np.mean([metrics[name] for metrics in targets]))
+            for name in targets[0]
+        }
 
     def _warn_about_absent(self, grouped, logger):
         absent = [d for d in self.domains or () if d not in grouped]
         if absent:
             print_log(
                 f'No image of {", ".join(absent)} was evaluated: the mean is '
-                f'over {len(grouped)} of {len(self.domains)} domains.',
+                'over the other domains.',
                 logger=logger,
                 level='WARNING',
             )
@@ -267,10 +260,3 @@ class DGIoUMetric(IoUMetric):
                     )
         flat.update({f'mean_{name}': value for name, value in mean.items()})
         return flat
-
-
-def _mean(values):
-    """Mean over the classes that have a value, in percent."""
-    values = np.atleast_1d(values)
-    values = values[~np.isnan(values)]
-    return float(values.mean() * 100) if values.size else math.nan

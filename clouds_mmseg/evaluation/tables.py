@@ -11,28 +11,35 @@ def _cell(value):
     return f'{value:.2f}'
 
 
-def domain_table(reports, mean):
-    """Draw a row per domain and one for their mean.
+def domain_table(reports, mean, source_domains=()):
+    """Draw a row per domain and one for the mean over the targets.
 
     Args:
         reports (dict[str, dict]): Domain -> ``images`` (int) and ``metrics``
             (name -> percent).
-        mean (dict[str, float]): Name -> percent.
+        mean (dict[str, float]): Name -> percent, over the domains that are
+            not sources.
+        source_domains (Sequence[str]): Domains the model was trained on.
 
     Returns:
         str: The table.
     """
-    names = list(mean)
+    names = list(next(iter(reports.values()))['metrics']) if reports else []
     table = PrettyTable(['domain', 'images', *names])
     table.align = 'r'
     table.align['domain'] = 'l'
+    targets = 0
     for domain, report in reports.items():
+        is_source = domain in source_domains
+        targets += not is_source
         cells = [_cell(report['metrics'][name]) for name in names]
-        table.add_row([domain, report['images'], *cells])
-    if len(reports) > 1:
+        label = f'{domain} (source)' if is_source else domain
+        table.add_row([label, report['images'], *cells])
+    if targets > 1:
         table.add_divider()
         cells = [_cell(mean[name]) for name in names]
-        table.add_row([f'mean of {len(reports)}', '', *cells])
+        what = ' targets' if source_domains else ''
+        table.add_row([f'mean of {targets}{what}', '', *cells])
     return table.get_string()
 
 
