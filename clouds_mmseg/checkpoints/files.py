@@ -8,14 +8,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from clouds_mmseg.utils.errors import UserError
+
 # Under which key training scripts put the weights, tried in this order.
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model')
 # Numbers that OpenAI's archives keep beside the weights.
 _ARCHIVE_NUMBERS = ('input_resolution', 'context_length', 'vocab_size')
 
 
-class WeightFileError(RuntimeError):
-    """A file exists but no weights can be read from it."""
+class WeightFileError(UserError, RuntimeError):
+    """A file does not exist, or no weights can be read from it."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -34,19 +36,18 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         dict[str, Tensor]: Name -> value, on the CPU, dtypes as stored.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        WeightFileError: If it is empty, truncated, a web page or a Git LFS
-            pointer saved under the name of weights, a pickle that would have
-            to run code, or holds no tensors.
+        WeightFileError: If it does not exist, is empty, truncated, a web
+            page or a Git LFS pointer saved under the name of weights, a
+            pickle that would have to run code, or holds no tensors.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         kind = 'a folder, not a file' if path.is_dir() else 'no such file'
-        raise FileNotFoundError(f'Weights {path}: {kind}.')
+        raise WeightFileError(f'Weights {path}: {kind}.')
     _check_head(path)
     if path.suffix == '.safetensors':
         content = _read_safetensors(path)
-    elif _is_torchscript(path):
+    elif is_torchscript(path):
         content = _read_torchscript(path)
     else:
         content = _read_pickle(path)
@@ -93,7 +94,7 @@ def _read_safetensors(path):
         ) from error
 
 
-def _is_torchscript(path):
+def is_torchscript(path):
     """Tell a TorchScript archive from a file of torch.save; both are zips."""
     if not zipfile.is_zipfile(path):
         return False

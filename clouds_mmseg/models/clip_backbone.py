@@ -1,0 +1,129 @@
+"""The visual tower of a CLIP model as a backbone of four maps."""
+
+import logging
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+
+from clouds_mmseg.checkpoints.files import read_state_dict
+from clouds_mmseg.checkpoints.strict import load_strictly
+from clouds_mmseg.models.clip_probe import probe_pyramid, remove_modules
+from clouds_mmseg.models.clip_towers import (
+    build_visual,
+    check_model_name,
+    locate_weights,
+)
+from clouds_mmseg.models.freezing import FreezableMixin
+from clouds_mmseg.utils.errors import UserError
+
+
+@MODELS.register_module()
+class CLIPBackbone(FreezableMixin, BaseModule):
+    """Any open_clip tower with a feature pyramid: ConvNeXt, RN50, RN101, ...
+
+    CLOUDS, section 3.1: the features of a frozen CLIP image encoder. Only
+    the part of the visual tower that makes the maps is kept: neither the
+    text tower nor the pooling and projection heads are in the
+    ``state_dict``, so every parameter takes part in every step.
+
+    Inputs are RGB normalised with CLIP's own mean (122.77, 116.75, 104.09)
+    and standard deviation (68.50, 66.63, 70.32).
+
+    Args:
+        model_name (str): A model of open_clip.
+        pretrained (str | None): A tag that open_clip knows for the model, a
+            local file (a whole CLIP checkpoint, OpenAI's TorchScript
+            archive, or a visual tower alone), or None for random weights.
+        frozen (bool): No gradients, eval mode, constant statistics.
+        init_cfg (dict | None): mmengine's initialisation.
+
+    Attributes:
+        channels (list[int]): Width of each of the four maps.
+        strides (list[int]): 4, 8, 16, 32.
+
+    Raises:
+        UserError: If the model or the tag is unknown, the weights cannot be
+            had, or the tower has no maps at these strides (a ViT).
+        CheckpointMismatchError: If the weights are of another tower.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: str | None = None,
+        frozen: bool = True,
+        *,
+        init_cfg: dict | None = None,
+    ):
+        if pretrained and init_cfg:
+            raise UserError(
+                'CLIPBackbone: the weights must come from one place, got '
+                f'{pretrained=} and {init_cfg=}. Keep one.'
+            )
+        super().__init__(init_cfg)
+        model_name = check_model_name(model_name)
+        pyramid = probe_pyramid(model_name)
+        path = locate_weights(model_name, pretrained) if pretrained else None
+        self.channels = pyramid.channels
+        self.strides = pyramid.strides
+        self.indices = pyramid.indices
+        self.visual = build_visual(model_name)
+        remove_modules(self.visual, pyramid.unused)
+        if path:
+            load_strictly(
+                self.visual,
+                _visual_part(read_state_dict(path)),
+                source=str(path),
+                allow_unexpected=pyramid.unused,
+            )
+        elif frozen and not init_cfg:
+            print_log(
+                f'{model_name} is frozen with random weights; give '
+                'pretrained= or a checkpoint, or set frozen=False.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self.weights_loaded = path is not None
+        self.set_frozen(frozen)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature pyramid.
+
+        Args:
+            x (Tensor): (N, 3, H, W) normalised RGB; H and W at least 32.
+                Sizes that 32 does not divide lose the border that the
+                tower's own strided convolutions do not reach.
+
+        Returns:
+            list[Tensor]: Four maps (N, C_i, about H / s_i, about W / s_i),
+            s = 4, 8, 16, 32.
+
+        Raises:
+            ValueError: If the image is smaller than the last stride.
+        """
+        if min(x.shape[-2:]) < self.strides[-1]:
+            raise ValueError(
+                f'CLIPBackbone needs images of at least {self.strides[-1]} '
+                f'pixels a side, got {tuple(x.shape[-2:])}.'
+            )
+        with self.autograd_scope():
+            output = self.visual.forward_intermediates(
+                x,
+                indices=self.indices,
+                stop_early=True,
+                intermediates_only=True,
+                output_fmt='NCHW',
+            )
+        return output['image_intermediates']
+
+
+def _visual_part(state_dict):
+    """Return the visual tower of a CLIP checkpoint, or what is one already."""
+    visual = {
+        k.removeprefix('visual.'): v
+        for k, v in state_dict.items()
+        if k.startswith('visual.')
+    }
+    return visual or state_dict

@@ -1,0 +1,131 @@
+"""Build one half of an open_clip model and find the weights for it.
+
+The halves are asked of ``open_clip.create_model`` with the other half
+replaced by a toy, so that open_clip's own logic decides about classes and
+activations and the unwanted half costs neither time nor memory.
+"""
+
+import difflib
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from torch import nn
+
+from clouds_mmseg.utils.errors import UserError
+
+_TOY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
+_TOY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
+
+
+def check_model_name(model_name: str) -> str:
+    """Return the name as open_clip lists it.
+
+    Raises:
+        UserError: If open_clip has no such model; near names are listed.
+    """
+    known = open_clip.list_models()
+    # OpenAI wrote ViT-B/32 where open_clip lists ViT-B-32.
+    name = model_name.replace('/', '-')
+    if name in known:
+        return name
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)
+    raise UserError(
+        f'model_name={model_name!r} is not a model of open_clip '
+        f'{open_clip.__version__}. Near: {[folded[n] for n in near]}; '
+        'open_clip.list_models() lists all.'
+    )
+
+
+def locate_weights(model_name: str, pretrained: str) -> Path:
+    """Return the file of some weights, fetching it if it is a tag.
+
+    Args:
+        model_name (str): A model of open_clip.
+        pretrained (str): A local file, or a tag that open_clip knows for the
+            model. Downloads go to open_clip's own cache.
+
+    Raises:
+        UserError: If it is neither, or the download fails.
+    """
+    path = Path(pretrained).expanduser()
+    if path.exists():
+        return path
+    config = get_pretrained_cfg(model_name, pretrained)
+    if not config:
+        tags = open_clip.list_pretrained_tags_by_model(model_name)
+        raise UserError(
+            f'pretrained={pretrained!r} is neither a file nor a tag of '
+            f'{model_name}; its tags: {tags or "none"}.'
+        )
+    try:
+        return Path(download_pretrained(config))
+    except Exception as error:
+        repository = config.get('hf_hub')
+        wanted = (
+            f'https://huggingface.co/{repository}'
+            if repository
+            else config.get('url')
+        )
+        raise UserError(
+            f'The weights {model_name}/{pretrained} could not be fetched '
+            f'from {wanted} ({type(error).__name__}). Where there is no '
+            'network, fetch them elsewhere and give the path of the file as '
+            'pretrained=.'
+        ) from error
+
+
+def needs_quick_gelu(model_name: str, pretrained: str | None) -> bool:
+    """Tell whether open_clip lists a tag as trained with QuickGELU."""
+    config = get_pretrained_cfg(model_name, pretrained or '')
+    return config.get('quick_gelu', False)
+
+
+def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
+    """Build the visual tower of a model, randomly initialised.
+
+    On the ``meta`` device it has shapes and no storage.
+    """
+    with torch.device(device), _quiet():
+        model = open_clip.create_model(
+            model_name,
+            device=device,
+            text_cfg=dict(_TOY_TEXT),
+            pretrained_text=False,
+        )
+    return model.visual
+
+
+def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
+    """Build a CLIP model whose visual tower is a toy: for encode_text."""
+    # An override replaces the switch of the configuration, so it is given
+    # only where it has to be on.
+    with _quiet():
+        return open_clip.create_model(
+            model_name,
+            force_quick_gelu=quick_gelu,
+            vision_cfg=dict(_TOY_VISION),
+            pretrained_text=False,
+        ).eval()
+
+
+@contextmanager
+def _quiet():
+    """Silence open_clip's warning that the model has random weights.
+
+    It cannot know that they are loaded right after, by this package.
+    """
+    root = logging.getLogger()
+
+    def drop(record):
+        return 'No pretrained weights loaded' not in record.getMessage()
+
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
