@@ -4,6 +4,11 @@ from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
 from clouds_mmseg.engine.bf16_optim_wrapper import BF16OptimWrapper
 from clouds_mmseg.engine.dg_log_processor import DGLogProcessor
 from clouds_mmseg.engine.dg_runner import DGRunner
+from clouds_mmseg.engine.prediction_pictures_hook import (
+    PredictionPicturesHook,
+)
+from clouds_mmseg.engine.progress_hook import ProgressHook
+from clouds_mmseg.engine.results_hook import ResultsHook
 from clouds_mmseg.engine.safe_checkpoint_hook import SafeCheckpointHook
 
 __all__ = [
@@ -11,5 +16,8 @@ __all__ = [
     'BF16OptimWrapper',
     'DGLogProcessor',
     'DGRunner',
+    'PredictionPicturesHook',
+    'ProgressHook',
+    'ResultsHook',
     'SafeCheckpointHook',
 ]

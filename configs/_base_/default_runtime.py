@@ -30,7 +30,12 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = []
+custom_hooks = [
+    # A progress line on a terminal; nothing in a file or pipe.
+    dict(type='ProgressHook'),
+    dict(type='PredictionPicturesHook', per_domain=2),
+    dict(type='ResultsHook'),
+]
 
 # TensorBoard is added by the runner where it is installed.
 visualizer = dict(

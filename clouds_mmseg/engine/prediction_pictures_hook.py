@@ -1,0 +1,182 @@
+"""Pictures of what the model predicts, a few of every domain."""
+
+import os.path as osp
+from pathlib import Path
+
+import mmcv
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+
+from clouds_mmseg.engine.panels import legend, stack, strip
+from clouds_mmseg.utils.atomic import atomic_path
+
+
+@HOOKS.register_module()
+class PredictionPicturesHook(Hook):
+    """Write image | label | prediction of the first images of each domain.
+
+    After a validation ``<run>/pictures/iter_<N>/`` holds
+    ``<domain>_<name>.png`` for every picture and ``overview.png`` with all
+    of them, where ``<run>`` is the folder of the run's log. After a test the
+    folder is ``pictures/test``. Files appear whole or not at all.
+
+    Args:
+        per_domain (int, optional): Images of each domain; None writes all.
+        on_val (bool): Write during validation.
+        on_test (bool): Write during test.
+        width (int): Greatest width of one picture in a panel, pixels;
+            smaller images are enlarged to at least half of it by a whole
+            factor.
+        out_dir (str, optional): Folder in place of ``<run>/pictures``.
+
+    Raises:
+        ValueError: ``per_domain`` or ``width`` is not positive.
+    """
+
+    # Overviews of more rows are not looked at.
+    MAX_OVERVIEW = 60
+
+    def __init__(
+        self,
+        *,
+        per_domain=2,
+        on_val=True,
+        on_test=True,
+        width=512,
+        out_dir=None,
+    ):
+        if per_domain is not None and per_domain < 1:
+            raise ValueError(
+                f'per_domain must be at least 1, got {per_domain}'
+            )
+        if width < 1:
+            raise ValueError(f'width must be positive, got {width}')
+        self.per_domain = per_domain
+        self.on_val = on_val
+        self.on_test = on_test
+        self.width = width
+        self.out_dir = out_dir
+        self._counts = {}
+        self._rows = []
+
+    def before_val_epoch(self, runner):
+        """Forget the pictures of the last validation.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._counts, self._rows = {}, []
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Draw the samples of a batch whose domain has too few pictures.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Not used.
+            data_batch (dict): Not used.
+            outputs (Sequence[SegDataSample]): With ``pred_sem_seg``,
+                ``img_path`` and, if there is a label, ``gt_sem_seg``.
+        """
+        if self.on_val:
+            self._draw(runner, self._val_folder(runner), outputs)
+
+    def after_test_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Draw the samples of a batch whose domain has too few pictures.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Not used.
+            data_batch (dict): Not used.
+            outputs (Sequence[SegDataSample]): See :meth:`after_val_iter`.
+        """
+        if self.on_test:
+            self._draw(runner, self._folder(runner, 'test'), outputs)
+
+    def after_val_epoch(self, runner, metrics=None):
+        """Write the overview of a validation.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict): Not used.
+        """
+        if self.on_val:
+            self._overview(runner, self._val_folder(runner))
+
+    def after_test_epoch(self, runner, metrics=None):
+        """Write the overview of a test.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict): Not used.
+        """
+        if self.on_test:
+            self._overview(runner, self._folder(runner, 'test'))
+
+    def _folder(self, runner, name):
+        root = self.out_dir or osp.join(runner.log_dir, 'pictures')
+        return Path(root) / name
+
+    def _val_folder(self, runner):
+        # runner.iter would build the training loop of a run that only
+        # validates.
+        training = hasattr(runner._train_loop, 'iter')
+        name = f'iter_{runner.iter}' if training else 'val'
+        return self._folder(runner, name)
+
+    @master_only
+    def _draw(self, runner, folder, outputs):
+        """Write a panel for each sample that is still wanted."""
+        meta = runner.visualizer.dataset_meta
+        for sample in outputs:
+            domain = sample.get('domain', 'images')
+            count = self._counts.get(domain, 0)
+            if self.per_domain is not None and count >= self.per_domain:
+                continue
+            self._counts[domain] = count + 1
+            row = self._panel(sample, domain, folder.name, meta['palette'])
+            name = f'{domain}_{Path(sample.img_path).stem}.png'
+            key = legend(meta['classes'], meta['palette'], row.width)
+            with atomic_path(folder / name) as temporary:
+                stack([row, key]).save(temporary)
+            if len(self._rows) < self.MAX_OVERVIEW:
+                self._rows.append(row)
+
+    def _panel(self, sample, domain, when, palette):
+        prediction = sample.pred_sem_seg.data.squeeze().cpu().numpy()
+        label = None
+        if 'gt_sem_seg' in sample:
+            label = sample.gt_sem_seg.data.squeeze().cpu().numpy()
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        height, width = prediction.shape
+        if image.shape[:2] != prediction.shape:
+            image = mmcv.imresize(image, (width, height))
+        shown = width * max(1, self.width // width)
+        return strip(
+            image,
+            label,
+            prediction,
+            palette,
+            width=min(shown, self.width),
+            caption=f'{domain}  {Path(sample.img_path).name}  {when}',
+        )
+
+    @master_only
+    def _overview(self, runner, folder):
+        """Write all panels of an evaluation as one sheet."""
+        if not self._rows:
+            return
+        meta = runner.visualizer.dataset_meta
+        width = max(row.width for row in self._rows)
+        key = legend(meta['classes'], meta['palette'], width)
+        with atomic_path(folder / 'overview.png') as temporary:
+            stack([*self._rows, key]).save(temporary)
+        runner.logger.info(
+            f'Pictures of {sum(self._counts.values())} predictions: '
+            f'{folder / "overview.png"}'
+        )
+        self._rows = []
