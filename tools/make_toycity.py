@@ -1,0 +1,74 @@
+"""Render ToyCity, the embedded benchmark, into a folder."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from clouds_mmseg.datasets.toycity.sheet import write_contact_sheet
+from clouds_mmseg.datasets.toycity.writer import (
+    MANIFEST,
+    read_manifest,
+    write_toycity,
+)
+from clouds_mmseg.utils.errors import UserError
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', help='folder, e.g. data/toycity')
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=(256, 128), metavar=('W', 'H')
+    )
+    parser.add_argument('--num-source', type=int, default=320)
+    parser.add_argument('--num-source-val', type=int, default=40)
+    parser.add_argument(
+        '--num-target', type=int, default=40, help='images a target'
+    )
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--workers', type=int, default=2)
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='delete what was made with other arguments',
+    )
+    parser.add_argument(
+        '--contact-sheet',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='write contact_sheet.png',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    start = time.perf_counter()
+    try:
+        written = write_toycity(
+            args.out,
+            num_source=args.num_source,
+            num_source_val=args.num_source_val,
+            num_target=args.num_target,
+            size=args.size,
+            seed=args.seed,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+    except UserError as error:
+        sys.exit(f'make_toycity: {error}')
+    counts = read_manifest(Path(args.out) / MANIFEST)['images']
+    total = sum(counts.values())
+    if written:
+        took = time.perf_counter() - start
+        print(f'{args.out}: {total} images and labels in {took:.1f} s')
+    else:
+        print(f'{args.out}: all {total} images are there already')
+    sheet = Path(args.out) / 'contact_sheet.png'
+    if args.contact_sheet and (written or not sheet.is_file()):
+        write_contact_sheet(args.out, sheet, counts=counts)
+        print(f'wrote {sheet}')
+
+
+if __name__ == '__main__':
+    main()
