@@ -3,6 +3,7 @@
 from clouds_mmseg.datasets.acdc import ACDCDataset
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.bdd100k import BDD100KDGDataset
+from clouds_mmseg.datasets.check import check_dataset
 from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.folder import FolderDataset
@@ -30,4 +31,5 @@ __all__ = [
     'MapillaryDGDataset',
     'PackDGInputs',
     'SYNTHIADataset',
+    'check_dataset',
 ]

@@ -131,9 +131,7 @@ class KeyedSampler(Sampler):
         """Yield this process's keys, endlessly."""
         iteration = self._start
         while True:
-            yield from self.batch_keys(iteration)[
-                self.rank :: self.world_size
-            ]
+            yield from self.batch_keys(iteration)[self.rank :: self.world_size]
             iteration += 1
 
     def __len__(self):

@@ -55,8 +55,6 @@ class DGIoUMetric(IoUMetric):
             over which a further mean is taken, for example ``'16'`` for the
             classes of SYNTHIA.
         protocol (str): Name of the evaluation protocol; only recorded.
-        class_keys (bool): Return ``<domain>/IoU.<class>`` too. The tables and
-            ``last_results`` have them in any case.
         **kwargs: Arguments of :class:`mmseg.evaluation.IoUMetric`. With
             ``output_dir``, predictions are written to
             ``output_dir/<domain>/<image name>.png`` (class indices).
@@ -74,7 +72,6 @@ class DGIoUMetric(IoUMetric):
         source_domains=(),
         class_subsets=None,
         protocol='clouds',
-        class_keys=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -82,7 +79,6 @@ class DGIoUMetric(IoUMetric):
         self.source_domains = list(source_domains)
         self.class_subsets = dict(class_subsets or {})
         self.protocol = protocol
-        self.class_keys = class_keys
         self.last_results = {}
 
     @IoUMetric.dataset_meta.setter
@@ -253,10 +249,9 @@ class DGIoUMetric(IoUMetric):
         for domain, report in reports.items():
             for name, value in report['metrics'].items():
                 flat[f'{domain}/{name}'] = value
-            if self.class_keys:
-                for name, value in report.get('class_iou', {}).items():
-                    flat[f'{domain}/IoU.{name}'] = (
-                        math.nan if value is None else value
-                    )
+            for name, value in report.get('class_iou', {}).items():
+                flat[f'{domain}/IoU.{name}'] = (
+                    math.nan if value is None else value
+                )
         flat.update({f'mean_{name}': value for name, value in mean.items()})
         return flat
