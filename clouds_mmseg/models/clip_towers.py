@@ -53,7 +53,7 @@ def locate_weights(model_name: str, pretrained: str) -> Path:
         UserError: If it is neither, or the download fails.
     """
     path = Path(pretrained).expanduser()
-    if path.exists():
+    if path.is_file():
         return path
     config = get_pretrained_cfg(model_name, pretrained)
     if not config:
@@ -101,16 +101,35 @@ def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
 
 
 def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
-    """Build a CLIP model whose visual tower is a toy: for encode_text."""
-    # An override replaces the switch of the configuration, so it is given
-    # only where it has to be on.
-    with _quiet():
-        return open_clip.create_model(
-            model_name,
-            force_quick_gelu=quick_gelu,
-            vision_cfg=dict(_TOY_VISION),
-            pretrained_text=False,
-        ).eval()
+    """Build a CLIP model whose visual tower is a toy, for encode_text.
+
+    Args:
+        model_name (str): A model of open_clip.
+        quick_gelu (bool): Use QuickGELU even where the configuration of the
+            model does not ask for it.
+
+    Raises:
+        UserError: If the tower is one of the Hugging Face hub, out of reach.
+    """
+    try:
+        with _quiet():
+            return open_clip.create_model(
+                model_name,
+                force_quick_gelu=quick_gelu,
+                vision_cfg=dict(_TOY_VISION),
+                pretrained_text=False,
+            ).eval()
+    except OSError as error:
+        raise hub_needed(f'The text tower of {model_name}', error) from error
+
+
+def hub_needed(what: str, error: Exception) -> UserError:
+    """Make the error for a part that only the Hugging Face hub has."""
+    return UserError(
+        f'{what} is not here ({type(error).__name__}). It comes from the '
+        'Hugging Face hub: run once where there is a network, or take a '
+        "model with open_clip's own text tower (RN50, convnext_*)."
+    )
 
 
 @contextmanager
