@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce
 
+from clouds_mmseg.models.mask2former.arguments import check_loss
 from clouds_mmseg.models.mask2former.matching import assign, matching_costs
 from clouds_mmseg.models.mask2former.points import (
     draw_points,
@@ -32,6 +33,9 @@ class MaskCriterion:
         num_points (int): Points at which two masks are compared.
         oversample_ratio (float): Candidates for each point of the losses.
         importance_sample_ratio (float): Share of undecided points.
+
+    Raises:
+        ValueError: For an option outside its range.
     """
 
     def __init__(
@@ -47,6 +51,15 @@ class MaskCriterion:
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
     ):
+        check_loss(
+            num_points=num_points,
+            oversample_ratio=oversample_ratio,
+            importance_sample_ratio=importance_sample_ratio,
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            no_object_weight=no_object_weight,
+        )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.weights = (class_weight, mask_weight, dice_weight)

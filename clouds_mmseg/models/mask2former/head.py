@@ -1,4 +1,7 @@
-"""CLOUDSHead: the Mask2Former decode head in plain PyTorch."""
+"""CLOUDSHead: the Mask2Former decode head in plain PyTorch.
+
+Letters: N images, Q queries, K classes; maps are counted finest first.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +9,13 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import nn
 
-from clouds_mmseg.models.mask2former.classifier import LinearClassifier
+from clouds_mmseg.models.mask2former.arguments import (
+    check_counts,
+    check_widths,
+)
+from clouds_mmseg.models.mask2former.classifier import build_classifier
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
+from clouds_mmseg.models.mask2former.input_size import input_size
 from clouds_mmseg.models.mask2former.layers import mlp
 from clouds_mmseg.models.mask2former.pixel_decoder import (
     NUM_LEVELS,
@@ -22,7 +30,42 @@ from clouds_mmseg.models.mask2former.transformer_decoder import (
 
 @MODELS.register_module()
 class CLOUDSHead(BaseModule):
-    """Mask2Former's decode head."""
+    """Mask2Former's decode head (arXiv 2112.01527) as CLOUDS trains it.
+
+    With the linear classifier, names and shapes of the ``state_dict`` are
+    those of MMSegmentation's ``Mask2FormerHead``, whose zoo checkpoints load
+    as they are. No compiled operators are needed.
+
+    Args:
+        in_channels (Sequence[int]): Channels of the backbone's four maps.
+        num_classes (int): K, without "no object".
+        strides (Sequence[int]): Strides of the four maps.
+        feat_channels (int): Channels of memories and queries: a multiple of
+            4, ``num_heads`` and ``num_groups``.
+        out_channels (int): Channels of the map that masks are made of. The
+            attribute of this name is K: that is what an
+            ``EncoderDecoder`` asks for.
+        num_queries (int): Q.
+        num_heads (int): Heads of every attention.
+        num_encoder_layers (int): Layers of the pixel decoder.
+        encoder_ffn_channels (int): Hidden channels of their feed-forward.
+        num_decoder_layers (int): Layers of the transformer decoder.
+        decoder_ffn_channels (int): Hidden channels of their feed-forward.
+        num_groups (int): Groups of the group normalisations.
+        num_points (int): Places that deformable attention reads in a map.
+        classifier (dict, optional): ``dict(type='linear')``, the default, or
+            ``dict(type='text', text_embeddings=...)`` with the further
+            arguments of :func:`load_text_embeddings`.
+        loss (dict, optional): Options of :class:`MaskCriterion`; by default
+            CLOUDS'.
+        align_corners (bool): How the segmentor resizes the result.
+        ignore_index (int): Label of pixels that belong to no class.
+        init_cfg (dict, optional): As for any ``BaseModule``.
+
+    Raises:
+        ValueError: For an argument that breaks one of the rules above.
+        UserError: For text embeddings that do not fit the classes.
+    """
 
     def __init__(
         self,
@@ -47,6 +90,26 @@ class CLOUDSHead(BaseModule):
         init_cfg=None,
     ):
         super().__init__(init_cfg)
+        check_counts(
+            num_classes=num_classes,
+            feat_channels=feat_channels,
+            out_channels=out_channels,
+            num_queries=num_queries,
+            num_heads=num_heads,
+            num_encoder_layers=num_encoder_layers,
+            encoder_ffn_channels=encoder_ffn_channels,
+            num_decoder_layers=num_decoder_layers,
+            decoder_ffn_channels=decoder_ffn_channels,
+            num_groups=num_groups,
+            num_points=num_points,
+        )
+        check_widths(
+            in_channels=in_channels,
+            strides=strides,
+            feat_channels=feat_channels,
+            num_heads=num_heads,
+            groups=num_groups,
+        )
         self.num_classes = num_classes
         self.out_channels = num_classes
         self.align_corners = align_corners
@@ -71,7 +134,12 @@ class CLOUDSHead(BaseModule):
         self.query_embed = nn.Embedding(num_queries, feat_channels)
         self.query_feat = nn.Embedding(num_queries, feat_channels)
         self.level_embed = nn.Embedding(NUM_LEVELS, feat_channels)
-        self.cls_embed = LinearClassifier(feat_channels, num_classes)
+        self.cls_embed = build_classifier(
+            classifier or dict(type='linear'),
+            channels=feat_channels,
+            mask_channels=out_channels,
+            num_classes=num_classes,
+        )
         self.mask_embed = mlp(feat_channels, feat_channels, out_channels)
         self.criterion = MaskCriterion(
             num_classes=num_classes, ignore_index=ignore_index, **(loss or {})
@@ -131,20 +199,69 @@ class CLOUDSHead(BaseModule):
         return (cls_logits, mask_logits), mask
 
     def loss(self, x, batch_data_samples, train_cfg=None):
-        """Compute losses."""
-        labels = torch.stack(
-            [s.gt_sem_seg.data.squeeze(0) for s in batch_data_samples]
-        )
-        return self.criterion(*self(x), labels.long())
+        """Predict and compare with the labels.
+
+        Args:
+            x (Sequence[Tensor]): As for :meth:`forward`.
+            batch_data_samples (list[SegDataSample]): With ``gt_sem_seg`` of
+                one size, (1, H, W), ids in [0, K) or ``ignore_index``.
+            train_cfg (dict, optional): Not used.
+
+        Returns:
+            dict[str, Tensor]: As :class:`MaskCriterion` gives it.
+
+        Raises:
+            ValueError: If a label is missing, of another size, or holds an
+                id that is no class.
+        """
+        del train_cfg
+        return self.criterion(*self(x), _stack_labels(batch_data_samples))
 
     def predict(self, x, batch_img_metas, test_cfg=None):
-        """Predict."""
+        """Predict scores at the size of the network's input.
+
+        Args:
+            x (Sequence[Tensor]): As for :meth:`forward`.
+            batch_img_metas (list[dict]): Metainfo of each image, from which
+                the size of the input is found: see :func:`input_size`.
+            test_cfg (dict, optional): Of the segmentor; ``mode`` is read.
+
+        Returns:
+            Tensor: (N, K, H, W) float32 scores, not negative.
+
+        Raises:
+            ValueError: If the metainfo does not fit the features.
+        """
+        slide = (test_cfg or {}).get('mode', 'whole') == 'slide'
+        size = input_size(
+            batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
+        )
         cls_logits, mask_logits = self(x)
-        size = batch_img_metas[0]['img_shape'][:2]
-        return semantic_logits(cls_logits[-1], mask_logits[-1], size)
+        return semantic_scores(cls_logits[-1], mask_logits[-1], size)
 
 
-def semantic_logits(cls_logits, mask_logits, size):
+def _stack_labels(samples):
+    missing = [
+        sample.metainfo.get('img_path', f'number {index} of the batch')
+        for index, sample in enumerate(samples)
+        if 'gt_sem_seg' not in sample
+    ]
+    if missing:
+        raise ValueError(
+            f'no gt_sem_seg in the training sample {missing[0]}: load the '
+            'labels in the training pipeline'
+        )
+    labels = [sample.gt_sem_seg.data.squeeze(0) for sample in samples]
+    sizes = {tuple(label.shape) for label in labels}
+    if len(sizes) > 1:
+        raise ValueError(
+            f'labels of one batch must have one size, got {sorted(sizes)}: '
+            'pad them in the data preprocessor'
+        )
+    return torch.stack(labels).long()
+
+
+def semantic_scores(cls_logits, mask_logits, size):
     """Sum up the masks of all queries, weighted by their classes.
 
     Args:
