@@ -2,18 +2,51 @@
 
 import argparse
 
+from clouds_mmseg.engine.evaluation_options import (
+    enable_tta,
+    show_pictures,
+    write_predictions,
+)
 from clouds_mmseg.engine.launch import (
     add_common_arguments,
     build_runner,
     load_config,
     plain_errors,
 )
+from clouds_mmseg.evaluation.protocols import apply_protocol
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Test a segmentor')
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--protocol',
+        help="evaluate by a named protocol in place of the config's: "
+        'clouds, native or slide',
+    )
+    parser.add_argument(
+        '--out', help='folder for predictions as PNG files of class indices'
+    )
+    parser.add_argument(
+        '--show-dir',
+        help='folder for pictures of every image, label and prediction',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='open a window for each picture'
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        help='seconds that a window stays',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average over test-time augmentations: the tta_pipeline of '
+        'the config, or mirrored images',
+    )
     return parser.parse_args()
 
 
@@ -22,6 +55,19 @@ def main():
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     cfg.resume = False
+    if args.protocol is not None:
+        apply_protocol(cfg, args.protocol)
+    if args.out is not None:
+        write_predictions(cfg, args.out)
+    if args.show or args.show_dir is not None:
+        show_pictures(
+            cfg,
+            folder=args.show_dir,
+            show=args.show,
+            wait_time=args.wait_time,
+        )
+    if args.tta:
+        enable_tta(cfg)
     build_runner(cfg).test()
 
 

@@ -5,6 +5,7 @@ import argparse
 from clouds_mmseg.engine.launch import (
     add_common_arguments,
     build_runner,
+    check_data,
     enable_amp,
     load_config,
     plain_errors,
@@ -26,12 +27,21 @@ def parse_args():
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision (bfloat16)'
     )
+    parser.add_argument(
+        '--check-data',
+        action='store_true',
+        help='decode every image and label, list bad files, do not train',
+    )
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     cfg = load_config(args)
+    if args.check_data:
+        fine, report = check_data(cfg)
+        print(report)
+        raise SystemExit(0 if fine else 1)
     if args.resume:
         cfg.resume = args.resume
     if args.amp:

@@ -90,3 +90,24 @@ def check_domains(dataset, metrics, split):
                 f'{split}_evaluator.domains is {list(allowed)}; add it '
                 'there or correct the domain of the dataset'
             )
+
+
+def check_classes(dataset, model, split):
+    """Compare the classes of a dataset with the outputs of a model.
+
+    Args:
+        dataset (Dataset): A dataset with metainfo.
+        model (nn.Module): A segmentor.
+        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: Their numbers differ.
+    """
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    head = getattr(model, 'decode_head', None)
+    outputs = getattr(head, 'num_classes', None)
+    if classes and outputs and len(classes) != outputs:
+        raise UserError(
+            f'the {split} dataset has {len(classes)} classes, but '
+            f'model.decode_head.num_classes is {outputs}; make them equal'
+        )

@@ -6,23 +6,25 @@ import re
 from collections import OrderedDict
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
-from clouds_mmseg.checkpoints.strict import load_strictly
+from clouds_mmseg.checkpoints.strict import (
+    CheckpointMismatchError,
+    load_strictly,
+)
 from clouds_mmseg.engine.data_check import (
+    check_classes,
     check_dataset,
     check_domains,
-    domain_counts,
 )
 from clouds_mmseg.engine.resume import (
     find_last_checkpoint,
     read_checkpoint,
     require_checkpoint,
 )
+from clouds_mmseg.engine.run_header import bare_model, run_header
 from clouds_mmseg.engine.terminal import install_terminal_filter
-from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -145,7 +147,7 @@ class DGRunner(Runner):
         """
         self._choose_checkpoint()
         self._check_data('train', 'val', 'test')
-        self.logger.info(self._header('train', 'val'))
+        self.logger.info(run_header(self, 'train', 'val'))
         return super().train()
 
     def val(self):
@@ -155,7 +157,7 @@ class DGRunner(Runner):
             dict: The metrics.
         """
         self._check_data('val')
-        self.logger.info(self._header('val'))
+        self.logger.info(run_header(self, 'val'))
         return super().val()
 
     def test(self):
@@ -165,7 +167,7 @@ class DGRunner(Runner):
             dict: The metrics.
         """
         self._check_data('test')
-        self.logger.info(self._header('test'))
+        self.logger.info(run_header(self, 'test'))
         return super().test()
 
     def load_checkpoint(
@@ -189,8 +191,8 @@ class DGRunner(Runner):
             dict: The checkpoint.
 
         Raises:
-            UserError: The file is missing, damaged or no checkpoint.
-            CheckpointMismatchError: Keys or shapes differ from the model's.
+            UserError: The file is missing, damaged or no checkpoint, or its
+                keys or shapes differ from the model's.
         """
         if not strict:
             return super().load_checkpoint(
@@ -206,18 +208,30 @@ class DGRunner(Runner):
             )
         # What a run saved itself is complete: no exceptions on resume.
         allowed = {} if self._resume else self.cfg.get('load_cfg', {})
-        load_strictly(
-            self._bare_model(), state_dict, source=filename, **allowed
-        )
+        try:
+            load_strictly(
+                bare_model(self.model), state_dict, source=filename, **allowed
+            )
+        except CheckpointMismatchError as error:
+            raise self._explained(error, checkpoint) from None
         self._has_loaded = True
         self.logger.info(f'Loaded the checkpoint {filename}')
         return checkpoint
 
-    def _bare_model(self):
-        """The model without the wrapper of a distributed run."""
-        return (
-            self.model.module if is_model_wrapper(self.model) else self.model
-        )
+    def _explained(self, error, checkpoint):
+        """Say first what the list of keys and shapes says between lines."""
+        theirs = checkpoint.get('meta') or {}
+        theirs = (theirs.get('dataset_meta') or {}).get('classes')
+        head = getattr(bare_model(self.model), 'decode_head', None)
+        ours = getattr(head, 'num_classes', None)
+        if theirs is not None and ours is not None and len(theirs) != ours:
+            return UserError(
+                f'the checkpoint was trained for {len(theirs)} classes '
+                f'({", ".join(map(str, theirs))}), the model of this config '
+                f'has {ours}; use the config that it was trained with\n'
+                f'{error}'
+            )
+        return UserError(f'a checkpoint for another architecture: {error}')
 
     def _choose_checkpoint(self):
         """Turn ``resume`` and ``load_from`` into one existing file."""
@@ -240,47 +254,8 @@ class DGRunner(Runner):
             loop = getattr(self, f'{split}_loop')
             if loop is None:
                 continue
-            check_dataset(loop.dataloader.dataset, split)
+            dataset = loop.dataloader.dataset
+            check_dataset(dataset, split)
+            check_classes(dataset, bare_model(self.model), split)
             if split != 'train':
-                check_domains(
-                    loop.dataloader.dataset, loop.evaluator.metrics, split
-                )
-
-    def _header(self, *splits):
-        """What a person wants to know before the first number."""
-        parameters = list(self._bare_model().parameters())
-        total = sum(p.numel() for p in parameters)
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        device = device_name()
-        if self.world_size > 1:
-            device += f', {self.world_size} processes'
-        rows = [
-            ('config', self.cfg.filename),
-            ('work dir', self.work_dir),
-            ('device', device),
-            (
-                'model',
-                f'{self._model_name}, {total / 1e6:.2f} M parameters, '
-                f'{trained / 1e6:.2f} M of them trained',
-            ),
-        ]
-        if self._load_from is not None:
-            how = 'resume' if self._resume else 'weights'
-            rows.append((how, self._load_from))
-        for split in splits:
-            loop = getattr(self, f'{split}_loop')
-            if loop is not None:
-                counts = domain_counts(loop.dataloader.dataset)
-                rows.append(
-                    (split, ', '.join(f'{k} {v}' for k, v in counts.items()))
-                )
-        if 'train' in splits:
-            batch = self.train_dataloader.batch_size
-            rows.append(
-                (
-                    'schedule',
-                    f'{self.max_iters} iterations, batch {batch}'
-                    f' x {self.world_size}, seed {self.seed}',
-                )
-            )
-        return 'The run:' + ''.join(f'\n  {k:<9} {v}' for k, v in rows)
+                check_domains(dataset, loop.evaluator.metrics, split)

@@ -1,5 +1,6 @@
 """From command line options to a config, for tools/train.py and test.py."""
 
+import copy
 import linecache
 import os
 import os.path as osp
@@ -9,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmseg.registry import RUNNERS
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, RUNNERS
 
 from clouds_mmseg.compat import IncompatibleStackError
+from clouds_mmseg.datasets.base import DATA_ROOT_VARIABLE
+from clouds_mmseg.datasets.check import check_dataset
 from clouds_mmseg.utils.errors import UserError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -65,8 +69,12 @@ def load_config(args):
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.data_root is not None:
-        # Before the config is read: data_root is computed inside it.
-        os.environ['CLOUDS_DATA_ROOT'] = args.data_root
+        if not osp.isdir(args.data_root):
+            raise UserError(
+                f'--data-root {args.data_root}: there is no such folder; '
+                "give the folder that stands in for 'data'"
+            )
+        os.environ[DATA_ROOT_VARIABLE] = osp.abspath(args.data_root)
     if not osp.isfile(args.config):
         raise UserError(
             f'there is no config {args.config}; see configs/ for those that '
@@ -101,6 +109,54 @@ def enable_amp(cfg):
             f'config has {wrapper}; set the precision in the config'
         )
     cfg.optim_wrapper.type = 'BF16OptimWrapper'
+
+
+def dataset_configs(dataset):
+    """The configs of the datasets inside wrappers and concatenations.
+
+    Args:
+        dataset (ConfigDict): ``dataset`` of a dataloader.
+
+    Yields:
+        ConfigDict: Those that have a pipeline of their own.
+    """
+    inner = [*(dataset.get('datasets') or []), dataset.get('dataset')]
+    for child in inner:
+        if child is not None:
+            yield from dataset_configs(child)
+    if not any(inner):
+        yield dataset
+
+
+def check_data(cfg):
+    """Decode every image and label that a config names.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        tuple[bool, str]: Whether all can be used, and a report for each
+        split that names every bad file.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    fine, lines, seen = True, [], {}
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        same = next((k for k, v in seen.items() if v == loader.dataset), None)
+        seen[split] = copy.deepcopy(loader.dataset)
+        if same is not None:
+            lines.append(f'{split}: the files of {same}')
+            continue
+        dataset = copy.deepcopy(loader.dataset)
+        # Opened by the check, which goes on after a bad data root.
+        for leaf in (dataset, *dataset_configs(dataset)):
+            leaf.lazy_init = True
+        report = check_dataset(DATASETS.build(dataset))
+        fine = fine and report.ok
+        lines.append(f'{split}: {report}')
+    return fine, '\n'.join(lines)
 
 
 def build_runner(cfg):

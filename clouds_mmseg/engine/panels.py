@@ -11,7 +11,7 @@ _INK = (30, 30, 30)
 _PAPER = (255, 255, 255)
 _UNLABELLED = (0, 0, 0)
 _GAP = 6
-_TEXT = 14
+_TEXT = 18
 
 
 def _font(size):

@@ -4,6 +4,7 @@ import os.path as osp
 from pathlib import Path
 
 import mmcv
+import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
@@ -28,7 +29,10 @@ class PredictionPicturesHook(Hook):
         width (int): Greatest width of one picture in a panel, pixels;
             smaller images are enlarged to at least half of it by a whole
             factor.
-        out_dir (str, optional): Folder in place of ``<run>/pictures``.
+        out_dir (str, optional): Folder in place of ``<run>/pictures``, and
+            of ``<run>/pictures/test``.
+        show (bool): Also open a window for each picture.
+        wait_time (float): Seconds that a window stays; 0 waits for a key.
 
     Raises:
         ValueError: ``per_domain`` or ``width`` is not positive.
@@ -45,6 +49,8 @@ class PredictionPicturesHook(Hook):
         on_test=True,
         width=512,
         out_dir=None,
+        show=False,
+        wait_time=0.0,
     ):
         if per_domain is not None and per_domain < 1:
             raise ValueError(
@@ -57,6 +63,8 @@ class PredictionPicturesHook(Hook):
         self.on_test = on_test
         self.width = width
         self.out_dir = out_dir
+        self.show = show
+        self.wait_time = wait_time
         self._counts = {}
         self._rows = []
 
@@ -118,6 +126,8 @@ class PredictionPicturesHook(Hook):
             self._overview(runner, self._folder(runner, 'test'))
 
     def _folder(self, runner, name):
+        if self.out_dir is not None and name == 'test':
+            return Path(self.out_dir)
         root = self.out_dir or osp.join(runner.log_dir, 'pictures')
         return Path(root) / name
 
@@ -138,15 +148,20 @@ class PredictionPicturesHook(Hook):
             if self.per_domain is not None and count >= self.per_domain:
                 continue
             self._counts[domain] = count + 1
-            row = self._panel(sample, domain, folder.name, meta['palette'])
+            row = self._panel(sample, domain, meta['palette'])
             name = f'{domain}_{Path(sample.img_path).stem}.png'
             key = legend(meta['classes'], meta['palette'], row.width)
+            picture = stack([row, key])
             with atomic_path(folder / name) as temporary:
-                stack([row, key]).save(temporary)
+                picture.save(temporary)
+            if self.show:
+                runner.visualizer.show(
+                    np.asarray(picture), name, wait_time=self.wait_time
+                )
             if len(self._rows) < self.MAX_OVERVIEW:
                 self._rows.append(row)
 
-    def _panel(self, sample, domain, when, palette):
+    def _panel(self, sample, domain, palette):
         prediction = sample.pred_sem_seg.data.squeeze().cpu().numpy()
         label = None
         if 'gt_sem_seg' in sample:
@@ -162,7 +177,7 @@ class PredictionPicturesHook(Hook):
             prediction,
             palette,
             width=min(shown, self.width),
-            caption=f'{domain}  {Path(sample.img_path).name}  {when}',
+            caption=f'{domain}  {Path(sample.img_path).name}',
         )
 
     @master_only

@@ -1,0 +1,75 @@
+"""What the options of tools/test.py do to a config."""
+
+from mmengine.config import ConfigDict
+
+from clouds_mmseg.engine.launch import dataset_configs
+from clouds_mmseg.utils.errors import UserError
+
+
+def write_predictions(cfg, folder):
+    """Let the metric write predictions as PNG files of class indices.
+
+    Args:
+        cfg (Config): Changed in place.
+        folder (str): Where they go.
+    """
+    evaluators = cfg.test_evaluator
+    if not isinstance(evaluators, (list, tuple)):
+        evaluators = [evaluators]
+    for evaluator in evaluators:
+        evaluator['output_dir'] = folder
+
+
+def show_pictures(cfg, *, folder=None, show=False, wait_time=0.0):
+    """Draw every test image with label and prediction.
+
+    Args:
+        cfg (Config): Changed in place: its ``PredictionPicturesHook``, or
+            a new one where there is none.
+        folder (str, optional): Where the pictures go. Defaults to the
+            folder of the run.
+        show (bool): Open a window for each.
+        wait_time (float): Seconds that a window stays.
+    """
+    hooks = cfg.get('custom_hooks') or []
+    hook = dict(type='PredictionPicturesHook')
+    for found in hooks:
+        if found['type'] == hook['type']:
+            hook = dict(found)
+    hook.update(per_domain=None, on_test=True, show=show, wait_time=wait_time)
+    if folder is not None:
+        hook['out_dir'] = folder
+    others = [h for h in hooks if h['type'] != hook['type']]
+    cfg.custom_hooks = [*others, ConfigDict(hook)]
+
+
+def enable_tta(cfg):
+    """Average the predictions over test-time augmentations.
+
+    A config's own ``tta_pipeline`` replaces the pipeline of each test
+    dataset. Without one, each image is also seen mirrored.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        UserError: A test pipeline does not end with packing the inputs.
+    """
+    for dataset in dataset_configs(cfg.test_dataloader.dataset):
+        if cfg.get('tta_pipeline'):
+            dataset.pipeline = cfg.tta_pipeline
+            continue
+        *steps, pack = dataset.pipeline
+        if not pack['type'].startswith('Pack'):
+            raise UserError(
+                '--tta mirrors images before the last step of the test '
+                f'pipeline, which should pack the inputs but is '
+                f'{pack["type"]!r}; give the config a tta_pipeline'
+            )
+        flips = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+        dataset.pipeline = [
+            *steps,
+            dict(type='TestTimeAug', transforms=[flips, [pack]]),
+        ]
+    tta_model = cfg.get('tta_model') or dict(type='SegTTAModel')
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
