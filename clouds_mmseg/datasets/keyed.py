@@ -25,7 +25,9 @@ def mix_seed(*numbers):
     Returns:
         int: In [0, 2**32).
     """
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    # SeedSequence ignores trailing zeros: the length keeps (1,) from (1, 0).
+    sequence = np.random.SeedSequence((len(numbers), *numbers))
+    return int(sequence.generate_state(1)[0])
 
 
 def seed_everything(seed):

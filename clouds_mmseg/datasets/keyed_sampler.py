@@ -54,8 +54,8 @@ class KeyedSampler(Sampler):
         generated_share (float): In [0, 1).
 
     Raises:
-        ValueError: A group is empty, or there is no second group to take
-            generated samples from, or the share is out of range.
+        ValueError: There is no second group to take generated samples
+            from, or the share is out of range.
     """
 
     def __init__(
@@ -77,8 +77,6 @@ class KeyedSampler(Sampler):
                 f'generated_share={generated_share} needs a dataset of two '
                 f'groups, source and generated; this one has {len(sizes)}'
             )
-        if min(sizes) == 0:
-            raise ValueError(f'a dataset is empty: the groups have {sizes}')
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.batch_size = batch_size

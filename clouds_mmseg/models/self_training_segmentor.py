@@ -1,0 +1,210 @@
+"""A segmentor that labels the unlabelled part of its batch with a teacher.
+
+Shape letters: N images, M of them unlabelled, H and W pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import ExponentialMovingAverage
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from torch import nn
+
+from clouds_mmseg.models.dg_segmentor import DGSegmentor
+from clouds_mmseg.models.pseudo_labels import (
+    PseudoLabelStatistics,
+    flip_label,
+    label_from_scores,
+)
+from clouds_mmseg.utils.cityscapes import IGNORE
+
+
+@MODELS.register_module()
+class SelfTrainingSegmentor(DGSegmentor):
+    """CLOUDS' self-training (arXiv 2312.09788, section 3.3).
+
+    A training sample without ``gt_sem_seg`` carries a clean view of itself,
+    ``clean_img``. Its pseudo label is made in :meth:`loss`: backbone ->
+    teacher -> argmax -> refiner. From there on it cannot be told from a
+    labelled sample.
+
+    The teacher is the moving average of what is trained: of the head alone
+    over a frozen backbone, of both otherwise. It is a submodule, so it is
+    saved and resumed; :class:`~clouds_mmseg.engine.EMATeacherHook` moves it.
+
+    Args:
+        teacher_decay (float): Share of the teacher that an update keeps, in
+            (0, 1). The official value is 0.999.
+        label_threshold (float | None): Pixels of a lower confidence are not
+            labelled. The official code labels all.
+        confidence_weight (bool): Weight each pixel of a pseudo label by the
+            teacher's confidence in the mask losses. Off officially.
+        **kwargs: As for :class:`DGSegmentor`.
+
+    Raises:
+        ValueError: ``teacher_decay`` or ``label_threshold`` out of range.
+    """
+
+    # What a checkpoint of the warm-up does not have, with which training
+    # may begin nevertheless: the teacher is then copied from the student.
+    optional_in_checkpoint = ('teacher.',)
+
+    def __init__(
+        self,
+        *,
+        teacher_decay=0.999,
+        label_threshold=None,
+        confidence_weight=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not 0 < teacher_decay < 1:
+            raise ValueError(
+                f'teacher_decay must lie in (0, 1), got {teacher_decay}'
+            )
+        if label_threshold is not None and not 0 <= label_threshold <= 1:
+            raise ValueError(
+                'label_threshold must lie in [0, 1] or be None, got '
+                f'{label_threshold}'
+            )
+        self.label_threshold = label_threshold
+        self.confidence_weight = confidence_weight
+        self.teacher = ExponentialMovingAverage(
+            self._student(), momentum=1 - teacher_decay
+        )
+        # Set by SAMRefineHook: `(image, label) -> label`, or None. A plain
+        # callable: SAM must not enter state_dict, DDP or the teacher.
+        self.refiner = None
+        self.statistics = PseudoLabelStatistics(self.num_classes)
+
+    def _student(self):
+        """The trained parts, under the names that the teacher knows."""
+        parts = {'decode_head': self.decode_head}
+        if any(p.requires_grad for p in self.backbone.parameters()):
+            parts['backbone'] = self.backbone
+            if self.with_neck:
+                parts['neck'] = self.neck
+        return nn.ModuleDict(parts)
+
+    def update_teacher(self):
+        """Move the teacher towards the student; copy it the first time."""
+        self.teacher.update_parameters(self._student())
+
+    def train(self, mode=True):
+        """Set the student's mode; the teacher stays in eval."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def loss(self, inputs, data_samples):
+        """Label the unlabelled samples, then compute the ordinary losses.
+
+        Args:
+            inputs (Tensor): (N, 3, H, W) float, normalised: the student's
+                views.
+            data_samples (list[SegDataSample]): N samples with either
+                ``gt_sem_seg`` or ``clean_img``, (3, H', W') uint8 in the
+                channel order of the loaded image, H' <= H, W' <= W.
+
+        Returns:
+            dict[str, Tensor]: The losses.
+        """
+        unlabelled = [s for s in data_samples if 'gt_sem_seg' not in s]
+        if not unlabelled:
+            return super().loss(inputs, data_samples)
+        clean = self._clean_views(unlabelled, inputs.shape[-2:])
+        features, clean_features = self._extract_both(inputs, clean)
+        self._label(unlabelled, clean_features, inputs.shape[-2:])
+        losses = self._decode_head_forward_train(features, data_samples)
+        if self.with_auxiliary_head:
+            losses.update(
+                self._auxiliary_head_forward_train(features, data_samples)
+            )
+        return losses
+
+    def _clean_views(self, samples, size):
+        """Normalise and pad clean views as the preprocessor does inputs.
+
+        Returns:
+            Tensor: (M, 3, H, W) float.
+        """
+        preprocessor = self.data_preprocessor
+        height, width = size
+        views = []
+        for sample in samples:
+            view = self._clean_rgb(sample).float()
+            if preprocessor._enable_normalize:
+                view = (view - preprocessor.mean) / preprocessor.std
+            padding = (0, width - view.shape[-1], 0, height - view.shape[-2])
+            views.append(F.pad(view, padding, value=preprocessor.pad_val))
+        return torch.stack(views)
+
+    def _clean_rgb(self, sample):
+        """A sample's clean view in the model's channel order, uint8."""
+        view = sample.clean_img.data
+        if self.data_preprocessor.channel_conversion:
+            view = view.flip(0)
+        return view
+
+    def _extract_both(self, inputs, clean):
+        """Features of both views; frozen ones come from a single call."""
+        if 'backbone' in self.teacher.module:
+            features = self.extract_feat(inputs)
+            with torch.no_grad():
+                clean_features = self.teacher.module['backbone'](clean)
+                if self.with_neck:
+                    clean_features = self.teacher.module['neck'](
+                        clean_features
+                    )
+            return features, clean_features
+        both = self.extract_feat(torch.cat([inputs, clean]))
+        n = len(inputs)
+        return [x[:n] for x in both], [x[n:] for x in both]
+
+    @torch.no_grad()
+    def _label(self, samples, clean_features, size):
+        """Give each sample the teacher's label of its clean view.
+
+        The label is made once, of the view as it was stored, and mirrored
+        as the student's view was: a refiner's cache then meets one image,
+        not two.
+        """
+        # The metas say the size of what made these features; a sample's own
+        # would say that of the image before padding.
+        metas = [
+            dict(
+                img_shape=tuple(size),
+                ori_shape=tuple(size),
+                pad_shape=tuple(size),
+            )
+            for _ in samples
+        ]
+        scores = self.teacher.module['decode_head'].predict(
+            clean_features, metas, self.test_cfg
+        )
+        labels, confidences = label_from_scores(scores, self.label_threshold)
+        for sample, label, confidence in zip(
+            samples, labels, confidences, strict=True
+        ):
+            height, width = sample.clean_img.data.shape[-2:]
+            confidence = confidence[:height, :width]
+            before = after = label[:height, :width]
+            if self.refiner is not None:
+                after = self.refiner(self._clean_rgb(sample), before)
+                after = after.to(before.device)
+            self.statistics.update(before, after, confidence)
+            direction = (
+                sample.get('flip_direction') if sample.get('flip') else None
+            )
+            padding = (0, size[1] - width, 0, size[0] - height)
+            sample.gt_sem_seg = PixelData(
+                data=F.pad(
+                    flip_label(after, direction), padding, value=IGNORE
+                )[None]
+            )
+            if self.confidence_weight:
+                sample.gt_weight = PixelData(
+                    data=F.pad(flip_label(confidence, direction), padding)[
+                        None
+                    ]
+                )
