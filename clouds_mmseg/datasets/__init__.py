@@ -8,6 +8,8 @@ from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.folder import FolderDataset
 from clouds_mmseg.datasets.gta5 import GTA5Dataset
+from clouds_mmseg.datasets.keyed import KeyedDataset
+from clouds_mmseg.datasets.keyed_sampler import KeyedSampler
 from clouds_mmseg.datasets.mapillary import MapillaryDGDataset
 from clouds_mmseg.datasets.synthia import SYNTHIADataset
 from clouds_mmseg.datasets.transforms import (
@@ -26,6 +28,8 @@ __all__ = [
     'EvaluateAtInputSize',
     'FolderDataset',
     'GTA5Dataset',
+    'KeyedDataset',
+    'KeyedSampler',
     'LoadSegImage',
     'LoadSegLabels',
     'MapillaryDGDataset',

@@ -4,20 +4,26 @@ from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
 from clouds_mmseg.engine.bf16_optim_wrapper import BF16OptimWrapper
 from clouds_mmseg.engine.dg_log_processor import DGLogProcessor
 from clouds_mmseg.engine.dg_runner import DGRunner
+from clouds_mmseg.engine.ema_teacher_hook import EMATeacherHook
+from clouds_mmseg.engine.exact_train_loop import ExactTrainLoop
 from clouds_mmseg.engine.prediction_pictures_hook import (
     PredictionPicturesHook,
 )
 from clouds_mmseg.engine.progress_hook import ProgressHook
 from clouds_mmseg.engine.results_hook import ResultsHook
 from clouds_mmseg.engine.safe_checkpoint_hook import SafeCheckpointHook
+from clouds_mmseg.engine.self_training_loop import SelfTrainingLoop
 
 __all__ = [
     'AtomicLocalBackend',
     'BF16OptimWrapper',
     'DGLogProcessor',
     'DGRunner',
+    'EMATeacherHook',
+    'ExactTrainLoop',
     'PredictionPicturesHook',
     'ProgressHook',
     'ResultsHook',
     'SafeCheckpointHook',
+    'SelfTrainingLoop',
 ]
