@@ -125,7 +125,8 @@ def _read_pickle(path):
             f'is refused ({blocked.strip()}). Where you trust it, load it '
             'once by hand and save only its state_dict.'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:
+        # Garbage makes the unpickler fail in any way: KeyError, EOFError, ...
         raise _damaged(path, error) from error
 
 
