@@ -1,5 +1,6 @@
 """What all datasets of a domain-generalisation benchmark have in common."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -256,7 +257,7 @@ class DGDataset(BaseSegDataset):
                 'with published ones only on the whole set; expected=None '
                 'turns this warning off.',
                 logger='current',
-                level='WARNING',
+                level=logging.WARNING,
             )
 
     def _without_skipped(self, infos):

@@ -1,5 +1,6 @@
 """IoU over many domains in one pass."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -241,7 +242,7 @@ class DGIoUMetric(IoUMetric):
                 f'No image of {", ".join(absent)} was evaluated: the mean is '
                 'over the other domains.',
                 logger=logger,
-                level='WARNING',
+                level=logging.WARNING,
             )
 
     def _flatten(self, reports, mean):
