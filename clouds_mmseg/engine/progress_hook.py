@@ -16,6 +16,9 @@ from clouds_mmseg.engine.terminal import (
 # Lines of LoggerHook that say the same as the progress line.
 _REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
 
+# Iterations over which the loss is averaged.
+_WINDOW = 20
+
 
 class _AboveTheBar:
     """A stream that prints above the progress line instead of through it."""
@@ -95,13 +98,13 @@ class ProgressHook(Hook):
             runner (Runner): The runner.
             batch_idx (int): Not used.
             data_batch (dict): Not used.
-            outputs (dict, optional): Losses of the iteration.
+            outputs (dict): Not used.
         """
         if self._bars:
-            if outputs and 'loss' in outputs:
-                self._bars[-1].set_postfix(
-                    loss=f'{float(outputs["loss"]):.3f}', refresh=False
-                )
+            scalars = runner.message_hub.log_scalars
+            if 'train/loss' in scalars:
+                loss = scalars['train/loss'].mean(_WINDOW)
+                self._bars[-1].set_postfix(loss=f'{loss:.3f}', refresh=False)
             self._bars[-1].update()
 
     def after_train(self, runner):
