@@ -1,0 +1,8 @@
+"""Text prompts, and images made from them; see docs/architecture.md.
+
+diffusers and transformers are imported where they are used, not here.
+"""
+
+from clouds_mmseg.generate.errors import GenerationError
+
+__all__ = ['GenerationError']

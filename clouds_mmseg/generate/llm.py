@@ -1,0 +1,322 @@
+"""Prompts written by a language model: the only file that imports one."""
+
+import random
+import re
+from dataclasses import dataclass, field
+from importlib import metadata
+
+from mmengine.logging import print_log
+
+from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.generate.grammar import PLACES, SEASONS, TIMES, WEATHERS
+from clouds_mmseg.generate.model_files import (
+    fingerprint,
+    local_folder,
+    pick_device,
+    pick_dtype,
+    unreachable,
+)
+from clouds_mmseg.generate.prompt_file import Unique
+from clouds_mmseg.utils.cityscapes import CLASSES
+
+_MARKER = 'config.json'
+_MIN_WORDS, _MAX_WORDS = 5, 60
+# `1.`, `2)`, `-`, `*`, quotes: what models put before and around list items.
+_BULLET = re.compile(r'^\s*(?:[-*\u2022]+|\(?\d+[.):]?)\s+')
+_QUOTES = '"\'\u201c\u201d\u2018\u2019`*'
+
+INSTRUCTION = """\
+You write prompts for a text-to-image model. The images train a program that \
+finds road, sidewalk, building, wall, fence, pole, traffic light, traffic \
+sign, vegetation, terrain, sky, person, rider, car, truck, bus, train, \
+motorcycle and bicycle in photographs taken from a car.
+
+Write {count} prompts. Each describes one photograph through the windscreen \
+of a car that drives on a public road. Vary the scenes: place, traffic, \
+buildings, light. Name the things that are seen, so that the image shows \
+them clearly.
+In this list show above all: {classes}.
+Set the scenes in or near: {place}. Season: {season}. Time of day: {time}. \
+Weather: {weather}.
+
+Rules: one prompt a line; 15 to 45 words each; plain English; no numbering, \
+no quotes, no headings, no remarks before or after the list."""
+
+
+@dataclass
+class Written:
+    """What a language model wrote.
+
+    Attributes:
+        prompts: The prompts, all different.
+        duplicates: Prompts dropped because they were there already.
+        rejected: Lines dropped because they are no prompts.
+        calls: How often the model was asked.
+        how: What the prompts depend on, for the JSON file beside them.
+    """
+
+    prompts: list
+    duplicates: int = 0
+    rejected: int = 0
+    calls: int = 0
+    how: dict = field(default_factory=dict)
+
+
+def instruction_for(call, *, seed, count):
+    """Return the text that the model is asked with.
+
+    Args:
+        call (int): Number of the call, from 0. Classes and scenes of a call
+            depend on it and the seed alone; five calls in a row ask for
+            every class.
+        seed (int): Of the random numbers.
+        count (int): Prompts to ask for.
+    """
+    deck = list(CLASSES)
+    random.Random(f'{seed}/{call // 5}').shuffle(deck)
+    rng = random.Random(f'{seed}:{call}')
+    season = rng.choice(SEASONS)
+    return INSTRUCTION.format(
+        count=count,
+        classes=', '.join(deck[call % 5 * 4 : call % 5 * 4 + 4]),
+        place=rng.choice(PLACES),
+        season=season,
+        time=rng.choice(TIMES),
+        weather=rng.choice([w for w, s in WEATHERS.items() if season in s]),
+    )
+
+
+def parse_answer(text):
+    """Find the prompts in what a model has written.
+
+    Args:
+        text (str): Its answer.
+
+    Returns:
+        tuple[list[str], int]: The prompts, and how many other lines there
+        were: headings, remarks, and lines too short or too long.
+    """
+    prompts, rejected = [], 0
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        line = _BULLET.sub('', line).strip().strip(_QUOTES).strip()
+        line = ' '.join(line.split())
+        fine = _MIN_WORDS <= len(line.split()) <= _MAX_WORDS
+        if fine and line.isprintable() and not line.endswith(':'):
+            prompts.append(line)
+        else:
+            rejected += 1
+    return prompts, rejected
+
+
+class PromptWriter:
+    """Asks a causal language model for prompts.
+
+    Args:
+        model (str): Folder that ``save_pretrained`` wrote, or an id on the
+            Hugging Face hub; instruction-tuned, any that ``transformers``
+            loads without code of its own.
+        device (str): See :func:`~.model_files.pick_device`.
+        dtype (str): See :func:`~.model_files.pick_dtype`.
+        temperature (float): Above 0; higher is more varied.
+        top_p (float): In (0, 1]: share of the probability that is drawn from.
+        max_new_tokens (int): Length of an answer.
+        per_call (int): Prompts to ask for at a time.
+        revision (str, optional): Commit or branch on the hub.
+
+    Raises:
+        GenerationError: transformers is missing, the model is not there, or
+            an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        device='auto',
+        dtype='auto',
+        temperature=0.9,
+        top_p=0.95,
+        max_new_tokens=1024,
+        per_call=10,
+        revision=None,
+    ):
+        rules = (
+            (temperature > 0, '--temperature', temperature, 'above 0'),
+            (0 < top_p <= 1, '--top-p', top_p, 'in (0, 1]'),
+            (max_new_tokens >= 1, '--max-new-tokens', max_new_tokens,
+             '1 or more'),
+            (per_call >= 1, '--per-call', per_call, '1 or more'),
+        )  # fmt: skip
+        for fine, name, value, rule in rules:
+            if not fine:
+                raise GenerationError(f'{name} must be {rule}, got {value!r}')
+        self.model = model
+        self.per_call = per_call
+        self.options = dict(
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+        )
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        self._load(revision)
+
+    def _load(self, revision):
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError as error:
+            raise GenerationError(
+                f'the llm backend cannot be imported ({error}); install it '
+                "with: pip install 'clouds_mmseg[generate]'"
+            ) from error
+        folder = local_folder(self.model, _MARKER)
+        source = str(folder or self.model)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision
+            )
+            self.lm = AutoModelForCausalLM.from_pretrained(
+                source, revision=revision, dtype=self.dtype
+            )
+        except OSError as error:
+            if folder is None:
+                raise unreachable(self.model, error) from error
+            raise self._unloadable(error) from error
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise self._unloadable(error) from error
+        self.lm.to(self.device).eval()
+        self.fingerprint = (
+            fingerprint(folder)
+            if folder
+            else getattr(self.lm.config, '_commit_hash', None)
+        )
+        self.chat = bool(self.tokenizer.chat_template)
+        if not self.chat:
+            print_log(
+                f'the tokenizer of {self.model} has no chat template: the '
+                'instruction is given as plain text. A model that was not '
+                'tuned on instructions may not follow it.',
+                logger='current',
+                level='WARNING',
+            )
+
+    def _unloadable(self, error):
+        return GenerationError(
+            f'--model {self.model} cannot be loaded as a causal language '
+            f'model ({type(error).__name__}: {error})'
+        )
+
+    def write(self, num, *, seed=0):
+        """Ask until there are enough different prompts.
+
+        Args:
+            num (int): How many.
+            seed (int): Call k of the model samples with seed + k.
+
+        Returns:
+            Written: The prompts and how they came about.
+
+        Raises:
+            GenerationError: ``num`` is below 1, or the model's answers hold
+                too few prompts.
+        """
+        if num < 1:
+            raise GenerationError(f'--num must be 1 or more, got {num}')
+        # Five calls name every class once; a model that writes but a tenth
+        # of what it is asked for still gets there.
+        limit = 5 + 10 * -(-num // self.per_call)
+        unique, rejected, answer, call = Unique(), 0, '', 0
+        while len(unique.prompts) < num:
+            if call == limit:
+                raise GenerationError(
+                    f'--model {self.model} gave {len(unique.prompts)} usable '
+                    f'prompts of {num} in {limit} calls ({rejected} lines '
+                    f'were no prompts, {unique.duplicates} duplicates). Use '
+                    'an instruction-tuned model, or --backend template. Its '
+                    f'last answer begins: {answer[:200]!r}'
+                )
+            answer = self._ask(
+                instruction_for(call, seed=seed, count=self.per_call),
+                seed + call,
+            )
+            call += 1
+            found, others = parse_answer(answer)
+            rejected += others
+            for prompt in found:
+                unique.add(prompt)
+            print_log(
+                f'call {call}: {len(found)} prompts, '
+                f'{min(len(unique.prompts), num)}/{num} in all',
+                logger='current',
+            )
+        return Written(
+            unique.prompts[:num],
+            unique.duplicates,
+            rejected,
+            call,
+            self._how(seed),
+        )
+
+    def _how(self, seed):
+        return dict(
+            backend='llm',
+            model=self.model,
+            fingerprint=self.fingerprint,
+            seed=seed,
+            per_call=self.per_call,
+            chat_template=self.chat,
+            dtype=str(self.dtype).removeprefix('torch.'),
+            device=str(self.device),
+            instruction=INSTRUCTION,
+            transformers=metadata.version('transformers'),
+            **self.options,
+        )
+
+    def _ask(self, instruction, seed):
+        """Return what the model answers to an instruction."""
+        import torch
+
+        inputs = self._encode(instruction)
+        length = inputs['input_ids'].shape[1]
+        room = getattr(self.lm.config, 'max_position_embeddings', None)
+        options = dict(self.options)
+        if room is not None:
+            options['max_new_tokens'] = min(
+                options['max_new_tokens'], room - length
+            )
+            if options['max_new_tokens'] < 1:
+                raise GenerationError(
+                    f'--model {self.model} reads {room} tokens, the '
+                    f'instruction alone has {length}. Use a larger model.'
+                )
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            pad = self.tokenizer.eos_token_id
+        devices = [self.device] if self.device.type == 'cuda' else []
+        # `generate` draws from the global generators: they are lent to it.
+        with torch.random.fork_rng(devices), torch.inference_mode():
+            torch.manual_seed(seed)
+            output = self.lm.generate(
+                **inputs, do_sample=True, pad_token_id=pad, **options
+            )
+        return self.tokenizer.decode(
+            output[0, length:], skip_special_tokens=True
+        )
+
+    def _encode(self, instruction):
+        if self.chat:
+            # Some templates refuse a system message; all take the user's.
+            inputs = self.tokenizer.apply_chat_template(
+                [dict(role='user', content=instruction)],
+                add_generation_prompt=True,
+                return_tensors='pt',
+                return_dict=True,
+            )
+        else:
+            inputs = self.tokenizer(
+                f'{instruction}\n\nPrompts:\n', return_tensors='pt'
+            )
+        inputs.pop('token_type_ids', None)
+        return {key: value.to(self.device) for key, value in inputs.items()}

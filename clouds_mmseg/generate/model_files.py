@@ -1,0 +1,140 @@
+"""Where a model lies, and which one it is."""
+
+import hashlib
+from pathlib import Path
+
+from clouds_mmseg.generate.errors import GenerationError
+
+# Files up to this many bytes are hashed whole; of the larger ones (weights)
+# the size and both ends. Training changes every weight, and reading
+# gigabytes to see it would take longer than loading them.
+_WHOLE = 1 << 22
+_END = 1 << 20
+_KEPT = {'.json', '.txt', '.model', '.safetensors', '.bin', '.jinja'}
+
+
+def local_folder(model, marker):
+    """Return the folder of a model that is given by path.
+
+    Args:
+        model (str): Path of a folder, or the id of a model on a hub.
+        marker (str): Name of the file that such a folder must hold.
+
+    Returns:
+        Path | None: None where it can only be an id.
+
+    Raises:
+        GenerationError: It is a path, but no such folder is there.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / marker).is_file():
+            raise GenerationError(
+                f'--model {model} is a folder without {marker}. Give the '
+                'folder that save_pretrained wrote.'
+            )
+        return path
+    if path.is_file():
+        raise GenerationError(
+            f'--model {model} is a file. Give the folder that '
+            f'save_pretrained wrote (it holds {marker}).'
+        )
+    if model.startswith(('.', '/', '~')) or model.count('/') > 1:
+        raise GenerationError(
+            f'--model {model}: there is no such folder, and it is no id of '
+            'the form owner/name either'
+        )
+    return None
+
+
+def unreachable(model, error):
+    """Return the error for an id that cannot be had.
+
+    Args:
+        model (str): The id.
+        error (Exception): What the hub's client raised.
+    """
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return GenerationError(
+        f'--model {model} is not in the local cache and cannot be '
+        f'downloaded ({reason[0]}). Check the name and the network, or give '
+        'the path of a folder.'
+    )
+
+
+def fingerprint(folder):
+    """Hash the files of a model, cheaply for large ones.
+
+    Args:
+        folder (Path): Folder of the model.
+
+    Returns:
+        str: 16 hexadecimal digits; a moved or copied folder keeps them.
+    """
+    digest = hashlib.sha256()
+    files = [p for p in folder.rglob('*') if p.suffix in _KEPT and p.is_file()]
+    for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
+        size = path.stat().st_size
+        name = path.relative_to(folder).as_posix()
+        digest.update(f'{name}\0{size}\0'.encode())
+        with open(path, 'rb') as stream:
+            if size <= _WHOLE:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(_END))
+                stream.seek(-_END, 2)
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def pick_device(device, local=0):
+    """Return the device to work on.
+
+    Args:
+        device (str): ``'auto'``, or a device of torch.
+        local (int): Number of this process on its machine.
+
+    Returns:
+        torch.device: ``auto`` is a CUDA device if there is one.
+    """
+    import torch
+
+    if device != 'auto':
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise GenerationError(
+                f'--device {device!r} is not a device; use auto, cpu, cuda or '
+                'cuda:N'
+            ) from error
+        if chosen.type == 'cuda' and not torch.cuda.is_available():
+            raise GenerationError(
+                f'--device {device}: torch sees no CUDA device here; use '
+                '--device cpu'
+            )
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device('cuda', local % torch.cuda.device_count())
+    return torch.device('cpu')
+
+
+def pick_dtype(dtype, device):
+    """Return the floating-point type to work in.
+
+    Args:
+        dtype (str): ``'auto'`` (float16 on CUDA, else float32),
+            ``'float32'``, ``'float16'`` or ``'bfloat16'``.
+        device (torch.device): Where.
+
+    Returns:
+        torch.dtype: Of the weights.
+    """
+    import torch
+
+    if dtype == 'auto':
+        dtype = 'float16' if device.type == 'cuda' else 'float32'
+    if dtype not in ('float32', 'float16', 'bfloat16'):
+        raise GenerationError(
+            f'--dtype {dtype!r} must be auto, float32, float16 or bfloat16'
+        )
+    return getattr(torch, dtype)
