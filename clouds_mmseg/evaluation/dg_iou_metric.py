@@ -152,7 +152,7 @@ class DGIoUMetric(IoUMetric):
 
     @staticmethod
     def _write_prediction(sample, folder):
-        mask = sample['pred_sem_seg']['data'].squeeze().cpu().numpy()
+        mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
         name = Path(sample['img_path']).with_suffix('.png').name
         with atomic_path(folder / name) as temporary:
             Image.fromarray(mask.astype(np.uint8)).save(temporary)

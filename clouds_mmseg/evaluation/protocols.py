@@ -102,11 +102,11 @@ def rewrite_pipeline(pipeline, name, *, at_input_size):
         UserError: The pipeline does not begin with loading an image.
     """
     steps = [deepcopy(step) for step in pipeline]
-    if not steps[0]['type'].startswith('Load'):
+    first = steps[0]['type'] if steps else None
+    if not first or not first.startswith('Load'):
         raise UserError(
             f'protocol {name!r} cannot be applied to a test pipeline that '
-            f'begins with {steps[0]["type"]!r}: the first step must load the '
-            'image'
+            f'begins with {first!r}: the first step must load the image'
         )
     image, *steps = [s for s in steps if s['type'] not in _OWN_STEPS]
     labels = [s for s in steps if s['type'] in _LABEL_STEPS]
