@@ -1,0 +1,285 @@
+"""What is compared for each kind of reference; see ``parity.py``."""
+
+from typing import NamedTuple
+
+import torch
+
+from clouds_mmseg.checkpoints.detectron2_keys import head_from_detectron2
+from clouds_mmseg.checkpoints.head_shapes import head_arguments
+from clouds_mmseg.checkpoints.strict import load_strictly
+from clouds_mmseg.models.mask2former.criterion import (
+    MaskCriterion,
+    count_masks,
+    matched_masks,
+)
+from clouds_mmseg.models.mask2former.head import CLOUDSHead
+from clouds_mmseg.refine.merge import (
+    drop_overlaps,
+    select_best,
+    union_per_class,
+)
+from clouds_mmseg.refine.prompts import find_components
+from clouds_mmseg.utils.errors import UserError
+
+LOGITS = 1e-4
+LOSSES = 1e-5
+EXACT = 0.0
+# The official pixel decoder does not ask for these.
+_OFFICIAL_GROUPS = 32
+
+
+class Comparison(NamedTuple):
+    """Greatest absolute difference of one tensor, and what is allowed."""
+
+    name: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self):
+        """Whether the difference is allowed; false for one that is NaN."""
+        return self.error <= self.allowed
+
+    @property
+    def excess(self):
+        """How far the error is out; comparable between tolerances."""
+        if self.error != self.error:
+            return float('inf')
+        return self.error / self.allowed if self.allowed else self.error * 1e9
+
+
+def compare(name, ours, theirs, allowed):
+    """Compare two tensors.
+
+    Args:
+        name (str): What they are.
+        ours (Tensor): Any shape.
+        theirs (Tensor): The same shape.
+        allowed (float): Greatest absolute difference.
+
+    Returns:
+        Comparison: Infinite for another shape.
+    """
+    if ours.shape != theirs.shape:
+        return Comparison(
+            f'{name} {tuple(ours.shape)} for {tuple(theirs.shape)}',
+            float('inf'),
+            allowed,
+        )
+    difference = ours.detach().double() - theirs.double()
+    return Comparison(
+        name, difference.abs().amax().item() if ours.numel() else 0.0, allowed
+    )
+
+
+def check_zoo_head(config, tensors):
+    """Compare a head of MMSegmentation's zoo, part by part.
+
+    Args:
+        config (dict): ``heads``, ``groups``, ``hw``.
+        tensors (dict[str, Tensor]): Weights, features and outputs.
+
+    Yields:
+        Comparison: Of memories, mask features, logits and scores.
+    """
+    weights = _under('state.', tensors)
+    head = _build(weights, config['heads'], config['groups'])
+    feats = [tensors[f'feat.{i}'] for i in range(4)]
+    metas = [dict(img_shape=tuple(config['hw']))] * len(feats[0])
+    with torch.no_grad():
+        mask_features, memories = head.pixel_decoder(feats)
+        cls_logits, mask_logits = head(feats)
+        scores = head.predict(feats, metas)
+    results = {'pixel_decoder.mask_features': mask_features}
+    results.update(_numbered('pixel_decoder.memory', memories))
+    results.update(_numbered('cls', cls_logits))
+    results.update(_numbered('mask', mask_logits))
+    results['seg_logits'] = scores
+    for name, result in results.items():
+        yield compare(name, result, tensors[name], LOGITS)
+
+
+def check_official_head(config, tensors):
+    """Compare a head of the official CLOUDS code.
+
+    Args:
+        config (dict): ``heads``, and ``num_templates`` where the classifier
+            compares with text.
+        tensors (dict[str, Tensor]): Weights, features and outputs.
+
+    Yields:
+        Comparison: Of the logits of every output.
+    """
+    weights = head_from_detectron2(_under('state.', tensors))
+    classifier = None
+    if 'text_classifier' in tensors:
+        *rows, void = tensors['text_classifier'].split(1)
+        weights['cls_embed.void_embedding.weight'] = void
+        classifier = dict(
+            type='text',
+            text_embeddings=torch.cat(rows),
+            num_synonyms=config['num_templates'],
+        )
+    head = _build(
+        weights, config['heads'], _OFFICIAL_GROUPS, config['ncls'], classifier
+    )
+    with torch.no_grad():
+        cls_logits, mask_logits = head(
+            [tensors[f'feat.res{i}'] for i in (2, 3, 4, 5)]
+        )
+    last = len(cls_logits) - 1
+    for index, logits in enumerate(zip(cls_logits, mask_logits, strict=True)):
+        prefix = '' if index == last else f'aux.{index}.'
+        for name, ours in zip(
+            ('pred_logits', 'pred_masks'), logits, strict=True
+        ):
+            name = prefix + name
+            yield compare(name, ours, tensors[name], LOGITS)
+
+
+def check_criterion(config, tensors):
+    """Compare matching, losses and gradients, the points being given.
+
+    Args:
+        config (dict): ``num_classes``, ``ignore_index``, ``eos_coef`` and
+            ``cost_class``, ``cost_mask``, ``cost_dice``.
+        tensors (dict[str, Tensor]): Predictions, labels, points and results.
+
+    Yields:
+        Comparison: Of pairs (exact), losses and gradients.
+    """
+    criterion = MaskCriterion(
+        num_classes=config['num_classes'],
+        ignore_index=config['ignore_index'],
+        class_weight=config['cost_class'],
+        mask_weight=config['cost_mask'],
+        dice_weight=config['cost_dice'],
+        no_object_weight=config['eos_coef'],
+        num_points=config['num_points'],
+    )
+    cls_logits = tensors['pred_logits'].requires_grad_()
+    mask_logits = tensors['pred_masks'].requires_grad_()
+    images = range(len(cls_logits))
+    labels, present = criterion.prepare_labels(
+        torch.stack([tensors[f'label_map.{i}'] for i in images])
+    )
+    points = torch.cat([tensors[f'match_point_coords.{i}'] for i in images])
+    matches = criterion.match(
+        [cls_logits], [mask_logits], labels, present, points[None]
+    )
+    classes = [of_image.nonzero()[:, 0] for of_image in present]
+    for i in images:
+        mine = matches.image == i
+        query, target = (
+            tensors[f'match_query.{i}'],
+            tensors[f'match_target.{i}'],
+        )
+        yield compare(f'match_query.{i}', matches.query[mine], query, EXACT)
+        # A target is counted among the classes of its image.
+        yield compare(
+            f'match_target.{i}',
+            matches.target[mine],
+            classes[i][target],
+            EXACT,
+        )
+    loss_cls = criterion.class_losses([cls_logits], matches)
+    loss_mask, loss_dice = criterion.mask_losses(
+        matched_masks([mask_logits], matches),
+        labels,
+        matches,
+        tensors['loss_point_coords'],
+        outputs=1,
+        num_masks=count_masks(present),
+    )
+    yield compare('loss_ce', loss_cls, tensors['loss_ce'], LOSSES)
+    yield compare('loss_mask', loss_mask, tensors['loss_mask'], LOSSES)
+    yield compare('loss_dice', loss_dice, tensors['loss_dice'], LOSSES)
+    total = 2 * loss_cls + 5 * loss_mask + 5 * loss_dice
+    grads = torch.autograd.grad(total.sum(), (cls_logits, mask_logits))
+    yield compare('grad_logits', grads[0], tensors['grad_logits'], LOSSES)
+    yield compare('grad_masks', grads[1], tensors['grad_masks'], LOSSES)
+
+
+def check_refinement(config, tensors):
+    """Compare the refinement of a label map, SAM's answers being given.
+
+    Args:
+        config (dict): ``min_area``, ``ignore_index``.
+        tensors (dict[str, Tensor]): Label map, answers and results.
+
+    Yields:
+        Comparison: All exact.
+    """
+    classes, masks = find_components(
+        tensors['label_map'].numpy(),
+        config['min_area'],
+        config['ignore_index'],
+    )
+    classes = torch.from_numpy(classes)
+    best = select_best(tensors['sam_masks'], tensors['sam_quality'])
+    single = drop_overlaps(best)
+    labels, refined = union_per_class(single, tensors['component_class'])
+    for name, ours in (
+        ('component_class', classes),
+        ('component_mask', torch.from_numpy(masks)),
+        ('best_masks', best),
+        ('nonoverlapping_masks', single),
+        ('refined_labels', labels),
+        ('refined_masks', refined),
+    ):
+        yield compare(name, ours, tensors[name], EXACT)
+
+
+def check_names(config, shapes):
+    """Compare names and shapes of a head's weights.
+
+    Args:
+        config (dict): Not used; it is empty.
+        shapes (dict[str, list[int]]): Of a whole model, in the layout of
+            MMSegmentation (under ``decode_head.``) or of detectron2.
+
+    Yields:
+        Comparison: The error is the number of names that differ.
+    """
+    del config
+    if any(key.startswith('decode_head.') for key in shapes):
+        shapes = _under('decode_head.', shapes)
+    else:
+        shapes = head_from_detectron2(shapes)
+    if 'cls_embed.bias' not in shapes:
+        raise UserError(
+            'Without its text embeddings a text classifier cannot be built.'
+        )
+    head = CLOUDSHead(**head_arguments(shapes))
+    ours = {key: list(value.shape) for key, value in head.state_dict().items()}
+    different = {
+        key
+        for key in ours.keys() | shapes.keys()
+        if ours.get(key) != shapes.get(key)
+    }
+    name = min(different, default='names and shapes')
+    yield Comparison(name, float(len(different)), EXACT)
+
+
+def _under(prefix, values):
+    return {
+        key.removeprefix(prefix): value
+        for key, value in values.items()
+        if key.startswith(prefix)
+    }
+
+
+def _numbered(name, values):
+    return {f'{name}.{index}': value for index, value in enumerate(values)}
+
+
+def _build(weights, num_heads, num_groups, num_classes=None, classifier=None):
+    """Build the head that has such weights and load them."""
+    shapes = {key: value.shape for key, value in weights.items()}
+    arguments = head_arguments(shapes, num_heads=num_heads)
+    arguments.setdefault('num_classes', num_classes)
+    head = CLOUDSHead(
+        num_groups=num_groups, classifier=classifier, **arguments
+    )
+    load_strictly(head, weights, source='the reference')
+    return head.eval()

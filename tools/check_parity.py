@@ -1,0 +1,29 @@
+"""Compare this package with recorded outputs of other implementations."""
+
+import argparse
+import sys
+
+from clouds_mmseg.checkpoints.parity import check_file
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Prints a row a file: its kind, the output with the greatest '
+        'error measured by its tolerance, that error and the tolerance. '
+        'The exit status is 1 if any file misses.',
+    )
+    parser.add_argument('files', nargs='+', metavar='FILE')
+    files = parser.parse_args().files
+    width = max(len(name) for name in files)
+    failed = False
+    for name in files:
+        report = check_file(name)
+        failed |= not report.passed
+        verdict = 'ok  ' if report.passed else 'MISS'
+        print(f'{verdict} {name:{width}}  {report.kind:13}  {report.detail}')
+    sys.exit(failed)
+
+
+if __name__ == '__main__':
+    main()
