@@ -7,13 +7,16 @@ from clouds_mmseg.datasets.check import check_dataset
 from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.folder import FolderDataset
+from clouds_mmseg.datasets.generated import GeneratedDataset
 from clouds_mmseg.datasets.gta5 import GTA5Dataset
 from clouds_mmseg.datasets.keyed import KeyedDataset
 from clouds_mmseg.datasets.keyed_sampler import KeyedSampler
 from clouds_mmseg.datasets.mapillary import MapillaryDGDataset
 from clouds_mmseg.datasets.synthia import SYNTHIADataset
 from clouds_mmseg.datasets.transforms import (
+    DiffusionAugment,
     EvaluateAtInputSize,
+    KeepCleanView,
     LoadSegImage,
     LoadSegLabels,
     PackDGInputs,
@@ -25,9 +28,12 @@ __all__ = [
     'CityscapesDGDataset',
     'DGDataset',
     'DataError',
+    'DiffusionAugment',
     'EvaluateAtInputSize',
     'FolderDataset',
     'GTA5Dataset',
+    'GeneratedDataset',
+    'KeepCleanView',
     'KeyedDataset',
     'KeyedSampler',
     'LoadSegImage',

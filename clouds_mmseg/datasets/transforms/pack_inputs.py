@@ -1,5 +1,8 @@
 """The end of a pipeline."""
 
+import numpy as np
+import torch
+from mmengine.structures import PixelData
 from mmseg.datasets import PackSegInputs
 from mmseg.registry import TRANSFORMS
 
@@ -21,10 +24,13 @@ class PackDGInputs(PackSegInputs):
     def transform(self, results):
         """Return ``inputs`` ((3, H, W) uint8) and ``data_samples``.
 
-        ``data_samples.domain`` is a str in its metainfo.
+        ``data_samples.domain`` is a str in its metainfo. Behind
+        ``KeepCleanView``, ``data_samples.clean_img`` is a PixelData of
+        (3, H, W) uint8 in the channel order of ``inputs``.
 
         Raises:
-            ValueError: Neither the dataset nor the argument names a domain.
+            ValueError: Neither the dataset nor the argument names a domain,
+                or the clean view has another size than the image.
         """
         if self.domain is not None:
             results['domain'] = self.domain
@@ -34,7 +40,22 @@ class PackDGInputs(PackSegInputs):
                 f'{results.get("img_path")} has no domain. Use a dataset of '
                 'clouds_mmseg, or give PackDGInputs(domain=...).'
             )
-        return super().transform(results)
+        packed = super().transform(results)
+        if 'clean_img' in results:
+            packed['data_samples'].clean_img = self._clean_view(results)
+        return packed
+
+    @staticmethod
+    def _clean_view(results):
+        clean, shape = results['clean_img'], results['img'].shape
+        if clean.shape != shape:
+            raise ValueError(
+                f'PackDGInputs: the clean view of {results.get("img_path")} '
+                f'is {clean.shape}, the image {shape}. KeepCleanView must '
+                'stand after the steps that resize, crop or pad.'
+            )
+        planes = np.ascontiguousarray(clean.transpose(2, 0, 1))
+        return PixelData(data=torch.from_numpy(planes))
 
     def __repr__(self):
         return (

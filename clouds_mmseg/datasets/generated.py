@@ -1,0 +1,172 @@
+"""Generated images without labels."""
+
+import os
+
+from mmengine.logging import print_log
+from mmseg.registry import DATASETS
+
+from clouds_mmseg.datasets.base import DGDataset, resolve_data_root
+from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.utils.bank_manifest import (
+    BankError,
+    read_bank,
+    read_entries,
+    sha256_of,
+)
+
+_NAMED = 5
+
+
+@DATASETS.register_module()
+class GeneratedDataset(DGDataset):
+    """The images of a bank that ``tools/generate_images.py`` has made.
+
+    Samples have no label: the teacher of self-training makes them one. Their
+    metainfo equals that of the labelled datasets, so ``ConcatDataset`` joins
+    them. The first open reads the manifest and checks every file.
+
+    Args:
+        bank (str): Folder of the bank. ``data/...`` is moved by the
+            environment variable ``CLOUDS_DATA_ROOT``.
+        size (tuple[int, int], optional): Width and height that every image
+            must have. Defaults to any.
+        verify_hash (bool): Whether to compare each file with its hash; this
+            reads the whole bank, at about 1 GB/s. Existence and file size
+            are compared in any case.
+        evaluation_labels (bool): Whether to hand out the labels that a bank
+            made with ``--keep-labels`` has, for measuring pseudo labels.
+            Never needed for training.
+        **kwargs: See :class:`DGDataset`.
+
+    Raises:
+        DataError: At the first open, if there is no bank, it is empty, its
+            files are missing, damaged or of another size.
+    """
+
+    DOMAIN = 'generated'
+
+    def __init__(
+        self,
+        *,
+        bank,
+        size=None,
+        verify_hash=True,
+        evaluation_labels=False,
+        **kwargs,
+    ):
+        for name in ('data_root', 'data_prefix', 'ann_file'):
+            if name in kwargs:
+                raise ValueError(
+                    f'GeneratedDataset takes bank=..., not {name}=...: where '
+                    'its files lie is written in the manifest of the bank'
+                )
+        self.bank = resolve_data_root(bank)
+        self.size = tuple(size) if size is not None else None
+        self.verify_hash = verify_hash
+        self.evaluation_labels = evaluation_labels
+        super().__init__(data_root=None, data_prefix=dict(), **kwargs)
+
+    def load_data_list(self):
+        """List the images of the bank and check their files.
+
+        Returns:
+            list[dict]: ``img_path``, ``domain``, ``prompt`` (str),
+            ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
+            ``evaluation_labels`` also ``seg_map_path``.
+
+        Raises:
+            DataError: See the class.
+        """
+        try:
+            asked = read_bank(self.bank)['num']
+            entries = list(read_entries(self.bank).values())
+        except BankError as error:
+            raise DataError(f'{self._who()}: {error}') from error
+        if not entries:
+            raise DataError(
+                f'{self._who()}: the bank {self.bank} is empty. Run the '
+                'tools/generate_images.py command that began it.'
+            )
+        self._check(entries)
+        if len(entries) < asked:
+            print_log(
+                f'{self._who()}: the bank {self.bank} has {len(entries)} of '
+                f'{asked} images. The command that began it makes the rest.',
+                logger='current',
+                level='WARNING',
+            )
+        return [self._info(entry) for entry in entries]
+
+    def _who(self):
+        return f'{type(self).__name__} (domain {self.domain})'
+
+    def _path(self, name):
+        return os.path.join(self.bank, name)
+
+    def _info(self, entry):
+        info = dict(
+            img_path=self._path(entry['file']),
+            domain=self.domain,
+            prompt=entry['prompt'],
+            label_map=self.label_map,
+            reduce_zero_label=False,
+            seg_fields=[],
+        )
+        if self.evaluation_labels:
+            info['seg_map_path'] = self._path(entry['evaluation_label'])
+        return info
+
+    def _check(self, entries):
+        if self.evaluation_labels:
+            self._refuse(
+                [e for e in entries if not self._has_label(e)],
+                'have no label for evaluation',
+                'Make the bank with --keep-labels',
+            )
+        if self.size is not None:
+            self._refuse(
+                [e for e in entries if (e['width'], e['height']) != self.size],
+                f'are not {self.size[0]}x{self.size[1]} (width x height)',
+                f'Make a bank with --size {self.size[0]}x{self.size[1]}, or '
+                'change size=... of the dataset',
+                lambda e: f'{e["width"]}x{e["height"]}',
+            )
+        states = [(entry, self._state(entry)) for entry in entries]
+        self._refuse(
+            [entry for entry, state in states if state],
+            'are missing or damaged',
+            'The command that made the bank makes them again, if it is given '
+            '--verify',
+            lambda e: next(state for entry, state in states if entry is e),
+        )
+
+    def _has_label(self, entry):
+        label = entry.get('evaluation_label')
+        return label is not None and os.path.isfile(self._path(label))
+
+    def _state(self, entry):
+        """What is wrong with the file of an entry; None if nothing is."""
+        path = self._path(entry['file'])
+        try:
+            size = os.path.getsize(path)
+        except OSError:
+            return 'missing'
+        if size != entry['bytes']:
+            return f'has {size} bytes, the manifest says {entry["bytes"]}'
+        if self.verify_hash and sha256_of(path) != entry['sha256']:
+            return 'its hash differs from the manifest'
+        return None
+
+    def _refuse(self, entries, what, advice, detail=lambda entry: ''):
+        if not entries:
+            return
+        lines = []
+        for entry in entries[:_NAMED]:
+            more = detail(entry)
+            lines.append(f'  {entry["file"]}' + (f': {more}' if more else ''))
+        if len(entries) > _NAMED:
+            lines.append(f'  and {len(entries) - _NAMED} more')
+        raise DataError(
+            f'{self._who()}: {len(entries)} images of the bank {self.bank} '
+            f'{what}:\n' + '\n'.join(lines) + f'\n{advice}.'
+        )

@@ -1,0 +1,143 @@
+"""Restyled images in place of labelled ones."""
+
+import os
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+from mmengine.logging import print_log
+from mmseg.registry import TRANSFORMS
+
+from clouds_mmseg.datasets.base import resolve_data_root
+from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.transforms.load_image import LoadSegImage
+from clouds_mmseg.utils.bank_manifest import (
+    BankError,
+    read_bank,
+    read_entries,
+)
+
+
+@TRANSFORMS.register_module()
+class DiffusionAugment(BaseTransform):
+    """Replace a labelled image by a restyled variant of it from a bank.
+
+    The bank is made beforehand by ``tools/generate_images.py --mode
+    img2img``. A variant shows the same scene in another weather or light, so
+    the label stays as it is. The step stands behind the loading of image and
+    label and before everything else.
+
+    Required keys: ``img``, ``img_path``. Modified key: ``img``. Added key:
+    ``variant_path``, of a replaced image.
+
+    Args:
+        bank (str): Folder of the bank. ``data/...`` is moved by the
+            environment variable ``CLOUDS_DATA_ROOT``.
+        prob (float): Probability that an image is replaced, in [0, 1].
+        source_root (str, optional): Folder that the bank's source files are
+            named below. Defaults to the one that the bank was made from; a
+            bank that was moved to another machine may need it.
+
+    Raises:
+        ValueError: ``prob`` is out of its range.
+        DataError: There is no bank, or it was not made from images.
+    """
+
+    def __init__(self, bank, prob=0.5, source_root=None):
+        if not 0 <= prob <= 1:
+            raise ValueError(f'prob must lie in [0, 1], got {prob}')
+        self.bank = resolve_data_root(bank)
+        self.prob = prob
+        self.source_root, self.variants = self._read(source_root)
+        self._load = LoadSegImage()
+        # Of this process: each worker of a data loader counts its own.
+        self.drawn = 0
+        self.without_variant = 0
+
+    def _read(self, source_root):
+        try:
+            made = read_bank(self.bank)
+            entries = read_entries(self.bank).values()
+        except BankError as error:
+            raise DataError(f'DiffusionAugment: {error}') from error
+        variants = {}
+        for entry in entries:
+            if entry.get('source') is not None:
+                variants.setdefault(entry['source'], []).append(entry['file'])
+        if not variants:
+            raise DataError(
+                f'DiffusionAugment: the bank {self.bank} holds no restyled '
+                'images. Make it with: python tools/generate_images.py '
+                f'--mode img2img --source IMAGES --out {self.bank} ...'
+            )
+        root = source_root or made['info'].get('source_root')
+        root = resolve_data_root(root)
+        if not os.path.isdir(root):
+            raise DataError(
+                f'DiffusionAugment: {root}, the folder of the images that '
+                f'the bank {self.bank} was made from, does not exist. Say '
+                'where it is now with source_root=...'
+            )
+        return os.path.realpath(root), variants
+
+    @cache_randomness
+    def _draw(self, number):
+        """Which of so many variants is taken; None for the image itself."""
+        # Two draws in any case, so that the random numbers of the following
+        # transforms do not depend on what the bank holds.
+        use, which = np.random.rand(), np.random.rand()
+        if use >= self.prob:
+            return None
+        return int(which * number)
+
+    def transform(self, results):
+        """Replace ``img`` ((H, W, 3) uint8, BGR) with probability ``prob``.
+
+        Raises:
+            DataError: The variant is damaged, or not as large as the image.
+        """
+        below = os.path.relpath(
+            os.path.realpath(results['img_path']), self.source_root
+        ).replace(os.sep, '/')
+        variants = self.variants.get(below, ())
+        choice = self._draw(len(variants))
+        if choice is None:
+            return results
+        self.drawn += 1
+        if not variants:
+            self._count_missing(results['img_path'])
+            return results
+        path = os.path.join(self.bank, variants[choice])
+        image = self._load(dict(img_path=path))['img']
+        if image.shape != results['img'].shape:
+            raise DataError(
+                f'DiffusionAugment: the variant {path} is '
+                f'{image.shape[1]}x{image.shape[0]}, its source '
+                f'{results["img_path"]} is {results["img"].shape[1]}x'
+                f'{results["img"].shape[0]} (width x height): they must be '
+                'equal. Place DiffusionAugment before Resize and crops; if '
+                'it is, make the bank again from these images.'
+            )
+        results['img'] = image
+        results['variant_path'] = path
+        return results
+
+    def _count_missing(self, path):
+        self.without_variant += 1
+        # At 1, 10, 100, ...: often enough to be seen, too seldom to annoy.
+        if set(str(self.without_variant)[1:]) <= {'0'} and (
+            str(self.without_variant)[0] == '1'
+        ):
+            print_log(
+                f'DiffusionAugment: {self.without_variant} of {self.drawn} '
+                f'images drawn in this process have no variant in {self.bank} '
+                f'and were used as they are; the last one is {path}',
+                logger='current',
+                level='WARNING',
+            )
+
+    def __repr__(self):
+        return (
+            f'{type(self).__name__}(bank={self.bank!r}, prob={self.prob}, '
+            f'sources={len(self.variants)})'
+        )

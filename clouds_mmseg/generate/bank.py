@@ -1,0 +1,233 @@
+"""The writing side of a bank of generated images.
+
+An image is renamed into place first; then its entry is appended to the
+shard of this process and flushed to disk. A kill at any moment loses the
+images in flight and nothing else.
+"""
+
+import errno
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.generate.recipe import differences
+from clouds_mmseg.generate.shard_file import ShardFile, remove_idle
+from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.bank_manifest import (
+    BANK_FILE,
+    FORMAT,
+    IMAGE_FOLDER,
+    LABEL_FOLDER,
+    MANIFEST_FILE,
+    SHARD_FOLDER,
+    read_bank,
+    read_entries,
+    sha256_of,
+)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Bank:
+    """A bank that images are added to.
+
+    Args:
+        root (str | Path): Folder; made if there is none.
+        recipe (dict): What the images depend on; JSON values. A bank that is
+            there must have the same.
+        info (dict): What people may want to know; not compared.
+        num (int): Images asked for. A bank grows, but never shrinks.
+        rank (int): Number of this process among those that write.
+
+    Raises:
+        GenerationError: The folder holds a bank of another recipe, or files
+            but no bank, or cannot be written.
+    """
+
+    def __init__(self, root, recipe, *, info, num, rank=0):
+        self.root = Path(root)
+        # Through JSON and back: tuples become the lists that files hold.
+        self.recipe = json.loads(json.dumps(recipe))
+        self.info = info
+        self.num = num
+        with self._explained():
+            self._open()
+            self._shard = ShardFile(
+                self.root / SHARD_FOLDER / f'rank-{rank:05d}.jsonl'
+            )
+
+    def _open(self):
+        path = self.root / BANK_FILE
+        if not path.exists():
+            others = self.root.is_dir() and any(
+                not p.name.startswith('.') for p in self.root.iterdir()
+            )
+            # Asked again: another process may just have made the bank.
+            if others and not path.exists():
+                raise GenerationError(
+                    f'{self.root} holds files but no bank ({BANK_FILE}). '
+                    'Name a new or empty folder.'
+                )
+            self._create(path)
+        found = read_bank(self.root)
+        problems = differences(found['recipe'], self.recipe)
+        if problems:
+            raise GenerationError(
+                f'the bank {self.root} was made otherwise:\n'
+                + '\n'.join(f'  {line}' for line in problems)
+                + '\nRun the command that it was made with, or write to '
+                'another folder, or delete this one.'
+            )
+        if found['num'] < self.num:
+            self._write(path, self.num)
+
+    def _create(self, path):
+        """Write bank.json unless another process was faster."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f'.{BANK_FILE}-{os.getpid()}')
+        try:
+            self._dump(draft, self.num)
+            try:
+                # Unlike a rename, a link fails where the name is taken.
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            except OSError:
+                # This file system has no hard links.
+                os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _dump(self, path, num):
+        content = dict(
+            format=FORMAT, num=num, recipe=self.recipe, info=self.info
+        )
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        with open(path, 'w', encoding='utf-8') as stream:
+            stream.write(text + '\n')
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _write(self, path, num):
+        with atomic_path(path) as temporary:
+            self._dump(temporary, num)
+
+    def done(self, *, labels=False, verify=False):
+        """Find out which images are there.
+
+        Args:
+            labels (bool): Whether an image counts only with its label.
+            verify (bool): Whether to compare hashes instead of file sizes.
+
+        Returns:
+            set[int]: Indices of the images whose entry and files are there.
+        """
+        with self._explained():
+            return {
+                index
+                for index, entry in read_entries(self.root).items()
+                if self._whole(entry, labels, verify)
+            }
+
+    def _whole(self, entry, labels, verify):
+        path = self.root / entry['file']
+        try:
+            if path.stat().st_size != entry['bytes']:
+                return False
+        except OSError:
+            return False
+        if verify and sha256_of(path) != entry['sha256']:
+            return False
+        label = entry.get('evaluation_label')
+        return not labels or (
+            label is not None and (self.root / label).is_file()
+        )
+
+    def add(self, index, payload, entry, *, label=None):
+        """Put an image into the bank.
+
+        Args:
+            index (int): Number of the image.
+            payload (bytes): The encoded PNG.
+            entry (dict): Of the manifest; the file and label are added here.
+            label (bytes, optional): The encoded label, for evaluation.
+
+        Raises:
+            GenerationError: The disk is full or fails.
+        """
+        name = image_name(index)
+        entry = dict(index=index, file=f'{IMAGE_FOLDER}/{name}', **entry)
+        with self._explained():
+            with atomic_path(self.root / entry['file']) as temporary:
+                temporary.write_bytes(payload)
+            if label is not None:
+                entry['evaluation_label'] = f'{LABEL_FOLDER}/{name}'
+                path = self.root / entry['evaluation_label']
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(label)
+            self._shard.append(entry)
+
+    def sweep(self, indices):
+        """Remove what a killed process left of images that it was writing.
+
+        Args:
+            indices (Container[int]): Images that are this process's own; no
+                other process is writing them.
+        """
+        for folder in (IMAGE_FOLDER, LABEL_FOLDER):
+            for path in leftovers(self.root / folder / '*.png'):
+                number = path.name[1:].split('-')[0]
+                if number.isdigit() and int(number) in indices:
+                    path.unlink(missing_ok=True)
+
+    def finish(self):
+        """Gather the shards in one manifest if every image is there.
+
+        Processes that finish at the same time write the same manifest, so
+        that the files do not depend on how many there were.
+
+        Returns:
+            bool: Whether the bank is complete.
+        """
+        with self._explained():
+            entries = read_entries(self.root)
+            if not set(range(read_bank(self.root)['num'])) <= set(entries):
+                return False
+            with atomic_path(self.root / MANIFEST_FILE) as temporary:
+                temporary.write_bytes(
+                    b''.join(encode_entry(e) for e in entries.values())
+                )
+            self._shard.remove()
+            remove_idle(self.root / SHARD_FOLDER)
+            return True
+
+    def close(self):
+        """Let other processes write to the shard of this one."""
+        self._shard.close()
+
+    @contextmanager
+    def _explained(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise GenerationError(
+                    f'the disk of {self.root} is full ({error.strerror}). '
+                    'Every image in the manifest is whole. Make room and run '
+                    'the same command again: it continues.'
+                ) from error
+            raise GenerationError(
+                f'the bank {self.root} cannot be written: {error}'
+            ) from error
+
+
+def image_name(index):
+    """Return the file name of an image."""
+    return f'{index:06d}.png'
+
+
+def encode_entry(entry):
+    """Return a line of a manifest, UTF-8 with its newline."""
+    return (json.dumps(entry, ensure_ascii=False) + '\n').encode()

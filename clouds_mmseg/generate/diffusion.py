@@ -1,0 +1,354 @@
+"""Images from a diffusion model: the only file that imports diffusers.
+
+Shape letters: B requests of a batch, H and W pixels.
+"""
+
+import inspect
+from contextlib import contextmanager
+from importlib import metadata
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from PIL import Image
+
+from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.generate.model_files import (
+    fingerprint,
+    local_folder,
+    pick_device,
+    pick_dtype,
+    unreachable,
+)
+from clouds_mmseg.generate.request import Picture
+from clouds_mmseg.generate.source_image import open_source, working_size
+
+# The official CLOUDS code samples with it.
+DEFAULT_SCHEDULER = 'EulerDiscreteScheduler'
+_MARKER = 'model_index.json'
+_QUOTED = 60
+
+
+def _import_diffusers():
+    try:
+        import diffusers
+    except ImportError as error:
+        raise GenerationError(
+            f'the diffusers backend cannot be imported ({error}); install it '
+            "with: pip install 'clouds_mmseg[generate]'"
+        ) from error
+    return diffusers
+
+
+class DiffusionBackend:
+    """A text-to-image or image-to-image pipeline of diffusers.
+
+    Any pipeline that diffusers' ``AutoPipeline`` classes load will do:
+    Stable Diffusion 1.x, 2.x, XL and later ones. The noise of an image comes
+    from a CPU generator of its own, so that it does not depend on the device.
+
+    Args:
+        model (str): Folder that ``save_pretrained`` wrote, or an id on the
+            Hugging Face hub.
+        mode (str): ``'txt2img'`` or ``'img2img'``.
+        size (tuple[int, int] | int): Width and height in pixels; an int is
+            both of them, or in mode img2img the short edge at which the
+            model sees a source image. There the result is resized to the
+            source's own size, which its label has.
+        scheduler (str): ``'auto'`` (Euler where the model allows it, else
+            its own), ``'model'`` (its own) or a class name of diffusers.
+        steps (int): Denoising steps.
+        guidance (float): Scale of classifier-free guidance.
+        negative_prompt (str): What the images should not show.
+        strength (float): Mode img2img: share of the steps that is done, in
+            (0, 1]; 1 forgets the source.
+        dtype (str): See :func:`~.model_files.pick_dtype`.
+        device (str): See :func:`~.model_files.pick_device`.
+        local (int): Number of this process on its machine.
+        batch_size (int): Images at once. Rounding depends on it, so a bank
+            keeps the one that it was begun with.
+        threads (int): On CPU, threads of torch; rounding depends on it.
+        variant (str, optional): Of the weight files, such as ``'fp16'``.
+        revision (str, optional): Commit or branch on the hub.
+
+    Raises:
+        GenerationError: diffusers is missing, the model is not there or of
+            an unknown kind, or an argument is out of its range.
+    """
+
+    keeps_labels = False
+
+    def __init__(
+        self,
+        model,
+        *,
+        mode='txt2img',
+        size=768,
+        scheduler='auto',
+        steps=50,
+        guidance=7.5,
+        negative_prompt='',
+        strength=0.6,
+        dtype='auto',
+        device='auto',
+        local=0,
+        batch_size=1,
+        threads=1,
+        variant=None,
+        revision=None,
+    ):
+        self.model = model
+        self.mode = mode
+        self.size = size
+        self.steps = steps
+        self.guidance = guidance
+        self.negative_prompt = negative_prompt
+        self.strength = strength
+        self.batch_size = batch_size
+        self.threads = threads
+        self._check()
+        self._diffusers = _import_diffusers()
+        self.device = pick_device(device, local)
+        self.dtype = pick_dtype(dtype, self.device)
+        self._load(variant, revision)
+        self._set_scheduler(scheduler)
+        self._check_size()
+
+    def _check(self):
+        rules = (
+            (self.mode in ('txt2img', 'img2img'), '--mode', self.mode,
+             'txt2img or img2img'),
+            (self.steps >= 1, '--steps', self.steps, '1 or more'),
+            (self.guidance >= 0, '--guidance', self.guidance, '0 or more'),
+            (self.batch_size >= 1, '--batch-size', self.batch_size,
+             '1 or more'),
+            (self.threads >= 1, '--threads', self.threads, '1 or more'),
+            (0 < self.strength <= 1, '--strength', self.strength,
+             'in (0, 1]'),
+        )  # fmt: skip
+        for fine, name, value, rule in rules:
+            if not fine:
+                raise GenerationError(f'{name} must be {rule}, got {value!r}')
+        if self.mode == 'img2img' and int(self.steps * self.strength) < 1:
+            raise GenerationError(
+                f'--steps {self.steps} times --strength {self.strength} is '
+                'less than one step: nothing would change. Raise one of them.'
+            )
+
+    def _load(self, variant, revision):
+        diffusers = self._diffusers
+        folder = local_folder(self.model, _MARKER)
+        self.name = folder.resolve().name if folder else self.model
+        if folder is None:
+            try:
+                folder = diffusers.DiffusionPipeline.download(
+                    self.model, variant=variant, revision=revision
+                )
+            except Exception as error:
+                raise unreachable(self.model, error) from error
+            # A snapshot's folder is named after its commit.
+            self.fingerprint = str(folder).replace('\\', '/').split('/')[-1]
+        else:
+            self.fingerprint = fingerprint(folder)
+        loader = (
+            diffusers.AutoPipelineForText2Image
+            if self.mode == 'txt2img'
+            else diffusers.AutoPipelineForImage2Image
+        )
+        try:
+            pipe = loader.from_pretrained(
+                str(folder), torch_dtype=self.dtype, variant=variant
+            )
+        except Exception as error:
+            raise GenerationError(
+                f'--model {self.model} cannot be loaded for {self.mode} '
+                f'({type(error).__name__}: {error})'
+            ) from error
+        pipe.set_progress_bar_config(disable=True)
+        self.pipe = pipe.to(self.device)
+        self.accepts = inspect.signature(pipe.__call__).parameters
+        if self.negative_prompt and 'negative_prompt' not in self.accepts:
+            raise GenerationError(
+                f'--negative-prompt: {type(pipe).__name__} takes none'
+            )
+
+    def _set_scheduler(self, name):
+        own = self.pipe.scheduler
+        if name != 'model':
+            fitting = {c.__name__: c for c in own.compatibles}
+            fitting[type(own).__name__] = type(own)
+            if name == 'auto':
+                name = DEFAULT_SCHEDULER
+                if name not in fitting:
+                    print_log(
+                        f'{self.name} is not made for {name}; its own '
+                        f'{type(own).__name__} is used',
+                        logger='current',
+                    )
+                    name = type(own).__name__
+            if name not in fitting:
+                raise GenerationError(
+                    f'--scheduler {name!r} does not fit {self.name}; use '
+                    f'auto, model or one of {", ".join(sorted(fitting))}'
+                )
+            self.pipe.scheduler = fitting[name].from_config(own.config)
+        self.scheduler = type(self.pipe.scheduler).__name__
+
+    def _check_size(self):
+        self.multiple = max(getattr(self.pipe, 'vae_scale_factor', 8), 8)
+        if self.mode == 'txt2img' and isinstance(self.size, int):
+            self.size = (self.size, self.size)
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if any(s < self.multiple or s % self.multiple for s in sides):
+            raise GenerationError(
+                f'--size {"x".join(map(str, sides))}: {self.name} needs '
+                f'multiples of {self.multiple}'
+            )
+
+    def recipe(self):
+        """Return what the images depend on besides prompt, seed, source."""
+        recipe = dict(
+            backend='diffusers',
+            model=self.name,
+            fingerprint=self.fingerprint,
+            mode=self.mode,
+            size=self.size,
+            scheduler=self.scheduler,
+            steps=self.steps,
+            guidance=self.guidance,
+            negative_prompt=self.negative_prompt,
+            dtype=str(self.dtype).removeprefix('torch.'),
+            batch_size=self.batch_size,
+        )
+        if self.mode == 'img2img':
+            recipe['strength'] = self.strength
+        if self.device.type == 'cpu':
+            recipe['threads'] = self.threads
+        return recipe
+
+    def info(self):
+        """Return the versions, the device and where the model came from."""
+        device = str(self.device)
+        if self.device.type == 'cuda':
+            device += f' ({torch.cuda.get_device_name(self.device)})'
+        return dict(
+            model=self.model,
+            pipeline=type(self.pipe).__name__,
+            device=device,
+            torch=torch.__version__,
+            diffusers=metadata.version('diffusers'),
+            transformers=metadata.version('transformers'),
+        )
+
+    def check_prompts(self, prompts):
+        """Name the lines that a text encoder cuts.
+
+        Args:
+            prompts (Sequence[tuple[int, str]]): Line and text of each.
+
+        Returns:
+            list[str]: A sentence for each line and tokenizer.
+        """
+        warnings = []
+        for name in ('tokenizer', 'tokenizer_2', 'tokenizer_3'):
+            tokenizer = getattr(self.pipe, name, None)
+            # Tokenizers without a limit of their own have an enormous one.
+            if tokenizer is None or tokenizer.model_max_length > 10**6:
+                continue
+            limit = tokenizer.model_max_length
+            for line, text in prompts:
+                ids = tokenizer(text, truncation=False, verbose=False)
+                ids = ids.input_ids
+                if len(ids) <= limit:
+                    continue
+                # The last place goes to the end token.
+                lost = tokenizer.decode(
+                    ids[limit - 1 :], skip_special_tokens=True
+                )
+                if len(lost) > _QUOTED:
+                    lost = lost[:_QUOTED] + '...'
+                warnings.append(
+                    f'line {line} has {len(ids)} tokens, {name} of '
+                    f'{self.name} reads {limit}: lost is {lost!r}'
+                )
+        return warnings
+
+    def generate(self, requests):
+        """Make the images of some requests.
+
+        Args:
+            requests (Sequence[Request]): B of them.
+
+        Returns:
+            list[Picture]: B pictures, float in [0, 1].
+
+        Raises:
+            GenerationError: The device runs out of memory, or a source image
+                cannot be read.
+        """
+        if self.mode == 'txt2img':
+            width, height = self.size
+            return self._run(requests, width=width, height=height)
+        sources = [open_source(r.source_path) for r in requests]
+        sizes = [working_size(s.size, self.size, self.multiple)
+                 for s in sources]  # fmt: skip
+        pictures = [None] * len(requests)
+        # A pipeline takes images of one size. Which ones go together follows
+        # from the batch, which is always the same.
+        for size in dict.fromkeys(sizes):
+            at = [i for i, other in enumerate(sizes) if other == size]
+            made = self._run(
+                [requests[i] for i in at],
+                image=[sources[i].resize(size, Image.LANCZOS) for i in at],
+                strength=self.strength,
+            )
+            for i, picture in zip(at, made, strict=True):
+                pictures[i] = _restored(picture, sources[i].size)
+        return pictures
+
+    def _run(self, requests, **options):
+        options.update(
+            prompt=[r.prompt for r in requests],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            generator=[
+                torch.Generator('cpu').manual_seed(r.seed) for r in requests
+            ],
+            output_type='np',
+        )
+        if self.negative_prompt:
+            options['negative_prompt'] = [self.negative_prompt] * len(requests)
+        try:
+            with self._reproducible():
+                images = self.pipe(**options).images  # (B, H, W, 3)
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(
+                f'{self.device} runs out of memory with --batch-size '
+                f'{self.batch_size} and --size {self.size}: make one of them '
+                'smaller (and begin another bank: rounding depends on them)'
+            ) from error
+        return [Picture(np.asarray(image)) for image in images]
+
+    @contextmanager
+    def _reproducible(self):
+        """Fix what rounding depends on, and put it back afterwards."""
+        threads = torch.get_num_threads()
+        if self.device.type == 'cpu':
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True
+            ):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _restored(picture, size):
+    """Resize a picture to (width, height) of its source."""
+    image = picture.image
+    if image.shape[1::-1] == size or not np.isfinite(image).all():
+        return picture
+    image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    resized = Image.fromarray(image).resize(size, Image.LANCZOS)
+    return Picture(np.asarray(resized))

@@ -1,0 +1,148 @@
+"""Another weather and light for an image, by operations on its pixels.
+
+Nothing is moved, so a label map of the image stays right. Depth is not
+known: it is guessed from the height in the image, as on a flat road.
+
+H and W are the size of the image; colours are float32 in 0 to 1.
+"""
+
+import cv2
+import numpy as np
+
+from clouds_mmseg.generate.toycity_words import style_for
+
+# Row of the horizon in heights of the image, and the camera's height times
+# its focal length, in metres times heights of the image: what a car's camera
+# has, roughly.
+_HORIZON = 0.43
+_METRES = 2.6
+_FAR = 90.0
+
+
+def restyle(image, prompt, rng):
+    """Restyle an image by the words of a prompt.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8 RGB.
+        prompt (str): Weather, time and light are followed, see
+            :func:`~clouds_mmseg.generate.toycity_words.style_for`.
+        rng (numpy.random.Generator): Source of the choices.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8 RGB.
+    """
+    style = {
+        name: value[0] if isinstance(value, tuple) and len(value) == 2
+        else value
+        for name, value in style_for(prompt, rng).items()
+    }  # fmt: skip
+    picture = _recolour(image, rng)
+    depth = _guess_depth(*image.shape[:2])
+    if 'snow_cover' in style:
+        picture = _snow(picture, style['snow_cover'], rng)
+    if 'wetness' in style:
+        picture = _wet(picture, style['wetness'])
+    if 'darkness' in style:
+        picture = _darken(picture, style['darkness'], depth)
+    if 'visibility' in style:
+        left = np.exp(-3 * depth / style['visibility'])[..., None]
+        fog = np.array(style['fog_colour'], np.float32) / 255
+        fog = fog * (1 - 0.8 * style.get('darkness', 0))
+        picture = fog + (picture - fog) * left
+    for name, length, tone in (('rain', 0.09, 0.8), ('snowfall', 0, 0.95)):
+        if name in style:
+            picture = _fall(picture, style[name], length, tone, rng)
+    picture = _expose(picture, style, rng)
+    return np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _guess_depth(height, width):
+    """Metres to each pixel of a flat road, and of what stands far away."""
+    rows = (np.arange(height, dtype=np.float32) + 0.5) / height
+    below = np.maximum(rows - _HORIZON, _METRES / _FAR / 2)
+    depth = np.minimum(_METRES / below, _FAR)
+    return np.repeat(depth[:, None], width, 1)  # (H, W)
+
+
+def _recolour(image, rng):
+    """Turn hues a little and bend the tone of each channel."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + rng.integers(-14, 15)) % 180
+    picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32) / 255
+    return picture ** rng.uniform(0.75, 1.35, 3).astype(np.float32)
+
+
+def _noise(shape, step, rng):
+    """Smooth noise (H, W) around 0, about -1 to 1."""
+    height, width = shape
+    cells = rng.standard_normal((height // step + 2, width // step + 2))
+    return cv2.resize(
+        cells.astype(np.float32), (width, height),
+        interpolation=cv2.INTER_CUBIC,
+    )  # fmt: skip
+
+
+def _snow(picture, amount, rng):
+    """White patches below the horizon, where colours are dull."""
+    height, width = picture.shape[:2]
+    dull = 1 - np.clip(3 * (picture.max(-1) - picture.min(-1)), 0, 1)
+    rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    ground = np.clip((rows - _HORIZON) * 8, 0.15, 1)
+    patches = _noise((height, width), max(width // 32, 2), rng)
+    share = amount * ground * dull * np.clip(patches + 1.2, 0, 1)
+    white = np.array([0.90, 0.92, 0.96], np.float32)
+    return picture + (white - picture) * share[..., None]
+
+
+def _wet(picture, amount):
+    """A darker lower half in which the upper one is mirrored."""
+    height, width = picture.shape[:2]
+    horizon = int(_HORIZON * height)
+    rows = np.arange(height)
+    mirrored = picture[np.clip(2 * horizon - rows, 0, height - 1)]
+    mirrored = cv2.GaussianBlur(mirrored, (0, 0), max(width / 100, 0.5))
+    share = np.clip((rows - horizon) / max(height - horizon, 1), 0, 1)
+    share = (amount * 0.6 * share)[:, None, None].astype(np.float32)
+    return picture * (1 - 0.4 * share) * (1 - share) + mirrored * share
+
+
+def _darken(picture, amount, depth):
+    """Night in bluish light, with head lights on the road ahead."""
+    height, width = picture.shape[:2]
+    columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
+    rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    beam = np.exp(-((columns / 0.6) ** 2)) / (1 + (depth / 16) ** 2)
+    beam = beam * np.clip((rows - _HORIZON + 0.06) * 8, 0, 1)
+    ambient = (1 - amount) * np.array([0.8, 0.88, 1.1], np.float32)
+    lit = 0.6 * beam[..., None] * np.array([1.0, 0.96, 0.86], np.float32)
+    return picture * (ambient + amount * lit)
+
+
+def _fall(picture, per_thousand, length, tone, rng):
+    """Streaks of rain (length in heights of the image) or flakes."""
+    height, width = picture.shape[:2]
+    layer = np.zeros((height, width), np.float32)
+    count = int(per_thousand * height * width / 1000)
+    slope = rng.uniform(-0.2, 0.2)
+    for x, y, size in rng.uniform(0, 1, (count, 3)):
+        start = (int(x * width), int(y * height))
+        reach = length * height * (0.5 + size)
+        end = (int(start[0] + slope * reach), int(start[1] + reach))
+        # At least one pixel, however small the image.
+        thick = 1 if length else max(1, round(width / 256 * (0.5 + size)))
+        cv2.line(layer, start, end, 0.25 + 0.5 * size, thick, cv2.LINE_AA)
+    return picture + (np.float32(tone) - picture) * layer[..., None]
+
+
+def _expose(picture, style, rng):
+    """Lens and sensor: blur, white balance, colour, tone, noise."""
+    picture = picture.astype(np.float32)
+    blur = style['blur'] * picture.shape[1] / 1000
+    if blur > 0.05:
+        picture = cv2.GaussianBlur(picture, (0, 0), blur)
+    picture = picture * np.array(style['white'], np.float32)
+    grey = picture.mean(-1, keepdims=True)
+    picture = grey + (picture - grey) * np.float32(style['saturation'])
+    picture = (picture * style['exposure'] - 0.5) * style['contrast'] + 0.5
+    noise = rng.standard_normal(picture.shape, np.float32)
+    return picture + noise * np.float32(style['noise'] / 255)
