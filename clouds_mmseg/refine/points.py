@@ -75,7 +75,7 @@ def sample_prompts(masks, num_points, seed, *, mode='random', erosion=0):
     Args:
         masks (np.ndarray): (N, H, W) bool.
         num_points (int): Points for each component.
-        seed (int | Sequence[int]): Of the draws. The points of a component
+        seed (Sequence[int]): Of the draws. The points of a component
             depend on it and on the component's place in ``masks`` alone.
         mode (str): See :func:`sample_points`.
         erosion (int): See :func:`sample_points`.
@@ -88,7 +88,7 @@ def sample_prompts(masks, num_points, seed, *, mode='random', erosion=0):
     """
     points, kept = [], []
     for index, mask in enumerate(masks):
-        rng = np.random.default_rng([*np.atleast_1d(seed), index])
+        rng = np.random.default_rng([*seed, index])
         drawn = sample_points(
             mask, num_points, rng, mode=mode, erosion=erosion
         )
