@@ -1,41 +1,16 @@
 """What all datasets of a domain-generalisation benchmark have in common."""
 
-import logging
-import os
-from pathlib import Path
-
-from mmengine import fileio
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.data_root import resolve_data_root
+from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
+from clouds_mmseg.datasets.skip_list import is_skipped, read_skip_list
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 
-DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
-_NAMED = 5
 
-
-def resolve_data_root(data_root):
-    """Apply the environment variable that moves all data roots at once.
-
-    Args:
-        data_root (str | None): As in a config, for example ``data/gta5``.
-
-    Returns:
-        str | None: With ``CLOUDS_DATA_ROOT=/disk`` set, ``data/gta5`` becomes
-        ``/disk/gta5``. Other roots are returned as they are.
-    """
-    moved = os.environ.get(DATA_ROOT_VARIABLE)
-    if not moved or data_root is None:
-        return data_root
-    parts = Path(data_root).parts
-    if not parts or parts[0] != 'data':
-        return data_root
-    return str(Path(moved).expanduser().joinpath(*parts[1:]))
-
-
-class DGDataset(BaseSegDataset):
+class DGDataset(FileChecks, BaseSegDataset):
     """A labelled set of images from one domain, in 19 Cityscapes classes.
 
     Subclasses say where the files lie (``PREFIX``, suffixes), what the ids in
@@ -198,7 +173,7 @@ class DGDataset(BaseSegDataset):
         self._check_folders()
         infos = super().load_data_list()
         if not infos:
-            raise self._error(
+            raise self.data_error(
                 f'found no image *{self.img_suffix} in '
                 f'{self.data_prefix["img_path"]}'
             )
@@ -214,106 +189,21 @@ class DGDataset(BaseSegDataset):
             info['domain'] = self.domain
         return infos
 
-    @property
-    def _label_folder(self):
-        return self.data_prefix.get('seg_map_path')
-
-    def _expected_layout(self):
-        lines = [f'  {self.data_prefix["img_path"]}/**/*{self.img_suffix}']
-        if self._label_folder:
-            lines.append(f'  {self._label_folder}/**/*{self.seg_map_suffix}')
-        return '\n'.join(lines)
-
-    def _error(self, problem):
-        return DataError(
-            f'{type(self).__name__} (domain {self.domain}): {problem}.\n'
-            f'Expected files:\n{self._expected_layout()}\n'
-            'Put the data there, or set data_root of this dataset, or set '
-            f'the environment variable {DATA_ROOT_VARIABLE} to the folder '
-            "that stands in for 'data' in all data roots."
-        )
-
-    def _check_folders(self):
-        folders = [('data root', self.data_root)] if self.data_root else []
-        folders.append(('image folder', self.data_prefix['img_path']))
-        if self._label_folder:
-            folders.append(('label folder', self._label_folder))
-        for name, folder in folders:
-            if not fileio.isdir(folder, backend_args=self.backend_args):
-                raise self._error(
-                    f'the {name} {folder} does not exist (from {os.getcwd()})'
-                )
-        if self.ann_file and not fileio.isfile(
-            self.ann_file, backend_args=self.backend_args
-        ):
-            raise self._error(f'ann_file {self.ann_file} does not exist')
-
-    def _check_count(self, count):
-        if self.expected is not None and count != self.expected:
-            print_log(
-                f'{type(self).__name__} (domain {self.domain}): '
-                f'{self.data_prefix["img_path"]} holds {count} images, the '
-                f'official set has {self.expected}. Results are comparable '
-                'with published ones only on the whole set; expected=None '
-                'turns this warning off.',
-                logger='current',
-                level=logging.WARNING,
-            )
-
     def _without_skipped(self, infos):
-        skip = self.skip
-        if isinstance(skip, str):
-            if not fileio.isfile(skip):
-                raise self._error(f'the skip list {skip} does not exist')
-            skip = fileio.get_text(skip).split('\n')
-        skip = {line.strip() for line in skip} - {''}
-        if not skip:
+        names = read_skip_list(self.skip)
+        if not names:
             return infos
-
-        def names(info):
-            below = os.path.relpath(
-                info['img_path'], self.data_prefix['img_path']
-            )
-            for name in (below, os.path.basename(below)):
-                yield name
-                yield name.removesuffix(self.img_suffix)
-
-        kept = [info for info in infos if skip.isdisjoint(names(info))]
+        folder = self.data_prefix['img_path']
+        kept = [
+            info
+            for info in infos
+            if not is_skipped(info['img_path'], folder, self.img_suffix, names)
+        ]
         print_log(
             f'{type(self).__name__} (domain {self.domain}): skipped '
-            f'{len(infos) - len(kept)} images ({len(skip)} are named in skip)',
+            f'{len(infos) - len(kept)} images; skip names {len(names)}',
             logger='current',
         )
         if not kept:
-            raise self._error('skip names every image')
+            raise self.data_error('skip names every image')
         return kept
-
-    def _check_files(self, infos, key, kind, suffix):
-        prefix = self.data_prefix[key]
-        present = {
-            os.path.join(prefix, name)
-            for name in fileio.list_dir_or_file(
-                prefix,
-                list_dir=False,
-                suffix=suffix,
-                recursive=True,
-                backend_args=self.backend_args,
-            )
-        }
-        missing = [info for info in infos if info[key] not in present]
-        if missing:
-            lines = [f'  {info[key]}' for info in missing[:_NAMED]]
-            if len(missing) > _NAMED:
-                lines.append(f'  and {len(missing) - _NAMED} more')
-            raise self._error(
-                f'{len(missing)} of {len(infos)} images lack their {kind} '
-                'file:\n' + '\n'.join(lines) + self.missing_hint(missing)
-            )
-
-    def missing_hint(self, missing):
-        """Return advice for the error about missing files, or nothing.
-
-        Args:
-            missing (list[dict]): The samples whose file is missing.
-        """
-        return ''

@@ -4,8 +4,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
+from clouds_mmseg.utils.errors import UserError
 
 
 @dataclass
@@ -39,8 +39,9 @@ def check_dataset(dataset, *, workers=None):
     """Decode every image and label of a dataset and collect what is wrong.
 
     Args:
-        dataset (Dataset): A :class:`DGDataset`, or mmengine wrappers around
-            some. With ``lazy_init=True`` also the first open is checked.
+        dataset (Dataset): A dataset of mmengine, or wrappers around some.
+            Labels are read if it is a :class:`DGDataset`. With
+            ``lazy_init=True`` the first open is checked too.
         workers (int, optional): Number of threads; the decoders of OpenCV
             and Pillow run side by side. Defaults to the number of cores.
 
@@ -59,11 +60,11 @@ def check_dataset(dataset, *, workers=None):
         for leaf in _leaves(dataset):
             try:
                 leaf.full_init()
-            except DataError as error:
+            except UserError as error:
                 report.problems.append(str(error))
                 continue
-            report.checked.setdefault(leaf.domain, 0)
-            report.checked[leaf.domain] += len(leaf)
+            name = getattr(leaf, 'domain', type(leaf).__name__)
+            report.checked[name] = report.checked.get(name, 0) + len(leaf)
             infos = map(leaf.get_data_info, range(len(leaf)))
             found = pool.map(_problem_of, infos)
             report.problems.extend(problem for problem in found if problem)
@@ -85,8 +86,8 @@ def _problem_of(info):
     """Return the message about a sample, or None."""
     try:
         info = LoadSegImage()(info)
-        if 'seg_map_path' in info:
+        if 'label_table' in info and 'seg_map_path' in info:
             LoadSegLabels()(info)
-    except DataError as error:
+    except UserError as error:
         return str(error)
     return None
