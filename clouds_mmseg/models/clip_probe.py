@@ -62,7 +62,7 @@ def probe_pyramid(model_name: str) -> Pyramid:
         indices=indices,
         strides=list(STRIDES),
         channels=[m.shape[1] for m in chosen],
-        unused=_without_gradient(visual),
+        unused=find_unused(visual),
     )
 
 
@@ -84,8 +84,16 @@ def _no_pyramid(model_name, reason):
     )
 
 
-def _without_gradient(module, prefix=''):
-    """Name the outermost parts whose parameters all got no gradient."""
+def find_unused(module: nn.Module, prefix: str = '') -> list[str]:
+    """Name the outermost parts of a module whose parameters got no gradient.
+
+    Args:
+        module (nn.Module): A module after a backward.
+        prefix (str): What precedes the names.
+
+    Returns:
+        list[str]: Dotted names of submodules and of single parameters.
+    """
     names = [
         prefix + name
         for name, parameter in module.named_parameters(recurse=False)
@@ -96,5 +104,5 @@ def _without_gradient(module, prefix=''):
         if parameters and all(p.grad is None for p in parameters):
             names.append(prefix + name)
         else:
-            names += _without_gradient(child, f'{prefix}{name}.')
+            names += find_unused(child, f'{prefix}{name}.')
     return names

@@ -25,9 +25,14 @@ from clouds_mmseg.models.clip_towers import (
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 
-# What a checkpoint may have or lack without changing a text embedding.
+# Parts of a checkpoint that change no text embedding.
 _NO_TEXT = ('logit_scale', 'logit_bias', 'visual')
-_OLD_BUFFERS = ('text.transformer.embeddings.position_ids',)
+# Constants that some versions and TorchScript save and others do not.
+_CONSTANTS = (
+    'attn_mask',
+    'text.attn_mask',
+    'text.transformer.embeddings.position_ids',
+)
 _BATCH = 128
 
 
@@ -155,7 +160,6 @@ def _load_text(model_name, pretrained):
     state_dict = read_state_dict(path)
     if hasattr(model, 'text'):
         state_dict = _under_text(state_dict)
-    dropped = (*_NO_TEXT, *_OLD_BUFFERS)
     load_strictly(
         model,
         {
@@ -165,7 +169,7 @@ def _load_text(model_name, pretrained):
         },
         source=str(path),
         allow_missing=_NO_TEXT,
-        allow_unexpected=dropped,
+        allow_unexpected=_CONSTANTS,
     )
     return model
 

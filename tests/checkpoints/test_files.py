@@ -9,6 +9,9 @@ from torch import nn
 
 from clouds_mmseg.checkpoints import WeightFileError, read_state_dict
 
+# torch.jit still reads and writes the archives, and says it is old.
+pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning')
+
 WEIGHTS = {'a.weight': torch.arange(6.0).view(2, 3), 'b': torch.ones(4).half()}
 
 
@@ -117,6 +120,7 @@ class Evil:
         return (eval, ('1 / 0',))
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 @pytest.mark.parametrize('raw', [True, False])
 def test_refuses_to_run_code(tmp_path, raw):
     path = tmp_path / 'w.pth'
