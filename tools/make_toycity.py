@@ -5,12 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+from clouds_mmseg.datasets.toycity import write_toycity
+from clouds_mmseg.datasets.toycity.manifest import MANIFEST, read_manifest
 from clouds_mmseg.datasets.toycity.sheet import write_contact_sheet
-from clouds_mmseg.datasets.toycity.writer import (
-    MANIFEST,
-    read_manifest,
-    write_toycity,
-)
 from clouds_mmseg.utils.errors import UserError
 
 

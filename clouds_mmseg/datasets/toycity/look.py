@@ -1,18 +1,35 @@
 """Colours of one picture: choices from the palette of its style."""
 
-import numpy as np
-
 from clouds_mmseg.utils.cityscapes import CLASSES
 
 (
-    ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION,
-    TERRAIN, SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE,
-) = range(len(CLASSES))  # fmt: skip
+    ROAD,
+    SIDEWALK,
+    BUILDING,
+    WALL,
+    FENCE,
+    POLE,
+    LIGHT,
+    SIGN,
+    VEGETATION,
+    TERRAIN,
+    SKY,
+    PERSON,
+    RIDER,
+    CAR,
+    TRUCK,
+    BUS,
+    TRAIN,
+    MOTORCYCLE,
+    BICYCLE,
+) = range(len(CLASSES))
 
 RED_LAMP = (255, 50, 30)
 WHITE_LAMP = (255, 246, 214)
 WARM_LAMP = (255, 206, 120)
+AMBER = (255, 160, 30)
 BLACK = (22, 22, 24)
+WHITE = (246, 246, 246)
 
 
 class Look:
@@ -33,15 +50,14 @@ class Look:
     def pick(self, kind):
         """One RGB colour of that kind."""
         choices = self.style.palette[kind]
-        colour = np.array(choices[self.rng.integers(len(choices))], float)
+        chance, bright, *shift = self.rng.random(5).tolist()
+        colour = choices[int(chance * len(choices))]
         tint = self.style.tint
-        colour *= 1 + tint * self.rng.uniform(-0.22, 0.22)
-        colour += tint * self.rng.uniform(-14, 14, 3)
-        return tuple(int(c) for c in np.clip(colour, 4, 252))
-
-    def chance(self, share):
-        """True in that share of the calls."""
-        return bool(self.rng.random() < share)
+        factor = 1 + tint * 0.44 * (bright - 0.5)
+        return tuple(
+            int(min(max(c * factor + 28 * tint * (s - 0.5), 4), 252))
+            for c, s in zip(colour, shift, strict=True)
+        )
 
 
 def mix(colour, other, share):
@@ -56,14 +72,19 @@ def dim(colour, factor):
     return tuple(min(int(c * factor), 255) for c in colour)
 
 
-def ground_shadow(canvas, look, frame, xs, zs):
-    """Darken the ground below an object; ``xs`` and ``zs`` are local."""
+def ground_shadow(canvas, look, frame, half_x, half_z):
+    """Darken the ground below an object, half sizes in metres."""
     face = frame.face((0, 0.01, 0), (1, 0, 0), (0, 0, 1))
-    (x0, x1), (z0, z1) = xs, zs
-    corner = 0.25 * min(x1 - x0, z1 - z0)
+    x, z = half_x, half_z
+    cut = 0.5 * min(x, z)
     outline = [
-        [(x0 + corner, z0), (x1 - corner, z0), (x1, z0 + corner),
-         (x1, z1 - corner), (x1 - corner, z1), (x0 + corner, z1),
-         (x0, z1 - corner), (x0, z0 + corner)]
-    ]  # fmt: skip
-    canvas.detail(face, outline, (12, 12, 18), opacity=look.style.shadow)
+        (cut - x, -z),
+        (x - cut, -z),
+        (x, cut - z),
+        (x, z - cut),
+        (x - cut, z),
+        (cut - x, z),
+        (-x, z - cut),
+        (-x, cut - z),
+    ]
+    canvas.detail(face, [outline], (12, 12, 18), opacity=look.style.shadow)

@@ -5,12 +5,15 @@ import math
 import cv2
 import numpy as np
 
-from clouds_mmseg.datasets.toycity.canvas import SKY, Camera, Canvas
+from clouds_mmseg.datasets.toycity.canvas import Canvas
+from clouds_mmseg.datasets.toycity.geometry import Camera
 from clouds_mmseg.datasets.toycity.look import Look, mix
 from clouds_mmseg.datasets.toycity.scene import sample_scene
+from clouds_mmseg.datasets.toycity.sensor import expose
 from clouds_mmseg.datasets.toycity.styles import get_style
+from clouds_mmseg.datasets.toycity.view import View
+from clouds_mmseg.datasets.toycity.visibility import visible_items
 from clouds_mmseg.datasets.toycity.weather import (
-    View,
     add_flakes,
     add_fog,
     add_rain,
@@ -18,12 +21,11 @@ from clouds_mmseg.datasets.toycity.weather import (
     add_texture,
     add_wetness,
     darken,
-    expose,
 )
 from clouds_mmseg.utils.errors import UserError
 
 # Counts up when the same seed gives another picture than before.
-VERSION = 1
+VERSION = 2
 # The picture is painted so many times larger in both directions.
 OVERSAMPLING = 2
 SUN = (-0.48, 0.72, -0.5)
@@ -50,35 +52,21 @@ def render_scene(seed, style, size=(256, 128)):
     width, height = check_size(size)
     layout, looks, lens, weather = np.random.SeedSequence(seed).spawn(4)
     scene = sample_scene(layout)
-    rng = np.random.default_rng(lens)
-    scale = OVERSAMPLING
-    camera = Camera(
-        focal=rng.uniform(*style.focal) * width * scale,
-        cx=width * scale / 2,
-        cy=rng.uniform(*style.horizon) * height * scale,
-        x=rng.uniform(-0.4, 0.4),
-        height=rng.uniform(*style.camera_height),
-        yaw=math.radians(rng.uniform(*style.yaw)),
-    )
-    canvas = Canvas(
-        (width * scale, height * scale), camera, sun=SUN,
-        ambient=style.ambient,
-    )  # fmt: skip
+    canvas = _canvas(style, width, height, np.random.default_rng(lens))
     look = Look(style, np.random.default_rng(looks))
     _paint_sky(canvas, look)
     scene.street.draw(canvas, look)
-    for index in paint_order(
-        np.array([item.box for item in scene.items]), camera.x
+    for item in visible_items(
+        scene.items, canvas.camera, canvas.width, canvas.height
     ):
-        scene.items[index].draw(canvas, look)
+        item.draw(canvas, look)
     image = cv2.resize(
         canvas.image, (width, height), interpolation=cv2.INTER_AREA
     )
-    view = _look_up(canvas, scene, (width, height))
-    image = image.astype(np.float32) / 255
-    image = _weather(image, view, style, np.random.default_rng(weather))
-    image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
-    return image, view.label
+    view = View(canvas, scene, OVERSAMPLING)
+    rng = np.random.default_rng(weather)
+    image = _weather(image / np.float32(255), view, style, rng)
+    return expose(image, style, rng), view.label
 
 
 def check_size(size):
@@ -100,105 +88,53 @@ def check_size(size):
     return width, height
 
 
-def paint_order(boxes, eye):
-    """Order in which boxes on the ground are painted, hidden ones first.
-
-    Two upright boxes that do not overlap on the ground are parted by a line
-    along or across the street; the one on the camera's side of it can only
-    be in front.
-
-    Args:
-        boxes (np.ndarray): Footprints (N, 4) as (x0, x1, z0, z1).
-        eye (float): Place of the camera across the street; it stands at
-            z = 0.
-
-    Returns:
-        list[int]: Indices into ``boxes``.
-    """
-    x0, x1, z0, z1 = boxes.T
-    nearer = z1[:, None] <= z0[None]
-    beside = (x1[:, None] <= x0[None]) & (eye <= x0[None])
-    beside |= (x0[:, None] >= x1[None]) & (eye >= x1[None])
-    front = nearer | (beside & ~nearer & ~nearer.T)
-    waiting = front.sum(1)
-    far = z0 + z1
-    left = np.ones(len(boxes), bool)
-    order = []
-    for _ in range(len(boxes)):
-        ready = left & (waiting == 0)
-        # Overlapping boxes can wait for one another: then the farthest goes.
-        pool = ready if ready.any() else left
-        index = int(np.argmax(np.where(pool, far, -np.inf)))
-        order.append(index)
-        left[index] = False
-        waiting = waiting - front[:, index]
-    return order
+def _canvas(style, width, height, rng):
+    width, height = width * OVERSAMPLING, height * OVERSAMPLING
+    camera = Camera(
+        focal=rng.uniform(*style.focal) * width,
+        cx=width / 2,
+        cy=rng.uniform(*style.horizon) * height,
+        x=rng.uniform(-0.4, 0.4),
+        height=rng.uniform(*style.camera_height),
+        yaw=math.radians(rng.uniform(*style.yaw)),
+    )
+    return Canvas((width, height), camera, sun=SUN, ambient=style.ambient)
 
 
 def _paint_sky(canvas, look):
-    height, width = canvas.ids.shape
+    width, horizon = canvas.width, max(canvas.camera.cy, 1)
     top, low = look.pick('sky_top'), look.pick('sky_low')
-    if look.style.clouds >= 1:
+    cover = look.style.clouds
+    if cover >= 1:
         top = mix(top, low, 0.7)
-    horizon = max(canvas.camera.cy, 1)
-    share = np.clip(np.arange(height) / horizon, 0, 1)[:, None, None]
-    canvas.image[:] = np.asarray(top) + share * (
-        np.asarray(low) - np.asarray(top)
-    )
+    share = np.clip(np.arange(canvas.height) / horizon, 0, 1)[:, None, None]
+    canvas.image[:] = top + share * np.subtract(low, top)
     cloud = look.pick('cloud')
-    for _ in range(int(round(look.style.clouds * 12))):
-        x, y = look.rng.uniform(0, width), look.rng.uniform(0, 0.8 * horizon)
-        size = look.rng.uniform(0.03, 0.09) * width
-        for _ in range(4):
+    for _ in range(round(cover * 12)):
+        x, y, size, *puffs = look.rng.random(11).tolist()
+        size = (0.03 + 0.06 * size) * width
+        for a, b in zip(puffs[::2], puffs[1::2], strict=True):
             at = (
-                int(x + look.rng.uniform(-1.6, 1.6) * size),
-                int(y + look.rng.uniform(-0.2, 0.2) * size),
+                int(x * width + (3.2 * a - 1.6) * size),
+                int(0.8 * y * horizon + (0.4 * b - 0.2) * size),
             )
             axes = (int(size), int(size * 0.32))
-            cv2.ellipse(canvas.image, at, axes, 0, 0, 360, cloud, -1,
-                        cv2.LINE_AA)  # fmt: skip
-
-
-def _look_up(canvas, scene, size):
-    """Everything known about the pixels, at the size of the picture."""
-    width, height = size
-    camera = canvas.camera
-    half = OVERSAMPLING // 2
-    ids = canvas.ids[half::OVERSAMPLING, half::OVERSAMPLING]
-    cols = np.arange(width, dtype=np.float32) * OVERSAMPLING + half
-    rows = np.arange(height, dtype=np.float32)[:, None] * OVERSAMPLING + half
-    planes = np.array(canvas.planes, np.float32)[ids]  # (H, W, 3)
-    nearness = planes[..., 0] * cols + planes[..., 1] * rows + planes[..., 2]
-    nearness = np.clip(nearness, 0, 1.7)
-    depth = 1 / np.maximum(nearness, 1 / 500)
-    right = (cols - camera.cx) / camera.focal * depth
-    cos, sin = math.cos(camera.yaw), math.sin(camera.yaw)
-    points = np.stack(
-        [
-            cos * right + sin * depth + camera.x,
-            (camera.cy - rows) / camera.focal * depth + camera.height,
-            cos * depth - sin * right,
-        ],
-        -1,
-    )
-    lamps = [getattr(item, 'lamp', None) for item in scene.items]
-    return View(
-        label=np.array(canvas.classes, np.uint8)[ids],
-        nearness=np.where(ids == 0, 0, nearness).astype(np.float32),
-        points=points.astype(np.float32),
-        up=np.array(canvas.normals, np.float32)[ids][..., 1],
-        rough=np.array(canvas.roughness, np.float32)[ids],
-        glow=np.array(canvas.glows, np.float32)[ids] / 255,
-        lamps=np.array([p for p in lamps if p], np.float32).reshape(-1, 3),
-        horizon=camera.cy / OVERSAMPLING,
-    )
+            cv2.ellipse(
+                canvas.image, at, axes, 0, 0, 360, cloud, -1, cv2.LINE_AA
+            )
 
 
 def _weather(image, view, style, rng):
-    image = add_texture(image, view, style, rng)
-    image = add_snow_cover(image, view, rng.uniform(*style.snow_cover), rng)
-    image = add_wetness(image, view, rng.uniform(*style.wetness), rng)
-    image = darken(image, view, rng.uniform(*style.darkness), style, rng)
+    """Apply what the style asks for, in the order light meets it."""
+    if style.texture:
+        image = add_texture(image, view, style.texture, rng)
+    if style.snow_cover[1]:
+        amount = rng.uniform(*style.snow_cover)
+        image = add_snow_cover(image, view, amount, rng)
+    if style.wetness[1]:
+        image = add_wetness(image, view, rng.uniform(*style.wetness), rng)
+    if style.darkness[1]:
+        image = darken(image, view, rng.uniform(*style.darkness))
     if style.visibility:
         visibility = rng.uniform(*style.visibility)
         image = add_fog(image, view, visibility, style.fog_colour)
@@ -206,7 +142,4 @@ def _weather(image, view, style, rng):
         image = add_rain(image, rng.uniform(*style.rain), rng)
     if style.snowfall[1]:
         image = add_flakes(image, rng.uniform(*style.snowfall), rng)
-    return expose(image, style, rng)
-
-
-__all__ = ['SKY', 'VERSION', 'check_size', 'paint_order', 'render_scene']
+    return image

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, fields, replace
 
+from clouds_mmseg.utils.errors import UserError
+
 Range = tuple[float, float]
 
 
@@ -170,13 +172,13 @@ class Style:
             if value is None:
                 continue
             if len(value) != 2 or value[0] > value[1]:
-                raise ValueError(
+                raise UserError(
                     f'{item.name} of style {self.name!r} must be a range '
                     f'(low, high) with low <= high, got {value!r}'
                 )
         missing = sorted(set(GAME) - set(self.palette))
         if missing:
-            raise ValueError(
+            raise UserError(
                 f'palette of style {self.name!r} has no colours for '
                 f'{", ".join(missing)}'
             )
@@ -197,7 +199,7 @@ _CLEAR = Style(
     clouds=0.6,
     saturation=(0.6, 0.9),
     contrast=(0.85, 1.1),
-    exposure=(0.8, 1.1),
+    exposure=(0.9, 1.2),
     blur=(1.0, 2.2),
     noise=(2.0, 6.0),
     vignette=0.25,
@@ -210,7 +212,7 @@ STYLES = {
         replace(
             _CLEAR,
             name='fog',
-            visibility=(45.0, 90.0),
+            visibility=(35.0, 75.0),
             ambient=0.92,
             shadow=0.15,
             clouds=1.0,
@@ -219,11 +221,11 @@ STYLES = {
         replace(
             _CLEAR,
             name='night',
-            darkness=(0.86, 0.93),
+            darkness=(0.8, 0.9),
             ambient=0.95,
             shadow=0.1,
             clouds=0.0,
-            noise=(6.0, 12.0),
+            noise=(5.0, 10.0),
             exposure=(0.9, 1.1),
             white=(1.06, 1.0, 0.9),
         ),
@@ -234,10 +236,10 @@ STYLES = {
             shadow=0.15,
             clouds=1.0,
             wetness=(0.45, 0.7),
-            rain=(3.0, 6.0),
+            rain=(4.0, 8.0),
             visibility=(120.0, 200.0),
             fog_colour=(170, 176, 184),
-            exposure=(0.65, 0.85),
+            exposure=(0.75, 0.95),
             saturation=(0.5, 0.75),
             blur=(1.5, 3.5),
             white=(0.96, 1.0, 1.05),
@@ -249,7 +251,7 @@ STYLES = {
             shadow=0.12,
             clouds=1.0,
             snow_cover=(0.7, 0.95),
-            snowfall=(2.5, 6.0),
+            snowfall=(4.0, 9.0),
             visibility=(100.0, 180.0),
             fog_colour=(216, 220, 226),
             saturation=(0.5, 0.75),
@@ -267,15 +269,14 @@ def get_style(style):
         style (str | Style): A name of :data:`STYLES`, or any style.
 
     Raises:
-        ValueError: The name is not known.
-        TypeError: It is neither a name nor a style.
+        UserError: The name is not known, or it is neither name nor style.
     """
     if isinstance(style, Style):
         return style
     if not isinstance(style, str):
-        raise TypeError(f'style must be a name or a Style, got {style!r}')
+        raise UserError(f'style must be a name or a Style, got {style!r}')
     if style not in STYLES:
-        raise ValueError(
+        raise UserError(
             f'style {style!r} is not known; the styles are {", ".join(STYLES)}'
         )
     return STYLES[style]

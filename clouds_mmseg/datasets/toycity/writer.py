@@ -1,7 +1,5 @@
 """The embedded benchmark on disk: one labelled source and five targets."""
 
-import json
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -12,21 +10,24 @@ from tqdm import tqdm
 
 from clouds_mmseg.datasets.toycity.layouts import (
     DOMAINS,
-    Sample,
     write_image,
     write_label,
+)
+from clouds_mmseg.datasets.toycity.manifest import (
+    MANIFEST,
+    PLAN,
+    differences,
+    read_manifest,
+    samples_of,
+    write_manifest,
 )
 from clouds_mmseg.datasets.toycity.render import (
     VERSION,
     check_size,
     render_scene,
 )
-from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.atomic import leftovers
 from clouds_mmseg.utils.errors import UserError
-
-MANIFEST = 'toycity.json'
-# Written first: what an interrupted run was going to make.
-PLAN = '.toycity.plan.json'
 
 
 def write_toycity(
@@ -54,82 +55,45 @@ def write_toycity(
         size (tuple[int, int]): Width and height in pixels.
         seed (int): Not negative.
         workers (int): Processes; 1 renders in this one.
-        overwrite (bool): Whether what was made with other arguments is
-            deleted.
+        overwrite (bool): Whether the files of a ToyCity made with other
+            arguments are deleted.
 
     Returns:
         bool: Whether anything was written; False if all was there.
 
     Raises:
         UserError: An argument is out of its range, ``root`` is no folder, or
-            it holds a benchmark made with other arguments.
+            it holds other data, or a ToyCity made with other arguments.
     """
     plan = _plan(num_source, num_source_val, num_target, size, seed)
-    if _whole(workers) < 1:
-        raise UserError(f'workers must be 1 or more, got {workers!r}')
+    _check_whole('workers', workers, 1)
     root = Path(root)
-    if root.exists() and not root.is_dir():
-        raise UserError(f'{root} is a file; name a folder for ToyCity')
-    found = read_manifest(root / MANIFEST) or read_manifest(root / PLAN)
-    if found is not None and found != plan:
-        if not overwrite:
-            raise UserError(_differences(root, found, plan))
-        _remove(root)
-    samples = [
-        Sample(domain, index)
-        for domain in DOMAINS
-        for index in range(plan['images'][domain])
-    ]
+    _make_room(root, plan, overwrite)
+    samples = samples_of(plan)
     missing = [
-        s for s in samples
-        if not ((root / s.image).is_file() and (root / s.label).is_file())
-    ]  # fmt: skip
+        sample
+        for sample in samples
+        if not all((root / p).is_file() for p in (sample.image, sample.label))
+    ]
     if not missing and (root / MANIFEST).is_file():
         return False
     (root / MANIFEST).unlink(missing_ok=True)
-    _write_json(root / PLAN, plan)
-    job = partial(_make, root, plan['size'], plan['seed'])
+    write_manifest(root / PLAN, plan)
+    for folder in _folders(samples):
+        for path in leftovers(root / folder / '*.png'):
+            path.unlink()
+    job = partial(_make, root, tuple(plan['size']), plan['seed'])
     _run(job, missing, workers)
-    _write_json(root / MANIFEST, plan)
-    (root / PLAN).unlink(missing_ok=True)
+    write_manifest(root / MANIFEST, plan)
+    (root / PLAN).unlink()
     return True
 
 
-def read_manifest(path):
-    """The manifest in a file; None if there is no such file.
-
-    Raises:
-        UserError: The file is not one.
-    """
-    if not Path(path).is_file():
-        return None
-    try:
-        found = json.loads(Path(path).read_text())
-        if not isinstance(found, dict):
-            raise ValueError('it holds no table')
-        return found
-    except ValueError as error:
-        raise UserError(
-            f'{path} is not a manifest of ToyCity ({error}); delete the '
-            f'folder, or write to another'
-        ) from error
-
-
 def _plan(num_source, num_source_val, num_target, size, seed):
-    counts = {
-        'num_source': num_source,
-        'num_source_val': num_source_val,
-        'num_target': num_target,
-    }
-    for name, value in counts.items():
-        if _whole(value) < 1:
-            raise UserError(
-                f'{name} must be a whole number of 1 or more, got {value!r}'
-            )
-    if _whole(seed) < 0:
-        raise UserError(
-            f'seed must be a whole number of 0 or more, got {seed!r}'
-        )
+    _check_whole('num_source', num_source, 1)
+    _check_whole('num_source_val', num_source_val, 1)
+    _check_whole('num_target', num_target, 1)
+    _check_whole('seed', seed, 0)
     images = dict.fromkeys(DOMAINS, num_target)
     images.update(source=num_source, source_val=num_source_val)
     return {
@@ -140,45 +104,59 @@ def _plan(num_source, num_source_val, num_target, size, seed):
     }
 
 
-def _whole(value):
-    """The value if it is an integer, else -1, which no argument may be."""
+def _check_whole(name, value, least):
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole else -1
+    if not whole or value < least:
+        raise UserError(
+            f'{name} must be a whole number of {least} or more, got {value!r}'
+        )
 
 
-def _differences(root, found, plan):
-    parts = [
-        f'{key} is {found.get(key)!r}, asked for is {value!r}'
-        for key, value in plan.items()
-        if found.get(key) != value
-    ] or ['its manifest has other fields']
-    return (
-        f'{root} holds a ToyCity made with other arguments: '
-        f'{"; ".join(parts)}. Write to another folder, or overwrite it '
-        f'(--overwrite)'
-    )
+def _make_room(root, plan, overwrite):
+    """Refuse a root that is something else, or clear it."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f'{root} is a file; name a folder for ToyCity')
+    found = read_manifest(root / MANIFEST) or read_manifest(root / PLAN)
+    if found == plan:
+        return
+    if found is None:
+        # Nothing says that these files are ours: never delete them.
+        folders = sorted({f.parts[0] for f in _folders(samples_of(plan))})
+        taken = [f for f in folders if (root / f).exists()]
+        if taken:
+            raise UserError(
+                f'{root} holds {", ".join(taken)} but no {MANIFEST}, so it '
+                f'was not made by this program; write to another folder'
+            )
+        return
+    if not overwrite:
+        raise UserError(
+            f'{root} holds a ToyCity made with other arguments: '
+            f'{differences(found, plan)}. Write to another folder, or '
+            f'replace it with overwrite=True (--overwrite)'
+        )
+    # The plan stands for the files until the last of them is gone.
+    write_manifest(root / PLAN, found)
+    (root / MANIFEST).unlink(missing_ok=True)
+    for sample in samples_of(found):
+        (root / sample.image).unlink(missing_ok=True)
+        (root / sample.label).unlink(missing_ok=True)
 
 
-def _remove(root):
-    for folder in ('source', 'source_val', 'clear', 'acdc'):
-        shutil.rmtree(root / folder, ignore_errors=True)
-    for name in (MANIFEST, PLAN):
-        (root / name).unlink(missing_ok=True)
-
-
-def _write_json(path, value):
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + '\n')
+def _folders(samples):
+    """The folders of the files, below the root, each once."""
+    paths = (Path(p) for s in samples for p in (s.image, s.label))
+    return dict.fromkeys(path.parent for path in paths)
 
 
 def _make(root, size, seed, sample):
-    image, label = render_scene(sample.seed(seed), sample.style, tuple(size))
-    # The label comes last: a pair is complete when it has one.
+    image, label = render_scene(sample.seed(seed), sample.style, size)
     write_image(root / sample.image, image)
     write_label(
-        root / sample.label, label,
+        root / sample.label,
+        label,
         label_ids=sample.domain in ('source', 'source_val'),
-    )  # fmt: skip
+    )
 
 
 def _run(job, samples, workers):
@@ -191,8 +169,12 @@ def _run(job, samples, workers):
         return
     # A spawned process would import the whole training stack anew.
     start = 'fork' if 'fork' in get_all_start_methods() else 'spawn'
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         workers, get_context(start), cv2.setNumThreads, (1,)
-    ) as pool:
-        for _ in progress(pool.map(job, samples, chunksize=8)):
+    )
+    try:
+        for _ in progress(pool.map(job, samples, chunksize=4)):
             pass
+    finally:
+        # After an error the rest is not rendered before it is reported.
+        pool.shutdown(cancel_futures=True)
