@@ -59,6 +59,8 @@ model = dict(
         in_channels=64,
         channels=8,
         num_convs=1,
+        # A resumed run does not repeat the random numbers of dropout.
+        dropout_ratio=0,
         num_classes=len(classes),
         norm_cfg=dict(type='BN'),
         loss_decode=dict(type='CrossEntropyLoss'),
@@ -96,6 +98,11 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.5, begin=0, end=4, by_epoch=False)
 ]
 default_hooks = dict(checkpoint=dict(interval=2))
+custom_hooks = [
+    dict(type='ProgressHook'),
+    dict(type='PredictionPicturesHook', per_domain=2, width=128),
+    dict(type='ResultsHook'),
+]
 env_cfg = dict(cudnn_benchmark=False)
 # Functions cannot be dumped with a config.
 del _set

@@ -14,8 +14,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, RUNNERS
 
 from clouds_mmseg.compat import IncompatibleStackError
-from clouds_mmseg.datasets.base import DATA_ROOT_VARIABLE
 from clouds_mmseg.datasets.check import check_dataset
+from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.utils.errors import UserError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
