@@ -43,9 +43,9 @@ class FileChecks:
         return DataError(
             f'{type(self).__name__} (domain {self.domain}): {problem}.\n'
             f'Expected files:\n{self._expected_layout()}\n'
-            'Put the data there, or set data_root of this dataset, or set '
-            f'the environment variable {DATA_ROOT_VARIABLE} to the folder '
-            "that stands in for 'data' in all data roots."
+            'Put the data there, or set data_root of this dataset, or name '
+            "the folder that stands in for 'data' in all data roots: "
+            f'--data-root of the tools, or the variable {DATA_ROOT_VARIABLE}.'
         )
 
     def _check_folders(self):
