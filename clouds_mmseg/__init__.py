@@ -15,6 +15,14 @@ from clouds_mmseg import (  # noqa: E402
     engine,
     evaluation,
     models,
+    refine,
 )
 
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = [
+    '__version__',
+    'datasets',
+    'engine',
+    'evaluation',
+    'models',
+    'refine',
+]

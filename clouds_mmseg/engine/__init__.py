@@ -10,9 +10,14 @@ from clouds_mmseg.engine.prediction_pictures_hook import (
     PredictionPicturesHook,
 )
 from clouds_mmseg.engine.progress_hook import ProgressHook
+from clouds_mmseg.engine.pseudo_label_report_hook import (
+    PseudoLabelReportHook,
+)
 from clouds_mmseg.engine.results_hook import ResultsHook
 from clouds_mmseg.engine.safe_checkpoint_hook import SafeCheckpointHook
+from clouds_mmseg.engine.sam_refine_hook import SAMRefineHook
 from clouds_mmseg.engine.self_training_loop import SelfTrainingLoop
+from clouds_mmseg.engine.self_training_runner import SelfTrainingRunner
 
 __all__ = [
     'AtomicLocalBackend',
@@ -23,7 +28,10 @@ __all__ = [
     'ExactTrainLoop',
     'PredictionPicturesHook',
     'ProgressHook',
+    'PseudoLabelReportHook',
     'ResultsHook',
+    'SAMRefineHook',
     'SafeCheckpointHook',
     'SelfTrainingLoop',
+    'SelfTrainingRunner',
 ]

@@ -72,7 +72,16 @@ def legend(classes, palette, width):
     return drawing
 
 
-def strip(image, label, prediction, palette, *, width, caption):
+def strip(
+    image,
+    label,
+    prediction,
+    palette,
+    *,
+    width,
+    caption,
+    titles=('image', 'label', 'prediction'),
+):
     """Draw image | label | prediction with a caption above.
 
     Args:
@@ -82,12 +91,13 @@ def strip(image, label, prediction, palette, *, width, caption):
         palette (Sequence[Sequence[int]]): RGB of each class.
         width (int): Width of one picture in the strip, pixels.
         caption (str): What is shown.
+        titles (Sequence[str]): What is written above each picture.
 
     Returns:
         PIL.Image.Image: RGB.
     """
     pictures = [_fit(image, width, Image.Resampling.LANCZOS)]
-    titles = ['image', 'label', 'prediction']
+    titles = list(titles)
     if label is None:
         label = np.full(prediction.shape, 255)
         titles[1] = 'no label'

@@ -3,8 +3,8 @@
 data_preprocessor = dict(
     type='SegDataPreProcessor',
     # What these weights were trained with, RGB in [0, 255].
-    mean=[127.0, 127.0, 127.0],
-    std=[128.0, 128.0, 128.0],
+    mean=[127.5, 127.5, 127.5],
+    std=[127.5, 127.5, 127.5],
     bgr_to_rgb=True,
     pad_val=0,
     seg_pad_val=255,
