@@ -146,7 +146,12 @@ class DGRunner(Runner):
             nn.Module: The trained model.
         """
         self._choose_checkpoint()
-        self._check_data('train', 'val', 'test')
+        self._check_data('train', 'val')
+        if (self._test_dataloader, self._test_evaluator) != (
+            self._val_dataloader,
+            self._val_evaluator,
+        ):
+            self._check_data('test')
         self.logger.info(run_header(self, 'train', 'val'))
         return super().train()
 
