@@ -33,6 +33,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(
     type='DGIoUMetric',
     domains=['camvid_day', 'camvid_dusk'],
+    source_domains=['camvid_day'],
     protocol='native',
 )
 test_evaluator = val_evaluator

@@ -1,0 +1,37 @@
+"""A polynomial decay that begins anew with every stage."""
+
+from mmengine.optim.scheduler import LRSchedulerMixin
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmseg.registry import PARAM_SCHEDULERS
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
+    """Decay the rate polynomially to zero, once every ``period`` iterations.
+
+    The stages of the official SYNTHIA training are two runs, each of which
+    decays from the full rate; mmengine's ``PolyLR`` continues from the rate
+    that the stage before has left, which is zero.
+
+    Args:
+        optimizer (Optimizer | OptimWrapper): The optimiser.
+        period (int): Iterations of a stage.
+        power (float): Exponent of the decay.
+        **kwargs: As for mmengine's schedulers; ``by_epoch`` is False.
+
+    Raises:
+        ValueError: ``period`` is not positive.
+    """
+
+    def __init__(self, optimizer, *, period, power=0.9, **kwargs):
+        if period < 1:
+            raise ValueError(f'period must be at least 1, got {period}')
+        self.period = period
+        self.power = power
+        kwargs.setdefault('by_epoch', False)
+        super().__init__(optimizer, **kwargs)
+
+    def _get_value(self):
+        """The rates of all groups, from the step alone."""
+        done = (self.last_step % self.period) / self.period
+        return [base * (1 - done) ** self.power for base in self.base_values]

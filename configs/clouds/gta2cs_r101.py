@@ -1,0 +1,2 @@
+_base_ = './gta2cs.py'
+model = dict(backbone=dict(model_name='RN101', pretrained='openai'))
