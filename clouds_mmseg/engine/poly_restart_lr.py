@@ -1,6 +1,6 @@
 """A polynomial decay that begins anew with every stage."""
 
-from mmengine.optim.scheduler import LRSchedulerMixin
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmseg.registry import PARAM_SCHEDULERS
 
