@@ -1,0 +1,144 @@
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_reference import sample_by_grid
+
+from clouds_mmseg.models.mask2former.deform_attn import (
+    MultiScaleDeformableAttention,
+)
+from clouds_mmseg.models.mask2former.deform_sampling import (
+    deformable_sample,
+    sample_rows,
+    sample_textures,
+)
+
+SIDES = st.integers(1, 7)
+
+
+def draw(shapes, batch=2, heads=2, points=3, dim=4, dtype=torch.float64):
+    """Values, places (some of them outside) and weights."""
+    cells = sum(h * w for h, w in shapes)
+    value = torch.randn(batch, cells, heads, dim, dtype=dtype)
+    size = (batch, 5, heads, len(shapes), points)
+    places = torch.rand(*size, 2, dtype=dtype) * 2 - 0.5
+    weights = torch.rand(size, dtype=dtype)
+    return [x.requires_grad_() for x in (value, places, weights)]
+
+
+@given(
+    st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3),
+    st.integers(0, 1000),
+)
+@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize('core', [sample_rows, sample_textures])
+def test_equals_grid_sample_with_its_gradients(core, shapes, seed):
+    torch.manual_seed(seed)
+    value, places, weights = draw(shapes)
+    ours = core(value, shapes, places, weights)
+    plain = sample_by_grid(value, shapes, places, weights)
+    torch.testing.assert_close(ours, plain)
+    direction = torch.randn_like(ours)
+    inputs = (value, places, weights)
+    mine = torch.autograd.grad((ours * direction).sum(), inputs)
+    theirs = torch.autograd.grad((plain * direction).sum(), inputs)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_rows_pass_the_numerical_gradient_check():
+    torch.manual_seed(0)
+    shapes = [(2, 3), (4, 1)]
+    inputs = draw(shapes, batch=1, points=2, dim=2)
+    assert torch.autograd.gradcheck(
+        lambda v, p, w: sample_rows(v, shapes, p, w), inputs
+    )
+
+
+@pytest.mark.parametrize('wanted', [0, 2])
+def test_rows_give_one_gradient_alone(wanted):
+    torch.manual_seed(0)
+    shapes = [(3, 2)]
+    inputs = [x.detach() for x in draw(shapes)]
+    inputs[wanted].requires_grad_()
+    grads = [
+        torch.autograd.grad(
+            core(inputs[0], shapes, *inputs[1:]).square().sum(),
+            inputs[wanted],
+        )[0]
+        for core in (sample_rows, sample_by_grid)
+    ]
+    torch.testing.assert_close(*grads)
+
+
+def test_places_far_outside_read_zero():
+    value, places, weights = draw([(3, 3)])
+    for far in (-7.0, 9.0, 1e9, float('inf')):
+        moved = places.detach() * 0 + far
+        assert not sample_rows(value, [(3, 3)], moved, weights).any()
+
+
+def test_a_diverged_run_gives_nan_and_no_crash():
+    shapes = [(3, 3), (2, 2)]
+    value, places, weights = draw(shapes)
+    with torch.no_grad():
+        places[0, 0] = float('nan')
+    out = deformable_sample(value, shapes, places, weights)
+    assert out[0, 0].isnan().all()
+    assert out[1].isfinite().all()
+    out.sum().backward()
+    assert places.grad[1].isfinite().all()
+
+
+def test_result_is_float32_under_autocast():
+    shapes = [(4, 4)]
+    value, places, weights = draw(shapes, dtype=torch.float32)
+    plain = sample_by_grid(value.bfloat16().float(), shapes, places, weights)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = deformable_sample(value.bfloat16(), shapes, places, weights)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, plain)
+
+
+def test_attention_starts_by_looking_around():
+    """Each head in its own direction, each point one cell further."""
+    attention = MultiScaleDeformableAttention(
+        channels=8, num_heads=4, num_levels=2, num_points=3
+    )
+    bias = attention.sampling_offsets.bias.view(4, 2, 3, 2)
+    directions = [[1, 0], [0, 1], [-1, 0], [0, -1]]
+    for head, direction in enumerate(directions):
+        for point in range(3):
+            expected = torch.tensor(direction).float() * (point + 1)
+            for level in range(2):
+                torch.testing.assert_close(
+                    bias[head, level, point], expected, atol=1e-6, rtol=0
+                )
+    assert not attention.attention_weights.weight.any()
+
+
+def test_rows_are_not_slower_than_grid_sample():
+    """At the size of one encoder layer for eight images of 256x128."""
+    shapes = [(4, 8), (8, 16), (16, 32)]
+    cells = sum(h * w for h, w in shapes)
+    inputs = [
+        torch.randn(8, cells, 8, 32),
+        torch.rand(8, cells, 8, 3, 4, 2),
+        torch.rand(8, cells, 8, 3, 4),
+    ]
+    inputs = [x.requires_grad_() for x in inputs]
+
+    def seconds(core):
+        # Of the process: the machine may have other work.
+        start = time.process_time()
+        out = core(inputs[0], shapes, *inputs[1:])
+        torch.autograd.grad(out.sum(), inputs)
+        return time.process_time() - start
+
+    ours, plain = (
+        min(seconds(core) for _ in range(3))
+        for core in (deformable_sample, sample_by_grid)
+    )
+    assert ours <= plain

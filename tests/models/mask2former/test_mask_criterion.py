@@ -1,0 +1,252 @@
+import multiprocessing
+
+import pytest
+import torch
+import torch.distributed
+from plain_reference import losses_of, match_one
+
+from clouds_mmseg.models.mask2former.criterion import (
+    MaskCriterion,
+    count_masks,
+    matched_masks,
+)
+from clouds_mmseg.models.mask2former.matching import assign
+
+CLASSES, QUERIES = 5, 9
+
+
+@pytest.fixture
+def criterion():
+    return MaskCriterion(num_classes=CLASSES, num_points=50)
+
+
+def predict(outputs, batch, seed=0, queries=QUERIES):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size):
+        return torch.randn(size, generator=generator).mul(2).requires_grad_()
+
+    return (
+        [draw(batch, queries, CLASSES + 1) for _ in range(outputs)],
+        [draw(batch, queries, 6, 8) for _ in range(outputs)],
+    )
+
+
+@pytest.mark.parametrize('queries', [QUERIES, 3])
+def test_all_outputs_at_once_equal_each_image_by_itself(
+    criterion, make_labels, queries
+):
+    """Also with fewer queries than classes."""
+    torch.manual_seed(0)
+    cls_logits, mask_logits = predict(3, 2, queries=queries)
+    labels = make_labels()
+    labels[1][labels[1] == 2] = 255
+    folded, present = criterion.prepare_labels(labels)
+    points = criterion.draw_matching_points(3, labels)
+    matches = criterion.match(cls_logits, mask_logits, folded, present, points)
+    masks = matched_masks(mask_logits, matches)
+    drawn = criterion.draw_loss_points(masks)
+    ours = (
+        criterion.class_losses(cls_logits, matches),
+        *criterion.mask_losses(
+            masks, folded, matches, drawn, 3, count_masks(present)
+        ),
+    )
+    for output in range(3):
+        pairs = [
+            match_one(
+                cls_logits[output][b].detach(),
+                mask_logits[output][b].detach(),
+                labels[b],
+                points[output, b][None],
+                criterion.weights,
+            )
+            for b in range(2)
+        ]
+        mine = matches.output == output
+        classes = [labels[b].unique()[:-1] for b in range(2)]
+        for b, (query, target) in enumerate(pairs):
+            at = mine & (matches.image == b)
+            assert matches.query[at].equal(query)
+            assert matches.target[at].equal(classes[b][target])
+        plain = losses_of(
+            cls_logits[output],
+            mask_logits[output],
+            labels,
+            pairs,
+            drawn[mine],
+            0.1,
+        )
+        # The plain sum is divided by the number of pairs, ours by the number
+        # of targets; they differ when queries are too few.
+        scale = sum(len(q) for q, _ in pairs) / present.sum()
+        for name, a, b in zip('cmd', ours, plain, strict=True):
+            b = b if name == 'c' else b * scale
+            torch.testing.assert_close(a[output], b, atol=1e-5, rtol=1e-5)
+        wanted = cls_logits[output], mask_logits[output]
+        weights = torch.tensor([1, scale, scale])
+        for a, b in zip(
+            torch.autograd.grad(
+                sum(x[output] for x in ours), wanted, retain_graph=True
+            ),
+            torch.autograd.grad(
+                sum(w * x for w, x in zip(weights, plain, strict=True)), wanted
+            ),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_losses_are_named_and_weighted(criterion, make_labels):
+    cls_logits, mask_logits = predict(3, 2)
+    torch.manual_seed(0)
+    losses = criterion(cls_logits, mask_logits, make_labels())
+    names = ('loss_cls', 'loss_mask', 'loss_dice')
+    assert list(losses) == [p + n for p in ('d0.', 'd1.', '') for n in names]
+    heavier = MaskCriterion(
+        num_classes=CLASSES, num_points=50, class_weight=0.0
+    )
+    assert heavier(cls_logits, mask_logits, make_labels())['loss_cls'] == 0
+    torch.manual_seed(0)
+    again = criterion(cls_logits, mask_logits, make_labels())
+    assert again == losses
+
+
+def test_a_perfect_prediction_has_next_to_no_loss():
+    # Points drawn evenly: the undecided ones all lie on the one border.
+    criterion = MaskCriterion(
+        num_classes=CLASSES, num_points=500, importance_sample_ratio=0.0
+    )
+    labels = torch.zeros(1, 32, 32).long()
+    labels[:, :, 16:] = 3
+    masks = torch.full((1, 4, 32, 32), -20.0)
+    masks[0, 2, :, :16], masks[0, 1, :, 16:] = 20, 20
+    cls_logits = torch.zeros(1, 4, CLASSES + 1)
+    for query, target in enumerate((5, 3, 0, 5)):
+        cls_logits[0, query, target] = 20
+    losses = criterion([cls_logits], [masks], labels)
+    assert all(loss < 1 for loss in losses.values())
+    swapped = criterion([cls_logits], [masks.flip(1)], labels)
+    assert sum(swapped.values()) > 5
+
+
+def test_nothing_but_ignored_pixels(criterion):
+    cls_logits, mask_logits = predict(2, 2)
+    losses = criterion(
+        cls_logits, mask_logits, torch.full((2, 16, 16), 255).long()
+    )
+    total = sum(losses.values())
+    assert total.isfinite()
+    assert losses['loss_mask'] == losses['d0.loss_dice'] == 0
+    total.backward()
+    for logits in mask_logits:
+        assert logits.grad is not None and not logits.grad.any()
+    for logits in cls_logits:
+        assert logits.grad.any()
+
+
+def test_one_image_of_the_batch_ignored(criterion, make_labels):
+    cls_logits, mask_logits = predict(1, 2)
+    labels = make_labels()
+    labels[0] = 255
+    sum(criterion(cls_logits, mask_logits, labels).values()).backward()
+    assert not mask_logits[0].grad[0].any()
+    assert mask_logits[0].grad[1].any()
+
+
+@pytest.mark.parametrize('wrong', [5, 19, -1])
+def test_an_id_that_is_no_class_is_named(criterion, make_labels, wrong):
+    labels = make_labels()
+    labels[1, 5, 5] = wrong
+    with pytest.raises(ValueError, match=rf'\[{wrong}\].*num_classes=5'):
+        criterion(*predict(1, 2), labels)
+
+
+def test_another_ignore_index():
+    criterion = MaskCriterion(
+        num_classes=CLASSES, num_points=8, ignore_index=-100
+    )
+    labels, present = criterion.prepare_labels(
+        torch.tensor([[[0, -100], [4, 4]]])
+    )
+    assert labels.tolist() == [[[0, 5], [4, 4]]]
+    assert present.tolist() == [[True, False, False, False, True]]
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_matching_survives_predictions_that_are_no_numbers(
+    criterion, make_labels, bad
+):
+    cls_logits, mask_logits = predict(1, 2)
+    with torch.no_grad():
+        mask_logits[0][0, :4] = bad
+        cls_logits[0][1, 2] = bad
+    losses = criterion(cls_logits, mask_logits, make_labels())
+    assert not sum(losses.values()).isfinite()
+
+
+def test_costs_decide_the_assignment():
+    costs = torch.tensor([[[[1.0, 9.0], [9.0, 1.0], [0.5, 9.0]]]])
+    matches = assign(costs, torch.tensor([[True, True]]))
+    assert matches.query.tolist() == [1, 2]
+    assert matches.target.tolist() == [1, 0]
+    matches = assign(costs, torch.tensor([[True, False]]))
+    assert matches.query.tolist() == [2]
+
+
+def test_half_precision_masks_give_float32_losses(criterion, make_labels):
+    cls_logits, mask_logits = predict(1, 2)
+    halves = [x.detach().bfloat16() for x in mask_logits]
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.manual_seed(0)
+        losses = criterion(cls_logits, halves, make_labels())
+    assert {x.dtype for x in losses.values()} == {torch.float32}
+    torch.manual_seed(0)
+    plain = criterion(cls_logits, [h.float() for h in halves], make_labels())
+    assert losses == plain
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        dict(num_points=0),
+        dict(num_points=2.5),
+        dict(oversample_ratio=0.5),
+        dict(importance_sample_ratio=1.5),
+        dict(mask_weight=-1.0),
+        dict(dice_weight=None),
+    ],
+)
+def test_options_out_of_range_are_named(option):
+    (name, value), *_ = option.items()
+    with pytest.raises(ValueError, match=rf'loss\.{name} .*{value}'):
+        MaskCriterion(num_classes=CLASSES, **option)
+
+
+def _count_on_rank(rank, file, queue):
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{file}', rank=rank, world_size=2
+    )
+    present = torch.zeros(1, 8, dtype=torch.bool)
+    present[0, : 6 * rank] = True
+    queue.put(count_masks(present).item())
+    torch.distributed.destroy_process_group()
+
+
+def test_the_number_of_masks_is_the_mean_over_ranks(tmp_path):
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    ranks = [
+        context.Process(
+            target=_count_on_rank, args=(rank, tmp_path / 'store', queue)
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        rank.start()
+    counts = [queue.get(timeout=60) for _ in ranks]
+    for rank in ranks:
+        rank.join(timeout=60)
+    # None on one rank, six on the other.
+    assert counts == [3, 3]
+    assert count_masks(torch.zeros(1, 8, dtype=torch.bool)) == 1

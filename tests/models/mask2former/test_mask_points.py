@@ -1,0 +1,63 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_reference import read_points
+
+from clouds_mmseg.models.mask2former.points import (
+    draw_points,
+    read_labels,
+    read_maps,
+)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_reading_labels_equals_reading_every_mask(height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (2, height, width), generator=generator)
+    image = torch.tensor([1, 0, 1])
+    points = torch.rand(3, 20, 2, generator=generator)
+    # Borders and corners: half of what is read there lies outside.
+    points[:, :4] = torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]])
+    ids, shares = read_labels(labels, image, points)
+    for k in range(4):
+        ours = ((ids == k) * shares).sum(-1)
+        masks = (labels[image] == k).float()
+        plain = read_points(masks[:, None], points)[:, 0]
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+
+
+def test_reading_maps_equals_grid_sample_and_accepts_none():
+    maps, points = torch.randn(2, 3, 5, 4), torch.rand(2, 9, 2)
+    read = read_maps(maps, points)
+    torch.testing.assert_close(read, read_points(maps, points))
+    assert read_maps(maps[:0], points[:0]).shape == (0, 3, 9)
+
+
+def test_points_are_drawn_where_the_mask_is_undecided():
+    torch.manual_seed(0)
+    # Undecided on the left edge alone.
+    logits = torch.linspace(0, 10, 32).expand(4, 32, 32)
+    options = dict(count=400, oversample_ratio=3.0)
+    points = draw_points(logits, importance_ratio=0.75, **options)
+    assert points.shape == (4, 400, 2)
+    assert points.min() >= 0 and points.max() <= 1
+    # Of 1,200 candidates the 300 nearest to the edge lie in the first
+    # quarter, but for some at the other borders, past which all is zero;
+    # the other hundred points lie anywhere.
+    assert points[:, :300, 0].mean() < 0.16
+    assert points[:, 300:, 0].max() > 0.9
+    evenly = draw_points(logits, importance_ratio=0.0, **options)
+    assert evenly[..., 0].mean().sub(0.5).abs() < 0.05
+    chosen = draw_points(logits, importance_ratio=1.0, **options)
+    assert chosen.shape == (4, 400, 2)
+
+
+def test_no_mask_gives_no_points():
+    points = draw_points(
+        torch.zeros(0, 4, 4),
+        count=8,
+        oversample_ratio=3.0,
+        importance_ratio=0.75,
+    )
+    assert points.shape == (0, 8, 2)

@@ -1,0 +1,73 @@
+"""The reference of the other tests is itself checked by recorded outputs."""
+
+import torch
+from plain_reference import PlainHead, losses_of, match_one
+
+from clouds_mmseg.checkpoints.detectron2_keys import head_from_detectron2
+
+
+def test_plain_head_equals_the_recorded_zoo_head(load_reference):
+    config, t = load_reference('mask2former_zoo_tiny.safetensors')
+    state = {
+        k.removeprefix('state.'): v
+        for k, v in t.items()
+        if k.startswith('state.')
+    }
+    plain = PlainHead(state, heads=config['heads'], groups=config['groups'])
+    classes, masks = plain.forward([t[f'feat.{i}'] for i in range(4)])
+    for i, (c, m) in enumerate(zip(classes, masks, strict=True)):
+        torch.testing.assert_close(c, t[f'cls.{i}'], atol=1e-4, rtol=0)
+        torch.testing.assert_close(m, t[f'mask.{i}'], atol=1e-4, rtol=0)
+    scores = plain.scores(classes[-1], masks[-1], config['hw'])
+    torch.testing.assert_close(scores, t['seg_logits'], atol=1e-4, rtol=0)
+
+
+def test_plain_head_equals_the_recorded_text_head(load_reference):
+    config, t = load_reference('clouds_official_head_text_tiny.safetensors')
+    state = head_from_detectron2(
+        {k.removeprefix('state.'): v for k, v in t.items()}
+    )
+    text, void = t['text_classifier'].split([len(t['text_classifier']) - 1, 1])
+    state['cls_embed.void_embedding.weight'] = void
+    plain = PlainHead(
+        state,
+        heads=config['heads'],
+        groups=32,
+        text=text,
+        synonyms=config['num_templates'],
+    )
+    classes, masks = plain.forward([t[f'feat.res{i}'] for i in (2, 3, 4, 5)])
+    torch.testing.assert_close(
+        classes[-1], t['pred_logits'], atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(masks[-1], t['pred_masks'], atol=1e-4, rtol=0)
+
+
+def test_plain_losses_equal_the_recorded_criterion(load_reference):
+    config, t = load_reference('clouds_official_criterion.safetensors')
+    labels = [t['label_map.0'], t['label_map.1']]
+    pairs = [
+        match_one(
+            t['pred_logits'][b],
+            t['pred_masks'][b],
+            labels[b],
+            t[f'match_point_coords.{b}'],
+            (2, 5, 5),
+        )
+        for b in range(2)
+    ]
+    for b, (query, target) in enumerate(pairs):
+        assert query.equal(t[f'match_query.{b}'])
+        assert target.equal(t[f'match_target.{b}'])
+    losses = losses_of(
+        t['pred_logits'],
+        t['pred_masks'],
+        labels,
+        pairs,
+        t['loss_point_coords'],
+        config['eos_coef'],
+    )
+    for name, loss in zip(('ce', 'mask', 'dice'), losses, strict=True):
+        torch.testing.assert_close(
+            loss, t[f'loss_{name}'][0], atol=1e-5, rtol=0
+        )
