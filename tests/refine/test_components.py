@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clouds_mmseg.refine.prompts import find_components
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(0, 999),
+    st.integers(0, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_components_cover_what_is_large_enough(height, width, seed, area):
+    label = np.random.default_rng(seed).integers(0, 3, (height, width))
+    label[label == 2] = 255
+    classes, masks = find_components(label, area)
+    assert masks.shape == (len(classes), height, width)
+    assert (np.diff(classes) >= 0).all()
+    for k, mask in zip(classes, masks, strict=True):
+        assert mask.sum() > area and (label[mask] == k).all()
+        # Nothing of the class touches it by a side.
+        grown = np.zeros_like(mask)
+        grown[1:] |= mask[:-1]
+        grown[:-1] |= mask[1:]
+        grown[:, 1:] |= mask[:, :-1]
+        grown[:, :-1] |= mask[:, 1:]
+        assert not (grown & ~mask & (label == k)).any()
+    assert (masks.sum(0) <= 1).all()
+    if area == 0:
+        assert masks.any(0).sum() == (label != 255).sum()
+
+
+def test_corners_do_not_connect_and_the_area_must_be_exceeded():
+    label = np.full((4, 4), 255)
+    label[:2, :2] = 7
+    label[2:, 2:] = 7
+    classes, masks = find_components(label, 3)
+    assert classes.tolist() == [7, 7]
+    assert masks[0, 0, 0] and masks[1, 3, 3]
+    assert len(find_components(label, 4)[0]) == 0
+
+
+def test_nothing_to_find():
+    classes, masks = find_components(np.full((3, 5), 255, np.uint8), 0)
+    assert classes.shape == (0,) and masks.shape == (0, 3, 5)
+    classes, _ = find_components(np.full((3, 5), 255), 0, ignore_index=0)
+    assert classes.tolist() == [255]
+
+
+@pytest.mark.parametrize('label', [np.zeros((1, 2, 2), int), np.zeros((2, 2))])
+def test_what_is_no_label_map_is_named(label):
+    with pytest.raises(ValueError, match=r'\(H, W\).*got \('):
+        find_components(label, 0)
