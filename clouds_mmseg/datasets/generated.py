@@ -1,5 +1,6 @@
 """Generated images without labels."""
 
+import logging
 import os
 
 from mmengine.logging import print_log
@@ -28,6 +29,8 @@ class GeneratedDataset(DGDataset):
     Args:
         bank (str): Folder of the bank. ``data/...`` is moved by the
             environment variable ``CLOUDS_DATA_ROOT``.
+        metainfo (dict, optional): Classes and palette of the source, where
+            they are not the 19 of Cityscapes.
         size (tuple[int, int], optional): Width and height that every image
             must have. Defaults to any.
         verify_hash (bool): Whether to compare each file with its hash; this
@@ -43,12 +46,15 @@ class GeneratedDataset(DGDataset):
             files are missing, damaged or of another size.
     """
 
+    # A list of allowed classes would refuse those of a user's own source.
+    METAINFO = dict()
     DOMAIN = 'generated'
 
     def __init__(
         self,
         *,
         bank,
+        metainfo=None,
         size=None,
         verify_hash=True,
         evaluation_labels=False,
@@ -64,7 +70,12 @@ class GeneratedDataset(DGDataset):
         self.size = tuple(size) if size is not None else None
         self.verify_hash = verify_hash
         self.evaluation_labels = evaluation_labels
-        super().__init__(data_root=None, data_prefix=dict(), **kwargs)
+        super().__init__(
+            data_root=None,
+            data_prefix=dict(),
+            metainfo=metainfo or DGDataset.METAINFO,
+            **kwargs,
+        )
 
     def load_data_list(self):
         """List the images of the bank and check their files.
@@ -93,7 +104,7 @@ class GeneratedDataset(DGDataset):
                 f'{self._who()}: the bank {self.bank} has {len(entries)} of '
                 f'{asked} images. The command that began it makes the rest.',
                 logger='current',
-                level='WARNING',
+                level=logging.WARNING,
             )
         return [self._info(entry) for entry in entries]
 

@@ -142,7 +142,7 @@ class SelfTrainingSegmentor(DGSegmentor):
     def _clean_rgb(self, sample):
         """A sample's clean view in the model's channel order, uint8."""
         view = sample.clean_img.data
-        if self.data_preprocessor.channel_conversion:
+        if self.data_preprocessor._channel_conversion:
             view = view.flip(0)
         return view
 

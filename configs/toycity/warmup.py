@@ -8,10 +8,10 @@ _base_ = [
 # The head starts from nothing and has minutes, so it learns a hundred times
 # faster than the official schedule, and slows down at the end.
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=600, val_interval=600)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=30, by_epoch=False),
     dict(
-        type='PolyLR', power=0.9, eta_min=0, begin=30, end=600, by_epoch=False
+        type='PolyLR', power=0.9, eta_min=0, begin=30, end=300, by_epoch=False
     ),
 ]

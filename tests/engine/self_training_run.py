@@ -1,0 +1,177 @@
+"""A self-training run of seconds, as a script that can kill itself.
+
+    python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
+
+Losses go to WORK_DIR/losses.txt, one exact number an iteration.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.hooks import Hook  # noqa: E402
+from tiny_run import CLASSES, PALETTE, read_config, write_config  # noqa: E402
+
+import clouds_mmseg  # noqa: E402, F401
+from clouds_mmseg.engine.make_bank import make_bank  # noqa: E402
+
+_TEXT = """
+_base_ = './tiny.py'
+model = dict(
+    type='SelfTrainingSegmentor',
+    teacher_decay=0.5,
+    label_threshold=0.05,
+    data_preprocessor=dict(size=(32, 64)),
+    backbone=dict(
+        _delete_=True,
+        type='FrozenTIMMBackbone',
+        model_name='test_resnet',
+        weights=None,
+    ),
+    decode_head=dict(
+        _delete_=True,
+        type='CLOUDSHead',
+        num_classes=3,
+        feat_channels=32,
+        out_channels=32,
+        num_queries=6,
+        num_encoder_layers=1,
+        num_decoder_layers=2,
+        encoder_ffn_channels=32,
+        decoder_ffn_channels=32,
+        loss=dict(num_points=64),
+    ),
+)
+train_dataloader = dict(
+    num_workers={workers},
+    dataset=dict(
+        _delete_=True,
+        type='KeyedDataset',
+        datasets=[
+            dict(
+                type='FolderDataset',
+                domain='day',
+                data_root={root!r} + '/day_train',
+                metainfo=dict(classes={classes!r}, palette={palette!r}),
+                pipeline=[
+                    dict(type='LoadSegImage'),
+                    dict(type='LoadSegLabels'),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PhotoMetricDistortion'),
+                    dict(type='PackDGInputs'),
+                ],
+            ),
+            dict(
+                type='GeneratedDataset',
+                bank={bank!r},
+                metainfo=dict(classes={classes!r}, palette={palette!r}),
+                pipeline=[
+                    dict(type='LoadSegImage'),
+                    dict(type='KeepCleanView'),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PhotoMetricDistortion'),
+                    dict(type='PackDGInputs'),
+                ],
+            ),
+        ],
+    ),
+)
+train_cfg = dict(
+    _delete_=True,
+    type='SelfTrainingLoop',
+    warmup_iters=3,
+    max_iters=10,
+    generated_share=0.5,
+    val_interval=10,
+)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3),
+    clip_grad=dict(max_norm=1.0),
+)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
+custom_hooks = [
+    dict(type='EMATeacherHook', interval=2),
+    dict(type='PseudoLabelReportHook', interval=5),
+    dict(
+        type='SAMRefineHook',
+        refiner=dict(type='SuperpixelRefiner', purity=0.6),
+        picture_interval=4,
+        width=64,
+    ),
+]
+runner_type = 'SelfTrainingRunner'
+banks = [dict(out={bank!r}, num=5)]
+load_cfg = dict(allow_missing=['teacher.'])
+"""
+
+
+def write_bank(folder):
+    """Make a bank of five small scenes."""
+    prompts = Path(folder) / 'prompts.txt'
+    prompts.write_text('a street in the rain\na street at night\n')
+    out = Path(folder) / 'bank'
+    make_bank(out, prompts=prompts, num=5, size=(64, 32), contact_sheet=False)
+    return out
+
+
+def write_self_training(folder, data, bank, workers=0):
+    """Write tiny.py and self_training.py into a folder."""
+    write_config(Path(folder) / 'tiny.py', data)
+    path = Path(folder) / 'self_training.py'
+    path.write_text(
+        _TEXT.format(
+            root=str(data),
+            bank=str(bank),
+            classes=CLASSES,
+            palette=PALETTE,
+            workers=workers,
+        )
+    )
+    return path
+
+
+class RecordLosses(Hook):
+    """Write each loss exactly, and die when told to."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, path, kill_at=None):
+        self.path = path
+        self.kill_at = kill_at
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        with open(self.path, 'a') as stream:
+            loss = float(outputs['loss']).hex()
+            stream.write(f'{runner.iter + 1} {loss}\n')
+        if runner.iter + 1 == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    parser.add_argument('work_dir', type=Path)
+    parser.add_argument('--resume', action='store_true')
+    parser.add_argument('--kill-at', type=int)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    from clouds_mmseg.engine.launch import build_runner
+
+    cfg = read_config(args.config, args.work_dir, resume=args.resume)
+    runner = build_runner(cfg)
+    runner.register_hook(
+        RecordLosses(args.work_dir / 'losses.txt', args.kill_at)
+    )
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,214 @@
+"""Warm-up, teacher, refinement and resume, by real runs."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from self_training_run import write_bank, write_self_training
+from tiny_run import read_config
+
+from clouds_mmseg.engine.launch import build_runner
+from clouds_mmseg.engine.self_training_runner import require_bank
+from clouds_mmseg.utils.errors import UserError
+
+SCRIPT = Path(__file__).with_name('self_training_run.py')
+
+
+@pytest.fixture(scope='module')
+def bank(tmp_path_factory):
+    return write_bank(tmp_path_factory.mktemp('bank'))
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory, tiny_data, bank):
+    folder = tmp_path_factory.mktemp('self_training')
+    return write_self_training(folder, tiny_data, bank)
+
+
+def script(*args):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, args)],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, config):
+    """Work dir of a run that nothing interrupted, and what it printed."""
+    work_dir = tmp_path_factory.mktemp('whole') / 'work'
+    done = script(config, work_dir)
+    assert done.returncode == 0, done.stderr
+    return work_dir, done.stdout + done.stderr
+
+
+def losses(work_dir):
+    lines = (work_dir / 'losses.txt').read_text().split('\n')[:-1]
+    return dict(line.split() for line in lines)
+
+
+def weights(work_dir):
+    return torch.load(work_dir / 'iter_10.pth', weights_only=False)[
+        'state_dict'
+    ]
+
+
+# In the warm-up, at the switch, and after the teacher has moved.
+@pytest.mark.parametrize('kill_at', [2, 3, 7])
+def test_killed_run_continues_exactly(tmp_path, whole, config, kill_at):
+    work_dir = tmp_path / 'work'
+    killed = script(config, work_dir, '--kill-at', kill_at)
+    assert killed.returncode == -signal.SIGKILL
+    done = script(config, work_dir, '--resume')
+    assert done.returncode == 0, done.stderr
+    assert losses(work_dir) == losses(whole[0])
+    expected = weights(whole[0])
+    got = weights(work_dir)
+    assert expected.keys() == got.keys()
+    for key in expected:
+        assert torch.equal(expected[key], got[key]), key
+
+
+def test_teacher_is_saved_and_behind_the_student(whole):
+    state = weights(whole[0])
+    teacher = {k: v for k, v in state.items() if k.startswith('teacher.')}
+    # Copied at iteration 3, moved after 5, 7 and 9.
+    assert teacher['teacher.steps'] == 4
+    name = 'decode_head.query_feat.weight'
+    assert not torch.equal(teacher[f'teacher.module.{name}'], state[name])
+    assert not any('backbone' in key for key in teacher)
+    assert not any('refiner' in key for key in state)
+
+
+def test_run_tells_what_a_user_needs(whole):
+    text = whole[1]
+    assert 'Self-training begins at iteration 3' in text
+    assert 'Pseudo labels of' in text
+    assert 'unchanged by refinement' in text
+    assert list(whole[0].rglob('pseudo_label_0*.png'))
+
+
+def test_workers_do_not_change_the_run(tmp_path, tiny_data, bank, whole):
+    config = write_self_training(tmp_path, tiny_data, bank, workers=2)
+    done = script(config, tmp_path / 'work')
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / 'work') == losses(whole[0])
+
+
+def test_missing_bank_names_the_command(tmp_path, tiny_data):
+    config = write_self_training(tmp_path, tiny_data, tmp_path / 'none')
+    runner = build_runner(read_config(config, tmp_path / 'work'))
+    with pytest.raises(UserError, match='generate_images.py .*--num 5'):
+        runner.train()
+
+
+def test_missing_bank_is_made_where_the_config_says_so(tmp_path, capsys):
+    out = tmp_path / 'bank'
+    bank = dict(
+        out=str(out), num=2, num_prompts=2, size=(64, 32), make=True, seed=1
+    )
+    with pytest.raises(UserError, match='distributed run does not make it'):
+        require_bank(dict(bank), launcher='pytorch')
+    require_bank(dict(bank), launcher='none')
+    files = {path: path.read_bytes() for path in (out / 'images').iterdir()}
+    assert len(files) == 2
+    require_bank(dict(bank), launcher='pytorch')
+    assert all(path.read_bytes() == data for path, data in files.items())
+
+
+def test_self_training_needs_a_warmup(tmp_path, config):
+    cfg = read_config(config, tmp_path / 'work', train_cfg__warmup_iters=0)
+    with pytest.raises(UserError, match='load_from names none'):
+        build_runner(cfg).train()
+
+
+def test_finished_warmup_is_a_start(tmp_path, config, whole):
+    state = weights(whole[0])
+    student = {k: v for k, v in state.items() if 'teacher' not in k}
+    torch.save(dict(state_dict=student), tmp_path / 'warmup.pth')
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        load_from=str(tmp_path / 'warmup.pth'),
+        train_cfg__warmup_iters=0,
+        train_cfg__max_iters=1,
+    )
+    model = build_runner(cfg).train()
+    assert model.teacher.steps == 1
+    name = 'decode_head.query_feat.weight'
+    teacher = model.teacher.module.state_dict()
+    assert torch.equal(teacher[name], student[name])
+    assert not torch.equal(model.state_dict()[name], student[name])
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(train_cfg__warmup_iters=10), 'warmup_iters must lie in'),
+        (dict(train_cfg__warmup_iters=-1), 'warmup_iters must lie in'),
+        (dict(train_cfg__generated_share=0.0), 'generated_share must lie'),
+        (dict(model__teacher_decay=1.0), 'teacher_decay must lie'),
+        (dict(model__label_threshold=2.0), 'label_threshold must lie'),
+    ],
+)
+def test_impossible_values_are_refused(tmp_path, config, changes, message):
+    cfg = read_config(config, tmp_path / 'work', load_from='x', **changes)
+    cfg.load_from = None
+    cfg.banks = []
+    if cfg.train_cfg.warmup_iters < 0:
+        cfg.resume = True
+    with pytest.raises((ValueError, UserError), match=message):
+        build_runner(cfg).train()
+
+
+def test_hooks_refuse_impossible_values():
+    from clouds_mmseg.engine import (
+        EMATeacherHook,
+        PolyRestartLR,
+        PseudoLabelReportHook,
+        SAMRefineHook,
+    )
+
+    with pytest.raises(ValueError, match='interval must be at least 1'):
+        EMATeacherHook(interval=0)
+    with pytest.raises(ValueError, match='interval must be at least 1'):
+        PseudoLabelReportHook(interval=0)
+    with pytest.raises(ValueError, match='num_pictures must be at least 1'):
+        SAMRefineHook({}, num_pictures=0)
+    with pytest.raises(ValueError, match='period must be at least 1'):
+        PolyRestartLR(None, period=0)
+
+
+def test_refiner_needs_a_model_that_labels(build):
+    runner = build(
+        custom_hooks=[
+            dict(type='SAMRefineHook', refiner=dict(type='SuperpixelRefiner'))
+        ]
+    )
+    with pytest.raises(TypeError, match='SelfTrainingSegmentor'):
+        runner.train()
+
+
+def test_rate_restarts_with_every_stage():
+    from clouds_mmseg.engine import PolyRestartLR
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    scheduler = PolyRestartLR(optimizer, period=4, power=1.0)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    assert rates == [2.0, 1.5, 1.0, 0.5] * 2
+
+
+def test_configs_of_the_benchmarks_fit_their_classes(repo_root):
+    for path in sorted((repo_root / 'configs/clouds').glob('*.py')):
+        cfg = Config.fromfile(path)
+        assert len(path.read_text().splitlines()) <= 40
+        assert cfg.train_cfg.warmup_iters < cfg.train_cfg.max_iters
+        assert cfg.runner_type == 'SelfTrainingRunner'
