@@ -34,7 +34,11 @@ def parse_size(text):
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--prompts', required=True, help='one a line')
-    parser.add_argument('--num', type=int, required=True, help='images')
+    parser.add_argument(
+        '--num', '--num-images', '-n', type=int, required=True,
+        help='images; below torchrun write --num-images, because torchrun '
+        'takes --num for an option of its own',
+    )  # fmt: skip
     parser.add_argument('--out', required=True, help='folder of the bank')
     parser.add_argument('--backend', choices=BACKENDS, default='toycity')
     parser.add_argument('--seed', type=int, default=0)

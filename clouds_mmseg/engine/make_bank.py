@@ -1,5 +1,7 @@
 """Make a bank of generated images: where generation meets the renderer."""
 
+import logging
+
 from mmengine.logging import print_log
 
 from clouds_mmseg.generate.bank import Bank
@@ -113,7 +115,11 @@ def _build(name, *, mode, keep_labels, local, options):
                 'it knows size'
             )
         return ToyCityBackend(
-            render_toycity, mode=mode, keep_labels=keep_labels, **options
+            render_toycity,
+            avoid=target_ranges(),
+            mode=mode,
+            keep_labels=keep_labels,
+            **options,
         )
     if name == 'diffusers':
         if keep_labels:
@@ -145,6 +151,27 @@ def render_toycity(seed, style, size):
     return render_scene(seed, Style('generated', **style), size)
 
 
+def target_ranges():
+    """Collect what the target domains of ToyCity look like.
+
+    Returns:
+        dict[str, list[tuple[float, float]]]: Parameter of a style -> the
+        ranges that targets draw it from; a fixed number is a range too.
+    """
+    from clouds_mmseg.datasets.toycity import STYLES
+
+    ranges = {}
+    for name, style in STYLES.items():
+        if name == 'source':
+            continue
+        for key, value in vars(style).items():
+            if isinstance(value, (int, float)):
+                value = (value, value)
+            if isinstance(value, tuple) and len(value) == 2:
+                ranges.setdefault(key, []).append(value)
+    return ranges
+
+
 def _report(maker, lines, prompts):
     note = maker.info().get('note')
     if note:
@@ -155,5 +182,5 @@ def _report(maker, lines, prompts):
             f'{prompts}: the text encoder cuts {len(warnings)} prompts:\n'
             + '\n'.join(f'  {line}' for line in warnings),
             logger='current',
-            level='WARNING',
+            level=logging.WARNING,
         )

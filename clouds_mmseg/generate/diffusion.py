@@ -157,7 +157,7 @@ class DiffusionBackend:
         )
         try:
             pipe = loader.from_pretrained(
-                str(folder), torch_dtype=self.dtype, variant=variant
+                str(folder), dtype=self.dtype, variant=variant
             )
         except Exception as error:
             raise GenerationError(

@@ -1,6 +1,7 @@
 """The loop that fills a bank with what is missing."""
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -103,7 +104,7 @@ def _until_not_blank(backend, request, picture, seed, counts):
             f'image {request.index} (seed {request.seed}) came out blank '
             f'({reason}); it is made again with the next seed',
             logger='current',
-            level='WARNING',
+            level=logging.WARNING,
         )
         if request.attempt + 1 >= MAX_ATTEMPTS:
             advice = (

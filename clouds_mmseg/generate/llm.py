@@ -1,5 +1,6 @@
 """Prompts written by a language model: the only file that imports one."""
 
+import logging
 import random
 import re
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from clouds_mmseg.utils.cityscapes import CLASSES
 _MARKER = 'config.json'
 _MIN_WORDS, _MAX_WORDS = 5, 60
 # `1.`, `2)`, `-`, `*`, quotes: what models put before and around list items.
-_BULLET = re.compile(r'^\s*(?:[-*\u2022]+|\(?\d+[.):]?)\s+')
+_BULLET = re.compile(r'^\s*(?:[-*\u2022]+|\(?\d+[.):])\s+')
 _QUOTES = '"\'\u201c\u201d\u2018\u2019`*'
 
 INSTRUCTION = """\
@@ -199,7 +200,7 @@ class PromptWriter:
                 'instruction is given as plain text. A model that was not '
                 'tuned on instructions may not follow it.',
                 logger='current',
-                level='WARNING',
+                level=logging.WARNING,
             )
 
     def _unloadable(self, error):
@@ -213,7 +214,7 @@ class PromptWriter:
 
         Args:
             num (int): How many.
-            seed (int): Call k of the model samples with seed + k.
+            seed (int): Of the instructions and of the model's sampling.
 
         Returns:
             Written: The prompts and how they came about.
@@ -239,7 +240,8 @@ class PromptWriter:
                 )
             answer = self._ask(
                 instruction_for(call, seed=seed, count=self.per_call),
-                seed + call,
+                # Not seed + call: neighbouring seeds would share calls.
+                random.Random(f'{seed}/{call}/sample').getrandbits(32),
             )
             call += 1
             found, others = parse_answer(answer)

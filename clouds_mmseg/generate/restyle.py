@@ -9,8 +9,6 @@ H and W are the size of the image; colours are float32 in 0 to 1.
 import cv2
 import numpy as np
 
-from clouds_mmseg.generate.toycity_words import style_for
-
 # Row of the horizon in heights of the image, and the camera's height times
 # its focal length, in metres times heights of the image: what a car's camera
 # has, roughly.
@@ -19,23 +17,24 @@ _METRES = 2.6
 _FAR = 90.0
 
 
-def restyle(image, prompt, rng):
-    """Restyle an image by the words of a prompt.
+def restyle(image, style, rng):
+    """Restyle an image.
 
     Args:
         image (np.ndarray): (H, W, 3) uint8 RGB.
-        prompt (str): Weather, time and light are followed, see
-            :func:`~clouds_mmseg.generate.toycity_words.style_for`.
+        style (dict): Of :func:`~.toycity_words.style_for`; weather, light,
+            lens and sensor are followed.
         rng (numpy.random.Generator): Source of the choices.
 
     Returns:
         np.ndarray: (H, W, 3) uint8 RGB.
     """
     style = {
-        name: value[0] if isinstance(value, tuple) and len(value) == 2
+        name: value[0]
+        if isinstance(value, tuple) and len(value) == 2
         else value
-        for name, value in style_for(prompt, rng).items()
-    }  # fmt: skip
+        for name, value in style.items()
+    }
     picture = _recolour(image, rng)
     depth = _guess_depth(*image.shape[:2])
     if 'snow_cover' in style:

@@ -13,7 +13,7 @@ from clouds_mmseg.generate.toycity_words import style_for
 # Keeps the scenes apart from those of the benchmark, whose seeds are drawn
 # from small integers too.
 _SALT = 0x67656E657261
-_PROBES = ('dense fog, winter', 'heavy rain at night', 'a snowy sunset', 'car')
+_PROBES = ('heavy rain at night in winter', 'a snowy sunset in the fog')
 _PROBE_SIZE = (64, 32)
 
 
@@ -36,6 +36,8 @@ class ToyCityBackend:
         mode (str): ``'txt2img'`` or ``'img2img'``.
         size (tuple[int, int]): Width and height in pixels; in mode img2img
             images keep their own.
+        avoid (Mapping[str, Sequence[tuple[float, float]]]): Parameter of a
+            style -> ranges that the target domains use.
         keep_labels (bool): Whether to hand out the labels of the scenes, for
             measuring pseudo labels against; nothing trains on them.
 
@@ -46,7 +48,13 @@ class ToyCityBackend:
     batch_size = 1
 
     def __init__(
-        self, render, *, mode='txt2img', size=(256, 128), keep_labels=False
+        self,
+        render,
+        *,
+        avoid,
+        mode='txt2img',
+        size=(256, 128),
+        keep_labels=False,
     ):
         if mode not in ('txt2img', 'img2img'):
             raise GenerationError(
@@ -58,6 +66,7 @@ class ToyCityBackend:
                 'each image keeps the label of its source'
             )
         self.render = render
+        self.avoid = avoid
         self.mode = mode
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.keeps_labels = keep_labels
@@ -99,11 +108,12 @@ class ToyCityBackend:
         rng = _generator(request)
         if self.mode == 'img2img':
             source = np.asarray(open_source(request.source_path))
-            return Picture(restyle(source, request.prompt, rng))
+            style = style_for(request.prompt, rng, self.avoid)
+            return Picture(restyle(source, style, rng))
         return self._scene(request.prompt, rng, self.size)
 
     def _scene(self, prompt, rng, size):
-        style = style_for(prompt, rng)
+        style = style_for(prompt, rng, self.avoid)
         image, label = self.render(int(rng.integers(2**63)), style, size)
         return Picture(image, label if self.keeps_labels else None)
 
@@ -117,7 +127,8 @@ class ToyCityBackend:
             else:
                 width, height = _PROBE_SIZE
                 source = rng.integers(0, 256, (height, width, 3), np.uint8)
-                image = restyle(source, prompt, rng)
+                style = style_for(prompt, rng, self.avoid)
+                image = restyle(source, style, rng)
             digest.update(image.tobytes())
         return digest.hexdigest()[:16]
 

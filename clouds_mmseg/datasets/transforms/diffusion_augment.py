@@ -1,5 +1,6 @@
 """Restyled images in place of labelled ones."""
 
+import logging
 import os
 
 import numpy as np
@@ -133,7 +134,7 @@ class DiffusionAugment(BaseTransform):
                 f'images drawn in this process have no variant in {self.bank} '
                 f'and were used as they are; the last one is {path}',
                 logger='current',
-                level='WARNING',
+                level=logging.WARNING,
             )
 
     def __repr__(self):

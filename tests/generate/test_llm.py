@@ -1,0 +1,121 @@
+import pytest
+import torch
+
+from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.generate.llm import (
+    INSTRUCTION,
+    PromptWriter,
+    instruction_for,
+    parse_answer,
+)
+from clouds_mmseg.generate.prompt_file import normalise
+from clouds_mmseg.utils.cityscapes import CLASSES
+
+
+@pytest.fixture(scope='module')
+def writer(tiny_lm):
+    return PromptWriter(str(tiny_lm()), max_new_tokens=150, per_call=5)
+
+
+def test_a_real_model_writes_seeded_prompts(writer):
+    state = torch.get_rng_state()
+    first = writer.write(6, seed=3)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert writer.write(6, seed=3) == first
+    assert writer.write(6, seed=4).prompts != first.prompts
+    assert len({normalise(p) for p in first.prompts}) == 6
+    assert first.how['chat_template'] and first.how['seed'] == 3
+    assert first.how['instruction'] == INSTRUCTION
+    assert len(first.how['fingerprint']) == 16
+
+
+def test_the_chat_template_is_used(writer):
+    text = writer.tokenizer.apply_chat_template(
+        [dict(role='user', content='a road')], tokenize=False,
+        add_generation_prompt=True,
+    )  # fmt: skip
+    assert text == 'user : a road answer :'
+    ids = writer._encode('a road')['input_ids'][0]
+    assert len(ids) == len(text.split(' '))
+
+
+def test_without_chat_template_the_text_is_plain(tiny_lm, caplog):
+    writer = PromptWriter(str(tiny_lm(chat=False)), max_new_tokens=150)
+    assert not writer.chat
+    assert writer.write(2).how['chat_template'] is False
+
+
+def test_every_class_is_asked_for_in_five_calls():
+    for seed in (0, 7):
+        asked = ' '.join(
+            instruction_for(call, seed=seed, count=10).split('above all: ')[1]
+            for call in range(5)
+        )
+        assert all(name in asked for name in CLASSES)
+    text = instruction_for(0, seed=0, count=7)
+    assert 'Write 7 prompts' in text and '{' not in text
+
+
+@pytest.mark.parametrize(
+    ('answer', 'prompts', 'rejected'),
+    [
+        ('Here are some prompts for your images:\n\n1. A road in the fog '
+         'at dawn\n2) "A wet street with two buses"\n',
+         ['A road in the fog at dawn', 'A wet street with two buses'], 1),
+        ('- *A tram in a narrow street*\n\u2022 Cars\n',
+         ['A tram in a narrow street'], 1),
+        ('word ' * 61, [], 1),
+        ('', [], 0),
+        ('50 cars wait at a light', ['50 cars wait at a light'], 0),
+    ],
+)  # fmt: skip
+def test_parse_answer(answer, prompts, rejected):
+    assert parse_answer(answer) == (prompts, rejected)
+
+
+def test_a_model_that_writes_no_prompts_is_named(tiny_lm):
+    writer = PromptWriter(str(tiny_lm()), max_new_tokens=2, per_call=10)
+    with pytest.raises(GenerationError) as caught:
+        writer.write(1)
+    message = str(caught.value)
+    assert '0 usable prompts of 1 in 15 calls' in message
+    assert '--backend template' in message
+
+
+def test_a_model_without_room_is_named(tiny_lm):
+    writer = PromptWriter(str(tiny_lm(positions=32)))
+    with pytest.raises(GenerationError, match='reads 32 tokens'):
+        writer.write(1)
+
+
+def test_bad_arguments(tiny_lm, tmp_path):
+    model = str(tiny_lm())
+    for options in (
+        dict(temperature=0),
+        dict(top_p=1.5),
+        dict(max_new_tokens=0),
+        dict(per_call=0),
+        dict(dtype='float8'),
+        dict(device='gpu'),
+    ):
+        with pytest.raises(
+            GenerationError, match=next(iter(options)).replace('_', '-')
+        ):
+            PromptWriter(model, **options)
+    with pytest.raises(GenerationError, match='without config.json'):
+        PromptWriter(str(tmp_path))
+    (tmp_path / 'config.json').write_text('{"model_type": "no-such"}')
+    with pytest.raises(GenerationError, match='cannot be loaded'):
+        PromptWriter(str(tmp_path))
+    with pytest.raises(GenerationError, match='no such folder'):
+        PromptWriter('./no/such/model')
+    with pytest.raises(GenerationError, match='cannot be downloaded'):
+        PromptWriter('owner/no-such-model')
+    with pytest.raises(GenerationError, match='is a file'):
+        PromptWriter(str(tmp_path / 'config.json'))
+
+
+def test_num_must_be_positive(writer):
+    with pytest.raises(GenerationError, match='--num'):
+        writer.write(0)
