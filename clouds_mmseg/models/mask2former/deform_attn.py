@@ -68,10 +68,11 @@ class MultiScaleDeformableAttention(nn.Module):
         heads = (self.num_heads, self.num_levels, self.num_points)
         # Places are computed in float32 even under autocast: half precision
         # cannot tell neighbouring cells of a large map apart.
-        offsets = self.sampling_offsets(query).float()
-        offsets = offsets.unflatten(-1, (*heads, 2))  # (N, Q, H, L, P, 2)
-        cells = offsets.new_tensor([[w, h] for h, w in shapes])
-        places = centres[:, None, None, None] + offsets / cells[:, None]
+        offsets = self.sampling_offsets(query).float()  # (N, Q, H * L * P * 2)
+        cells = offsets.new_tensor([[w, h] for h, w in shapes])[:, None]
+        cells = cells.expand(*heads, 2).flatten()
+        centres = centres.repeat(1, math.prod(heads))
+        places = (centres + offsets / cells).unflatten(-1, (*heads, 2))
         weights = self.attention_weights(query).float()
         weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, heads[1:])  # (N, Q, H, L, P)

@@ -55,27 +55,35 @@ def sample_rows(value, shapes, places, weights):
     every level, weighted; a ring of zeros around each map stands for the
     outside.
     """
-    n, _, heads, _ = value.shape
+    n, queries, heads, levels, points, _ = places.shape
     table, starts = _ringed_table(value, shapes)
-    size = places.new_tensor([[w, h] for h, w in shapes])[:, None]  # (L, 1, 2)
+    # Numbers of a level are laid out once for each place, K = H * L * P in a
+    # row: broadcasting over an axis of 2 or 4 is several times slower.
+    size = places.new_tensor([[w, h] for h, w in shapes])[:, None]
+    size = size.expand(heads, levels, points, 2).flatten()  # (K * 2,)
     # Cells of the ring have the index -1 and ``size``: past them all is zero.
-    spot = torch.minimum((places * size - 0.5).clamp(min=-1), size)
+    spot = places.flatten(2) * size - 0.5
+    spot = torch.minimum(spot.clamp(min=-1), size)
     corner = torch.minimum(spot.detach().floor(), size - 1)
-    part_x, part_y = (spot - corner).unbind(-1)
-    bottom = weights * part_y
-    top = weights - bottom
+    part_x, part_y = (spot - corner).unflatten(2, (-1, 2)).unbind(-1)
+    bottom = weights.flatten(2) * part_y
+    top = weights.flatten(2) - bottom
     bottom_right, top_right = bottom * part_x, top * part_x
-    shares = torch.stack(
-        [top - top_right, top_right, bottom - bottom_right, bottom_right],
-        dim=-1,
-    )  # (N, Q, H, L, P, 4)
+    shares = (top - top_right, top_right, bottom - bottom_right, bottom_right)
+    # A diverged run has places that are no numbers: its values then are none
+    # either, but its rows must stay inside of the table.
+    corner = corner.nan_to_num(nan=-1.0).int().unflatten(2, (-1, 2))
     rows = _rows(corner, shapes, starts, table.shape[1], heads)
     out = _WeightedBags.apply(
-        table.flatten(0, 2),
-        rows.flatten(0, 2).flatten(1),
-        shares.flatten(0, 2).flatten(1),
+        table.flatten(0, 2), _bags(rows, heads), _bags(shares, heads)
     )
-    return out.unflatten(0, (n, -1, heads)).flatten(2)
+    return out.view(n, queries, -1)
+
+
+def _bags(corners, heads):
+    """Bring what four cells have, (N, Q, K) each, to (N * Q * H, B)."""
+    corners = [x.unflatten(2, (heads, -1)) for x in corners]
+    return torch.stack(corners, dim=3).flatten(0, 2).flatten(1)
 
 
 def _ringed_table(value, shapes):
@@ -91,21 +99,35 @@ def _ringed_table(value, shapes):
 
 
 def _rows(corner, shapes, starts, cells, heads):
-    """Rows of the four cells around each place: (N, Q, H, L, P, 4) int32."""
-    # A diverged run has places that are no numbers: its values then are none
-    # either, but its rows must stay inside of the table.
-    x, y = corner.nan_to_num(nan=-1.0).int().unbind(-1)
+    """Rows of the four cells around each place: four of (N, Q, K) int32.
 
-    def column(values):
-        return torch.tensor(values, device=x.device, dtype=x.dtype)[:, None]
+    Args:
+        corner (Tensor): (N, Q, K, 2) int32, xy of the upper left cell.
+        shapes (list[tuple[int, int]]): Height and width of each map.
+        starts (list[int]): Where each ringed map begins.
+        cells (int): Of all ringed maps.
+        heads (int): H; rows of a cell lie beside one another.
+    """
+    x, y = corner.unbind(-1)
+    points = x.shape[2] // (heads * len(shapes))
 
-    pitch = column([w + 2 for _, w in shapes])
-    first = [s + w + 3 for s, (_, w) in zip(starts, shapes, strict=True)]
-    image = column([i * cells for i in range(len(x))])[..., None, None, None]
-    head = column(list(range(heads)))[..., None]
-    row = (y * pitch + x + column(first) + image) * heads + head
-    step = torch.cat([0 * pitch, 0 * pitch + 1, pitch, pitch + 1], dim=1)
-    return row[..., None] + step[:, None] * heads
+    def row(values):
+        values = torch.tensor(values, device=x.device, dtype=x.dtype)
+        return values[:, None].expand(heads, -1, points)
+
+    pitch = row([(w + 2) * heads for _, w in shapes]).flatten()
+    # The first cell inside of the ring, in the row of its head.
+    first = [
+        (start + w + 3) * heads
+        for start, (_, w) in zip(starts, shapes, strict=True)
+    ]
+    head = torch.arange(heads, device=x.device, dtype=x.dtype)
+    first = (row(first) + head[:, None, None]).flatten()
+    image = torch.arange(len(x), device=x.device, dtype=x.dtype)
+    base = first + (image * (cells * heads))[:, None, None]  # (N, 1, K)
+    upper = y * pitch + x * heads + base
+    lower = upper + pitch
+    return upper, upper + heads, lower, lower + heads
 
 
 class _WeightedBags(torch.autograd.Function):
