@@ -1,7 +1,7 @@
 """Another weather and light for an image, by operations on its pixels.
 
 Nothing is moved, so a label map of the image stays right. Depth is not
-known: it is guessed from the height in the image, as on a flat road.
+known: it is guessed as that of a straight street between two rows of houses.
 
 H and W are the size of the image; colours are float32 in 0 to 1.
 """
@@ -9,12 +9,16 @@ H and W are the size of the image; colours are float32 in 0 to 1.
 import cv2
 import numpy as np
 
-# Row of the horizon in heights of the image, and the camera's height times
-# its focal length, in metres times heights of the image: what a car's camera
-# has, roughly.
+# Row of the horizon in heights of the image; camera height and distance of
+# the houses times the focal length, in metres times heights and widths of the
+# image: what a car's camera has, roughly.
 _HORIZON = 0.43
-_METRES = 2.6
-_FAR = 90.0
+_DOWN = 2.6
+_ASIDE = 8.0
+_FAR = 80.0
+# Labels stay as they are, so what they name has to stay visible.
+_LEAST_CONTRAST = 0.15
+_MOST_DARKNESS = 0.85
 
 
 def restyle(image, style, rng):
@@ -35,16 +39,19 @@ def restyle(image, style, rng):
         else value
         for name, value in style.items()
     }
-    picture = _recolour(image, rng)
     depth = _guess_depth(*image.shape[:2])
+    picture = _recolour(image, rng)
+    picture = picture * _texture(image.shape[:2], style['texture'], rng)
     if 'snow_cover' in style:
         picture = _snow(picture, style['snow_cover'], rng)
     if 'wetness' in style:
         picture = _wet(picture, style['wetness'])
     if 'darkness' in style:
-        picture = _darken(picture, style['darkness'], depth)
+        amount = min(style['darkness'], _MOST_DARKNESS)
+        picture = _darken(picture, amount, depth)
     if 'visibility' in style:
-        left = np.exp(-3 * depth / style['visibility'])[..., None]
+        left = np.exp(-3 * depth / style['visibility'])
+        left = np.maximum(left, _LEAST_CONTRAST)[..., None]
         fog = np.array(style['fog_colour'], np.float32) / 255
         fog = fog * (1 - 0.8 * style.get('darkness', 0))
         picture = fog + (picture - fog) * left
@@ -56,11 +63,12 @@ def restyle(image, style, rng):
 
 
 def _guess_depth(height, width):
-    """Metres to each pixel of a flat road, and of what stands far away."""
-    rows = (np.arange(height, dtype=np.float32) + 0.5) / height
-    below = np.maximum(rows - _HORIZON, _METRES / _FAR / 2)
-    depth = np.minimum(_METRES / below, _FAR)
-    return np.repeat(depth[:, None], width, 1)  # (H, W)
+    """Metres to each pixel (H, W) of an empty street."""
+    rows = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
+    columns = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
+    road = _DOWN / np.maximum(rows - _HORIZON, 1e-3)
+    houses = _ASIDE / np.maximum(np.abs(columns - 0.5), 1e-3)
+    return np.minimum(np.minimum(road, houses), _FAR)
 
 
 def _recolour(image, rng):
@@ -79,6 +87,15 @@ def _noise(shape, step, rng):
         cells.astype(np.float32), (width, height),
         interpolation=cv2.INTER_CUBIC,
     )  # fmt: skip
+
+
+def _texture(shape, amount, rng):
+    """Factor (H, W, 1) with the stains and grain that flat colours lack."""
+    width = shape[1]
+    stains = _noise(shape, max(width // 12, 2), rng)
+    grain = _noise(shape, max(width // 100, 1), rng)
+    factor = 1 + amount * (0.08 * stains + 0.08 * grain)
+    return np.clip(factor, 0.4, 1.6)[..., None].astype(np.float32)
 
 
 def _snow(picture, amount, rng):

@@ -26,8 +26,8 @@ class ToyCityBackend:
     (see :mod:`~clouds_mmseg.generate.toycity_words`).
 
     In mode img2img the image given is restyled by operations on its pixels
-    (tone, haze by height in the image, darkness, rain, snow, lens, noise),
-    which move nothing, so that its label stays right.
+    (colour, texture, haze by guessed depth, darkness, rain, snow, lens,
+    noise), which move nothing, so that its label stays right.
 
     Args:
         render (Callable): ``(seed, style, size) -> (image, label)`` with
