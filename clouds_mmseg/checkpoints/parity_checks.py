@@ -250,7 +250,9 @@ def check_names(config, shapes):
         raise UserError(
             'Without its text embeddings a text classifier cannot be built.'
         )
-    head = CLOUDSHead(**head_arguments(shapes))
+    # Shapes need no memory.
+    with torch.device('meta'):
+        head = CLOUDSHead(**head_arguments(shapes))
     ours = {key: list(value.shape) for key, value in head.state_dict().items()}
     different = {
         key

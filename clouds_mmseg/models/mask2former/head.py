@@ -272,12 +272,18 @@ def semantic_scores(cls_logits, mask_logits, size):
     Returns:
         Tensor: (N, K, *size) float32, not negative.
     """
+    classes = cls_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
+    scores = []
     with torch.autocast(mask_logits.device.type, enabled=False):
-        masks = F.interpolate(
-            mask_logits.float(),
-            size=tuple(size),
-            mode='bilinear',
-            align_corners=False,
-        ).sigmoid()
-        classes = cls_logits.float().softmax(-1)[..., :-1]
-        return torch.einsum('nqk,nqhw->nkhw', classes, masks)
+        # One image at a time: the masks of all queries at full size are the
+        # largest tensors of the whole network.
+        for of_class, logits in zip(classes, mask_logits, strict=True):
+            masks = F.interpolate(
+                logits[None].float(),
+                size=tuple(size),
+                mode='bilinear',
+                align_corners=False,
+            )
+            masks = masks[0].sigmoid_().flatten(1)  # (Q, H * W)
+            scores.append((of_class @ masks).unflatten(1, tuple(size)))
+    return torch.stack(scores)
