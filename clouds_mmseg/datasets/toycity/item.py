@@ -1,10 +1,11 @@
 """What every object of a street can say about itself."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(ABC):
     """Base of all objects; a subclass adds its shape and ``draw``.
 
     Attributes:
@@ -21,20 +22,21 @@ class Item:
     lamp = None
 
     @property
+    @abstractmethod
     def box(self):
         """Footprint (x0, x1, z0, z1) in metres."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def top(self):
         """Height that nothing of the object exceeds, in metres."""
-        raise NotImplementedError
 
     @property
     def solid(self):
         """Height up to which the footprint is opaque, in metres."""
         return 0.0
 
+    @abstractmethod
     def draw(self, canvas, look):
         """Paint the object.
 
@@ -42,7 +44,6 @@ class Item:
             canvas (Canvas): Where.
             look (Look): Colours.
         """
-        raise NotImplementedError
 
 
 def centred(x, z, half_x, half_z):

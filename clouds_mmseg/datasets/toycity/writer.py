@@ -167,8 +167,12 @@ def _run(job, samples, workers):
         for _ in progress(map(job, samples)):
             pass
         return
-    # A spawned process would import the whole training stack anew.
+    # A spawned process would import the whole training stack anew. A forked
+    # one inherits OpenCV's pool without its threads and waits for them for
+    # ever; with one thread there is no pool.
     start = 'fork' if 'fork' in get_all_start_methods() else 'spawn'
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     pool = ProcessPoolExecutor(
         workers, get_context(start), cv2.setNumThreads, (1,)
     )
@@ -178,3 +182,4 @@ def _run(job, samples, workers):
     finally:
         # After an error the rest is not rendered before it is reported.
         pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
