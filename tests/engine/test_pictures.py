@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from mmengine.structures import PixelData
+from PIL import Image
+from tiny_run import CLASSES, PALETTE
+
+from clouds_mmseg.engine.panels import colorize, legend, stack, strip
+from clouds_mmseg.engine.prediction_pictures_hook import (
+    PredictionPicturesHook,
+)
+from clouds_mmseg.utils.cityscapes import CLASSES as CITY
+from clouds_mmseg.utils.cityscapes import PALETTE as CITY_PALETTE
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    label=hnp.arrays(
+        st.sampled_from([np.uint8, np.int64]),
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
+        elements=st.integers(0, 255),
+    )
+)
+def test_each_pixel_has_the_colour_of_its_class(label):
+    painted = colorize(label, PALETTE)
+    assert painted.dtype == np.uint8
+    for index in np.ndindex(label.shape):
+        value = int(label[index])
+        want = PALETTE[value] if value < len(PALETTE) else [0, 0, 0]
+        assert painted[index].tolist() == want
+
+
+def test_the_panel_shows_image_label_and_prediction():
+    image = np.full((8, 16, 3), 77, np.uint8)
+    label = np.zeros((8, 16), int)
+    prediction = np.ones((8, 16), int)
+    drawing = np.asarray(
+        strip(image, label, prediction, PALETTE, width=64, caption='day')
+    )
+    row = drawing[-20]
+    assert row[6 + 32].tolist() == [77] * 3
+    assert row[6 + 70 + 32].tolist() == PALETTE[0]
+    assert row[6 + 140 + 32].tolist() == PALETTE[1]
+    # The caption is above, in ink.
+    assert (drawing[:20] < 100).any()
+
+
+def test_an_unlabelled_image_has_a_black_label():
+    prediction = np.ones((8, 8), int)
+    drawing = np.asarray(
+        strip(
+            np.full((8, 8, 3), 9, np.uint8),
+            None,
+            prediction,
+            PALETTE,
+            width=40,
+            caption='a caption that is much too long for this panel ' * 3,
+        )
+    )
+    assert drawing[-20, 6 + 46 + 20].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize('width', [200, 800, 1600])
+def test_the_legend_names_every_class_in_its_width(width):
+    drawing = np.asarray(legend(CITY, CITY_PALETTE, width))
+    assert drawing.shape[1] == width
+    colors = {tuple(c) for c in drawing.reshape(-1, 3).tolist()}
+    assert {tuple(c) for c in CITY_PALETTE} <= colors
+
+
+def test_drawings_are_stacked():
+    sheet = stack(
+        [Image.new('RGB', (4, 2), (1, 2, 3)), Image.new('RGB', (6, 3))]
+    )
+    assert sheet.size == (6, 5)
+    assert sheet.getpixel((0, 0)) == (1, 2, 3)
+    assert sheet.getpixel((5, 0)) == (255, 255, 255)
+    assert sheet.getpixel((5, 4)) == (0, 0, 0)
+
+
+def names_of(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_validation_leaves_the_first_of_each_domain(trained):
+    (folder,) = trained.glob('*/pictures/iter_4')
+    assert names_of(folder) == [
+        'day_000.png',
+        'day_001.png',
+        'dusk_000.png',
+        'dusk_001.png',
+        'overview.png',
+    ]
+    panel = Image.open(folder / 'day_000.png')
+    overview = Image.open(folder / 'overview.png')
+    assert panel.width == overview.width == 3 * 128 + 4 * 6
+    assert overview.height > 4 * 128
+
+
+def test_a_test_draws_all_that_is_asked_for(build, tmp_path):
+    hook = dict(
+        type='PredictionPicturesHook',
+        per_domain=None,
+        out_dir=str(tmp_path / 'show'),
+        width=128,
+    )
+    runner = build(custom_hooks=[hook])
+    runner.test()
+    assert len(names_of(tmp_path / 'show')) == 7
+    label = np.asarray(Image.open(tmp_path / 'show' / 'day_000.png'))
+    colors = {tuple(c) for c in label.reshape(-1, 3).tolist()}
+    assert tuple(PALETTE[2]) in colors
+
+
+def test_nothing_is_drawn_where_nothing_is_asked(build, tmp_path):
+    hook = dict(type='PredictionPicturesHook', on_val=False, on_test=False)
+    runner = build(custom_hooks=[hook])
+    runner.train()
+    runner.test()
+    assert not list((tmp_path / 'work').glob('*/pictures'))
+
+
+def test_windows_show_the_panels(build, monkeypatch):
+    shown = []
+    hook = dict(type='PredictionPicturesHook', show=True, wait_time=0.5, width=64)
+    runner = build(custom_hooks=[hook])
+    monkeypatch.setattr(
+        type(runner.visualizer),
+        'show',
+        lambda self, image, name, wait_time: shown.append((name, wait_time)),
+    )
+    runner.val()
+    assert shown[0] == ('day_000.png', 0.5)
+    assert len(shown) == 4
+
+
+def test_a_prediction_of_another_size_is_drawn_at_its_size(build, tiny_data):
+    runner = build()
+    hook = PredictionPicturesHook(width=64)
+    sample = runner.val_dataloader.dataset[0]['data_samples']
+    # Compared at the size of the network's input: half of the file's.
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, 16, 16).long())
+    sample.pred_sem_seg = PixelData(data=torch.ones(1, 16, 16).long())
+    hook.before_val_epoch(runner)
+    hook.after_test_iter(runner, 0, None, [sample])
+    hook.after_test_epoch(runner)
+    (folder,) = [*runner_pictures(runner)]
+    panel = np.asarray(Image.open(folder / 'day_000.png'))
+    assert panel.shape[1] == 3 * 64 + 4 * 6
+
+
+def runner_pictures(runner):
+    from pathlib import Path
+
+    return Path(runner.log_dir).glob('pictures/*')
+
+
+@pytest.mark.parametrize('wrong', [dict(per_domain=0), dict(width=0)])
+def test_wrong_arguments_are_named(wrong):
+    with pytest.raises(ValueError, match=f'{next(iter(wrong))} .* got 0'):
+        PredictionPicturesHook(**wrong)
+
+
+def test_classes_of_the_fixture():
+    assert len(CLASSES) == len(PALETTE)
