@@ -55,6 +55,9 @@ class PromptedSAM:
             device (str | torch.device): Where to.
         """
         self.model.to(device)
+        # MobileSAM's attention keeps a tensor that is neither a parameter
+        # nor a buffer, and makes it anew only here.
+        self.model.eval()
 
     @torch.no_grad()
     def embed(self, image):

@@ -141,6 +141,8 @@ def build_sam(variant, path):
     hint = f' (looks like {found})' if found not in (None, variant) else ''
     load_strictly(sam, state_dict, source=f'{path}{hint}')
     print_log(f'SAM {variant} from {path}', 'current', logging.INFO)
+    # Its builder called eval already, but MobileSAM's attention then keeps
+    # what it derived from its weights: from the random ones, so far.
     return sam.eval().requires_grad_(False)
 
 

@@ -197,6 +197,39 @@ def test_mobile_sam_is_used_through_its_own_module(monkeypatch, tiny_weights):
     assert sam.embed(picture((20, 30))).shape == (1, 32, 4, 4)
 
 
+def test_what_eval_derives_follows_weights_and_device(
+    monkeypatch, tiny_weights
+):
+    """MobileSAM's attention biases are indexed once, in eval."""
+    from segment_anything import sam_model_registry
+    from segment_anything.modeling import ImageEncoderViT
+
+    class Deriving(ImageEncoderViT):
+        def train(self, mode=True):
+            super().train(mode)
+            self.derived = self.pos_embed.detach() * 2
+
+        def forward(self, x):
+            return super().forward(x) + self.derived.mean()
+
+    def build():
+        sam = build_tiny_sam()
+        sam.image_encoder.__class__ = Deriving
+        return sam.eval()
+
+    weights = torch.load(tiny_weights)
+    weights['image_encoder.pos_embed'] += 1
+    changed = tiny_weights.parent / 'changed.pth'
+    torch.save(weights, changed)
+    monkeypatch.setitem(sam_model_registry, 'vit_b', build)
+    sam = PromptedSAM('vit_b', changed)
+    encoder = sam.model.image_encoder
+    assert torch.equal(encoder.derived, encoder.pos_embed * 2)
+    assert encoder.derived.mean() > 1
+    sam.to('meta')
+    assert encoder.derived.is_meta
+
+
 @pytest.fixture
 def server(tiny_weights, tmp_path):
     """A local web server that offers the weights and counts requests."""
