@@ -10,7 +10,7 @@ from clouds_mmseg.datasets.toycity.look import VEGETATION, dim, ground_shadow
 from clouds_mmseg.datasets.toycity.shapes import disc
 
 # A plant of fewer pixels of the canvas than this is drawn with few leaves.
-SMALL = 70
+SMALL = 110
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Plant(Item):
                 leaves(tier, 0.8 + 0.12 * i)
             return
         small = canvas.scale_at(self.z) * height < SMALL
-        _crown(leaves, self.kind, 4 if small else 9, self.seed)
+        _crown(leaves, self.kind, 4 if small else 8, self.seed)
 
 
 def _crown(leaves, kind, count, seed):

@@ -5,6 +5,8 @@ from clouds_mmseg.datasets.toycity.solids import box
 
 TYRE = (26, 26, 28)
 HUB = (150, 152, 156)
+# Wheels lower than this many pixels of the canvas are a mere strip.
+SMALL = 9
 
 
 def tyres(canvas, frame, class_id, *, half, axles, radius):
@@ -18,6 +20,10 @@ def tyres(canvas, frame, class_id, *, half, axles, radius):
         axles (Sequence[float]): Places of the axles forward in metres.
         radius (float): Of the wheels, in metres.
     """
+    if canvas.scale_at(frame.origin[2]) * 2 * radius < SMALL:
+        zs = (axles[0] - radius, axles[-1] + radius)
+        box(canvas, frame, (-half, half), (0, radius), zs, TYRE, class_id)
+        return
     for z in axles:
         for xs in ((-half, 0.24 - half), (half - 0.24, half)):
             zs = (z - radius * 0.9, z + radius * 0.9)
