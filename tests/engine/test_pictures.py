@@ -125,7 +125,9 @@ def test_nothing_is_drawn_where_nothing_is_asked(build, tmp_path):
 
 def test_windows_show_the_panels(build, monkeypatch):
     shown = []
-    hook = dict(type='PredictionPicturesHook', show=True, wait_time=0.5, width=64)
+    hook = dict(
+        type='PredictionPicturesHook', show=True, wait_time=0.5, width=64
+    )
     runner = build(custom_hooks=[hook])
     monkeypatch.setattr(
         type(runner.visualizer),

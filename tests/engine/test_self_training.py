@@ -204,6 +204,10 @@ def test_rate_restarts_with_every_stage():
         optimizer.step()
         scheduler.step()
     assert rates == [2.0, 1.5, 1.0, 0.5] * 2
+    scheduler = PolyRestartLR(optimizer, period=4, power=1.0, warmup=2)
+    assert optimizer.param_groups[0]['lr'] == 1.0
+    scheduler.step()
+    assert optimizer.param_groups[0]['lr'] == 1.5
 
 
 def test_configs_of_the_benchmarks_fit_their_classes(repo_root):

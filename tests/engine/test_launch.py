@@ -1,0 +1,267 @@
+import argparse
+import os
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from clouds_mmseg.compat import IncompatibleStackError
+from clouds_mmseg.engine.evaluation_options import (
+    enable_tta,
+    show_pictures,
+    write_predictions,
+)
+from clouds_mmseg.engine.launch import (
+    add_common_arguments,
+    check_data,
+    dataset_configs,
+    enable_amp,
+    load_config,
+    plain_errors,
+)
+from clouds_mmseg.utils.errors import UserError
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """Parse a command line as the tools do."""
+    # load_config sets these for good; give them back.
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('CLOUDS_DATA_ROOT', '')
+
+    def parse(*words):
+        parser = argparse.ArgumentParser()
+        add_common_arguments(parser)
+        return parser.parse_args([str(word) for word in words])
+
+    return parse
+
+
+def test_the_work_dir_is_named_after_the_config(options, tiny_config):
+    cfg = load_config(options(tiny_config))
+    assert cfg.work_dir == os.path.join('work_dirs', 'tiny')
+    assert cfg.launcher == 'none'
+
+
+def test_a_work_dir_can_be_given_or_configured(options, tiny_config):
+    cfg = load_config(options(tiny_config, '--work-dir', 'a'))
+    assert cfg.work_dir == 'a'
+    cfg = load_config(options(tiny_config, '--cfg-options', 'work_dir=b'))
+    assert cfg.work_dir == 'b'
+
+
+def test_settings_are_overridden(options, tiny_config):
+    cfg = load_config(
+        options(
+            tiny_config,
+            '--cfg-options',
+            'train_cfg.max_iters=7',
+            'val_evaluator.domains=[day]',
+        )
+    )
+    assert cfg.train_cfg.max_iters == 7
+    assert cfg.val_evaluator.domains == ['day']
+
+
+def test_the_data_root_reaches_the_datasets(options, tiny_config, tmp_path):
+    load_config(options(tiny_config, '--data-root', tmp_path))
+    assert os.environ['CLOUDS_DATA_ROOT'] == str(tmp_path)
+
+
+def test_missing_paths_are_named(options, tiny_config):
+    with pytest.raises(UserError, match=r'no config nowhere\.py'):
+        load_config(options('nowhere.py'))
+    with pytest.raises(UserError, match='--data-root /no/where'):
+        load_config(options(tiny_config, '--data-root', '/no/where'))
+
+
+def test_inheritance_from_mmseg_works(options, tmp_path):
+    path = tmp_path / 'child.py'
+    path.write_text("_base_ = ['mmseg::_base_/models/fcn_r50-d8.py']\n")
+    assert load_config(options(path)).model.backbone.depth == 50
+
+
+def test_amp_replaces_the_plain_wrapper_only():
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
+    enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'BF16OptimWrapper'
+    enable_amp(cfg)
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    cfg.optim_wrapper.type = 'ApexOptimWrapper'
+    with pytest.raises(UserError, match='--amp .*ApexOptimWrapper'):
+        enable_amp(cfg)
+
+
+def test_configs_of_datasets_are_found_in_wrappers():
+    a, b = dict(type='A'), dict(type='B')
+    tree = ConfigDict(
+        type='ConcatDataset',
+        datasets=[dict(type='RepeatDataset', dataset=a), b],
+    )
+    assert [c.type for c in dataset_configs(tree)] == ['A', 'B']
+
+
+def test_a_check_of_good_data(options, tiny_config):
+    fine, report = check_data(load_config(options(tiny_config)))
+    assert fine
+    assert 'train: checked 6 images and labels (day 6): 0 problems' in report
+    assert 'val: checked 6 images and labels (day 3, dusk 3)' in report
+    assert 'test: the files of val' in report
+
+
+def test_a_check_lists_all_that_is_bad(options, tiny_config, tmp_path):
+    from tiny_run import write_config, write_data
+
+    data = write_data(tmp_path / 'bad')
+    cut = data / 'day_train' / 'images' / '001.png'
+    cut.write_bytes(cut.read_bytes()[:200])
+    (data / 'dusk_val' / 'labels' / '002.png').unlink()
+    config = write_config(tmp_path / 'bad.py', data)
+    cfg = load_config(options(config))
+    cfg.test_dataloader = None
+    fine, report = check_data(cfg)
+    assert not fine
+    assert str(cut) in report
+    assert str(data / 'dusk_val' / 'labels' / '002.png') in report
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        UserError('say this'),
+        FileNotFoundError('say this'),
+        IncompatibleStackError('say this'),
+    ],
+)
+def test_mistakes_are_one_message(error, capsys, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(SystemExit) as caught, plain_errors():
+        raise error
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == 'error: say this\n'
+
+
+def test_what_the_package_raises_is_one_message(capsys, monkeypatch):
+    from clouds_mmseg.engine.prediction_pictures_hook import (
+        PredictionPicturesHook,
+    )
+
+    monkeypatch.setenv('RANK', '3')
+    with pytest.raises(SystemExit), plain_errors():
+        PredictionPicturesHook(width=0)
+    err = capsys.readouterr().err
+    assert err == 'error (process 3): width must be positive, got 0\n'
+
+
+def test_defects_keep_their_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError), plain_errors():
+        1 / 0  # noqa: B018
+    # Not raised on purpose, although inside the package.
+    with pytest.raises(AttributeError), plain_errors():
+        enable_amp(None)
+    monkeypatch.setenv('CLOUDS_TRACEBACK', '1')
+    with pytest.raises(UserError), plain_errors():
+        raise UserError('x')
+
+
+def test_a_key_error_is_not_quoted(capsys, monkeypatch):
+    monkeypatch.setattr(
+        'clouds_mmseg.engine.launch._raised_on_purpose', lambda error: True
+    )
+    with pytest.raises(SystemExit), plain_errors():
+        raise KeyError('no such key')
+    assert capsys.readouterr().err.endswith(': no such key\n')
+
+
+def test_predictions_go_where_they_are_asked_for():
+    for evaluator in (dict(type='A'), [dict(type='A'), dict(type='B')]):
+        cfg = Config(dict(test_evaluator=evaluator))
+        write_predictions(cfg, 'out')
+        found = cfg.test_evaluator
+        for entry in found if isinstance(found, list) else [found]:
+            assert entry.output_dir == 'out'
+
+
+def test_pictures_are_asked_of_one_hook():
+    hook = dict(type='PredictionPicturesHook', width=99)
+    cfg = Config(dict(custom_hooks=[hook, dict(type='Other')]))
+    show_pictures(cfg, folder='f', show=True, wait_time=3)
+    assert [h.type for h in cfg.custom_hooks] == [
+        'Other',
+        'PredictionPicturesHook',
+    ]
+    changed = cfg.custom_hooks[1]
+    assert (changed.width, changed.per_domain) == (99, None)
+    assert (changed.out_dir, changed.show, changed.wait_time) == ('f', True, 3)
+    cfg = Config(dict())
+    show_pictures(cfg)
+    assert 'out_dir' not in cfg.custom_hooks[0]
+
+
+def tta_config(*pipeline, **extra):
+    dataset = dict(type='A', pipeline=list(pipeline))
+    return Config(
+        dict(
+            model=dict(type='M'),
+            test_dataloader=dict(dataset=dict(datasets=[dataset])),
+            **extra,
+        )
+    )
+
+
+def test_mirrored_images_are_the_default_augmentation():
+    cfg = tta_config(dict(type='Load'), dict(type='PackDGInputs'))
+    enable_tta(cfg)
+    load, augment = cfg.test_dataloader.dataset.datasets[0].pipeline
+    assert load.type == 'Load'
+    assert [t.prob for t in augment.transforms[0]] == [0, 1]
+    assert augment.transforms[1][0].type == 'PackDGInputs'
+    assert cfg.model.type == 'SegTTAModel'
+    assert cfg.model.module.type == 'M'
+
+
+def test_a_configured_augmentation_is_used():
+    own = [dict(type='Own')]
+    cfg = tta_config(
+        dict(type='Load'), tta_pipeline=own, tta_model=dict(type='Mean')
+    )
+    enable_tta(cfg)
+    assert cfg.test_dataloader.dataset.datasets[0].pipeline == own
+    assert cfg.model.type == 'Mean'
+
+
+def test_augmentation_needs_a_packing_step():
+    with pytest.raises(UserError, match="--tta .*'Load'"):
+        enable_tta(tta_config(dict(type='Load')))
+
+
+def test_augmented_predictions_do_not_depend_on_mirroring(
+    build, tiny_config, trained
+):
+    from tiny_run import read_config
+
+    from clouds_mmseg.engine.launch import build_runner
+
+    cfg = read_config(
+        tiny_config,
+        trained.parent / 'tta',
+        load_from=str(trained / 'iter_4.pth'),
+        custom_hooks=[],
+    )
+    enable_tta(cfg)
+    runner = build_runner(cfg)
+    runner.test()
+    # The mean over an image and its mirror image is mirror symmetric.
+    batch = next(iter(runner.test_dataloader))
+    one = runner.model.test_step(batch)[0].pred_sem_seg.data.squeeze()
+    batch['inputs'] = batch['inputs'][::-1]
+    samples = batch['data_samples'][::-1]
+    flips = (
+        [s.get('flip', False) for s in samples[0]],
+        [s.get('flip', False) for s in samples[1]],
+    )
+    assert flips == ([True, True], [False, False])
+    batch['data_samples'] = samples
+    two = runner.model.test_step(batch)[0].pred_sem_seg.data.squeeze()
+    assert one.equal(two)

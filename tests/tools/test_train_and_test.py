@@ -1,0 +1,146 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def results_of(work_dir):
+    return json.loads((work_dir / 'results.json').read_text())
+
+
+def test_train_resume_and_test(run_tool, tiny_config, tmp_path, capsys):
+    work_dir = tmp_path / 'work'
+    train = ('train.py', tiny_config, '--work-dir', work_dir)
+    assert run_tool(*train, '--amp') == 0
+    assert (work_dir / 'last_checkpoint').is_file()
+    assert results_of(work_dir)['iteration'] == 4
+    assert "type='BF16OptimWrapper'" in results_of(work_dir)['config']['text']
+
+    more = ('--cfg-options', 'train_cfg.max_iters=6')
+    assert run_tool(*train, '--resume', *more) == 0
+    assert results_of(work_dir)['iteration'] == 6
+    validated = results_of(work_dir)['metrics']
+
+    checkpoint = work_dir / 'iter_6.pth'
+    assert (
+        run_tool(
+            'test.py',
+            tiny_config,
+            checkpoint,
+            *('--work-dir', tmp_path / 'test'),
+            *('--out', tmp_path / 'out'),
+            *('--show-dir', tmp_path / 'show'),
+            *('--protocol', 'native'),
+        )
+        == 0
+    )
+    tested = results_of(tmp_path / 'test')
+    assert tested['phase'] == 'test'
+    assert tested['metrics'] == pytest.approx(validated, nan_ok=True)
+    assert str(tmp_path / 'test' / 'results.json') in capsys.readouterr().out
+    mask = np.asarray(Image.open(tmp_path / 'out' / 'dusk' / '002.png'))
+    assert mask.shape == (32, 32)
+    assert mask.max() < 3
+    assert len(list((tmp_path / 'show').glob('*.png'))) == 7
+
+
+def test_augmented_test(run_tool, tiny_config, tmp_path):
+    work_dir = tmp_path / 'work'
+    assert run_tool('train.py', tiny_config, '--work-dir', work_dir) == 0
+    plain = results_of(work_dir)['metrics']
+    checkpoint = work_dir / 'iter_4.pth'
+    command = ('test.py', tiny_config, checkpoint, '--work-dir', work_dir)
+    assert run_tool(*command, '--tta') == 0
+    mirrored = results_of(work_dir)['metrics']
+    assert mirrored.keys() == plain.keys()
+    assert mirrored['mean_mIoU'] != plain['mean_mIoU']
+
+
+def test_data_can_be_checked_without_training(
+    run_tool, tiny_config, tmp_path, capsys
+):
+    work_dir = tmp_path / 'work'
+    command = ('train.py', tiny_config, '--work-dir', work_dir)
+    assert run_tool(*command, '--check-data') == 0
+    assert 'train: checked 6 images' in capsys.readouterr().out
+    assert not work_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['nowhere.pth'], 'nowhere.pth'),
+        (['nowhere.pth', '--protocol', 'odd'], "protocol 'odd'"),
+        (['x.pth', '--data-root', '/no/where'], '--data-root /no/where'),
+    ],
+)
+def test_mistakes_are_one_line(
+    run_tool, tiny_config, capsys, options, message
+):
+    assert run_tool('test.py', tiny_config, *options) == 1
+    err = capsys.readouterr().err.splitlines()
+    errors = [line for line in err if line.startswith('error: ')]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not any('Traceback' in line for line in err)
+
+
+def test_two_processes_train_and_test(
+    repo_root, run_tool, tiny_config, tmp_path
+):
+    """The shell scripts, torchrun, gloo, and equal numbers from one."""
+    environment = dict(
+        os.environ,
+        PYTHON=sys.executable,
+        PORT='29617',
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='',
+    )
+
+    def bash(name, *words):
+        script = repo_root / 'tools' / name
+        done = subprocess.run(
+            ['bash', script, *map(str, words)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    work_dir = tmp_path / 'work'
+    out = bash(
+        'dist_train.sh',
+        *(tiny_config, 2, '--work-dir', work_dir),
+        *('--cfg-options', 'default_hooks.logger.interval=1'),
+    )
+    assert '2 processes' in out
+    # One process writes the log.
+    assert out.count('The run:') == 1
+    assert results_of(work_dir)['processes'] == 2
+    checkpoint = work_dir / 'iter_4.pth'
+    bash(
+        'dist_test.sh',
+        *(tiny_config, checkpoint, 2, '--work-dir', tmp_path / 'two'),
+    )
+    two = results_of(tmp_path / 'two')
+    single = ('--work-dir', tmp_path / 'one')
+    assert run_tool('test.py', tiny_config, checkpoint, *single) == 0
+    one = results_of(tmp_path / 'one')
+    assert two['metrics'] == pytest.approx(one['metrics'], nan_ok=True)
+    assert two['domains'] == one['domains']
+    assert (two['processes'], one['processes']) == (2, 1)
+
+
+@pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh'])
+def test_scripts_say_how_they_are_used(repo_root, name):
+    done = subprocess.run(
+        ['bash', repo_root / 'tools' / name], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f'{name} CONFIG' in done.stderr
