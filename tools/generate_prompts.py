@@ -6,7 +6,8 @@ from clouds_mmseg.engine.launch import plain_errors
 from clouds_mmseg.generate.coverage import class_coverage, coverage_lines
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.grammar import template_prompts
-from clouds_mmseg.generate.llm import INSTRUCTION, PromptWriter
+from clouds_mmseg.generate.instruction import INSTRUCTION
+from clouds_mmseg.generate.llm import PromptWriter
 from clouds_mmseg.generate.prompt_file import write_prompts
 
 

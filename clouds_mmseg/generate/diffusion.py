@@ -1,4 +1,4 @@
-"""Images from a diffusion model: the only file that imports diffusers.
+"""Images from a diffusion model.
 
 Shape letters: B requests of a batch, H and W pixels.
 """
@@ -9,35 +9,17 @@ from importlib import metadata
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from PIL import Image
 
 from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.model_files import (
-    fingerprint,
-    local_folder,
-    pick_device,
-    pick_dtype,
-    unreachable,
+from clouds_mmseg.generate.model_files import pick_device, pick_dtype
+from clouds_mmseg.generate.pipeline import (
+    load_pipeline,
+    set_scheduler,
+    truncations,
 )
 from clouds_mmseg.generate.request import Picture
 from clouds_mmseg.generate.source_image import open_source, working_size
-
-# The official CLOUDS code samples with it.
-DEFAULT_SCHEDULER = 'EulerDiscreteScheduler'
-_MARKER = 'model_index.json'
-_QUOTED = 60
-
-
-def _import_diffusers():
-    try:
-        import diffusers
-    except ImportError as error:
-        raise GenerationError(
-            f'the diffusers backend cannot be imported ({error}); install it '
-            "with: pip install 'clouds_mmseg[generate]'"
-        ) from error
-    return diffusers
 
 
 class DiffusionBackend:
@@ -107,11 +89,20 @@ class DiffusionBackend:
         self.batch_size = batch_size
         self.threads = threads
         self._check()
-        self._diffusers = _import_diffusers()
         self.device = pick_device(device, local)
         self.dtype = pick_dtype(dtype, self.device)
-        self._load(variant, revision)
-        self._set_scheduler(scheduler)
+        loaded = load_pipeline(
+            model, mode, dtype=self.dtype, variant=variant, revision=revision
+        )
+        self.name, self.fingerprint = loaded.name, loaded.fingerprint
+        self.pipe = loaded.pipe.to(self.device)
+        if negative_prompt and 'negative_prompt' not in (
+            inspect.signature(self.pipe.__call__).parameters
+        ):
+            raise GenerationError(
+                f'--negative-prompt: {type(self.pipe).__name__} takes none'
+            )
+        self.scheduler = set_scheduler(self.pipe, scheduler, self.name)
         self._check_size()
 
     def _check(self):
@@ -134,65 +125,6 @@ class DiffusionBackend:
                 f'--steps {self.steps} times --strength {self.strength} is '
                 'less than one step: nothing would change. Raise one of them.'
             )
-
-    def _load(self, variant, revision):
-        diffusers = self._diffusers
-        folder = local_folder(self.model, _MARKER)
-        self.name = folder.resolve().name if folder else self.model
-        if folder is None:
-            try:
-                folder = diffusers.DiffusionPipeline.download(
-                    self.model, variant=variant, revision=revision
-                )
-            except Exception as error:
-                raise unreachable(self.model, error) from error
-            # A snapshot's folder is named after its commit.
-            self.fingerprint = str(folder).replace('\\', '/').split('/')[-1]
-        else:
-            self.fingerprint = fingerprint(folder)
-        loader = (
-            diffusers.AutoPipelineForText2Image
-            if self.mode == 'txt2img'
-            else diffusers.AutoPipelineForImage2Image
-        )
-        try:
-            pipe = loader.from_pretrained(
-                str(folder), dtype=self.dtype, variant=variant
-            )
-        except Exception as error:
-            raise GenerationError(
-                f'--model {self.model} cannot be loaded for {self.mode} '
-                f'({type(error).__name__}: {error})'
-            ) from error
-        pipe.set_progress_bar_config(disable=True)
-        self.pipe = pipe.to(self.device)
-        self.accepts = inspect.signature(pipe.__call__).parameters
-        if self.negative_prompt and 'negative_prompt' not in self.accepts:
-            raise GenerationError(
-                f'--negative-prompt: {type(pipe).__name__} takes none'
-            )
-
-    def _set_scheduler(self, name):
-        own = self.pipe.scheduler
-        if name != 'model':
-            fitting = {c.__name__: c for c in own.compatibles}
-            fitting[type(own).__name__] = type(own)
-            if name == 'auto':
-                name = DEFAULT_SCHEDULER
-                if name not in fitting:
-                    print_log(
-                        f'{self.name} is not made for {name}; its own '
-                        f'{type(own).__name__} is used',
-                        logger='current',
-                    )
-                    name = type(own).__name__
-            if name not in fitting:
-                raise GenerationError(
-                    f'--scheduler {name!r} does not fit {self.name}; use '
-                    f'auto, model or one of {", ".join(sorted(fitting))}'
-                )
-            self.pipe.scheduler = fitting[name].from_config(own.config)
-        self.scheduler = type(self.pipe.scheduler).__name__
 
     def _check_size(self):
         self.multiple = max(getattr(self.pipe, 'vae_scale_factor', 8), 8)
@@ -249,29 +181,7 @@ class DiffusionBackend:
         Returns:
             list[str]: A sentence for each line and tokenizer.
         """
-        warnings = []
-        for name in ('tokenizer', 'tokenizer_2', 'tokenizer_3'):
-            tokenizer = getattr(self.pipe, name, None)
-            # Tokenizers without a limit of their own have an enormous one.
-            if tokenizer is None or tokenizer.model_max_length > 10**6:
-                continue
-            limit = tokenizer.model_max_length
-            for line, text in prompts:
-                ids = tokenizer(text, truncation=False, verbose=False)
-                ids = ids.input_ids
-                if len(ids) <= limit:
-                    continue
-                # The last place goes to the end token.
-                lost = tokenizer.decode(
-                    ids[limit - 1 :], skip_special_tokens=True
-                )
-                if len(lost) > _QUOTED:
-                    lost = lost[:_QUOTED] + '...'
-                warnings.append(
-                    f'line {line} has {len(ids)} tokens, {name} of '
-                    f'{self.name} reads {limit}: lost is {lost!r}'
-                )
-        return warnings
+        return truncations(self.pipe, self.name, prompts)
 
     def generate(self, requests):
         """Make the images of some requests.

@@ -91,9 +91,10 @@ class ToyCityBackend:
                 'model'
             )
         return dict(
-            note='ToyCity scenes in looks that no target domain uses, without '
-            'a diffusion model; weather, time, season and place follow the '
-            'prompt, objects do not'
+            note='ToyCity scenes, without a diffusion model; weather, time, '
+            'season and place follow the prompt, objects do not. Colours, '
+            'camera, light, lens, noise and weather have values that no '
+            'target domain uses'
         )
 
     def check_prompts(self, prompts):

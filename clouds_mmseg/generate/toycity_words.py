@@ -2,8 +2,8 @@
 
 Where a target domain of ToyCity uses a range of a parameter, that range is
 left out here: what a model learns from generated scenes is not the targets'
-look under another name. Only the direction of the camera is shared, which
-has no other reasonable range.
+look under another name. Shared are the direction of the camera and the
+exposure: the targets use whatever is reasonable there.
 """
 
 import re
@@ -22,7 +22,7 @@ _BASE = {
     'clouds': (0.05, 0.55),
     'saturation': (0.3, 1.25),
     'contrast': (0.7, 1.25),
-    'exposure': (0.72, 1.4),
+    'exposure': (0.7, 1.35),
     'blur': (0.1, 1.5),
     'noise': (0.3, 2.5),
     'vignette': (0.05, 0.4),
@@ -65,8 +65,17 @@ _WEATHER = (
     (r'\b(bright sun|sunny|hard shadows|clear)\b',
      {'ambient': (0.5, 0.65), 'shadow': (0.4, 0.6), 'clouds': (0.02, 0.25)}),
 )  # fmt: skip
+# Parameters of which targets may use the same values.
+SHARED = ('yaw', 'exposure')
 # Around what a target fixes or draws, in widths of the range asked for.
 _MARGIN = 0.02
+# Where the targets leave less than this share of a range, it is widened.
+_ENOUGH = 0.15
+# These are shares: they end at 1.
+_SHARES = (
+    'ambient', 'texture', 'tint', 'shadow', 'clouds', 'vignette', 'horizon',
+    'darkness', 'wetness', 'snow_cover',
+)  # fmt: skip
 # What Style takes as one number; the rest are ranges.
 _SCALARS = {'ambient', 'texture', 'tint', 'shadow', 'clouds', 'vignette'}
 _YAW = (-2.5, 2.5)
@@ -115,6 +124,36 @@ def outside(low, high, avoid):
     return [(a, b) for a, b in left if b - a > margin]
 
 
+def pieces_for(name, low, high, avoid):
+    """Find where a parameter may be drawn from.
+
+    Args:
+        name (str): The parameter.
+        low (float): Lower end of the range asked for.
+        high (float): Upper end.
+        avoid (Sequence[tuple[float, float]]): Ranges that targets use.
+
+    Returns:
+        list[tuple[float, float]]: Pieces of the range, or of a wider one
+        where the targets use nearly all of it.
+
+    Raises:
+        ValueError: There is nothing left near the range.
+    """
+    limit = 1.0 if name in _SHARES else float('inf')
+    start, end = low, high
+    for _ in range(5):
+        pieces = outside(start, end, avoid)
+        if sum(b - a for a, b in pieces) >= _ENOUGH * (high - low):
+            return pieces
+        half = (end - start) / 2
+        start, end = max(start - half, 0.0), min(end + half, limit)
+    raise ValueError(
+        f'{name} of generated scenes should lie near {low}..{high}, but the '
+        f'target styles use all of it: {sorted(avoid)}'
+    )
+
+
 def style_for(prompt, rng, avoid):
     """Draw the style of one scene.
 
@@ -129,16 +168,12 @@ def style_for(prompt, rng, avoid):
         range holds one value.
 
     Raises:
-        ValueError: ``avoid`` leaves nothing of a parameter's range.
+        ValueError: ``avoid`` leaves nothing near a parameter's range.
     """
     style = dict(yaw=_YAW)
     for name, (low, high) in ranges_for(prompt).items():
-        choices = outside(low, high, avoid.get(name, ()))
-        if not choices:
-            raise ValueError(
-                f'{name} of generated scenes would lie in {low}..{high}, all '
-                f'of which the target styles use: {sorted(avoid[name])}'
-            )
+        used = () if name in SHARED else avoid.get(name, ())
+        choices = pieces_for(name, low, high, used)
         # Longer pieces are drawn from more often.
         place = rng.uniform(0, sum(b - a for a, b in choices))
         for a, b in choices:

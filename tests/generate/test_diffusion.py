@@ -290,3 +290,15 @@ def test_a_model_that_makes_nothing_but_blanks(
     assert "line 1: 'a wide road in fog'" in message
     assert ('--dtype' in message) == (reason == 'nan')
     assert not read_entries(tmp_path / 'bank')
+
+
+def test_a_model_that_euler_does_not_fit_keeps_its_own_scheduler(tiny_sd):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from clouds_mmseg.generate.pipeline import set_scheduler
+
+    pipe = build_pipeline()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    name = 'FlowMatchEulerDiscreteScheduler'
+    assert set_scheduler(pipe, 'auto', 'm') == name
+    assert type(pipe.scheduler).__name__ == name

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.llm import (
+from clouds_mmseg.generate.instruction import (
     INSTRUCTION,
-    PromptWriter,
     instruction_for,
     parse_answer,
 )
+from clouds_mmseg.generate.llm import PromptWriter
 from clouds_mmseg.generate.prompt_file import normalise
 from clouds_mmseg.utils.cityscapes import CLASSES
 
