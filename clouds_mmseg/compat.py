@@ -5,6 +5,8 @@ import names. A wrong mixture fails far from its cause (a missing compiled
 op, a config that cannot be found), so it is refused here in one line.
 """
 
+import contextlib
+import io
 import re
 import warnings
 from importlib import metadata
@@ -127,6 +129,9 @@ def prepare_framework():
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE['mmseg'] = _FRAMEWORK['mmseg'][0]
+    # mmseg prints that its makers' data service is not installed, twice.
+    with contextlib.redirect_stdout(io.StringIO()):
+        import mmseg.datasets  # noqa: F401
     # The pure-Python mmcv wheel warns about an op that is not used here.
     warnings.filterwarnings(
         'ignore', message='Fail to import ``MultiScaleDeformableAttention``'
