@@ -9,6 +9,7 @@ _FILE_ONLY = (
     '-' * 60,  # the environment
     'Config:\n',
     'Hooks will be executed',
+    'paramwise_options -- ',
     'Distributed training is not used',
     'Exp name:',
     'Checkpoints will be saved to',
@@ -17,6 +18,8 @@ _FILE_ONLY = (
     '"HardDiskBackend" is the alias',
     'The prefix is not set in metric class',
 )
+# Said once for every frozen parameter; the model's line counts them.
+_FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)
 
 
 class TerminalFilter(logging.Filter):
@@ -42,8 +45,11 @@ class TerminalFilter(logging.Filter):
         """
         if record.levelno >= logging.ERROR:
             return True
-        message = record.getMessage().lstrip()
-        return not message.startswith((*_FILE_ONLY, *self.hidden))
+        message = record.getMessage().strip()
+        return not (
+            message.startswith((*_FILE_ONLY, *self.hidden))
+            or message.endswith(_FILE_ONLY_ENDINGS)
+        )
 
 
 def terminal_handlers(logger):

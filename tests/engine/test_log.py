@@ -18,14 +18,22 @@ def test_only_openings_are_hidden_and_only_on_the_terminal(tmp_path, capsys):
         logger.info(message)
     logger.warning('Secret 2')
     logger.error('Secret 3')
+    logger.warning('stem.weight is skipped since its requires_grad=False')
     out = capsys.readouterr().out
     assert 'a = 1' not in out
     assert 'Secret 1' not in out
     assert 'Secret 2' not in out
+    assert 'stem.weight' not in out
     assert 'My Config' in out
     assert 'plain' in out
     assert 'Secret 3' in out
-    for message in ('a = 1', 'Secret 1', 'Secret 2', 'Secret 3', 'plain'):
+    for message in (
+        'a = 1',
+        'Secret 1',
+        'Secret 2',
+        'Secret 3',
+        'stem.weight',
+    ):
         assert message in path.read_text()
 
 
