@@ -17,21 +17,27 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         optimizer (Optimizer | OptimWrapper): The optimiser.
         period (int): Iterations of a stage.
         power (float): Exponent of the decay.
+        warmup (int): Iterations at the beginning of a stage during which
+            the rate rises linearly to its place on the decay.
         **kwargs: As for mmengine's schedulers; ``by_epoch`` is False.
 
     Raises:
         ValueError: ``period`` is not positive.
     """
 
-    def __init__(self, optimizer, *, period, power=0.9, **kwargs):
+    def __init__(self, optimizer, *, period, power=0.9, warmup=0, **kwargs):
         if period < 1:
             raise ValueError(f'period must be at least 1, got {period}')
         self.period = period
         self.power = power
+        self.warmup = warmup
         kwargs.setdefault('by_epoch', False)
         super().__init__(optimizer, **kwargs)
 
     def _get_value(self):
         """The rates of all groups, from the step alone."""
-        done = (self.last_step % self.period) / self.period
-        return [base * (1 - done) ** self.power for base in self.base_values]
+        step = self.last_step % self.period
+        factor = (1 - step / self.period) ** self.power
+        if step < self.warmup:
+            factor *= (step + 1) / self.warmup
+        return [base * factor for base in self.base_values]

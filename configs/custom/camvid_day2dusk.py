@@ -41,8 +41,5 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=400)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, begin=0, end=30, by_epoch=False),
-    dict(
-        type='PolyLR', power=0.9, eta_min=0, begin=30, end=400, by_epoch=False
-    ),
+    dict(type='PolyRestartLR', power=0.9, period=400, warmup=30)
 ]

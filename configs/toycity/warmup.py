@@ -10,8 +10,5 @@ _base_ = [
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, begin=0, end=30, by_epoch=False),
-    dict(
-        type='PolyLR', power=0.9, eta_min=0, begin=30, end=300, by_epoch=False
-    ),
+    dict(type='PolyRestartLR', power=0.9, period=300, warmup=30)
 ]

@@ -7,8 +7,8 @@ from mmengine.dist import all_reduce
 from clouds_mmseg.models.mask2former.arguments import check_loss
 from clouds_mmseg.models.mask2former.matching import assign, matching_costs
 from clouds_mmseg.models.mask2former.points import (
+    corner_pixels,
     draw_points,
-    read_labels,
     read_maps,
 )
 
@@ -33,6 +33,9 @@ class MaskCriterion:
         num_points (int): Points at which two masks are compared.
         oversample_ratio (float): Candidates for each point of the losses.
         importance_sample_ratio (float): Share of undecided points.
+        ignore_unlabelled (bool): Leave pixels of ``ignore_index`` out of the
+            mask losses. Mask2Former and CLOUDS do not: there they lie
+            outside of every mask.
 
     Raises:
         ValueError: For an option outside its range.
@@ -50,6 +53,7 @@ class MaskCriterion:
         num_points=12544,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
+        ignore_unlabelled=False,
     ):
         check_loss(
             num_points=num_points,
@@ -67,14 +71,17 @@ class MaskCriterion:
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+        self.ignore_unlabelled = ignore_unlabelled
 
-    def __call__(self, cls_logits, mask_logits, labels):
+    def __call__(self, cls_logits, mask_logits, labels, weights=None):
         """Compute the weighted losses of all outputs.
 
         Args:
             cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
             mask_logits (list[Tensor]): (B, Q, h, w) of each output.
             labels (Tensor): (B, H, W) int64 in [0, K) or ``ignore_index``.
+            weights (Tensor, optional): (B, H, W) float32, how much each
+                pixel counts in the mask losses. Matching does not use them.
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_mask``, ``loss_dice`` of
@@ -100,6 +107,7 @@ class MaskCriterion:
                     self.draw_loss_points(masks),
                     len(cls_logits),
                     count_masks(present),
+                    self.pixel_weights(labels, weights),
                 ),
                 strict=True,
             )
@@ -147,6 +155,21 @@ class MaskCriterion:
         )
         present.scatter_(1, labels.flatten(1), True)
         return labels, present[:, :-1]
+
+    def pixel_weights(self, labels, weights=None):
+        """How much each pixel counts in the mask losses.
+
+        Args:
+            labels (Tensor): (B, H, W) int64 in [0, K]; K is ignored.
+            weights (Tensor, optional): (B, H, W) float32.
+
+        Returns:
+            Tensor | None: (B, H, W) float32; None where all count alike.
+        """
+        if not self.ignore_unlabelled:
+            return weights
+        labelled = (labels < self.num_classes).float()
+        return labelled if weights is None else labelled * weights
 
     def draw_matching_points(self, outputs, labels):
         """Draw points evenly: (outputs, B, num_points, 2), xy in [0, 1]."""
@@ -205,7 +228,16 @@ class MaskCriterion:
         value = value.view(len(logits), -1).sum(1)
         return value / weight[targets].flatten(1).sum(1)
 
-    def mask_losses(self, masks, labels, matches, points, outputs, num_masks):
+    def mask_losses(
+        self,
+        masks,
+        labels,
+        matches,
+        points,
+        outputs,
+        num_masks,
+        weights=None,
+    ):
         """Binary cross entropy and dice loss of the matched masks.
 
         Args:
@@ -215,18 +247,26 @@ class MaskCriterion:
             points (Tensor): (M, P, 2), xy in [0, 1].
             outputs (int): Number of outputs the pairs come from.
             num_masks (Tensor): (), what the sum over pairs is divided by.
+            weights (Tensor, optional): (B, H, W) float32, of each pixel.
 
         Returns:
             tuple[Tensor, Tensor]: Both (outputs,), not weighted.
         """
         logits = read_maps(masks[:, None], points)[:, 0]  # (M, P)
-        ids, shares = read_labels(labels, matches.image, points)
-        same = ids == matches.target[:, None, None]
+        index, shares = corner_pixels(labels.shape[1:], matches.image, points)
+        same = labels.flatten()[index] == matches.target[:, None, None]
         targets = (shares * same).sum(-1)
         entropy = F.binary_cross_entropy_with_logits(
             logits, targets, reduction='none'
-        ).mean(1)
+        )
         inside = logits.sigmoid()
+        if weights is not None:
+            counts = (shares * weights.flatten()[index]).sum(-1)  # (M, P)
+            # Near the border of the image a part of the four lies outside.
+            counts = counts / shares.sum(-1).clamp(min=1e-6)
+            entropy, inside = entropy * counts, inside * counts
+            targets = targets * counts
+        entropy = entropy.mean(1)
         overlap = (inside * targets).sum(1)
         dice = 1 - (2 * overlap + 1) / (inside.sum(1) + targets.sum(1) + 1)
         return tuple(

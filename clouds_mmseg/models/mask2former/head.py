@@ -204,7 +204,9 @@ class CLOUDSHead(BaseModule):
         Args:
             x (Sequence[Tensor]): As for :meth:`forward`.
             batch_data_samples (list[SegDataSample]): With ``gt_sem_seg`` of
-                one size, (1, H, W), ids in [0, K) or ``ignore_index``.
+                one size, (1, H, W), ids in [0, K) or ``ignore_index``;
+                optionally ``gt_weight``, (1, H, W) float32, how much each
+                pixel counts in the mask losses (1 where it is not given).
             train_cfg (dict, optional): Not used.
 
         Returns:
@@ -215,7 +217,11 @@ class CLOUDSHead(BaseModule):
                 id that is no class.
         """
         del train_cfg
-        return self.criterion(*self(x), _stack_labels(batch_data_samples))
+        return self.criterion(
+            *self(x),
+            _stack_labels(batch_data_samples),
+            _stack_weights(batch_data_samples),
+        )
 
     def predict(self, x, batch_img_metas, test_cfg=None):
         """Predict scores at the size of the network's input.
@@ -259,6 +265,19 @@ def _stack_labels(samples):
             'pad them in the data preprocessor'
         )
     return torch.stack(labels).long()
+
+
+def _stack_weights(samples):
+    if not any('gt_weight' in sample for sample in samples):
+        return None
+    return torch.cat(
+        [
+            sample.gt_weight.data
+            if 'gt_weight' in sample
+            else torch.ones_like(sample.gt_sem_seg.data, dtype=torch.float32)
+            for sample in samples
+        ]
+    )
 
 
 def semantic_scores(cls_logits, mask_logits, size):

@@ -26,22 +26,20 @@ def read_maps(maps, points):
     return F.grid_sample(maps, grid, align_corners=False).squeeze(3)
 
 
-def read_labels(labels, image, points):
-    """Read the four pixels of a label map around each point.
-
-    The indicator mask of class k, read bilinearly at the points, is
-    ``((ids == k) * shares).sum(-1)``: the masks themselves are never made.
+def corner_pixels(size, image, points):
+    """Find the four pixels of a stack of maps around each point.
 
     Args:
-        labels (Tensor): (B, H, W) int64.
-        image (Tensor): (N,) int64, which label map each row of points is for.
+        size (tuple[int, int]): H and W of the maps.
+        image (Tensor): (N,) int64, which map each row of points is for.
         points (Tensor): (N, P, 2), xy in [0, 1].
 
     Returns:
-        tuple[Tensor, Tensor]: ``ids`` (N, P, 4) int64 and ``shares``
-        (N, P, 4), the weight of each pixel, zero outside of the map.
+        tuple[Tensor, Tensor]: ``index`` (N, P, 4) int64 into the flattened
+        maps (B, H, W), and ``shares`` (N, P, 4), the weight of each pixel,
+        zero outside of the map.
     """
-    height, width = labels.shape[1:]
+    height, width = size
     spot = points * points.new_tensor([width, height]) - 0.5
     corner = spot.floor()
     part = spot - corner
@@ -56,7 +54,26 @@ def read_labels(labels, image, points):
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
     index = index + image[:, None, None] * (height * width)
-    return labels.flatten()[index], shares * inside
+    return index, shares * inside
+
+
+def read_labels(labels, image, points):
+    """Read the four pixels of a label map around each point.
+
+    The indicator mask of class k, read bilinearly at the points, is
+    ``((ids == k) * shares).sum(-1)``: the masks themselves are never made.
+
+    Args:
+        labels (Tensor): (B, H, W) int64.
+        image (Tensor): (N,) int64, which label map each row of points is for.
+        points (Tensor): (N, P, 2), xy in [0, 1].
+
+    Returns:
+        tuple[Tensor, Tensor]: ``ids`` (N, P, 4) int64 and ``shares``
+        (N, P, 4), see :func:`corner_pixels`.
+    """
+    index, shares = corner_pixels(labels.shape[1:], image, points)
+    return labels.flatten()[index], shares
 
 
 def draw_points(logits, *, count, oversample_ratio, importance_ratio):

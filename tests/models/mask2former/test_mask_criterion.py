@@ -250,3 +250,41 @@ def test_the_number_of_masks_is_the_mean_over_ranks(tmp_path):
     # None on one rank, six on the other.
     assert counts == [3, 3]
     assert count_masks(torch.zeros(1, 8, dtype=torch.bool)) == 1
+
+
+def _mask_losses(labels, weights=None, **options):
+    torch.manual_seed(3)
+    criterion = MaskCriterion(num_classes=4, num_points=64, **options)
+    masks = [torch.randn(2, 5, 8, 8, requires_grad=True)]
+    classes = [torch.randn(2, 5, 5)]
+    losses = criterion(classes, masks, labels, weights)
+    (losses['loss_mask'] + losses['loss_dice']).backward()
+    return losses, masks[0].grad
+
+
+def test_pixels_without_weight_do_not_train_masks():
+    labels = torch.arange(4).repeat_interleave(4).expand(2, 16, 16).clone()
+    weights = torch.ones(2, 16, 16)
+    plain, plain_grad = _mask_losses(labels)
+    same, same_grad = _mask_losses(labels, weights)
+    for name, value in plain.items():
+        assert torch.allclose(value, same[name])
+    assert torch.allclose(plain_grad, same_grad)
+    weights[:, 8:] = 0
+    _, grad = _mask_losses(labels, weights)
+    # A mask of 8 x 8 reads a pixel beyond the border of its lower half.
+    assert (grad[:, :, 5:] == 0).all()
+    assert grad[:, :, :4].abs().sum() > 0
+
+
+def test_unlabelled_pixels_may_be_left_out():
+    labels = torch.arange(4).repeat_interleave(4).expand(2, 16, 16).clone()
+    labels[:, 8:] = 255
+    _, grad = _mask_losses(labels)
+    assert grad[:, :, 5:].abs().sum() > 0
+    _, grad = _mask_losses(labels, ignore_unlabelled=True)
+    assert (grad[:, :, 5:] == 0).all()
+    weights = torch.full((2, 16, 16), 0.5)
+    half, _ = _mask_losses(labels, weights, ignore_unlabelled=True)
+    full, _ = _mask_losses(labels, ignore_unlabelled=True)
+    assert torch.allclose(half['loss_mask'], full['loss_mask'] / 2)

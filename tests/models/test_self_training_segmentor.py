@@ -1,0 +1,206 @@
+"""The teacher's labels inside of the loss."""
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+import clouds_mmseg  # noqa: F401
+
+# The student's views are padded to this; the images are smaller.
+SIZE = (64, 96)
+IMAGE = (64, 80)
+
+
+def build(frozen=True, **kwargs):
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(make_config(frozen, **kwargs))
+    model.update_teacher()
+    return model.train()
+
+
+def make_config(frozen, **kwargs):
+    return dict(
+        type='SelfTrainingSegmentor',
+        data_preprocessor=dict(
+            type='SegDataPreProcessor',
+            mean=[120.0, 110.0, 100.0],
+            std=[60.0, 61.0, 62.0],
+            bgr_to_rgb=True,
+            size=SIZE,
+            pad_val=0,
+            seg_pad_val=255,
+        ),
+        backbone=dict(
+            type='FrozenTIMMBackbone',
+            model_name='test_resnet',
+            weights=None,
+            frozen=frozen,
+        ),
+        decode_head=dict(
+            type='CLOUDSHead',
+            num_classes=5,
+            feat_channels=32,
+            out_channels=32,
+            num_queries=6,
+            num_encoder_layers=1,
+            num_decoder_layers=2,
+            encoder_ffn_channels=32,
+            decoder_ffn_channels=32,
+            loss=dict(num_points=64),
+        ),
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
+        **kwargs,
+    )
+
+
+def make_batch(direction='horizontal', labelled=1, unlabelled=2):
+    """Raw images as the loader gives them, BGR; clean views not flipped."""
+    generator = torch.Generator().manual_seed(1)
+    images, samples = [], []
+    for index in range(labelled + unlabelled):
+        image = torch.randint(
+            0, 256, (3, *IMAGE), dtype=torch.uint8, generator=generator
+        )
+        sample = SegDataSample(metainfo=dict(img_shape=IMAGE))
+        if index < labelled:
+            label = torch.randint(0, 5, (1, *IMAGE), generator=generator)
+            sample.gt_sem_seg = PixelData(data=label)
+        else:
+            sample.clean_img = PixelData(data=image.clone())
+            sample.set_metainfo(
+                dict(flip=direction is not None, flip_direction=direction)
+            )
+            axes = {'horizontal': (2,), None: ()}[direction]
+            image = image.flip(axes)
+        images.append(image)
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
+
+
+def compute(model, batch):
+    data = model.data_preprocessor(batch, training=True)
+    losses = model.loss(**data)
+    return losses, data['data_samples']
+
+
+@torch.no_grad()
+def teacher_scores(model, clean):
+    """(1, 5, H, W) of one clean view, step by step."""
+    rgb = clean.flip(0).float()
+    mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
+    padded = torch.zeros(1, 3, *SIZE)
+    padded[..., : IMAGE[1]] = (rgb - mean) / std
+    head = model.teacher.module['decode_head']
+    parts = model.teacher.module
+    backbone = parts['backbone'] if 'backbone' in parts else model.backbone
+    backbone.eval()
+    meta = dict(img_shape=SIZE)
+    return head.predict(backbone(padded), [meta], model.test_cfg)
+
+
+@pytest.mark.parametrize('frozen', [True, False])
+@pytest.mark.parametrize('direction', [None, 'horizontal'])
+def test_label_is_the_teachers_of_the_clean_view(frozen, direction):
+    model = build(frozen)
+    # The student has moved on: its labels would be others.
+    torch.nn.init.normal_(model.decode_head.query_feat.weight)
+    losses, samples = compute(model, make_batch(direction))
+    assert all(torch.isfinite(v).all() for v in losses.values())
+    for sample in samples[1:]:
+        scores = teacher_scores(model, sample.clean_img.data)
+        expected = scores.argmax(1)[..., : IMAGE[1]]
+        if direction:
+            expected = expected.flip(-1)
+        label = sample.gt_sem_seg.data
+        assert label.shape == (1, *SIZE)
+        agreement = (label[..., : IMAGE[1]] == expected).float().mean()
+        # Batches of another size may round ties otherwise.
+        assert agreement > 0.999
+        assert (label[..., IMAGE[1] :] == 255).all()
+
+
+def test_frozen_features_of_both_views_come_from_one_call():
+    model = build()
+    calls = []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args: calls.append(len(args[0]))
+    )
+    compute(model, make_batch(labelled=1, unlabelled=2))
+    assert calls == [5]
+
+
+def test_labelled_batches_take_the_ordinary_way():
+    model = build()
+    model._label = None
+    losses, _ = compute(model, make_batch(unlabelled=0))
+    assert torch.isfinite(losses['decode.loss_cls'])
+
+
+def test_gradients_reach_the_student_alone():
+    model = build()
+    losses, _ = compute(model, make_batch())
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
+    grads = [p.grad for p in model.decode_head.parameters()]
+    assert any(g is not None and g.abs().sum() > 0 for g in grads)
+
+
+def test_refiner_sees_rgb_without_padding_and_its_label_is_mirrored():
+    model = build()
+    seen = []
+
+    def refiner(image, label):
+        seen.append((image, label))
+        refined = torch.zeros_like(label)
+        refined[:, 0] = 3
+        return refined
+
+    model.refiner = refiner
+    _, samples = compute(model, make_batch())
+    for (image, label), sample in zip(seen, samples[1:], strict=True):
+        assert image.dtype == torch.uint8
+        assert torch.equal(image, sample.clean_img.data.flip(0))
+        assert label.shape == IMAGE
+        result = sample.gt_sem_seg.data[0]
+        assert (result[:, IMAGE[1] - 1] == 3).all()
+        assert (result[:, : IMAGE[1] - 1] == 0).all()
+    report = model.statistics.pop()
+    assert report['images'] == 2
+    assert report['histogram'][3] == pytest.approx(1 / IMAGE[1])
+
+
+def test_threshold_and_weights():
+    model = build(label_threshold=0.9, confidence_weight=True)
+    _, samples = compute(model, make_batch())
+    for sample in samples[1:]:
+        weight = sample.gt_weight.data[0, :, : IMAGE[1]]
+        label = sample.gt_sem_seg.data[0, :, : IMAGE[1]]
+        assert torch.equal(label == 255, weight < 0.9)
+        assert (sample.gt_weight.data[0, :, IMAGE[1] :] == 0).all()
+    assert model.statistics.pop()['kept'] < 1
+
+
+def test_teacher_stays_in_eval_and_moves_by_its_decay():
+    model = build(teacher_decay=0.75)
+    assert model.training and not model.teacher.training
+    name = 'query_feat.weight'
+    before = model.teacher.module['decode_head'].get_parameter(name).clone()
+    student = model.decode_head.get_parameter(name)
+    with torch.no_grad():
+        student.add_(1)
+    model.update_teacher()
+    after = model.teacher.module['decode_head'].get_parameter(name)
+    assert torch.allclose(after, 0.75 * before + 0.25 * student)
+
+
+def test_teacher_covers_a_trainable_backbone():
+    keys = build(frozen=False).state_dict()
+    assert any(key.startswith('teacher.module.backbone.') for key in keys)
+    keys = build(frozen=True).state_dict()
+    assert not any(key.startswith('teacher.module.backbone') for key in keys)
