@@ -19,10 +19,11 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         power (float): Exponent of the decay.
         warmup (int): Iterations at the beginning of a stage during which
             the rate rises linearly to its place on the decay.
-        **kwargs: As for mmengine's schedulers; ``by_epoch`` is False.
+        **kwargs: As for mmengine's schedulers. ``by_epoch=False`` must be
+            given: the runner reads it from the config to find the end.
 
     Raises:
-        ValueError: ``period`` is not positive.
+        ValueError: ``period`` is not positive, or ``by_epoch`` not False.
     """
 
     def __init__(self, optimizer, *, period, power=0.9, warmup=0, **kwargs):
@@ -31,7 +32,10 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         self.period = period
         self.power = power
         self.warmup = warmup
-        kwargs.setdefault('by_epoch', False)
+        if kwargs.get('by_epoch', True):
+            raise ValueError(
+                'PolyRestartLR counts iterations: give by_epoch=False'
+            )
         super().__init__(optimizer, **kwargs)
 
     def _get_value(self):

@@ -18,7 +18,9 @@ train_cfg = dict(
     val_interval=10000,
 )
 # Each stage has its own decay, from 1e-5 down to 0.
-param_scheduler = [dict(type='PolyRestartLR', power=0.9, period=30000)]
+param_scheduler = [
+    dict(type='PolyRestartLR', power=0.9, period=30000, by_epoch=False)
+]
 custom_hooks = [
     dict(type='ProgressHook'),
     dict(type='PredictionPicturesHook', per_domain=2),

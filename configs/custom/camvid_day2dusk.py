@@ -41,5 +41,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=400)
 param_scheduler = [
-    dict(type='PolyRestartLR', power=0.9, period=400, warmup=30)
+    dict(
+        type='PolyRestartLR', power=0.9, period=400, warmup=30, by_epoch=False
+    )
 ]

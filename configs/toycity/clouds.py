@@ -26,7 +26,9 @@ train_cfg = dict(
     val_interval=300,
 )
 param_scheduler = [
-    dict(type='PolyRestartLR', power=0.9, period=300, warmup=30)
+    dict(
+        type='PolyRestartLR', power=0.9, period=300, warmup=30, by_epoch=False
+    )
 ]
 custom_hooks = [
     dict(type='ProgressHook'),

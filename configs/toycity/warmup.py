@@ -10,5 +10,7 @@ _base_ = [
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
 param_scheduler = [
-    dict(type='PolyRestartLR', power=0.9, period=300, warmup=30)
+    dict(
+        type='PolyRestartLR', power=0.9, period=300, warmup=30, by_epoch=False
+    )
 ]

@@ -180,7 +180,9 @@ def test_hooks_refuse_impossible_values():
     with pytest.raises(ValueError, match='num_pictures must be at least 1'):
         SAMRefineHook({}, num_pictures=0)
     with pytest.raises(ValueError, match='period must be at least 1'):
-        PolyRestartLR(None, period=0)
+        PolyRestartLR(None, period=0, by_epoch=False)
+    with pytest.raises(ValueError, match='give by_epoch=False'):
+        PolyRestartLR(None, period=4)
 
 
 def test_refiner_needs_a_model_that_labels(build):
@@ -197,14 +199,16 @@ def test_rate_restarts_with_every_stage():
     from clouds_mmseg.engine import PolyRestartLR
 
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    scheduler = PolyRestartLR(optimizer, period=4, power=1.0)
+    kwargs = dict(period=4, power=1.0, by_epoch=False)
+    scheduler = PolyRestartLR(optimizer, **kwargs)
     rates = []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]['lr'])
         optimizer.step()
         scheduler.step()
     assert rates == [2.0, 1.5, 1.0, 0.5] * 2
-    scheduler = PolyRestartLR(optimizer, period=4, power=1.0, warmup=2)
+    kwargs['warmup'] = 2
+    scheduler = PolyRestartLR(optimizer, **kwargs)
     assert optimizer.param_groups[0]['lr'] == 1.0
     scheduler.step()
     assert optimizer.param_groups[0]['lr'] == 1.5
