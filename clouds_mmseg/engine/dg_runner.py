@@ -41,6 +41,8 @@ class DGRunner(Runner):
     - Missing checkpoints are reported before a dataset is built, and missing
       or empty datasets of training, validation and test before the first
       iteration.
+    - ``total_batch_size`` of the config is divided among the processes, so
+      that a schedule means the same on one GPU and on eight.
     - Scalars go to TensorBoard where it is installed.
     - Distributed runs work without a GPU (gloo).
     - The terminal shows the run; the log file has everything.
@@ -146,6 +148,7 @@ class DGRunner(Runner):
             nn.Module: The trained model.
         """
         self._choose_checkpoint()
+        self._share_batch()
         self._check_data('train', 'val')
         if (self._test_dataloader, self._test_evaluator) != (
             self._val_dataloader,
@@ -252,6 +255,27 @@ class DGRunner(Runner):
                 self._resume = False
             else:
                 self._load_from = newest
+
+    def _share_batch(self):
+        """Give each process its part of ``total_batch_size``."""
+        total = self.cfg.get('total_batch_size')
+        if total is None or not isinstance(self._train_dataloader, dict):
+            return
+        if 'batch_size' in self._train_dataloader:
+            raise UserError(
+                f'the config has total_batch_size={total} and '
+                'train_dataloader.batch_size='
+                f'{self._train_dataloader["batch_size"]}; give one of them: '
+                '--cfg-options total_batch_size=N, images over all processes'
+            )
+        if total % self.world_size:
+            raise UserError(
+                f'total_batch_size={total} cannot be divided among '
+                f'{self.world_size} processes; give '
+                '--cfg-options total_batch_size=N with a multiple of '
+                f'{self.world_size}, and a learning rate that suits it'
+            )
+        self._train_dataloader['batch_size'] = total // self.world_size
 
     def _check_data(self, *splits):
         """Open every dataset of some loops before anything else happens."""

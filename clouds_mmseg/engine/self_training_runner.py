@@ -39,24 +39,26 @@ class SelfTrainingRunner(DGRunner):
             UserError: A bank or the warm-up checkpoint is missing.
         """
         # Before the loop is asked for: building it opens the datasets.
-        require_warmup(self.cfg)
+        self._choose_checkpoint()
+        require_warmup(self.cfg, self._load_from)
         for bank in self.cfg.get('banks', []):
             require_bank(dict(bank), self._launcher)
         return super().train()
 
 
-def require_warmup(cfg):
+def require_warmup(cfg, checkpoint):
     """Refuse self-training that would begin with an untrained teacher.
 
     Args:
         cfg (Config): The config.
+        checkpoint (str | None): What the run starts from or resumes.
 
     Raises:
         UserError: ``warmup_iters`` is 0 and there is no checkpoint.
     """
     if cfg.train_cfg.get('warmup_iters', 0) > 0:
         return
-    if not cfg.get('load_from') and not cfg.get('resume'):
+    if checkpoint is None:
         raise UserError(
             'train_cfg.warmup_iters is 0, so self-training starts from a '
             'finished warm-up, and load_from names none; make one with: '

@@ -11,7 +11,6 @@ model = dict(
     decode_head=dict(num_classes=11, loss=dict(num_points=2048)),
 )
 train_dataloader = dict(
-    batch_size=8,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

@@ -211,3 +211,24 @@ def test_errors_are_never_hidden(build, capsys):
     runner = build()
     runner.logger.log(logging.ERROR, 'Config:\n broken')
     assert 'broken' in capsys.readouterr().out
+
+
+def test_total_batch_is_divided_among_processes(build, monkeypatch):
+    runner = build(total_batch_size=6)
+    del runner._train_dataloader['batch_size']
+    monkeypatch.setattr(type(runner), 'world_size', 3)
+    runner._share_batch()
+    assert runner._train_dataloader['batch_size'] == 2
+
+
+def test_total_batch_must_be_divisible(build, monkeypatch):
+    runner = build(total_batch_size=6)
+    del runner._train_dataloader['batch_size']
+    monkeypatch.setattr(type(runner), 'world_size', 4)
+    with pytest.raises(UserError, match='total_batch_size=6 .* 4 processes'):
+        runner._share_batch()
+
+
+def test_two_batch_sizes_are_refused(build):
+    with pytest.raises(UserError, match='train_dataloader.batch_size=2'):
+        build(total_batch_size=6).train()

@@ -121,9 +121,12 @@ def test_missing_bank_is_made_where_the_config_says_so(tmp_path, capsys):
 
 
 def test_self_training_needs_a_warmup(tmp_path, config):
-    cfg = read_config(config, tmp_path / 'work', train_cfg__warmup_iters=0)
-    with pytest.raises(UserError, match='load_from names none'):
-        build_runner(cfg).train()
+    for resume in (False, True):
+        cfg = read_config(
+            config, tmp_path / 'work', train_cfg__warmup_iters=0, resume=resume
+        )
+        with pytest.raises(UserError, match='load_from names none'):
+            build_runner(cfg).train()
 
 
 def test_finished_warmup_is_a_start(tmp_path, config, whole):
@@ -149,18 +152,13 @@ def test_finished_warmup_is_a_start(tmp_path, config, whole):
     'changes, message',
     [
         (dict(train_cfg__warmup_iters=10), 'warmup_iters must lie in'),
-        (dict(train_cfg__warmup_iters=-1), 'warmup_iters must lie in'),
         (dict(train_cfg__generated_share=0.0), 'generated_share must lie'),
         (dict(model__teacher_decay=1.0), 'teacher_decay must lie'),
         (dict(model__label_threshold=2.0), 'label_threshold must lie'),
     ],
 )
 def test_impossible_values_are_refused(tmp_path, config, changes, message):
-    cfg = read_config(config, tmp_path / 'work', load_from='x', **changes)
-    cfg.load_from = None
-    cfg.banks = []
-    if cfg.train_cfg.warmup_iters < 0:
-        cfg.resume = True
+    cfg = read_config(config, tmp_path / 'work', banks=[], **changes)
     with pytest.raises((ValueError, UserError), match=message):
         build_runner(cfg).train()
 

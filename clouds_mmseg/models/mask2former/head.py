@@ -22,6 +22,10 @@ from clouds_mmseg.models.mask2former.pixel_decoder import (
     PixelDecoder,
 )
 from clouds_mmseg.models.mask2former.positional import sine_encoding
+from clouds_mmseg.models.mask2former.targets import (
+    stack_labels,
+    stack_weights,
+)
 from clouds_mmseg.models.mask2former.transformer_decoder import (
     MaskedDecoder,
     attendable,
@@ -219,8 +223,8 @@ class CLOUDSHead(BaseModule):
         del train_cfg
         return self.criterion(
             *self(x),
-            _stack_labels(batch_data_samples),
-            _stack_weights(batch_data_samples),
+            stack_labels(batch_data_samples),
+            stack_weights(batch_data_samples),
         )
 
     def predict(self, x, batch_img_metas, test_cfg=None):
@@ -244,40 +248,6 @@ class CLOUDSHead(BaseModule):
         )
         cls_logits, mask_logits = self(x)
         return semantic_scores(cls_logits[-1], mask_logits[-1], size)
-
-
-def _stack_labels(samples):
-    missing = [
-        sample.metainfo.get('img_path', f'number {index} of the batch')
-        for index, sample in enumerate(samples)
-        if 'gt_sem_seg' not in sample
-    ]
-    if missing:
-        raise ValueError(
-            f'no gt_sem_seg in the training sample {missing[0]}: load the '
-            'labels in the training pipeline'
-        )
-    labels = [sample.gt_sem_seg.data.squeeze(0) for sample in samples]
-    sizes = {tuple(label.shape) for label in labels}
-    if len(sizes) > 1:
-        raise ValueError(
-            f'labels of one batch must have one size, got {sorted(sizes)}: '
-            'pad them in the data preprocessor'
-        )
-    return torch.stack(labels).long()
-
-
-def _stack_weights(samples):
-    if not any('gt_weight' in sample for sample in samples):
-        return None
-    return torch.cat(
-        [
-            sample.gt_weight.data
-            if 'gt_weight' in sample
-            else torch.ones_like(sample.gt_sem_seg.data, dtype=torch.float32)
-            for sample in samples
-        ]
-    )
 
 
 def semantic_scores(cls_logits, mask_logits, size):

@@ -1,7 +1,6 @@
 # Train on Cityscapes; test on each weather of ACDC's validation split.
 _base_ = ['../datasets/cityscapes.py', '../datasets/acdc.py']
 train_dataloader = dict(
-    batch_size=8,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

@@ -8,7 +8,6 @@ _base_ = [
     '../datasets/mapillary.py',
 ]
 train_dataloader = dict(
-    batch_size=8,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

@@ -2,7 +2,6 @@
 # the five targets.
 _base_ = '../datasets/toycity.py'
 train_dataloader = dict(
-    batch_size=8,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

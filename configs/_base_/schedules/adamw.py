@@ -13,7 +13,8 @@ optim_wrapper = dict(
         norm_decay_mult=0.0,
     ),
 )
-# Images in an optimiser step, over all processes.
+# Images in an optimiser step, over all processes: the runner divides it, so
+# train_dataloader has no batch_size.
 total_batch_size = 8
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
