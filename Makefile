@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TOYCITY ?= data/toycity
-WORK ?= work_dirs/toycity
-# What a stray user-level package or hub login could change is kept out.
+TOYCITY := data/toycity
+WORK := work_dirs/toycity
+# What a stray user-level package could change is kept out.
 export PYTHONNOUSERSITE = 1
+# Without bytecode every process compiles the whole stack anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test lint clean
 
@@ -26,7 +28,10 @@ demo: install
 	$(BIN)/python tools/train.py configs/toycity/warmup.py \
 	  --work-dir $(WORK)/warmup
 	$(BIN)/python tools/test.py configs/toycity/warmup.py \
-	  $(WORK)/warmup/last.pth --work-dir $(WORK)/warmup/test
+	  "$$(cat $(WORK)/warmup/last_checkpoint)" --work-dir $(WORK)/warmup
+	@echo 'The pictures to look at:'
+	@ls $(TOYCITY)/contact_sheet.png \
+	  $$(ls -td $(WORK)/warmup/2*/pictures/test | head -1)/overview.png
 
 test: install lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
