@@ -9,12 +9,6 @@ from mmseg.registry import MODELS
 
 from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
-from clouds_mmseg.models.clip_probe import probe_pyramid, remove_modules
-from clouds_mmseg.models.clip_towers import (
-    build_visual,
-    check_model_name,
-    locate_weights,
-)
 from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 
@@ -63,6 +57,18 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 f'{pretrained=} and {init_cfg=}. Keep one.'
             )
         super().__init__(init_cfg)
+        # open_clip takes seconds to import, and most runs have another
+        # backbone.
+        from clouds_mmseg.models.clip_probe import (
+            probe_pyramid,
+            remove_modules,
+        )
+        from clouds_mmseg.models.clip_towers import (
+            build_visual,
+            check_model_name,
+            locate_weights,
+        )
+
         model_name = check_model_name(model_name)
         pyramid = probe_pyramid(model_name)
         path = locate_weights(model_name, pretrained) if pretrained else None
