@@ -34,8 +34,9 @@ demo: install
 	  $$(ls -td $(WORK)/warmup/2*/pictures/test | head -1)/overview.png
 
 test: install lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
-	  --cov-fail-under=90 --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  --cov --cov-report=term:skip-covered --cov-fail-under=90 \
+	  --durations=15
 
 lint: install
 	$(BIN)/ruff check .

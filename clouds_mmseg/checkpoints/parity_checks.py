@@ -7,12 +7,12 @@ import torch
 from clouds_mmseg.checkpoints.detectron2_keys import head_from_detectron2
 from clouds_mmseg.checkpoints.head_shapes import head_arguments
 from clouds_mmseg.checkpoints.strict import load_strictly
-from clouds_mmseg.models.mask2former.criterion import (
-    MaskCriterion,
+from clouds_mmseg.models.mask2former.criterion import MaskCriterion
+from clouds_mmseg.models.mask2former.head import CLOUDSHead
+from clouds_mmseg.models.mask2former.matching import (
     count_masks,
     matched_masks,
 )
-from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.refine.merge import (
     drop_overlaps,
     select_best,

@@ -2,10 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
 
 from clouds_mmseg.models.mask2former.arguments import check_loss
-from clouds_mmseg.models.mask2former.matching import assign, matching_costs
+from clouds_mmseg.models.mask2former.matching import (
+    assign,
+    count_masks,
+    matched_masks,
+    matching_costs,
+)
 from clouds_mmseg.models.mask2former.points import (
     corner_pixels,
     draw_points,
@@ -274,42 +278,3 @@ class MaskCriterion:
             / num_masks
             for value in (entropy, dice)
         )
-
-
-def matched_masks(mask_logits, matches):
-    """Gather the masks of all pairs.
-
-    Args:
-        mask_logits (list[Tensor]): (B, Q, h, w) of each output.
-        matches (Matches): All M pairs, ordered by output.
-
-    Returns:
-        Tensor: (M, h, w) float32. With no pair at all it still hangs on the
-        predictions, so that their gradient is zero and not missing.
-    """
-    counts = matches.output.bincount(minlength=len(mask_logits)).tolist()
-    return torch.cat(
-        [
-            logits[image, query].float()
-            for logits, image, query in zip(
-                mask_logits,
-                matches.image.split(counts),
-                matches.query.split(counts),
-                strict=True,
-            )
-        ]
-    )
-
-
-def count_masks(present):
-    """Number of target masks, averaged over the ranks and at least one.
-
-    Args:
-        present (Tensor): (B, K) bool.
-
-    Returns:
-        Tensor: () float32.
-    """
-    count = present.sum().float()
-    all_reduce(count, op='mean')
-    return count.clamp(min=1)

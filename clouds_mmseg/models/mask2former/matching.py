@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -88,3 +89,42 @@ def assign(costs, present):
             pairs.append(pair)
     pairs = np.concatenate(pairs, axis=1)
     return Matches(*torch.from_numpy(pairs).to(device).unbind())
+
+
+def matched_masks(mask_logits, matches):
+    """Gather the masks of all pairs.
+
+    Args:
+        mask_logits (list[Tensor]): (B, Q, h, w) of each output.
+        matches (Matches): All M pairs, ordered by output.
+
+    Returns:
+        Tensor: (M, h, w) float32. With no pair at all it still hangs on the
+        predictions, so that their gradient is zero and not missing.
+    """
+    counts = matches.output.bincount(minlength=len(mask_logits)).tolist()
+    return torch.cat(
+        [
+            logits[image, query].float()
+            for logits, image, query in zip(
+                mask_logits,
+                matches.image.split(counts),
+                matches.query.split(counts),
+                strict=True,
+            )
+        ]
+    )
+
+
+def count_masks(present):
+    """Number of target masks, averaged over the ranks and at least one.
+
+    Args:
+        present (Tensor): (B, K) bool.
+
+    Returns:
+        Tensor: () float32.
+    """
+    count = present.sum().float()
+    all_reduce(count, op='mean')
+    return count.clamp(min=1)
