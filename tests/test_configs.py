@@ -71,6 +71,16 @@ def random_batch(num_classes, domain, with_label=True):
     return dict(inputs=images, data_samples=samples)
 
 
+def unlabelled_batch():
+    """A generated image, as the student and the teacher see it."""
+    batch = random_batch(1, 'generated', with_label=False)
+    for image, sample in zip(
+        batch['inputs'], batch['data_samples'], strict=True
+    ):
+        sample.clean_img = PixelData(data=image.clone())
+    return batch
+
+
 def dataset_configs(cfg):
     """The single datasets of a config's loaders, concatenations opened."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -105,6 +115,13 @@ def test_config(name):
         {'decode_head'} if frozen else {'backbone', 'decode_head'}
     )
 
+    if hasattr(model, 'teacher'):
+        model.update_teacher()
+        batch = unlabelled_batch()
+        losses = model.train_step(batch, optim_wrapper)
+        assert torch.isfinite(losses['loss'])
+        assert 'gt_sem_seg' in batch['data_samples'][0]
+
     model.eval()
     domain = evaluator.domains[0]
     results = model.test_step(random_batch(num_classes, domain))
@@ -114,6 +131,7 @@ def test_config(name):
 
 
 def test_there_are_configs():
-    for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
-        for backbone in ('', '_r50', '_r101'):
-            assert f'warmup/{benchmark}{backbone}.py' in CONFIGS
+    for folder in ('warmup', 'clouds'):
+        for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
+            for backbone in ('', '_r50', '_r101'):
+                assert f'{folder}/{benchmark}{backbone}.py' in CONFIGS

@@ -1,5 +1,6 @@
 """Warm-up, teacher, refinement and resume, by real runs."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from self_training_run import write_bank, write_self_training
-from tiny_run import read_config
+from tiny_run import CLASSES, read_config
 
 from clouds_mmseg.engine.launch import build_runner
 from clouds_mmseg.engine.self_training_runner import require_bank
@@ -90,6 +91,35 @@ def test_run_tells_what_a_user_needs(whole):
     assert 'Pseudo labels of' in text
     assert 'unchanged by refinement' in text
     assert list(whole[0].rglob('pseudo_label_0*.png'))
+
+
+def test_report_reaches_the_scalars(tmp_path, config):
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        train_cfg__warmup_iters=1,
+        train_cfg__max_iters=4,
+        custom_hooks=[
+            dict(type='EMATeacherHook', interval=1),
+            dict(type='PseudoLabelReportHook', interval=2),
+        ],
+    )
+    runner = build_runner(cfg)
+    runner.train()
+    lines = [
+        json.loads(line)
+        for line in next(Path(runner.log_dir).rglob('scalars.json'))
+        .read_text()
+        .splitlines()
+    ]
+    reports = [x for x in lines if 'pseudo_label/kept' in x]
+    assert [x['step'] for x in reports] == [2, 4]
+    for report in reports:
+        shares = [report[f'pseudo_label/share/{c}'] for c in CLASSES]
+        assert sum(shares) == pytest.approx(1)
+        assert 0 < report['pseudo_label/confidence'] <= 1
+        # Nothing refined these labels.
+        assert report['pseudo_label/agreement'] == 1
 
 
 def test_workers_do_not_change_the_run(tmp_path, tiny_data, bank, whole):
