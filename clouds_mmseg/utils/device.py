@@ -10,7 +10,7 @@ def device_name():
     """Name of the GPU, or of the processor where there is none.
 
     Returns:
-        str: For example ``'NVIDIA H100 80GB HBM3'`` or ``'Intel(R) Xeon(R)
+        str: For example ``'NVIDIA A100-SXM4-80GB'`` or ``'Intel(R) Xeon(R)
         Processor (CPU, 2 threads)'``.
     """
     if torch.cuda.is_available():

@@ -13,7 +13,6 @@ model = dict(
 train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset={{_base_.train_camvid_day}},
 )
 # The day photographs are the training images themselves: their row says how
@@ -40,7 +39,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 # Crops twice the size of the demo's images, half as many of them.
 total_batch_size = 4
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
+train_cfg = dict(type='ExactTrainLoop', max_iters=300, val_interval=300)
 param_scheduler = [
     dict(
         type='PolyRestartLR', power=0.9, period=300, warmup=30, by_epoch=False

@@ -8,7 +8,7 @@ _base_ = [
 # The head starts from nothing and has minutes, so it learns a hundred times
 # faster than the official schedule, and slows down at the end.
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
+train_cfg = dict(type='ExactTrainLoop', max_iters=300, val_interval=300)
 param_scheduler = [
     dict(
         type='PolyRestartLR', power=0.9, period=300, warmup=30, by_epoch=False

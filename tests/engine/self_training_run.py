@@ -1,6 +1,7 @@
 """A self-training run of seconds, as a script that can kill itself.
 
     python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
+        [--source-only]
 
 Losses go to WORK_DIR/losses.txt, one exact number an iteration.
 """
@@ -111,6 +112,16 @@ load_cfg = dict(allow_missing=['teacher.'])
 """
 
 
+def drop_self_training(cfg):
+    """Leave the warm-up alone: no bank, no teacher."""
+    cfg.model.type = 'DGSegmentor'
+    del cfg.model['teacher_decay'], cfg.model['label_threshold']
+    cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.datasets[0]
+    cfg.train_cfg = dict(type='ExactTrainLoop', max_iters=6, val_interval=6)
+    cfg.custom_hooks = []
+    cfg.runner_type = 'DGRunner'
+
+
 def write_bank(folder):
     """Make a bank of five small scenes."""
     prompts = Path(folder) / 'prompts.txt'
@@ -161,11 +172,14 @@ def main():
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--resume', action='store_true')
     parser.add_argument('--kill-at', type=int)
+    parser.add_argument('--source-only', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
     from clouds_mmseg.engine.launch import build_runner
 
     cfg = read_config(args.config, args.work_dir, resume=args.resume)
+    if args.source_only:
+        drop_self_training(cfg)
     runner = build_runner(cfg)
     runner.register_hook(
         RecordLosses(args.work_dir / 'losses.txt', args.kill_at)

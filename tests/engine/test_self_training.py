@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from self_training_run import write_bank, write_self_training
+from self_training_run import (
+    write_bank,
+    write_self_training,
+)
 from tiny_run import CLASSES, read_config
 
 from clouds_mmseg.engine.launch import build_runner
@@ -53,9 +56,8 @@ def losses(work_dir):
 
 
 def weights(work_dir):
-    return torch.load(work_dir / 'iter_10.pth', weights_only=False)[
-        'state_dict'
-    ]
+    path = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(path, weights_only=False)['state_dict']
 
 
 # In the warm-up, at the switch, and after the teacher has moved.
@@ -72,6 +74,22 @@ def test_killed_run_continues_exactly(tmp_path, whole, config, kill_at):
     assert expected.keys() == got.keys()
     for key in expected:
         assert torch.equal(expected[key], got[key]), key
+
+
+def test_warmup_alone_continues_exactly_too(tmp_path, config):
+    works = [tmp_path / 'whole', tmp_path / 'killed']
+    for work_dir, options in (
+        (works[0], []),
+        (works[1], ['--kill-at', 3]),
+        (works[1], ['--resume']),
+    ):
+        done = script(config, work_dir, '--source-only', *options)
+        killed = '--kill-at' in options
+        expected = -signal.SIGKILL if killed else 0
+        assert done.returncode == expected, done.stderr
+    assert losses(works[0]) == losses(works[1])
+    expected, got = map(weights, works)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
 def test_teacher_is_saved_and_behind_the_student(whole):

@@ -3,7 +3,6 @@ _base_ = ['../datasets/cityscapes.py', '../datasets/acdc.py']
 train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset={{_base_.train_cityscapes}},
 )
 val_dataloader = dict(

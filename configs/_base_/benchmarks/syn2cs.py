@@ -10,7 +10,6 @@ _base_ = [
 train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset={{_base_.train_synthia}},
 )
 val_dataloader = dict(

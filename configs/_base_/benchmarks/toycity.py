@@ -4,7 +4,6 @@ _base_ = '../datasets/toycity.py'
 train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset={{_base_.train_toycity_source}},
 )
 val_dataloader = dict(
