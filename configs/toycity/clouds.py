@@ -1,5 +1,6 @@
 # The collaboration in miniature, from nothing but ToyCity: warm-up on the
-# source, then self-training with images that the embedded generator makes.
+# source, half of it restyled, then self-training with scenes that the embedded
+# generator makes.
 _base_ = ['./warmup.py', '../_base_/datasets/generated_toycity.py']
 model = dict(
     type='SelfTrainingSegmentor',
@@ -12,7 +13,7 @@ train_dataloader = dict(
         _delete_=True,
         type='KeyedDataset',
         datasets=[
-            {{_base_.train_toycity_source}},
+            {{_base_.train_restyled_toycity}},
             {{_base_.train_generated_toycity}},
         ],
     )
@@ -45,6 +46,9 @@ custom_hooks = [
         picture_interval=100,
     ),
 ]
-banks = [{{_base_.bank_generated_toycity}}]
+banks = [
+    {{_base_.bank_generated_toycity}},
+    {{_base_.bank_restyled_toycity}},
+]
 load_cfg = dict(allow_missing=['teacher.'])
 runner_type = 'SelfTrainingRunner'

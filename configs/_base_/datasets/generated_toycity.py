@@ -1,4 +1,5 @@
-# Pieces: train_generated_toycity, bank_generated_toycity.
+# Pieces: train_generated_toycity, bank_generated_toycity,
+# train_restyled_toycity, bank_restyled_toycity.
 # Scenes in looks that no target has, made when training begins.
 bank_generated_toycity = dict(
     out='data/toycity/generated',
@@ -18,6 +19,37 @@ train_generated_toycity = dict(
     pipeline=[
         dict(type='LoadSegImage'),
         dict(type='KeepCleanView'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackDGInputs'),
+    ],
+)
+# The source's own images in such looks: their labels stay right.
+bank_restyled_toycity = dict(
+    out='data/toycity/restyled',
+    num=320,
+    num_prompts=100,
+    backend='toycity',
+    mode='img2img',
+    source='data/toycity/source/images',
+    seed=0,
+    make=True,
+)
+train_restyled_toycity = dict(
+    type='GTA5Dataset',
+    domain='toycity_source',
+    data_root='data/toycity/source',
+    pipeline=[
+        dict(type='LoadSegImage'),
+        dict(type='LoadSegLabels'),
+        dict(type='DiffusionAugment', bank='data/toycity/restyled', prob=0.5),
+        dict(
+            type='RandomResize',
+            scale=(256, 128),
+            ratio_range=(0.75, 1.75),
+            keep_ratio=True,
+        ),
+        dict(type='RandomCrop', crop_size=(128, 256)),
         dict(type='RandomFlip', prob=0.5),
         dict(type='PhotoMetricDistortion'),
         dict(type='PackDGInputs'),
