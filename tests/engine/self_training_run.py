@@ -95,7 +95,9 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-3),
     clip_grad=dict(max_norm=1.0),
 )
-default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
+default_hooks = dict(
+    checkpoint=dict(interval=1, max_keep_ckpts=2), logger=dict(interval=5)
+)
 custom_hooks = [
     dict(type='EMATeacherHook', interval=2),
     dict(type='PseudoLabelReportHook', interval=5),

@@ -108,6 +108,11 @@ def test_run_tells_what_a_user_needs(whole):
     assert 'Self-training begins at iteration 3' in text
     assert 'Pseudo labels of' in text
     assert 'unchanged by refinement' in text
+    line = next(x for x in text.splitlines() if 'Iter(train) [10/10]' in x)
+    assert '  decode.loss_mask: ' in line
+    assert '.d0.' not in line
+    scalars = next(whole[0].rglob('scalars.json')).read_text()
+    assert '"decode.d0.loss_mask"' in scalars
     assert list(whole[0].rglob('pseudo_label_0*.png'))
 
 
