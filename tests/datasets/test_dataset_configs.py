@@ -50,7 +50,8 @@ def test_all_pieces_can_be_inherited_together(compose, repo_root):
     for key, piece in pieces.items():
         root = piece.get('data_root') or piece.bank
         assert root.startswith('data/'), key
-        dataset = DATASETS.build(dict(piece, lazy_init=True))
+        # Without its steps, one of which reads a bank.
+        dataset = DATASETS.build(dict(piece, pipeline=[], lazy_init=True))
         domains.add(dataset.domain)
         # A file of its own name for each domain: train_gta5 -> gta5.
         other = dict(
