@@ -1,5 +1,6 @@
 """Say how the pseudo labels look in numbers."""
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
@@ -43,9 +44,9 @@ class PseudoLabelReportHook(Hook):
         if (runner.iter + 1) % self.interval:
             return
         report = unwrap(runner.model).statistics.pop()
-        if report is None:
+        if report is None or not is_main_process():
             return
-        classes = runner.visualizer.dataset_meta['classes']
+        classes = runner.train_loop.dataloader.dataset.metainfo['classes']
         shares = dict(zip(classes, report.pop('histogram'), strict=True))
         scalars = {
             f'pseudo_label/{name}': value for name, value in report.items()

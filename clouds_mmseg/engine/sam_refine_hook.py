@@ -115,7 +115,8 @@ class SAMRefineHook(Hook):
             data_batch (dict, optional): Unused.
             outputs (dict, optional): Unused.
         """
-        palette = runner.visualizer.dataset_meta['palette']
+        # Of the dataset: only the main process has a visualizer that knows.
+        palette = runner.train_loop.dataloader.dataset.metainfo['palette']
         for number, (image, before, after) in enumerate(self._pictures):
             drawing = strip(
                 image.permute(1, 2, 0).numpy(),

@@ -1,9 +1,9 @@
 """A self-training run of seconds, as a script that can kill itself.
 
     python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
-        [--source-only]
+        [--source-only] [--distributed]
 
-Losses go to WORK_DIR/losses.txt, one exact number an iteration.
+Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration.
 """
 
 import argparse
@@ -39,6 +39,7 @@ model = dict(
         _delete_=True,
         type='CLOUDSHead',
         num_classes=3,
+        num_groups=8,
         feat_channels=32,
         out_channels=32,
         num_queries=6,
@@ -175,6 +176,7 @@ def main():
     parser.add_argument('--resume', action='store_true')
     parser.add_argument('--kill-at', type=int)
     parser.add_argument('--source-only', action='store_true')
+    parser.add_argument('--distributed', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
     from clouds_mmseg.engine.launch import build_runner
@@ -182,11 +184,16 @@ def main():
     cfg = read_config(args.config, args.work_dir, resume=args.resume)
     if args.source_only:
         drop_self_training(cfg)
+    if args.distributed:
+        cfg.launcher = 'pytorch'
     runner = build_runner(cfg)
-    runner.register_hook(
-        RecordLosses(args.work_dir / 'losses.txt', args.kill_at)
-    )
-    runner.train()
+    rank = runner.rank
+    path = args.work_dir / f'losses_{rank}.txt'
+    runner.register_hook(RecordLosses(path, args.kill_at))
+    model = runner.train()
+    if args.distributed:
+        state = model.module.state_dict()
+        torch.save(state, args.work_dir / f'state_{rank}.pth')
 
 
 if __name__ == '__main__':

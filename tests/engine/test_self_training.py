@@ -50,8 +50,8 @@ def whole(tmp_path_factory, config):
     return work_dir, done.stdout + done.stderr
 
 
-def losses(work_dir):
-    lines = (work_dir / 'losses.txt').read_text().split('\n')[:-1]
+def losses(work_dir, name='losses_0.txt'):
+    lines = (work_dir / name).read_text().split('\n')[:-1]
     return dict(line.split() for line in lines)
 
 
@@ -150,6 +150,31 @@ def test_workers_do_not_change_the_run(tmp_path, tiny_data, bank, whole):
     done = script(config, tmp_path / 'work')
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / 'work') == losses(whole[0])
+
+
+def test_two_processes_train_one_student_and_one_teacher(tmp_path, config):
+    done = subprocess.run(
+        [
+            sys.executable,
+            *('-m', 'torch.distributed.run', '--standalone'),
+            *('--nproc-per-node', '2', SCRIPT, config, tmp_path / 'work'),
+            '--distributed',
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # Each process drew its own samples, and their gradients were averaged.
+    ranks = [losses(tmp_path / 'work', f'losses_{r}.txt') for r in '01']
+    assert ranks[0].keys() == ranks[1].keys()
+    assert ranks[0] != ranks[1]
+    assert weights(tmp_path / 'work')['teacher.steps'] == 4
+    states = [
+        torch.load(tmp_path / f'work/state_{r}.pth', weights_only=True)
+        for r in '01'
+    ]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
 
 
 def test_missing_bank_names_the_command(tmp_path, tiny_data):
