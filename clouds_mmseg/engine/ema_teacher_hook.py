@@ -1,20 +1,9 @@
 """Move the teacher of a self-training segmentor."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
-
-def unwrap(model):
-    """The model without the wrapper of a distributed run.
-
-    Args:
-        model (nn.Module): Of a runner.
-
-    Returns:
-        nn.Module: The segmentor.
-    """
-    return model.module if is_model_wrapper(model) else model
+from clouds_mmseg.engine.run_header import bare_model
 
 
 @HOOKS.register_module()
@@ -54,7 +43,7 @@ class EMATeacherHook(Hook):
         if self._begun or runner.iter < self._start(runner):
             return
         self._begun = True
-        model = unwrap(runner.model)
+        model = bare_model(runner.model)
         if model.teacher.steps == 0:
             model.update_teacher()
             runner.logger.info(
@@ -75,7 +64,7 @@ class EMATeacherHook(Hook):
         """
         since = runner.iter + 1 - self._start(runner)
         if since > 0 and since % self.interval == 0:
-            unwrap(runner.model).update_teacher()
+            bare_model(runner.model).update_teacher()
 
     @staticmethod
     def _start(runner):

@@ -4,7 +4,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from clouds_mmseg.engine.ema_teacher_hook import unwrap
+from clouds_mmseg.engine.run_header import bare_model
 
 
 @HOOKS.register_module()
@@ -43,7 +43,7 @@ class PseudoLabelReportHook(Hook):
         """
         if (runner.iter + 1) % self.interval:
             return
-        report = unwrap(runner.model).statistics.pop()
+        report = bare_model(runner.model).statistics.pop()
         if report is None or not is_main_process():
             return
         classes = runner.train_loop.dataloader.dataset.metainfo['classes']

@@ -5,8 +5,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS, MODELS
 
-from clouds_mmseg.engine.ema_teacher_hook import unwrap
 from clouds_mmseg.engine.panels import strip
+from clouds_mmseg.engine.run_header import bare_model
 
 
 @HOOKS.register_module()
@@ -73,7 +73,7 @@ class SAMRefineHook(Hook):
         Raises:
             TypeError: The model is not a ``SelfTrainingSegmentor``.
         """
-        model = unwrap(runner.model)
+        model = bare_model(runner.model)
         if not hasattr(model, 'refiner'):
             raise TypeError(
                 'SAMRefineHook needs a model that labels its images, '
@@ -95,7 +95,7 @@ class SAMRefineHook(Hook):
             since >= self.start_iter
             and (since - self.start_iter) % self.refine_interval == 0
         )
-        unwrap(runner.model).refiner = self._refine if active else None
+        bare_model(runner.model).refiner = self._refine if active else None
         if (
             self.picture_interval is not None
             and since >= self.start_iter
@@ -138,7 +138,7 @@ class SAMRefineHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        unwrap(runner.model).refiner = None
+        bare_model(runner.model).refiner = None
 
     def _refine(self, image, label):
         """Refine a label, and keep both for a picture if one is wanted."""
