@@ -18,7 +18,8 @@ class SelfTrainingLoop(ExactTrainLoop):
         dataloader (dict): With a ``KeyedDataset`` of two groups: source,
             generated.
         warmup_iters (int): Iterations on the source alone. 0 where
-            ``load_from`` names a finished warm-up.
+            ``load_from`` names a finished warm-up; ``max_iters`` for a run
+            without self-training, to compare with.
         generated_share (float): Share of generated samples in the batches
             after that, in (0, 1).
         **kwargs: As for :class:`ExactTrainLoop`.
@@ -37,9 +38,9 @@ class SelfTrainingLoop(ExactTrainLoop):
         generated_share,
         **kwargs,
     ):
-        if not 0 <= warmup_iters < max_iters:
+        if not 0 <= warmup_iters <= max_iters:
             raise ValueError(
-                'train_cfg.warmup_iters must lie in [0, max_iters), got '
+                'train_cfg.warmup_iters must lie in [0, max_iters], got '
                 f'{warmup_iters} with max_iters={max_iters}'
             )
         if not 0 < generated_share < 1:
