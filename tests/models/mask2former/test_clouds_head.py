@@ -7,7 +7,7 @@ from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder, SegDataPreProcessor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from plain_reference import PlainHead
+from plain import PlainHead
 from torch import nn
 
 from clouds_mmseg.models import CLOUDSHead

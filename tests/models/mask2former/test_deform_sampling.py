@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_reference import sample_by_grid
+from plain import sample_by_grid
 
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,

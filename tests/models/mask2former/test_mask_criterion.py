@@ -3,7 +3,7 @@ import multiprocessing
 import pytest
 import torch
 import torch.distributed
-from plain_reference import losses_of, match_one
+from plain import losses_of, match_one
 
 from clouds_mmseg.models.mask2former.criterion import (
     MaskCriterion,

@@ -1,7 +1,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_reference import read_points
+from plain import read_points
 
 from clouds_mmseg.models.mask2former.points import (
     draw_points,

@@ -1,7 +1,7 @@
 """The reference of the other tests is itself checked by recorded outputs."""
 
 import torch
-from plain_reference import PlainHead, losses_of, match_one
+from plain import PlainHead, losses_of, match_one
 
 from clouds_mmseg.checkpoints.detectron2_keys import head_from_detectron2
 

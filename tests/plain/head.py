@@ -1,42 +1,20 @@
-"""Mask2Former written down a second time, as plainly as can be.
-
-A function of a ``state_dict`` in MMSegmentation's layout; every mask is made,
-every mask is sampled by ``grid_sample``, every image is matched by itself.
-Checked against the recorded outputs of other implementations, it is the
-reference at sizes for which none were recorded.
-"""
+"""Mask2Former's head as a function of a ``state_dict``."""
 
 import math
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
+
+from .attention import sample_by_grid
 
 
-def sample_by_grid(value, shapes, places, weights):
-    """Deformable sampling, with ``grid_sample`` for every level."""
-    n, _, heads, channels = value.shape
-    queries = places.shape[1]
-    parts = value.split([h * w for h, w in shapes], dim=1)
-    read = []
-    for level, ((h, w), part) in enumerate(zip(shapes, parts, strict=True)):
-        image = part.flatten(2).transpose(1, 2)
-        image = image.reshape(n * heads, channels, h, w)
-        grid = 2 * places[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
-        read.append(F.grid_sample(image, grid, align_corners=False))
-    read = torch.stack(read, dim=-2).flatten(-2)  # (n * heads, D, Q, L * P)
-    weights = weights.transpose(1, 2).reshape(n * heads, 1, queries, -1)
-    out = (read * weights).sum(-1).view(n, heads * channels, queries)
-    return out.transpose(1, 2)
-
-
-def sine_code(h, w, channels):
-    ones = torch.ones(1, h, w)
+def sine_code(h, w, channels, device=None):
+    ones = torch.ones(1, h, w, device=device)
     y, x = ones.cumsum(1), ones.cumsum(2)
     y = y / (y[:, -1:] + 1e-6) * 2 * math.pi
     x = x / (x[:, :, -1:] + 1e-6) * 2 * math.pi
     half = channels // 2
-    i = torch.arange(half)
+    i = torch.arange(half, device=device)
     period = 10000 ** (2 * torch.div(i, 2, rounding_mode='floor') / half)
     codes = []
     for axis in (y, x):
@@ -49,6 +27,16 @@ def sine_code(h, w, channels):
 
 
 class PlainHead:
+    """Classes and masks of every query, all of them at full size.
+
+    Args:
+        state (dict): Parameters or weights under MMSegmentation's names.
+        heads (int): Of every attention.
+        groups (int): Of every group normalisation.
+        synonyms (list[int]): Text embeddings of each class.
+        text (Tensor): They, (sum of synonyms, channels).
+    """
+
     def __init__(self, state, *, heads, groups, synonyms=None, text=None):
         self.state, self.heads, self.groups = state, heads, groups
         self.synonyms, self.text = synonyms, text
@@ -108,13 +96,13 @@ class PlainHead:
         centres = []
         for h, w in shapes:
             y, x_ = torch.meshgrid(
-                (torch.arange(h) + 0.5) / h,
-                (torch.arange(w) + 0.5) / w,
+                (torch.arange(h, device=x.device) + 0.5) / h,
+                (torch.arange(w, device=x.device) + 0.5) / w,
                 indexing='ij',
             )
             centres.append(torch.stack([x_, y], dim=-1).view(-1, 2))
         centres = torch.cat(centres)[None, :, None, None, None]
-        size = torch.tensor([[w, h] for h, w in shapes])[:, None]
+        size = offsets.new_tensor([[w, h] for h, w in shapes])[:, None]
         value = self.linear(f'{name}.value_proj', x)
         out = sample_by_grid(
             value.unflatten(-1, (self.heads, -1)),
@@ -134,7 +122,10 @@ class PlainHead:
         levels = s[f'{prefix}.level_encoding.weight']
         position = torch.cat(
             [
-                (sine_code(*m.shape[-2:], m.shape[1]) + e[:, None, None])
+                (
+                    sine_code(*m.shape[-2:], m.shape[1], m.device)
+                    + e[:, None, None]
+                )
                 .flatten(2)
                 .transpose(1, 2)
                 for m, e in zip(maps, levels, strict=True)
@@ -200,7 +191,7 @@ class PlainHead:
             hidden = hidden.flatten(2).sigmoid() < 0.5
             hidden[hidden.all(-1)] = False
             value = source + s['level_embed.weight'][i % 3][:, None, None]
-            key = value + sine_code(*size, value.shape[1])
+            key = value + sine_code(*size, value.shape[1], value.device)
             value, key = (x.flatten(2).transpose(1, 2) for x in (value, key))
             layer = f'transformer_decoder.layers.{i}'
             read = self.attend(
@@ -217,60 +208,3 @@ class PlainHead:
         masks = F.interpolate(mask_logits, size=size, mode='bilinear')
         classes = cls_logits.softmax(-1)[..., :-1]
         return torch.einsum('bqc,bqhw->bchw', classes, masks.sigmoid())
-
-
-def read_points(maps, points):
-    """Maps (N, C, h, w) at points (N, P, 2) in [0, 1]: (N, C, P)."""
-    grid = 2 * points[:, None] - 1
-    return F.grid_sample(maps, grid, align_corners=False)[:, :, 0]
-
-
-def masks_of(label, ignore=255):
-    """Classes of a label map, ascending, and a float mask of each."""
-    classes = label.unique()
-    classes = classes[classes != ignore]
-    masks = [(label == c).float() for c in classes]
-    empty = torch.zeros(0, *label.shape)
-    return classes, torch.stack(masks) if masks else empty
-
-
-def match_one(cls_logits, mask_logits, label, points, weights):
-    """Pairs (query, target) of one image, with whole masks as targets."""
-    classes, masks = masks_of(label)
-    if not len(classes):
-        return torch.zeros(0).long(), torch.zeros(0).long()
-    x = read_points(mask_logits[None], points)[0]
-    t = read_points(masks[None], points)[0]
-    ones, zeros = torch.ones_like(x), torch.zeros_like(x)
-    bce = F.binary_cross_entropy_with_logits
-    mask = bce(x, ones, reduction='none') @ t.T
-    mask = mask + bce(x, zeros, reduction='none') @ (1 - t).T
-    p = x.sigmoid()
-    dice = (2 * p @ t.T + 1) / (p.sum(1)[:, None] + t.sum(1)[None] + 1)
-    by_class, by_mask, by_dice = weights
-    cost = by_class * -cls_logits.softmax(-1)[:, classes]
-    cost = cost + by_mask * mask / x.shape[1] + by_dice * (1 - dice)
-    query, target = linear_sum_assignment(cost)
-    return torch.as_tensor(query), torch.as_tensor(target)
-
-
-def losses_of(cls_logits, mask_logits, labels, pairs, points, no_object):
-    """Unweighted losses of one output, pairs and points being given."""
-    classes = cls_logits.shape[-1] - 1
-    targets = torch.full(cls_logits.shape[:2], classes)
-    predicted, wanted = [], []
-    for b, (query, target) in enumerate(pairs):
-        ids, masks = masks_of(labels[b])
-        targets[b, query] = ids[target]
-        predicted.append(mask_logits[b, query])
-        wanted.append(masks[target])
-    weight = torch.ones(classes + 1)
-    weight[-1] = no_object
-    loss_cls = F.cross_entropy(cls_logits.transpose(1, 2), targets, weight)
-    x = read_points(torch.cat(predicted)[:, None], points)[:, 0]
-    t = read_points(torch.cat(wanted)[:, None], points)[:, 0]
-    count = max(len(x), 1)
-    mask = F.binary_cross_entropy_with_logits(x, t, reduction='none').mean(1)
-    p = x.sigmoid()
-    dice = 1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
-    return loss_cls, mask.sum() / count, dice.sum() / count
