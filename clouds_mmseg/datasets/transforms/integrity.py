@@ -31,19 +31,32 @@ def require_complete(path, kind):
     advice = "Replace the file, or name its image in the dataset's skip list."
     try:
         with open(path, 'rb') as stream:
-            head = stream.read(8)
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - _TAIL))
-            tail = stream.read()
+            problem = incomplete(stream)
     except OSError as error:
         raise DataError(
-            f'{kind} {path} cannot be read: {error.strerror}. {advice}'
+            f'{kind} {path} cannot be read: {error.strerror}.', advice
         ) from error
+    if problem:
+        raise DataError(f'{kind} {path} {problem}.', advice)
+
+
+def incomplete(stream):
+    """Say what is missing in a PNG or JPEG file.
+
+    Args:
+        stream (BinaryIO): The file.
+
+    Returns:
+        str | None: What is wrong, to follow the file's name; None for a
+        whole file and for other formats.
+    """
+    head = stream.read(8)
+    size = stream.seek(0, os.SEEK_END)
     if not size:
-        raise DataError(f'{kind} {path} is empty (0 bytes). {advice}')
+        return 'is empty (0 bytes)'
+    stream.seek(max(0, size - _TAIL))
+    tail = stream.read()
     for start, end in ((_PNG, _PNG_END), (_JPEG, _JPEG_END)):
         if head.startswith(start) and end not in tail:
-            raise DataError(
-                f'{kind} {path} is truncated: its {size} bytes lack the '
-                f'end marker. {advice}'
-            )
+            return f'is truncated: its {size} bytes lack the end marker'
+    return None

@@ -28,6 +28,6 @@ class LoadSegImage(LoadImageFromFile):
         except Exception as error:
             raise DataError(
                 f'image {path} cannot be decoded '
-                f'({type(error).__name__}: {error}). Replace the file, or '
-                "name it in the dataset's skip list."
+                f'({type(error).__name__}: {error}).',
+                "Replace the file, or name it in the dataset's skip list.",
             ) from error

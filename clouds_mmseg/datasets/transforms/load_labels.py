@@ -51,7 +51,8 @@ class LoadSegLabels(BaseTransform):
         except Exception as error:
             raise DataError(
                 f'label {path} cannot be decoded '
-                f'({type(error).__name__}: {error}). {_ADVICE}'
+                f'({type(error).__name__}: {error}).',
+                _ADVICE,
             ) from error
         image_shape = results.get('ori_shape')
         if image_shape is not None and raw.shape != tuple(image_shape[:2]):
@@ -59,7 +60,9 @@ class LoadSegLabels(BaseTransform):
                 f'label {path} is {raw.shape[1]}x{raw.shape[0]}, but its '
                 f'image {results.get("img_path")} is '
                 f'{image_shape[1]}x{image_shape[0]} (width x height): they '
-                f'must be equal. {_ADVICE}'
+                'must be equal.',
+                _ADVICE,
+                kind='size',
             )
         table = results['label_table']
         mapped, undefined = apply_label_table(raw, table)
@@ -67,9 +70,10 @@ class LoadSegLabels(BaseTransform):
             known = np.flatnonzero(table != 254)
             raise DataError(
                 f'label {path} has ids outside the classes: '
-                f'{_ranges(undefined)}; the dataset defines '
-                f'{_ranges(known.tolist())}. Check that these are the label '
-                'files its layout asks for.'
+                f'{describe_ids(undefined)}; the dataset defines '
+                f'{describe_ids(known.tolist())}.',
+                'Check that these are the label files its layout asks for.',
+                kind='ids',
             )
         results['gt_seg_map'] = mapped
         results.setdefault('seg_fields', []).append('gt_seg_map')
@@ -78,36 +82,55 @@ class LoadSegLabels(BaseTransform):
     def _decode(self, path, channel):
         """Return the ids of a label file: (H, W), uint8 or uint16."""
         payload = fileio.get(path, backend_args=self.backend_args)
-        if channel == 'first':
-            # Pillow cuts 16-bit colour PNGs down to 8 bits. OpenCV keeps
-            # them, with the channels in reverse order.
-            raw = cv2.imdecode(
-                np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED
-            )
-            if raw is None:
-                raise ValueError('OpenCV cannot decode it')
-            if raw.ndim == 3:
-                # With an alpha channel the order is B, G, R, A.
-                raw = raw[..., 2]
-            return np.ascontiguousarray(raw)
-        # OpenCV turns palette PNGs into colours; Pillow keeps the indices.
-        with Image.open(io.BytesIO(payload)) as image:
-            raw = np.asarray(image)
-        if raw.ndim != 2:
-            raise DataError(
-                f'label {path} has {raw.shape[2]} channels, but a label file '
-                'has one, with a class id in each pixel. This looks like a '
-                'picture of the classes in colour: use the id files.'
-            )
-        if raw.dtype == bool:
-            raw = raw.astype(np.uint8)
-        return raw
+        return decode_ids(payload, channel, path)
 
     def __repr__(self):
         return f'{type(self).__name__}(backend_args={self.backend_args})'
 
 
-def _ranges(numbers):
+def decode_ids(payload, channel, name):
+    """Decode the bytes of a label file.
+
+    Args:
+        payload (bytes): The file.
+        channel (str, optional): ``'first'`` for files with several channels
+            and the class id in the first one in file order.
+        name (str): Of the file, for messages.
+
+    Returns:
+        np.ndarray: (H, W) uint8 or uint16: the ids as in the file.
+
+    Raises:
+        DataError: The file has several channels and ``channel`` is None.
+        Exception: What the decoder raises on a damaged file.
+    """
+    if channel == 'first':
+        # Pillow cuts 16-bit colour PNGs down to 8 bits. OpenCV keeps
+        # them, with the channels in reverse order.
+        raw = cv2.imdecode(
+            np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED
+        )
+        if raw is None:
+            raise ValueError('OpenCV cannot decode it')
+        if raw.ndim == 3:
+            # With an alpha channel the order is B, G, R, A.
+            raw = raw[..., 2]
+        return np.ascontiguousarray(raw)
+    # OpenCV turns palette PNGs into colours; Pillow keeps the indices.
+    with Image.open(io.BytesIO(payload)) as image:
+        raw = np.asarray(image)
+    if raw.ndim != 2:
+        raise DataError(
+            f'label {name} has {raw.shape[2]} channels, but a label file '
+            'has one, with a class id in each pixel. This looks like a '
+            'picture of the classes in colour: use the id files.'
+        )
+    if raw.dtype == bool:
+        raw = raw.astype(np.uint8)
+    return raw
+
+
+def describe_ids(numbers):
     """Write sorted integers shortly: ``[0, 1, 2, 5]`` -> ``0-2, 5``."""
     runs = []
     for number in numbers:
