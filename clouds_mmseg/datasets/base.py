@@ -1,12 +1,10 @@
 """What all datasets of a domain-generalisation benchmark have in common."""
 
-from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
 from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
-from clouds_mmseg.datasets.skip_list import is_skipped, read_skip_list
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 
 
@@ -38,7 +36,11 @@ class DGDataset(FileChecks, BaseSegDataset):
             different number is a warning. None: do not compare.
         skip (Sequence[str] | str): Images to leave out, or a text file with
             one per line: paths below the image folder or file names, with or
-            without the suffix.
+            without the suffix. What ``tools/verify_dataset.py --fix`` has
+            moved aside is left out in any case.
+        rare_class (dict, optional): Draw rare classes more often in
+            training: arguments of :class:`RareClassDataset`, ``dict()`` for
+            its defaults. :class:`KeyedDataset` sees to it.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
 
     Raises:
@@ -69,6 +71,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         data_prefix=None,
         expected=None,
         skip=(),
+        rare_class=None,
         img_suffix=None,
         seg_map_suffix=None,
         metainfo=None,
@@ -89,6 +92,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         self.split = split or self.SPLIT
         self.expected = expected
         self.skip = skip
+        self.rare_class = rare_class
         if data_prefix is None:
             fields = self.layout_fields()
             data_prefix = {
@@ -149,16 +153,23 @@ class DGDataset(FileChecks, BaseSegDataset):
         store a copy of it for every sample.
         """
         info = super().get_data_info(idx)
-        table = self.label_table
-        if self.label_map:
-            # Only a subset of the classes is asked for.
-            subset = table.copy()
-            for old, new in self.label_map.items():
-                subset[table == old] = new
-            table = subset
-        info['label_table'] = table
+        info['label_table'] = self.class_table()
         info['label_channel'] = self.LABEL_CHANNEL
         return info
+
+    def class_table(self):
+        """Return id in the file -> index of the classes that are asked for.
+
+        Returns:
+            np.ndarray: (256,) uint8, ``label_table`` unless ``metainfo`` asks
+            for some of the classes only.
+        """
+        if not self.label_map:
+            return self.label_table
+        subset = self.label_table.copy()
+        for old, new in self.label_map.items():
+            subset[self.label_table == old] = new
+        return subset
 
     def load_data_list(self):
         """List the samples and check that their files exist.
@@ -170,15 +181,11 @@ class DGDataset(FileChecks, BaseSegDataset):
         Raises:
             DataError: See the class.
         """
-        self._check_folders()
-        infos = super().load_data_list()
-        if not infos:
-            raise self.data_error(
-                f'found no image *{self.img_suffix} in '
-                f'{self.data_prefix["img_path"]}'
-            )
+        infos = self.all_samples()
         self._check_count(len(infos))
-        infos = self._without_skipped(infos)
+        infos = self.without_skipped(infos)
+        if not infos:
+            raise self.data_error('skip names every image')
         if self.ann_file:
             self._check_files(infos, 'img_path', 'image', self.img_suffix)
         if self._label_folder:
@@ -188,22 +195,3 @@ class DGDataset(FileChecks, BaseSegDataset):
         for info in infos:
             info['domain'] = self.domain
         return infos
-
-    def _without_skipped(self, infos):
-        names = read_skip_list(self.skip)
-        if not names:
-            return infos
-        folder = self.data_prefix['img_path']
-        kept = [
-            info
-            for info in infos
-            if not is_skipped(info['img_path'], folder, self.img_suffix, names)
-        ]
-        print_log(
-            f'{type(self).__name__} (domain {self.domain}): skipped '
-            f'{len(infos) - len(kept)} images; skip names {len(names)}',
-            logger='current',
-        )
-        if not kept:
-            raise self.data_error('skip names every image')
-        return kept

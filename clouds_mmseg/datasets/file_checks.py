@@ -8,6 +8,13 @@ from mmengine.logging import print_log
 
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.skip_list import (
+    QUARANTINE,
+    SKIP_FILE,
+    is_skipped,
+    read_skip_list,
+    set_aside,
+)
 
 # How many missing files an error names.
 _NAMED = 5
@@ -23,6 +30,25 @@ class FileChecks:
     @property
     def _label_folder(self):
         return self.data_prefix.get('seg_map_path')
+
+    @property
+    def files_root(self):
+        """str: The folder that all files of this dataset are below.
+
+        ``data_root``, unless ``data_prefix`` leads out of it.
+        """
+        folders = [self.data_prefix['img_path']]
+        if self._label_folder:
+            folders.append(self._label_folder)
+        if self.data_root and all(
+            os.path.abspath(folder).startswith(
+                os.path.join(os.path.abspath(self.data_root), '')
+            )
+            or os.path.abspath(folder) == os.path.abspath(self.data_root)
+            for folder in folders
+        ):
+            return self.data_root
+        return os.path.commonpath(folders) or os.curdir
 
     def _expected_layout(self):
         lines = [f'  {self.data_prefix["img_path"]}/**/*{self.img_suffix}']
@@ -47,6 +73,103 @@ class FileChecks:
             "the folder that stands in for 'data' in all data roots: "
             f'--data-root of the tools, or the variable {DATA_ROOT_VARIABLE}.'
         )
+
+    def all_samples(self):
+        """List the images of the layout, whether their labels exist or not.
+
+        Returns:
+            list[dict]: As ``load_data_list`` of mmseg returns them.
+
+        Raises:
+            DataError: A folder is missing, or holds no image.
+        """
+        self._check_folders()
+        infos = super().load_data_list()
+        aside = os.path.join(self.files_root, QUARANTINE, '')
+        infos = [i for i in infos if not i['img_path'].startswith(aside)]
+        if not infos:
+            raise self.data_error(
+                f'found no image *{self.img_suffix} in '
+                f'{self.data_prefix["img_path"]}'
+            )
+        return infos
+
+    def without_skipped(self, infos):
+        """Leave out what ``skip`` and the list of moved files name.
+
+        Args:
+            infos (list[dict]): From :meth:`all_samples`.
+
+        Returns:
+            list[dict]: The others.
+        """
+        kept = self._kept(infos, read_skip_list(self.skip), 'skip')
+        root = self.files_root
+        aside = set_aside(root)
+        if aside:
+            below = [
+                i
+                for i in kept
+                if os.path.relpath(i['img_path'], root) not in aside
+            ]
+            if len(below) < len(kept):
+                self._say_skipped(len(kept) - len(below), SKIP_FILE)
+            kept = below
+        return kept
+
+    def _kept(self, infos, names, who):
+        if not names:
+            return infos
+        folder = self.data_prefix['img_path']
+        kept = [
+            info
+            for info in infos
+            if not is_skipped(info['img_path'], folder, self.img_suffix, names)
+        ]
+        self._say_skipped(len(infos) - len(kept), f'{who} names {len(names)}')
+        return kept
+
+    def _say_skipped(self, number, why):
+        print_log(
+            f'{type(self).__name__} (domain {self.domain}): skipped {number} '
+            f'images; {why}',
+            logger='current',
+        )
+
+    def missing_files(self, infos, key, suffix):
+        """List the samples whose file does not exist.
+
+        Args:
+            infos (list[dict]): Samples.
+            key (str): ``'img_path'`` or ``'seg_map_path'``.
+            suffix (str): Of these files.
+
+        Returns:
+            list[dict]: Some of ``infos``.
+        """
+        present = self.files_below(self.data_prefix[key], suffix)
+        return [info for info in infos if info[key] not in present]
+
+    def files_below(self, prefix, suffix):
+        """List a folder and all below it.
+
+        Args:
+            prefix (str): The folder.
+            suffix (str): Of the files that count.
+
+        Returns:
+            set[str]: Paths that begin with ``prefix``.
+        """
+        return {
+            os.path.join(prefix, name)
+            for name in fileio.list_dir_or_file(
+                prefix,
+                list_dir=False,
+                suffix=suffix,
+                recursive=True,
+                backend_args=self.backend_args,
+            )
+        }
 
     def _check_folders(self):
         folders = [('data root', self.data_root)] if self.data_root else []
@@ -76,18 +199,7 @@ class FileChecks:
             )
 
     def _check_files(self, infos, key, kind, suffix):
-        prefix = self.data_prefix[key]
-        present = {
-            os.path.join(prefix, name)
-            for name in fileio.list_dir_or_file(
-                prefix,
-                list_dir=False,
-                suffix=suffix,
-                recursive=True,
-                backend_args=self.backend_args,
-            )
-        }
-        missing = [info for info in infos if info[key] not in present]
+        missing = self.missing_files(infos, key, suffix)
         if missing:
             lines = [f'  {info[key]}' for info in missing[:_NAMED]]
             if len(missing) > _NAMED:

@@ -1,5 +1,7 @@
 """Lookup tables from the ids in a label file to class indices."""
 
+import hashlib
+
 import cv2
 import numpy as np
 
@@ -50,6 +52,20 @@ def build_label_table(ids, ignored=()):
     for number, index in ids.items():
         table[number] = index
     return table
+
+
+def table_digest(table, channel):
+    """Hash how the ids of a label file become classes.
+
+    Args:
+        table (np.ndarray): (256,) uint8 from :func:`build_label_table`.
+        channel (str | None): ``label_channel`` of :class:`DGDataset`.
+
+    Returns:
+        str: 8 hexadecimal digits.
+    """
+    content = table.tobytes() + repr(channel).encode()
+    return hashlib.blake2b(content, digest_size=4).hexdigest()
 
 
 def apply_label_table(raw, table):

@@ -6,6 +6,11 @@ from mmengine import fileio
 
 from clouds_mmseg.datasets.errors import DataError
 
+# Below a data root: the files that verification has moved aside, under their
+# old paths, and the list of these paths, one a line.
+QUARANTINE = 'quarantine'
+SKIP_FILE = 'clouds_skip.txt'
+
 
 def read_skip_list(skip):
     """Return the names in a skip list.
@@ -47,3 +52,17 @@ def is_skipped(path, folder, suffix, names):
         if name in names or name.removesuffix(suffix) in names:
             return True
     return False
+
+
+def set_aside(root):
+    """Return what verification has taken out of a data set.
+
+    Args:
+        root (str): Folder that all files of the data set are below.
+
+    Returns:
+        set[str]: Paths below the root, of images and of labels. Empty if
+        there is no list.
+    """
+    path = os.path.join(root, SKIP_FILE)
+    return read_skip_list(path) if fileio.isfile(path) else set()
