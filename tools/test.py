@@ -2,6 +2,10 @@
 
 import argparse
 
+from clouds_mmseg.engine.corruption_options import (
+    add_corruption_arguments,
+    apply_corruption_arguments,
+)
 from clouds_mmseg.engine.evaluation_options import (
     enable_tta,
     show_pictures,
@@ -47,6 +51,7 @@ def parse_args():
         help='average over test-time augmentations: the tta_pipeline of '
         'the config, or mirrored images',
     )
+    add_corruption_arguments(parser)
     return parser.parse_args()
 
 
@@ -57,6 +62,7 @@ def main():
     cfg.resume = False
     if args.protocol is not None:
         apply_protocol(cfg, args.protocol)
+    apply_corruption_arguments(cfg, args)
     if args.out is not None:
         write_predictions(cfg, args.out)
     if args.show or args.show_dir is not None:

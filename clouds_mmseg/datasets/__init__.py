@@ -5,6 +5,7 @@ from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.bdd100k import BDD100KDGDataset
 from clouds_mmseg.datasets.check import check_dataset
 from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
+from clouds_mmseg.datasets.corrupted import CorruptedDataset
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.folder import FolderDataset
 from clouds_mmseg.datasets.generated import GeneratedDataset
@@ -14,6 +15,7 @@ from clouds_mmseg.datasets.keyed_sampler import KeyedSampler
 from clouds_mmseg.datasets.mapillary import MapillaryDGDataset
 from clouds_mmseg.datasets.synthia import SYNTHIADataset
 from clouds_mmseg.datasets.transforms import (
+    CorruptImage,
     DiffusionAugment,
     EvaluateAtInputSize,
     KeepCleanView,
@@ -26,6 +28,8 @@ __all__ = [
     'ACDCDataset',
     'BDD100KDGDataset',
     'CityscapesDGDataset',
+    'CorruptImage',
+    'CorruptedDataset',
     'DGDataset',
     'DataError',
     'DiffusionAugment',

@@ -189,14 +189,18 @@ class DGIoUMetric(IoUMetric):
             mean=mean,
             domains=reports,
         )
-        print_log(
+        print_log(self._tables(reports, mean), logger=logger)
+        return self._flatten(reports, mean)
+
+    def _tables(self, reports, mean):
+        """Return what is logged: tables of domains and of classes."""
+        classes = self.dataset_meta['classes']
+        return (
             f'Results by domain, percent (protocol {self.protocol}):\n'
             + domain_table(reports, mean, self.source_domains)
             + '\nIoU by class and domain, percent (-: the class does not '
-            'occur):\n' + class_table(reports, classes),
-            logger=logger,
+            'occur):\n' + class_table(reports, classes)
         )
-        return self._flatten(reports, mean)
 
     def _report(self, confusions):
         """Reduce the (C, C) int64 matrices of a domain's images."""

@@ -25,6 +25,7 @@ PROTOCOLS = dict(
     slide=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)),
 )
 _OWN_STEPS = ('Resize', 'ResizeShortestEdge', 'EvaluateAtInputSize')
+_METRICS = ('DGIoUMetric', 'CorruptionMetric')
 _LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations')
 
 
@@ -33,7 +34,8 @@ def apply_protocol(cfg, name):
 
     Changes the pipelines of the datasets of ``val_dataloader`` and
     ``test_dataloader``, ``model.test_cfg`` and the ``protocol`` of
-    ``DGIoUMetric`` in ``val_evaluator`` and ``test_evaluator``.
+    ``DGIoUMetric`` and ``CorruptionMetric`` in ``val_evaluator`` and
+    ``test_evaluator``.
 
     Args:
         cfg (mmengine.config.Config): Changed in place.
@@ -59,7 +61,7 @@ def apply_protocol(cfg, name):
         if not isinstance(evaluators, (list, tuple)):
             evaluators = [evaluators]
         for evaluator in evaluators:
-            if evaluator.get('type') == 'DGIoUMetric':
+            if evaluator.get('type') in _METRICS:
                 evaluator['protocol'] = name
     if cfg.get('model'):
         kept = {

@@ -5,7 +5,8 @@ import math
 from prettytable import PrettyTable
 
 
-def _cell(value):
+def percent_cell(value):
+    """Write a percentage, ``-`` for None and NaN."""
     if value is None or math.isnan(value):
         return '-'
     return f'{value:.2f}'
@@ -32,12 +33,12 @@ def domain_table(reports, mean, source_domains=()):
     for domain, report in reports.items():
         is_source = domain in source_domains
         targets += not is_source
-        cells = [_cell(report['metrics'][name]) for name in names]
+        cells = [percent_cell(report['metrics'][name]) for name in names]
         label = f'{domain} (source)' if is_source else domain
         table.add_row([label, report['images'], *cells])
     if targets > 1:
         table.add_divider()
-        cells = [_cell(mean[name]) for name in names]
+        cells = [percent_cell(mean[name]) for name in names]
         what = ' targets' if source_domains else ''
         table.add_row([f'mean of {targets}{what}', '', *cells])
     return table.get_string()
@@ -59,7 +60,7 @@ def class_table(reports, classes):
     table.align['class'] = 'l'
     for name in classes:
         cells = [
-            _cell(report.get('class_iou', {}).get(name))
+            percent_cell(report.get('class_iou', {}).get(name))
             for report in reports.values()
         ]
         table.add_row([name, *cells])

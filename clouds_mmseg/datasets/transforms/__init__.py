@@ -1,5 +1,6 @@
 """Pipeline steps."""
 
+from clouds_mmseg.datasets.transforms.corrupt import CorruptImage
 from clouds_mmseg.datasets.transforms.diffusion_augment import (
     DiffusionAugment,
 )
@@ -12,6 +13,7 @@ from clouds_mmseg.datasets.transforms.load_labels import LoadSegLabels
 from clouds_mmseg.datasets.transforms.pack_inputs import PackDGInputs
 
 __all__ = [
+    'CorruptImage',
     'DiffusionAugment',
     'EvaluateAtInputSize',
     'KeepCleanView',

@@ -1,0 +1,292 @@
+"""Write the corrupted versions of a folder of images."""
+
+import errno
+import hashlib
+import json
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from clouds_mmseg.datasets.corrupt import (
+    LIBRARY,
+    corrupt_image,
+    image_seed,
+    load_library,
+)
+from clouds_mmseg.datasets.corruption_set import (
+    FORMAT,
+    MANIFEST_FILE,
+    SET_FILE,
+    read_entries,
+    read_set,
+)
+from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.transforms.integrity import require_complete
+from clouds_mmseg.engine.corruption_sheet import write_sheet
+from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.bank_manifest import sha256_of
+from clouds_mmseg.utils.corruptions import check_choice, domain_of
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.processes import map_in_processes
+
+_SUFFIXES = ('.png', '.jpg', '.jpeg')
+# What the pixels of a corrupted image may depend on.
+_DISTRIBUTIONS = (
+    LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
+)  # fmt: skip
+
+
+class Summary(NamedTuple):
+    """What :func:`make_corruptions` did.
+
+    Attributes:
+        made: Images that were written.
+        there: Images that were there already.
+        sources: Images that each domain is made of.
+        domains: Number of domains asked for.
+        sheet: Picture of one image under every corruption.
+    """
+
+    made: int
+    there: int
+    sources: int
+    domains: int
+    sheet: Path
+
+
+def make_corruptions(
+    source,
+    out,
+    *,
+    corruptions=None,
+    severities=None,
+    seed=0,
+    workers=None,
+    verify=False,
+):
+    """Corrupt every image below a folder, or those that are missing.
+
+    An image is written to ``out/<corruption>/<severity>/<path below the
+    source>.png``, under a temporary name first. Asked for other corruptions
+    or severities later, the set grows.
+
+    Args:
+        source (str | Path): Folder of PNG and JPEG files, in any depth.
+        out (str | Path): Folder of the set, see
+            :mod:`clouds_mmseg.datasets.corruption_set`.
+        corruptions (Sequence[str], optional): Names of corruptions or
+            categories. Defaults to all fifteen.
+        severities (Sequence[int], optional): Defaults to 1..5.
+        seed (int): Of the set. The images do not depend on their order or
+            on ``workers``.
+        workers (int, optional): Processes. Defaults to the number of cores.
+        verify (bool): Compare the hash of every image that is there, and
+            make anew those that differ.
+
+    Returns:
+        Summary: What was done.
+
+    Raises:
+        UserError: An argument is wrong, the source has no images, ``out`` is
+            something else or was made otherwise, an image is damaged, or the
+            disk is full.
+    """
+    corruptions, severities = check_choice(corruptions, severities)
+    load_library()
+    source, out = Path(source), Path(out)
+    names = _list_images(source)
+    recipe = dict(seed=seed, images=len(names), digest=_digest(source, names))
+    complete = _open(out, recipe, source)
+    wanted = [domain_of(c, s) for c in corruptions for s in severities]
+    entries = read_entries(out)
+    for domain in wanted:
+        for path in leftovers(out / domain / '*.png'):
+            path.unlink(missing_ok=True)
+    plan = _plan(out, names, corruptions, severities, entries, verify)
+    missing = sum(len(item[2]) for item in plan)
+    there = len(names) * len(wanted) - missing
+    if missing:
+        # Not whole while it is being mended.
+        complete -= {domain_of(c, s) for _, c, some in plan for s in some}
+        _write_set(out, recipe, complete, source)
+        _make(source, out, seed, plan, workers)
+    complete |= set(wanted)
+    sheet = _finish(out, recipe, complete, source)
+    return Summary(missing, there, len(names), len(wanted), sheet)
+
+
+def _list_images(source):
+    if not source.is_dir():
+        raise UserError(
+            f'{source}: there is no such folder; name the folder of the '
+            'images, for example data/cityscapes/leftImg8bit/val'
+        )
+    found = sorted(
+        path.relative_to(source).as_posix()
+        for path in source.rglob('*')
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+    )
+    if not found:
+        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
+    stems = {}
+    for name in found:
+        other = stems.setdefault(str(Path(name).with_suffix('')), name)
+        if other != name:
+            raise UserError(
+                f'{source} holds {other} and {name}, which would become the '
+                'same PNG file; remove one of them'
+            )
+    return found
+
+
+def _digest(source, names):
+    sizes = [[name, (source / name).stat().st_size] for name in names]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def _open(out, recipe, source):
+    """Return the domains that are whole, of a set that must be this one."""
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            f'{out} lies in {source}: the set would be made of itself; write '
+            'to another folder'
+        )
+    if not (out / SET_FILE).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f'{out} exists and holds no {SET_FILE}; name a new or empty '
+                'folder'
+            )
+        return set()
+    found = read_set(out)
+    if found['recipe'] != recipe:
+        odd = [k for k in recipe if found['recipe'].get(k) != recipe[k]]
+        said = ', '.join(f'{k} {found["recipe"].get(k)!r}' for k in odd)
+        raise UserError(
+            f'{out} was made of other images or with another seed: it has '
+            f'{said}; asked for: '
+            + ', '.join(f'{k} {recipe[k]!r}' for k in odd)
+            + '. Write to another folder, or delete this one.'
+        )
+    return set(found['complete'])
+
+
+def _plan(out, names, corruptions, severities, entries, verify):
+    """List (image, corruption, severities) of what is missing."""
+    plan = []
+    for name in names:
+        for corruption in corruptions:
+            missing = tuple(
+                severity
+                for severity in severities
+                if not _is_whole(
+                    out, _target(name, corruption, severity), entries, verify
+                )
+            )
+            if missing:
+                plan.append((name, corruption, missing))
+    return plan
+
+
+def _is_whole(out, file, entries, verify):
+    entry = entries.get(file)
+    if entry is None:
+        return False
+    try:
+        whole = (out / file).stat().st_size == entry['bytes']
+    except OSError:
+        return False
+    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
+
+
+def _target(name, corruption, severity):
+    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
+
+
+def _make(source, out, seed, plan, workers):
+    job = partial(_corrupt_one, str(source), str(out), seed)
+    with open(out / MANIFEST_FILE, 'ab') as manifest:
+        try:
+            # A line that a kill cut short must not swallow the next one.
+            if manifest.tell():
+                manifest.write(b'\n')
+            for entries in map_in_processes(
+                job, plan, workers=workers, title='corruptions'
+            ):
+                manifest.write(b''.join(map(_encode, entries)))
+                manifest.flush()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f'the disk of {out} is full. Every image there is whole. '
+                    'Make room and run the same command: it continues.'
+                ) from error
+            raise
+
+
+def _corrupt_one(source, out, seed, item):
+    """Write one image under one corruption; return its entries."""
+    name, corruption, severities = item
+    path = Path(source, name)
+    require_complete(path, 'image')
+    try:
+        with Image.open(path) as opened:
+            image = np.asarray(opened.convert('RGB'))
+    except (OSError, SyntaxError) as error:
+        raise DataError(
+            f'image {path} cannot be decoded ({error}). Replace the file.'
+        ) from error
+    entries = []
+    for severity in severities:
+        own = image_seed(Path(name).stem, corruption, severity, seed)
+        corrupted = corrupt_image(image, corruption, severity, seed=own)
+        file = _target(name, corruption, severity)
+        with atomic_path(Path(out, file)) as temporary:
+            # Level 1: a third of the time for a tenth more bytes, and noise
+            # cannot be compressed anyway.
+            Image.fromarray(corrupted).save(temporary, compress_level=1)
+        written = Path(out, file)
+        entries.append(
+            dict(
+                file=file,
+                source=name,
+                seed=own,
+                bytes=written.stat().st_size,
+                sha256=sha256_of(written),
+            )
+        )
+    return entries
+
+
+def _encode(entry):
+    return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
+
+
+def _write_set(out, recipe, complete, source):
+    versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
+    content = dict(
+        format=FORMAT,
+        recipe=recipe,
+        complete=sorted(complete),
+        info=dict(source=str(source), versions=versions),
+    )
+    with atomic_path(out / SET_FILE) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + '\n',
+            encoding='utf-8',
+        )
+
+
+def _finish(out, recipe, complete, source):
+    """Put the manifest in order, say what is whole, and draw the sheet."""
+    entries = read_entries(out)
+    with atomic_path(out / MANIFEST_FILE) as temporary:
+        temporary.write_bytes(
+            b''.join(_encode(entries[file]) for file in sorted(entries))
+        )
+    _write_set(out, recipe, complete, source)
+    return write_sheet(out, source)

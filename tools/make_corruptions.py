@@ -1,0 +1,60 @@
+"""Corrupt the images of a folder: the fifteen common corruptions, in PNG.
+
+For Cityscapes-C:
+python tools/make_corruptions.py data/cityscapes/leftImg8bit/val \
+    data/cityscapes_c
+"""
+
+import argparse
+
+from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg.engine.make_corruptions import make_corruptions
+from clouds_mmseg.utils.errors import UserError
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('source', help='folder of images, in any depth')
+    parser.add_argument('out', help='folder of the corrupted images')
+    parser.add_argument(
+        '--corruptions',
+        nargs='+',
+        help='names, or categories: noise blur weather digital; default all',
+    )
+    parser.add_argument(
+        '--severities', nargs='+', type=int, help='1 to 5; default all'
+    )
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--workers', type=int, help='processes; default: one a core'
+    )
+    parser.add_argument(
+        '--verify',
+        action='store_true',
+        help='compare the hash of every image that is there',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        done = make_corruptions(**vars(args))
+    except KeyboardInterrupt:
+        raise UserError(
+            f'stopped. Every image in {args.out} is whole; the same command '
+            'continues.'
+        ) from None
+    print(
+        f'{args.out}: {done.sources} images in {done.domains} domains; '
+        f'{done.made} made, {done.there} were there'
+    )
+    print(f'The picture to look at: {done.sheet}')
+
+
+if __name__ == '__main__':
+    with plain_errors():
+        main()
