@@ -5,10 +5,14 @@ import argparse
 from clouds_mmseg.engine.launch import (
     add_common_arguments,
     build_runner,
-    check_data,
     enable_amp,
     load_config,
     plain_errors,
+)
+from clouds_mmseg.engine.verify_data import (
+    config_command,
+    config_tasks,
+    verify_data,
 )
 
 
@@ -30,7 +34,7 @@ def parse_args():
     parser.add_argument(
         '--check-data',
         action='store_true',
-        help='decode every image and label, list bad files, do not train',
+        help='do what tools/verify_dataset.py --config does, do not train',
     )
     return parser.parse_args()
 
@@ -39,7 +43,9 @@ def main():
     args = parse_args()
     cfg = load_config(args)
     if args.check_data:
-        fine, report = check_data(cfg)
+        fine, report = verify_data(
+            config_tasks(cfg), command=config_command(args)
+        )
         print(report)
         raise SystemExit(0 if fine else 1)
     if args.resume:

@@ -1,6 +1,17 @@
 """What can be known about the datasets before the first iteration."""
 
+import logging
+
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from clouds_mmseg.datasets.verify.recall import changes_since, report_of
+from clouds_mmseg.datasets.verify.report_file import report_path
+from clouds_mmseg.datasets.verify.text import advice_text
 from clouds_mmseg.utils.errors import UserError
+
+# Bad files that an error names.
+_NAMED = 5
 
 
 def leaf_datasets(dataset):
@@ -46,7 +57,8 @@ def check_dataset(dataset, split):
         split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
-        UserError: A dataset has no image.
+        UserError: A dataset has no image, or verification found errors in
+            it.
         Exception: What the dataset or a transform raises on the first
             image.
     """
@@ -62,7 +74,46 @@ def check_dataset(dataset, split):
                 f'image *{suffix} under {where}; check data_root, '
                 'data_prefix and the suffixes'
             )
+        check_verified(leaf, split)
         leaf[0]
+
+
+def check_verified(dataset, split):
+    """Refuse a dataset in which verification found errors.
+
+    A dataset that was never verified passes. Files that have changed since
+    are a warning.
+
+    Args:
+        dataset (Dataset): At the bottom of all wrappers, opened.
+        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: There are errors that are neither fixed nor accepted.
+    """
+    report = report_of(dataset)
+    if report is None:
+        return
+    errors = report.open_errors
+    path = report_path(report.root)
+    name = f'the {split} dataset {type(dataset).__name__} ({dataset.domain})'
+    if errors:
+        lines = [f'  {error.message}' for error in errors[:_NAMED]]
+        if len(errors) > _NAMED:
+            lines.append(f'  and {len(errors) - _NAMED} more')
+        raise UserError(
+            f'{name} has {len(errors)} errors that are neither fixed nor '
+            f'accepted, found on {report.when} ({path}):\n'
+            + '\n'.join([*lines, advice_text([report], report.command)])
+        )
+    changed = changes_since(report, dataset) if is_main_process() else 0
+    if changed:
+        print_log(
+            f'{name}: {changed} files are new or have changed since it was '
+            f'verified on {report.when}; verify it again: {report.command}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def check_domains(dataset, metrics, split):

@@ -1,6 +1,5 @@
 """From command line options to a config, for tools/train.py and test.py."""
 
-import copy
 import gc
 import linecache
 import os
@@ -11,11 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, RUNNERS
+from mmseg.registry import RUNNERS
 
 from clouds_mmseg.compat import IncompatibleStackError
-from clouds_mmseg.datasets.check import check_dataset
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.utils.errors import UserError
 
@@ -127,37 +124,6 @@ def dataset_configs(dataset):
             yield from dataset_configs(child)
     if not any(inner):
         yield dataset
-
-
-def check_data(cfg):
-    """Decode every image and label that a config names.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        tuple[bool, str]: Whether all can be used, and a report for each
-        split that names every bad file.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    fine, lines, seen = True, [], {}
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
-        if loader is None:
-            continue
-        same = next((k for k, v in seen.items() if v == loader.dataset), None)
-        seen[split] = copy.deepcopy(loader.dataset)
-        if same is not None:
-            lines.append(f'{split}: the files of {same}')
-            continue
-        dataset = copy.deepcopy(loader.dataset)
-        # Opened by the check, which goes on after a bad data root.
-        for leaf in (dataset, *dataset_configs(dataset)):
-            leaf.lazy_init = True
-        report = check_dataset(DATASETS.build(dataset))
-        fine = fine and report.ok
-        lines.append(f'{split}: {report}')
-    return fine, '\n'.join(lines)
 
 
 def build_runner(cfg):

@@ -1,0 +1,63 @@
+"""What can be wrong with a data set, and what was decided about it."""
+
+from dataclasses import asdict, dataclass
+
+# What each kind of error is called, in the order in which it is shown.
+ERRORS = {
+    'layout': 'not where the dataset looks',
+    'count': 'another number of images than the release',
+    'image': 'images that cannot be read',
+    'label': 'labels that cannot be read',
+    'size': 'labels of another size than their image',
+    'ids': 'labels with ids that the dataset does not define',
+    'no_image': 'images that a list names and that do not exist',
+    'no_label': 'images without label',
+    'orphan': 'labels without image',
+    'leak': 'images of training that evaluation has too',
+    'ignored': 'labels in which no class ever occurs',
+}
+WARNINGS = {
+    'duplicate': 'images that occur twice',
+    'all_ignored': 'images whose label is ignored as a whole',
+}
+# Those that moving a pair of files aside mends.
+MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')
+
+OPEN, ACCEPTED, FIXED = 'open', 'accepted', 'fixed'
+
+
+@dataclass
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind (str): A key of :data:`ERRORS` or :data:`WARNINGS`.
+        message (str): In words, with paths below the root.
+        image (str): Path of the image below the root; empty if there is
+            none.
+        label (str): Path of the label below the root; empty likewise.
+        state (str): ``'open'``, ``'accepted'`` or ``'fixed'``.
+    """
+
+    kind: str
+    message: str
+    image: str = ''
+    label: str = ''
+    state: str = OPEN
+
+    @property
+    def is_error(self):
+        """Whether it is more than a warning."""
+        return self.kind in ERRORS
+
+    @property
+    def file(self):
+        """The file to look at; empty where it is none in particular."""
+        bad_label = self.kind in ('label', 'size', 'ids', 'orphan')
+        return self.label if bad_label and self.label else self.image
+
+    def same_as(self, other):
+        """Whether another verification found the very same thing."""
+        mine, theirs = asdict(self), asdict(other)
+        del mine['state'], theirs['state']
+        return mine == theirs

@@ -1,0 +1,88 @@
+"""Open every file of a data set and say which are bad.
+
+python tools/verify_dataset.py gta5
+python tools/verify_dataset.py --config configs/custom/camvid_day2dusk.py
+"""
+
+import argparse
+import os
+import shlex
+
+from mmengine.config import DictAction
+from mmengine.registry import init_default_scope
+
+import clouds_mmseg  # noqa: F401
+from clouds_mmseg.datasets.data_root import resolve_data_root
+from clouds_mmseg.datasets.verify import SETS, named_tasks
+from clouds_mmseg.engine.launch import load_config, plain_errors
+from clouds_mmseg.engine.verify_data import (
+    config_command,
+    config_tasks,
+    verify_data,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='The exit status is 1 if there are errors that are neither '
+        'fixed nor accepted: training then refuses the data.',
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('name', nargs='?', help=', '.join(SETS))
+    what.add_argument('--config', help='verify the datasets of a config')
+    parser.add_argument(
+        '--data-root',
+        help='with NAME: its folder, by default data/NAME; with --config: '
+        "the folder that stands in for 'data'",
+    )
+    parser.add_argument('--workers', type=int, help='processes; default: all')
+    mend = parser.add_mutually_exclusive_group()
+    mend.add_argument(
+        '--fix',
+        dest='mend',
+        action='store_const',
+        const='fix',
+        help='move bad pairs to quarantine/ and have datasets skip them',
+    )
+    mend.add_argument(
+        '--accept',
+        dest='mend',
+        action='store_const',
+        const='accept',
+        help='let training use the data in spite of these errors',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='with --config: override its settings',
+    )
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if args.config:
+        tasks = config_tasks(load_config(args))
+        command = config_command(args)
+    else:
+        init_default_scope('mmseg')
+        root = args.data_root or resolve_data_root(f'data/{args.name}')
+        tasks = named_tasks(args.name, os.path.normpath(root))
+        words = ['python', 'tools/verify_dataset.py', args.name]
+        if args.data_root:
+            words += ['--data-root', args.data_root]
+        command = shlex.join(words)
+    fine, text = verify_data(
+        tasks, command=command, workers=args.workers, mend=args.mend
+    )
+    print(text)
+    raise SystemExit(0 if fine else 1)
+
+
+if __name__ == '__main__':
+    with plain_errors():
+        main()
