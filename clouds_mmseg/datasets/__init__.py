@@ -3,7 +3,6 @@
 from clouds_mmseg.datasets.acdc import ACDCDataset
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.bdd100k import BDD100KDGDataset
-from clouds_mmseg.datasets.check import check_dataset
 from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
 from clouds_mmseg.datasets.corrupted import CorruptedDataset
 from clouds_mmseg.datasets.errors import DataError
@@ -45,5 +44,4 @@ __all__ = [
     'MapillaryDGDataset',
     'PackDGInputs',
     'SYNTHIADataset',
-    'check_dataset',
 ]
