@@ -1,0 +1,119 @@
+"""What was measured, as a table and as JSON."""
+
+import json
+import platform
+
+import mmengine
+import torch
+from prettytable import PrettyTable
+
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.version import __version__
+
+OURS, PLAIN = 'ours', 'plain'
+
+
+def rows_of(measurements):
+    """Turn measurements into rows, one a quantity.
+
+    Args:
+        measurements (dict[str, Measurement]): Of ``ours`` and perhaps of
+            ``plain``.
+
+    Returns:
+        list[dict]: ``name``, ``unit``, a value for each contender, and
+        where there are two, ``ratio``: how many times plain takes ours.
+    """
+    quantities = [
+        ('median', 's', {k: m.median for k, m in measurements.items()}),
+        ('spread', 's', {k: m.spread for k, m in measurements.items()}),
+        ('peak memory', 'B', {k: m.peak for k, m in measurements.items()}),
+    ]
+    parts = dict.fromkeys(p for m in measurements.values() for p in m.parts)
+    for part in parts:
+        values = {k: m.parts.get(part) for k, m in measurements.items()}
+        quantities.append((part, 's', values))
+    if parts:
+        rest = {
+            k: max(m.whole - sum(m.parts.values()), 0.0)
+            for k, m in measurements.items()
+        }
+        quantities.append(('rest', 's', rest))
+    return [_row(*quantity) for quantity in quantities]
+
+
+def _row(name, unit, values):
+    row = dict(name=name, unit=unit, **values)
+    # How far the repeats lie apart is nothing to win at.
+    if name != 'spread' and values.get(PLAIN) and values.get(OURS):
+        row['ratio'] = values[PLAIN] / values[OURS]
+    return row
+
+
+def environment():
+    """Collect what the numbers depend on besides the options.
+
+    Returns:
+        dict: The machine and the versions.
+    """
+    return dict(
+        machine=device_name(),
+        threads=torch.get_num_threads(),
+        versions=dict(
+            clouds_mmseg=__version__,
+            torch=torch.__version__,
+            mmengine=mmengine.__version__,
+            python=platform.python_version(),
+        ),
+    )
+
+
+def table_of(rows, measurements=None):
+    """Draw rows, one a line.
+
+    Args:
+        rows (list[dict]): Of :func:`rows_of`, or any with equal keys.
+            ``work`` and ``unit`` are no columns.
+        measurements (dict[str, Measurement], optional): For the shares of
+            the parts.
+
+    Returns:
+        str: The table.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [c for c in columns if c not in ('work', 'unit')]
+    table = PrettyTable(columns)
+    table.align = 'r'
+    table.align[columns[0]] = 'l'
+    for row in rows:
+        table.add_row([_cell(row, column, measurements) for column in columns])
+    return table.get_string()
+
+
+def _cell(row, column, measurements):
+    value = row.get(column)
+    if value is None:
+        return ''
+    if column == 'ratio':
+        return f'{value:.2f}'
+    unit = row.get('unit')
+    measured = (measurements or {}).get(column)
+    if measured is not None and row['name'] in {*measured.parts, 'rest'}:
+        return f'{value:.3f} s {value / measured.whole:4.0%}'
+    if unit == 'B' and isinstance(value, int):
+        return f'{value / 2**20:,.0f} MiB'
+    if isinstance(value, float):
+        return f'{value:.3f}' + (f' {unit}' if unit else '')
+    return str(value)
+
+
+def write_json(path, **content):
+    """Write the report as a file, whole or not at all.
+
+    Args:
+        path (str | Path): Its name.
+        **content: What JSON can hold.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + '\n')

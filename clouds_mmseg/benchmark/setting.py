@@ -1,0 +1,173 @@
+"""The model and the images that steps are measured with."""
+
+from dataclasses import dataclass, field
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from clouds_mmseg.utils.cityscapes import CLASSES
+from clouds_mmseg.utils.errors import UserError
+
+# CLIP's statistics, as in configs/_base_/models/clouds_convnext_large.py.
+MEAN = (122.7709383, 116.7460125, 104.09373615)
+STD = (68.5005327, 66.6321579, 70.32316305)
+DTYPES = ('fp32', 'bf16')
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured; the defaults are the official sizes.
+
+    Attributes:
+        device (torch.device): Where.
+        dtype (str): ``fp32``, or ``bf16`` for autocast.
+        tower (str): A model of open_clip, its weights random.
+        size (tuple[int, int]): Width and height of an image.
+        batch (int): Images; in self-training the second half is unlabelled.
+        model (dict): Merged into the model's config, dotted keys.
+        seed (int): Of weights and images.
+    """
+
+    device: torch.device = torch.device('cpu')
+    dtype: str = 'fp32'
+    tower: str = 'RN50'
+    size: tuple[int, int] = (512, 512)
+    batch: int = 1
+    model: dict = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.size) < 32 or any(side % 32 for side in self.size):
+            raise UserError(
+                f'--size {self.size[0]}x{self.size[1]}: both sides must be '
+                'multiples of 32'
+            )
+        if self.batch < 1:
+            raise UserError(f'--batch must be at least 1, got {self.batch}')
+
+    @property
+    def autocast(self):
+        """A new context in which a network runs in :attr:`dtype`."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.dtype == 'bf16'
+        )
+
+    def build_model(self, **test_cfg):
+        """Build the segmentor with a teacher.
+
+        Args:
+            **test_cfg: As in a config; by default whole images.
+
+        Returns:
+            SelfTrainingSegmentor: On the device, in eval mode.
+        """
+        config = ConfigDict(
+            type='SelfTrainingSegmentor',
+            data_preprocessor=dict(
+                type='SegDataPreProcessor',
+                mean=MEAN,
+                std=STD,
+                size=self.size[::-1],
+                pad_val=0,
+                seg_pad_val=255,
+            ),
+            backbone=dict(
+                type='CLIPBackbone',
+                model_name=self.tower,
+                pretrained=None,
+                frozen=True,
+            ),
+            decode_head=dict(type='CLOUDSHead', num_classes=len(CLASSES)),
+            train_cfg=dict(),
+            test_cfg=test_cfg or dict(mode='whole'),
+        )
+        config = _merge(config, self.model)
+        torch.manual_seed(self.seed)
+        model = MODELS.build(config)
+        _stir(model)
+        model.update_teacher()
+        return model.to(self.device).eval()
+
+    def images(self, count=None):
+        """Draw pictures with large and small things in them.
+
+        Args:
+            count (int, optional): How many; by default a batch.
+
+        Returns:
+            Tensor: (N, 3, H, W) uint8 on the device.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        width, height = self.size
+        total = torch.zeros(count or self.batch, 3, height, width)
+        for cells in (4, 16, 64):
+            noise = torch.randn(
+                len(total), 3, cells, cells, generator=generator
+            )
+            total += nn.functional.interpolate(
+                noise, size=(height, width), mode='bilinear'
+            )
+        return (total * 30 + 110).clamp(0, 255).byte().to(self.device)
+
+    def labels(self, count):
+        """Draw label maps of some fifteen classes, with an ignored border.
+
+        Args:
+            count (int): How many.
+
+        Returns:
+            Tensor: (count, H, W) int64 on the device.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        width, height = self.size
+        cells = torch.randint(
+            len(CLASSES), (count, 1, 4, 8), generator=generator
+        )
+        labels = nn.functional.interpolate(
+            cells.float(), size=(height, width), mode='nearest'
+        )[:, 0].long()
+        labels[:, :4] = 255
+        return labels.to(self.device)
+
+    def sample(self, label=None, clean=None):
+        """Wrap what belongs to an image.
+
+        Args:
+            label (Tensor, optional): (H, W) int64.
+            clean (Tensor, optional): (3, H, W) uint8.
+
+        Returns:
+            SegDataSample: With metainfo of :attr:`size`.
+        """
+        shape = self.size[::-1]
+        sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
+        if label is not None:
+            sample.gt_sem_seg = PixelData(data=label[None])
+        if clean is not None:
+            sample.clean_img = PixelData(data=clean)
+        return sample
+
+
+def _merge(config, options):
+    from mmengine.config import Config
+
+    merged = Config(dict(model=config))
+    merged.merge_from_dict(dict(options))
+    return merged.model
+
+
+def _stir(model):
+    """Move the weights that begin as zeros.
+
+    Deformable attention begins by reading at the same regular places for
+    every query, which is kinder to caches than what training makes of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.decode_head.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(noise * 0.05)
