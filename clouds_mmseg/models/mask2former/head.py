@@ -22,6 +22,7 @@ from clouds_mmseg.models.mask2former.pixel_decoder import (
     PixelDecoder,
 )
 from clouds_mmseg.models.mask2former.positional import sine_encoding
+from clouds_mmseg.models.mask2former.semantic_scores import semantic_scores
 from clouds_mmseg.models.mask2former.targets import (
     stack_labels,
     stack_weights,
@@ -163,6 +164,53 @@ class CLOUDSHead(BaseModule):
             the learned queries and after each decoder layer.
         """
         del batch_data_samples
+
+        def predict(query, mask_features, size):
+            output = self._predict_masks(query, mask_features)
+            if size is None:
+                return output, None
+            return output, attendable(_resize(output[1].detach(), size))
+
+        cls_logits, mask_logits = zip(*self._decode(x, predict), strict=True)
+        return list(cls_logits), list(mask_logits)
+
+    def last_prediction(self, x):
+        """Predict classes and masks for every query, at the end alone.
+
+        On the way there a mask is only wanted where the next layer attends:
+        it is made at that size, of mask features brought to that size. Both
+        are linear, so their order does not matter.
+
+        Args:
+            x (Sequence[Tensor]): As for :meth:`forward`.
+
+        Returns:
+            tuple[Tensor, Tensor]: What :meth:`forward` gives last, up to
+            rounding.
+        """
+        small = {}
+
+        def predict(query, mask_features, size):
+            if size is None:
+                return self._predict_masks(query, mask_features), None
+            if size not in small:
+                small[size] = _resize(mask_features, size)
+            return None, attendable(self._masks(query, small[size]))
+
+        return self._decode(x, predict)[-1]
+
+    def _decode(self, x, predict):
+        """Run both decoders.
+
+        Args:
+            x (Sequence[Tensor]): As for :meth:`forward`.
+            predict (Callable): Takes normalised queries (N, Q, C), the mask
+                features, and the size of the map that they attend to next
+                or None; gives a prediction and an attention mask.
+
+        Returns:
+            list: The predictions.
+        """
         mask_features, maps = self.pixel_decoder(x)
         sizes = [m.shape[-2:] for m in maps]
         memories = [
@@ -173,34 +221,24 @@ class CLOUDSHead(BaseModule):
             sine_encoding(h, w, m.shape[-1], device=m.device)
             for (h, w), m in zip(sizes, memories, strict=True)
         ]
-
-        def predict(query, level):
-            size = None if level is None else sizes[level]
-            return self._predict_masks(query, mask_features, size)
-
-        query = self.query_feat.weight.expand(len(mask_features), -1, -1)
-        outputs = self.transformer_decoder(
-            query, self.query_embed.weight, memories, positions, predict
+        return self.transformer_decoder(
+            self.query_feat.weight.expand(len(mask_features), -1, -1),
+            self.query_embed.weight,
+            memories,
+            positions,
+            lambda query, level: predict(
+                query, mask_features, None if level is None else sizes[level]
+            ),
         )
-        cls_logits, mask_logits = zip(*outputs, strict=True)
-        return list(cls_logits), list(mask_logits)
 
-    def _predict_masks(self, query, mask_features, size):
-        mask_logits = torch.einsum(
+    def _masks(self, query, mask_features):
+        return torch.einsum(
             'nqc,nchw->nqhw', self.mask_embed(query), mask_features
         )
-        cls_logits = self.cls_embed(query, mask_features, mask_logits)
-        mask = None
-        if size is not None:
-            mask = attendable(
-                F.interpolate(
-                    mask_logits.detach(),
-                    size=size,
-                    mode='bilinear',
-                    align_corners=False,
-                )
-            )
-        return (cls_logits, mask_logits), mask
+
+    def _predict_masks(self, query, mask_features):
+        mask_logits = self._masks(query, mask_features)
+        return self.cls_embed(query, mask_features, mask_logits), mask_logits
 
     def loss(self, x, batch_data_samples, train_cfg=None):
         """Predict and compare with the labels.
@@ -246,33 +284,8 @@ class CLOUDSHead(BaseModule):
         size = input_size(
             batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
         )
-        cls_logits, mask_logits = self(x)
-        return semantic_scores(cls_logits[-1], mask_logits[-1], size)
+        return semantic_scores(*self.last_prediction(x), size)
 
 
-def semantic_scores(cls_logits, mask_logits, size):
-    """Sum up the masks of all queries, weighted by their classes.
-
-    Args:
-        cls_logits (Tensor): (N, Q, K + 1), the last one "no object".
-        mask_logits (Tensor): (N, Q, h, w).
-        size (tuple[int, int]): Height and width of the result.
-
-    Returns:
-        Tensor: (N, K, *size) float32, not negative.
-    """
-    classes = cls_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
-    scores = []
-    with torch.autocast(mask_logits.device.type, enabled=False):
-        # One image at a time: the masks of all queries at full size are the
-        # largest tensors of the whole network.
-        for of_class, logits in zip(classes, mask_logits, strict=True):
-            masks = F.interpolate(
-                logits[None].float(),
-                size=tuple(size),
-                mode='bilinear',
-                align_corners=False,
-            )
-            masks = masks[0].sigmoid_().flatten(1)  # (Q, H * W)
-            scores.append((of_class @ masks).unflatten(1, tuple(size)))
-    return torch.stack(scores)
+def _resize(maps, size):
+    return F.interpolate(maps, size=size, mode='bilinear', align_corners=False)
