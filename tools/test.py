@@ -11,6 +11,10 @@ from clouds_mmseg.engine.evaluation_options import (
     show_pictures,
     write_predictions,
 )
+from clouds_mmseg.engine.export_options import (
+    add_export_arguments,
+    apply_export_arguments,
+)
 from clouds_mmseg.engine.launch import (
     add_common_arguments,
     build_runner,
@@ -30,7 +34,9 @@ def parse_args():
         'clouds, native or slide',
     )
     parser.add_argument(
-        '--out', help='folder for predictions as PNG files of class indices'
+        '--out',
+        help='folder for predictions as PNG files of class indices, or for '
+        'the submission of --format-only',
     )
     parser.add_argument(
         '--show-dir',
@@ -51,6 +57,7 @@ def parse_args():
         help='average over test-time augmentations: the tta_pipeline of '
         'the config, or mirrored images',
     )
+    add_export_arguments(parser)
     add_corruption_arguments(parser)
     return parser.parse_args()
 
@@ -63,7 +70,9 @@ def main():
     if args.protocol is not None:
         apply_protocol(cfg, args.protocol)
     apply_corruption_arguments(cfg, args)
-    if args.out is not None:
+    if args.format_only is not None:
+        apply_export_arguments(cfg, args)
+    elif args.out is not None:
         write_predictions(cfg, args.out)
     if args.show or args.show_dir is not None:
         show_pictures(

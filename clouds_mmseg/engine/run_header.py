@@ -5,6 +5,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from clouds_mmseg.engine.data_check import domain_counts
 from clouds_mmseg.utils.device import device_name
 
+# More domains than these are counted, not listed.
+_MANY = 12
+
 
 def bare_model(model):
     """The model inside wrappers of several processes and augmented tests.
@@ -55,9 +58,10 @@ def run_header(runner, *splits):
         loop = getattr(runner, f'{split}_loop')
         if loop is not None:
             counts = domain_counts(loop.dataloader.dataset)
-            rows.append(
-                (split, ', '.join(f'{k} {v}' for k, v in counts.items()))
-            )
+            said = ', '.join(f'{k} {v}' for k, v in counts.items())
+            if len(counts) > _MANY:
+                said = f'{sum(counts.values())} images, {len(counts)} domains'
+            rows.append((split, said))
     if 'train' in splits:
         batch = runner.train_dataloader.batch_size
         rows.append(

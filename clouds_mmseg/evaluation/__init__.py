@@ -3,5 +3,12 @@
 from clouds_mmseg.evaluation.corruption_metric import CorruptionMetric
 from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
 from clouds_mmseg.evaluation.protocols import PROTOCOLS, apply_protocol
+from clouds_mmseg.evaluation.submission_metric import SubmissionMetric
 
-__all__ = ['PROTOCOLS', 'CorruptionMetric', 'DGIoUMetric', 'apply_protocol']
+__all__ = [
+    'PROTOCOLS',
+    'CorruptionMetric',
+    'DGIoUMetric',
+    'SubmissionMetric',
+    'apply_protocol',
+]
