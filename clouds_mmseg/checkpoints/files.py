@@ -1,97 +1,199 @@
 """Read weight files of the formats that are found in the wild."""
 
+import json
 import pickle
 import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
+from clouds_mmseg.checkpoints.unpickling import (
+    ArrayUnpickler,
+    RefusedPickleError,
+    as_tensors,
+    training_names,
+)
 from clouds_mmseg.utils.errors import UserError
 
 # Under which key training scripts put the weights, tried in this order.
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model')
+# What wrappers of a module put before all of its names: data-parallel
+# training, torch.compile, Lightning.
+_PREFIXES = ('module.', '_orig_mod.', 'model.')
 # Numbers that OpenAI's archives keep beside the weights.
 _ARCHIVE_NUMBERS = ('input_resolution', 'context_length', 'vocab_size')
+# With what torch.save began before it wrote zip archives.
+_OLD_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+# Entries of a safetensors file's metadata that are JSON.
+_JSON_METADATA = ('dataset_meta', 'source', 'meta')
 
 
 class WeightFileError(UserError, RuntimeError):
     """A file does not exist, or no weights can be read from it."""
 
 
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+def read_state_dict(
+    path: str | Path, *, trust: bool = False
+) -> dict[str, torch.Tensor]:
     """Read the weights of one file, whichever format it has.
 
-    Read are ``.safetensors``, files of ``torch.save`` (weights only: nothing
-    in them is executed) and TorchScript archives, the form in which OpenAI
-    published CLIP. Weights that lie under ``state_dict``,
-    ``model_state_dict`` or ``model`` are taken out, and the prefix
-    ``module.`` of data-parallel training is removed.
+    Args:
+        path (str | Path): A file as :func:`read_content` reads it.
+        trust (bool): As for :func:`read_content`.
+
+    Returns:
+        dict[str, Tensor]: Name -> value, on the CPU, dtypes as stored,
+        without the prefixes ``module.``, ``model.`` and ``_orig_mod.`` of
+        wrappers.
+
+    Raises:
+        WeightFileError: As :func:`read_content`, or it holds no tensors.
+    """
+    content = read_content(path, trust=trust)
+    state_dict, _ = split_content(content, path)
+    return state_dict
+
+
+def read_content(
+    path: str | Path, *, map_location='cpu', trust: bool = False
+) -> dict:
+    """Read one file as it was saved.
+
+    Read are ``.safetensors``, files of ``torch.save`` (weights and what
+    mmengine saves with them), pickled numpy arrays as detectron2 publishes
+    them, and TorchScript archives, the form in which OpenAI published CLIP.
+    Nothing in them is executed. The content decides, except for
+    ``.safetensors``, not the name.
 
     Args:
         path (str | Path): The file.
+        map_location (str | torch.device): Where the tensors go.
+        trust (bool): Let a pickle run code. For files that the user made.
 
     Returns:
-        dict[str, Tensor]: Name -> value, on the CPU, dtypes as stored.
+        dict: As saved; arrays are tensors. Of a safetensors file,
+        ``state_dict`` and what its metadata says as ``meta``.
 
     Raises:
         WeightFileError: If it does not exist, is empty, truncated, a web
-            page or a Git LFS pointer saved under the name of weights, a
-            pickle that would have to run code, or holds no tensors.
+            page or a Git LFS pointer saved under the name of weights, or a
+            pickle that would have to run code.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         kind = 'a folder, not a file' if path.is_dir() else 'no such file'
         raise WeightFileError(f'Weights {path}: {kind}.')
-    _check_head(path)
+    head = _check_head(path)
     if path.suffix == '.safetensors':
-        content = _read_safetensors(path)
-    elif is_torchscript(path):
-        content = _read_torchscript(path)
+        return _read_safetensors(path, map_location)
+    if is_torchscript(path):
+        return _read_torchscript(path)
+    content = _read_pickle(path, head, map_location, trust)
+    if not isinstance(content, dict):
+        raise WeightFileError(
+            f'{path} holds a {type(content).__name__}, not a state dict. '
+            'Save model.state_dict() instead.'
+        )
+    return content
+
+
+def split_content(content: dict, path: str | Path) -> tuple[dict, dict]:
+    """Take the weights out of what a training script saved.
+
+    Args:
+        content (dict): What :func:`read_content` returned.
+        path (str | Path): Where it came from, for the message.
+
+    Returns:
+        tuple[dict[str, Tensor], dict]: The weights, which lie under
+        ``state_dict``, ``model_state_dict``, ``model`` or at the top, without
+        the prefixes of wrappers; and all the rest.
+
+    Raises:
+        WeightFileError: If there are no weights, or something among them is
+            no tensor.
+    """
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), dict):
+            weights = dict(content[wrapper])
+            rest = {k: v for k, v in content.items() if k != wrapper}
+            break
     else:
-        content = _read_pickle(path)
-    state_dict = _strip_module(_unwrap(content, path))
+        weights, rest = dict(content), {}
     strangers = {
         k: type(v).__name__
-        for k, v in state_dict.items()
+        for k, v in weights.items()
         if not isinstance(v, torch.Tensor)
     }
-    if strangers or not state_dict:
+    if strangers or not weights:
         found = ', '.join(f'{k} ({t})' for k, t in list(strangers.items())[:5])
         raise WeightFileError(
             f'{path} holds no plain state dict (name -> tensor); found '
             f'{found or "nothing"}. Save model.state_dict() instead.'
         )
-    return state_dict
+    return strip_prefixes(weights), rest
+
+
+def strip_prefixes(weights):
+    """Remove what wrappers of a module put before all of its names.
+
+    Args:
+        weights (dict[str, Any]): Names -> values.
+
+    Returns:
+        dict[str, Any]: Without the prefixes that every name has.
+    """
+    for prefix in _PREFIXES:
+        if weights and all(key.startswith(prefix) for key in weights):
+            return strip_prefixes(
+                {key.removeprefix(prefix): v for key, v in weights.items()}
+            )
+    return weights
 
 
 def _check_head(path):
     """Reject what downloads leave behind in place of weights."""
     with open(path, 'rb') as stream:
-        head = stream.read(512).lstrip().lower()
-    if not head:
+        head = stream.read(512)
+    text = head.lstrip().lower()
+    if not text:
         raise WeightFileError(f'{path} is empty; fetch it again.')
-    if head.startswith((b'<!doctype', b'<html', b'<?xml')):
+    if text.startswith((b'<!doctype', b'<html', b'<?xml')):
         raise WeightFileError(
             f'{path} is a web page, not weights: the address asked for a '
             'login or does not exist any more. Fetch the file itself.'
         )
-    if head.startswith(b'version https://git-lfs'):
+    if text.startswith(b'version https://git-lfs'):
         raise WeightFileError(
             f'{path} is a Git LFS pointer, not weights; run `git lfs pull` '
             'where it comes from.'
         )
+    return head
 
 
-def _read_safetensors(path):
+def _read_safetensors(path, map_location):
+    known = isinstance(map_location, (str, torch.device))
+    device = str(map_location) if known else 'cpu'
     try:
-        return load_file(path)
+        with safe_open(path, 'pt', device=device) as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise WeightFileError(
             f'{path} is not a whole safetensors file ({error}); it is '
             'truncated or of another format. Fetch it again.'
         ) from error
+    meta = {k: v for k, v in metadata.items() if k != 'format'}
+    for key in _JSON_METADATA:
+        try:
+            meta[key] = json.loads(meta[key])
+        except (KeyError, ValueError):
+            # Absent, or another program's text under the same name.
+            continue
+    if isinstance(meta.get('meta'), dict):
+        meta = {**meta.pop('meta'), **meta}
+    return dict(state_dict=weights, meta=meta)
 
 
 def is_torchscript(path):
@@ -109,50 +211,52 @@ def _read_torchscript(path):
         raise _damaged(path, error) from error
     for number in _ARCHIVE_NUMBERS:
         state_dict.pop(number, None)
-    return state_dict
+    return dict(state_dict=state_dict)
 
 
-def _read_pickle(path):
+def _read_pickle(path, head, map_location, trust):
+    plain = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        if plain or (path.suffix == '.pkl' and not zipfile.is_zipfile(path)):
+            return _read_arrays(path, trust)
+        with training_names():
+            return torch.load(
+                path, map_location=map_location, weights_only=not trust
+            )
+    except RefusedPickleError as error:
+        raise _refused(path, error) from error
     except pickle.UnpicklingError as error:
         if 'weights_only' not in str(error).lower():
             raise _damaged(path, error) from error
-        first = str(error).strip().splitlines()
-        blocked = next((ln for ln in first if 'GLOBAL' in ln), first[0])
-        raise WeightFileError(
-            f'{path} is a pickle that needs code to be run to read it, which '
-            f'is refused ({blocked.strip()}). Where you trust it, load it '
-            'once by hand and save only its state_dict.'
-        ) from error
+        lines = str(error).strip().splitlines()
+        blocked = next((ln for ln in lines if 'GLOBAL' in ln), lines[0])
+        raise _refused(path, blocked.strip()) from error
+    except MemoryError:
+        raise
     except Exception as error:
         # Garbage makes the unpickler fail in any way: KeyError, EOFError, ...
         raise _damaged(path, error) from error
 
 
-def _damaged(path, error):
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _read_arrays(path, trust):
+    with open(path, 'rb') as stream:
+        if trust:
+            return as_tensors(pickle.load(stream, encoding='latin1'))
+        return as_tensors(ArrayUnpickler(stream).load())
+
+
+def _refused(path, what):
     return WeightFileError(
-        f'{path} cannot be read as weights ({reason}); it is truncated or of '
-        'another format. Fetch it again.'
+        f'{path} is a pickle that needs code to be run to read it, which is '
+        f'refused ({what}). If you made the file yourself, write its weights '
+        f'anew: python tools/publish_model.py {path} OUT.safetensors --trust'
     )
 
 
-def _unwrap(content, path):
-    """Return the dict of weights inside what a training script saved."""
-    if not isinstance(content, dict):
-        raise WeightFileError(
-            f'{path} holds a {type(content).__name__}, not a state dict. '
-            'Save model.state_dict() instead.'
-        )
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), dict):
-            return dict(content[wrapper])
-    return dict(content)
-
-
-def _strip_module(state_dict):
-    """Remove the prefix that (Distributed)DataParallel adds to all keys."""
-    if state_dict and all(k.startswith('module.') for k in state_dict):
-        return {k.removeprefix('module.'): v for k, v in state_dict.items()}
-    return state_dict
+def _damaged(path, error):
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightFileError(
+        f'{path} ({path.stat().st_size} bytes) cannot be read as weights '
+        f'({reason}); it is truncated, damaged or of another format. Fetch '
+        'it again.'
+    )

@@ -1,0 +1,101 @@
+"""Which CLIP tower has weights of such shapes."""
+
+import logging
+from functools import lru_cache
+
+import open_clip
+import torch
+
+from clouds_mmseg.models.clip_probe import probe_pyramid, remove_modules
+from clouds_mmseg.models.clip_towers import build_visual
+from clouds_mmseg.utils.errors import UserError
+
+# Towers that differ in image size or in the text tower have the same
+# weights; these are the ones that CLOUDS and FC-CLIP were published with.
+_USUAL = (
+    'convnext_large_d_320',
+    'RN50',
+    'RN101',
+    'convnext_base_w_320',
+    'convnext_xxlarge',
+    'RN50x4',
+    'RN50x16',
+    'RN50x64',
+)
+
+
+def find_tower(shapes):
+    """Name the tower that has such weights.
+
+    Args:
+        shapes (dict[str, tuple]): Names below ``visual.`` -> shape; all
+            that make the maps, without what pools and projects them.
+
+    Returns:
+        str: A model of open_clip.
+
+    Raises:
+        UserError: There is none.
+    """
+    beginning = 'convnext' if any(k[:6] == 'trunk.' for k in shapes) else 'RN'
+    others = [name for name in open_clip.list_models() if name not in _USUAL]
+    for name in (*_USUAL, *others):
+        if not name.startswith(beginning) or name.endswith('quickgelu'):
+            continue
+        if _without_counters(tower_shapes(name, pruned=True)) == (
+            _without_counters(shapes)
+        ):
+            return name
+    raise UserError(
+        f'open_clip {open_clip.__version__} has no CLIP tower with the '
+        f'{len(shapes)} weights below backbone.visual. If the model is yours, '
+        'give its config with --config.'
+    )
+
+
+def _without_counters(shapes):
+    return {
+        key: tuple(shape)
+        for key, shape in shapes.items()
+        if not key.endswith('num_batches_tracked')
+    }
+
+
+@lru_cache(maxsize=4)
+def tower_shapes(name, *, pruned):
+    """Names and shapes of a visual tower.
+
+    Args:
+        name (str): A model of open_clip.
+        pruned (bool): Only what makes the four maps, as CLIPBackbone has it.
+
+    Returns:
+        dict[str, tuple]: Not to be changed.
+    """
+    visual = build_visual(name, device='meta')
+    if pruned:
+        remove_modules(visual, probe_pyramid(name).unused)
+    return {k: tuple(v.shape) for k, v in visual.state_dict().items()}
+
+
+@lru_cache(maxsize=4)
+def clip_shapes(name):
+    """Names and shapes of a whole CLIP model, with its text tower.
+
+    Args:
+        name (str): A model of open_clip.
+
+    Returns:
+        dict[str, tuple]: Not to be changed.
+    """
+    disabled = logging.root.manager.disable
+    # open_clip warns that there are no weights; none are asked for.
+    logging.disable(logging.WARNING)
+    try:
+        with torch.device('meta'):
+            model = open_clip.create_model(
+                name, device='meta', pretrained_text=False
+            )
+    finally:
+        logging.disable(disabled)
+    return {k: tuple(v.shape) for k, v in model.state_dict().items()}

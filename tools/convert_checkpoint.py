@@ -1,0 +1,71 @@
+"""Convert checkpoints of other projects to ours, and back."""
+
+import argparse
+
+from clouds_mmseg.checkpoints.convert_file import convert_file
+from clouds_mmseg.checkpoints.layouts import KINDS
+from clouds_mmseg.checkpoints.report import report_lines
+from clouds_mmseg.engine.launch import plain_errors
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Prints what became of every tensor. Nothing is written '
+        'unless every weight of the model is there in the right shape.',
+    )
+    parser.add_argument('source', help='.pth, .pkl or .safetensors')
+    parser.add_argument('target', help='.pth or .safetensors')
+    parser.add_argument(
+        '--from',
+        dest='kind',
+        choices=['auto', *KINDS],
+        default='auto',
+        help='whose checkpoint it is; by default its names tell',
+    )
+    parser.add_argument(
+        '--to',
+        dest='destination',
+        choices=['ours', *KINDS[:-1]],
+        default='ours',
+        help='whose checkpoint to write',
+    )
+    parser.add_argument(
+        '--config',
+        help='config whose model the weights are for; by default the model '
+        'is deduced from the weights',
+    )
+    parser.add_argument(
+        '--fill-from',
+        metavar='FILE',
+        help='with --to clouds or fcclip: an official checkpoint or a CLIP '
+        "model from which to take CLIP's other parts",
+    )
+    parser.add_argument(
+        '--list', action='store_true', help='print every single tensor'
+    )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='let the pickle run code; only for files that you made yourself',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    outcome = convert_file(
+        args.source,
+        args.target,
+        kind=args.kind,
+        destination=args.destination,
+        config=args.config,
+        fill_from=args.fill_from,
+        trust=args.trust,
+    )
+    print('\n'.join(report_lines(outcome, every=args.list)))
+
+
+if __name__ == '__main__':
+    with plain_errors():
+        main()
