@@ -1,6 +1,7 @@
 """A data set under every corruption at every severity."""
 
 import copy
+import os
 from pathlib import Path
 
 from mmengine.dataset import ConcatDataset
@@ -8,7 +9,7 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
-from clouds_mmseg.datasets.corruption_set import require_domains
+from clouds_mmseg.datasets.corruption_set import read_entries, require_domains
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.utils.corruptions import CLEAN, check_choice, domain_of
 
@@ -87,8 +88,8 @@ class CorruptedDataset(ConcatDataset):
     def _corrupted(self, cfg, original, corruption, severity):
         """Return the config of the data set under one corruption."""
         cfg = copy.deepcopy(cfg)
+        load, *rest = cfg['pipeline']
         if self.folder is None:
-            load, *rest = cfg['pipeline']
             step = dict(
                 type='CorruptImage',
                 corruption=corruption,
@@ -96,32 +97,40 @@ class CorruptedDataset(ConcatDataset):
                 seed=self.seed,
             )
             cfg['pipeline'] = [load, step, *rest]
-            return cfg
-        prefix = dict(original.data_prefix)
-        prefix['img_path'] = Path(self.folder, corruption, str(severity))
-        # The prefixes hold the data root already.
-        cfg['data_prefix'] = {
-            key: str(Path(path).absolute()) for key, path in prefix.items()
-        }
-        cfg['img_suffix'] = original.img_suffix.rpartition('.')[0] + '.png'
+        else:
+            # Labels and what their ids mean stay the data set's own.
+            step = dict(
+                type='TakeImageFrom',
+                source=original.data_prefix['img_path'],
+                folder=str(Path(self.folder, corruption, str(severity))),
+            )
+            cfg['pipeline'] = [step, load, *rest]
         return cfg
 
     def full_init(self):
-        """List the images, and compare the domains with one another.
+        """List the images, and compare them with those of the folder.
 
         Raises:
-            DataError: A domain has fewer or more images than the others.
+            DataError: The folder was not made of these images.
         """
         if self._fully_initialized:
             return
         super().full_init()
-        counts = {d.domain: len(d) for d in self.datasets}
-        if len(set(counts.values())) > 1:
-            most = max(counts.values())
-            odd = [f'{d} {n}' for d, n in counts.items() if n != most]
+        if self.folder is None:
+            return
+        made = {
+            entry['source'] for entry in read_entries(self.folder).values()
+        }
+        root = self.datasets[0].data_prefix['img_path']
+        first = self.datasets[0]
+        here = {
+            os.path.relpath(first.get_data_info(i)['img_path'], root)
+            for i in range(len(first))
+        }
+        if missing := sorted(here - made):
             raise DataError(
-                f'the corrupted images in {self.folder} are not those of '
-                f'{self.datasets[0].data_prefix["img_path"]}: '
-                f'{most} images are wanted, but there are: '
-                f'{", ".join(odd[:5])}. Make them again, from that folder.'
+                f'the corrupted images in {self.folder} lack {len(missing)} '
+                f'of the {len(here)} images in {root}, for example '
+                f'{missing[0]}; make them of that folder: python '
+                f'tools/make_corruptions.py {root} ANOTHER_FOLDER'
             )

@@ -11,6 +11,7 @@ from clouds_mmseg.datasets.transforms.keep_clean_view import KeepCleanView
 from clouds_mmseg.datasets.transforms.load_image import LoadSegImage
 from clouds_mmseg.datasets.transforms.load_labels import LoadSegLabels
 from clouds_mmseg.datasets.transforms.pack_inputs import PackDGInputs
+from clouds_mmseg.datasets.transforms.take_image import TakeImageFrom
 
 __all__ = [
     'CorruptImage',
@@ -20,4 +21,5 @@ __all__ = [
     'LoadSegImage',
     'LoadSegLabels',
     'PackDGInputs',
+    'TakeImageFrom',
 ]
