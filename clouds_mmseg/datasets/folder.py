@@ -1,8 +1,10 @@
 """Your own images and classes."""
 
+from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.label_map import map_labels, read_names
 from clouds_mmseg.utils.cityscapes import IGNORE
 
 
@@ -11,35 +13,67 @@ class FolderDataset(DGDataset):
     """A folder of images, a folder of labels, and classes of your own.
 
     Layout: ``images/**/*.png`` and, under the same names,
-    ``labels/**/*.png``: one channel (grey or palette), the class index in
-    each pixel. Give ``data_prefix`` and the suffixes if yours differ.
+    ``labels/**/*.png``: one channel (grey or palette), an id in each pixel.
+    Give ``data_prefix`` and the suffixes if yours differ. An id is the index
+    of its class, unless ``names`` and ``label_map`` (by name) or ``ids`` (by
+    number) say otherwise.
 
     Args:
         metainfo (dict): ``classes`` (names) and optionally ``palette`` (an
             RGB triple for each).
         domain (str): Name under which results are reported.
-        ids (dict[int, int], optional): Id in the label files -> class index.
-            Defaults to id = index.
+        names (dict | Sequence[str] | str, optional): What the ids in the
+            label files are called, see
+            :func:`~clouds_mmseg.datasets.label_map.read_names`. Names that
+            no class takes are ignored, and logged.
+        label_map (dict[str, Sequence[str]], optional): Class -> names that
+            make it up: ``{'road': ['lane marking', 'road']}``. A class that
+            is left out is the name that it has itself.
+        ids (dict[int, int], optional): Id in the label files -> class index,
+            in place of ``names``. Defaults to id = index.
         ignored (Sequence[int]): Further ids in the label files, which are
-            neither trained on nor evaluated. 255 always is, unless ``ids``
-            maps it.
+            neither trained on nor evaluated. 255 always is, unless a class
+            has it.
         **kwargs: See :class:`DGDataset`.
 
     Raises:
-        ValueError: ``metainfo`` names no classes, or ``ids`` maps to a class
-            that does not exist.
+        UserError: A name is unknown or belongs to two classes.
+        ValueError: ``metainfo`` names no classes, ``ids`` maps to a class
+            that does not exist, or arguments exclude each other.
     """
 
     METAINFO = dict()
 
-    def __init__(self, *, metainfo=None, ids=None, ignored=(), **kwargs):
+    def __init__(
+        self,
+        *,
+        metainfo=None,
+        names=None,
+        label_map=None,
+        ids=None,
+        ignored=(),
+        **kwargs,
+    ):
         if not metainfo or not metainfo.get('classes'):
             raise ValueError(
                 "FolderDataset needs metainfo=dict(classes=['name', ...]): "
                 'the classes in the order of their indices'
             )
         classes = metainfo['classes']
-        if ids is None:
+        left = {}
+        if names is not None:
+            if ids is not None:
+                raise ValueError(
+                    'FolderDataset takes names or ids, not both: they say '
+                    'the same'
+                )
+            ids, left = map_labels(classes, read_names(names), label_map)
+        elif label_map is not None:
+            raise ValueError(
+                'label_map of FolderDataset needs names: what the ids in the '
+                'label files are called, such as names=dict(road=0)'
+            )
+        elif ids is None:
             ids = range(len(classes))
             ids = dict(zip(ids, ids, strict=True))
         wrong = {i: c for i, c in ids.items() if not 0 <= c < len(classes)}
@@ -49,8 +83,14 @@ class FolderDataset(DGDataset):
                 f'{len(classes)} classes (indices 0..{len(classes) - 1})'
             )
         self._ids = dict(ids)
-        self._ignored = set(ignored)
+        self._ignored = set(ignored).union(*left.values())
         super().__init__(metainfo=metainfo, **kwargs)
+        if left:
+            print_log(
+                f'FolderDataset (domain {self.domain}): no class takes '
+                f'{", ".join(left)}: ignored',
+                logger='current',
+            )
 
     def label_ids(self, metainfo):
         """Return id in the label file -> class index."""

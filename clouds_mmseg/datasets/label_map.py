@@ -1,0 +1,129 @@
+"""Label maps by name: which names of a data set make up a class."""
+
+import difflib
+import json
+from pathlib import Path
+
+from clouds_mmseg.utils.errors import UserError
+
+
+def read_names(names):
+    """Read what the ids in label files are called.
+
+    Args:
+        names (dict | Sequence[str] | str | Path): Name -> id, or name -> ids;
+            or the names in the order of their ids 0, 1, 2, ...; or a JSON
+            file with either.
+
+    Returns:
+        dict[str, tuple[int]]: Name -> ids in 0..255.
+
+    Raises:
+        UserError: The file cannot be read, a name occurs twice, or an id is
+            no integer in 0..255 or has two names.
+    """
+    where = 'names'
+    if isinstance(names, (str, Path)):
+        where = f'the table of names {names}'
+        try:
+            names = json.loads(Path(names).read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f'{where} cannot be read ({error}): it must be a JSON file '
+                'such as {"road": 0, "lane marking": 1}'
+            ) from error
+    if isinstance(names, (list, tuple)):
+        double = sorted({str(n) for n in names if list(names).count(n) > 1})
+        if double:
+            raise UserError(f'{where}: twice there are: {", ".join(double)}')
+        names = {name: index for index, name in enumerate(names)}
+    if not isinstance(names, dict) or not names:
+        raise UserError(
+            f'{where} must be a table name -> id, such as '
+            f'{{"road": 0, "lane marking": 1}}; got {names!r}'
+        )
+    table, owner = {}, {}
+    for name, ids in names.items():
+        ids = tuple(ids) if isinstance(ids, (list, tuple)) else (ids,)
+        for number in ids:
+            if type(number) is not int or not 0 <= number <= 255:
+                raise UserError(
+                    f'{where}: {name!r} has the id {number!r}; ids are '
+                    'integers in 0..255, what an 8-bit label file can hold'
+                )
+            if number in owner:
+                raise UserError(
+                    f'{where}: the id {number} is both {owner[number]!r} and '
+                    f'{name!r}'
+                )
+            owner[number] = name
+        table[name] = ids
+    return table
+
+
+def map_labels(classes, names, label_map=None):
+    """Translate a label map by name into ids.
+
+    Args:
+        classes (Sequence[str]): The classes of the model.
+        names (dict[str, tuple[int]]): See :func:`read_names`.
+        label_map (dict[str, Sequence[str]], optional): Class -> the names
+            that make it up; an empty list for a class that does not occur.
+            A class that it leaves out is the name that it has itself.
+
+    Returns:
+        tuple[dict[int, int], dict[str, tuple[int]]]: Id in the label files
+        -> class index; and the names that no class takes, with their ids.
+
+    Raises:
+        UserError: Classes or names are unknown, a name belongs to two
+            classes, or a class has no name.
+    """
+    label_map = {
+        key: [value] if isinstance(value, str) else list(value)
+        for key, value in (label_map or {}).items()
+    }
+    _refuse_unknown('label_map has classes', label_map, classes)
+    wanted = {name: label_map.get(name, [name]) for name in classes}
+    for name, parts in wanted.items():
+        unknown = [part for part in parts if part not in names]
+        if name not in label_map and unknown:
+            raise UserError(
+                f'the class {name!r} is no name of the label files'
+                + _advice([name], names)
+                + '. Say in label_map what it is made of, with [] if it does '
+                f'not occur: label_map={{{name!r}: [...]}}'
+            )
+        _refuse_unknown(f'label_map[{name!r}] has names', parts, names)
+    ids, owner = {}, {}
+    for index, (name, parts) in enumerate(wanted.items()):
+        for part in parts:
+            if part in owner:
+                raise UserError(
+                    f'the name {part!r} belongs to two classes: '
+                    f'{owner[part]!r} and {name!r}; a pixel can have one'
+                )
+            owner[part] = name
+            ids.update(dict.fromkeys(names[part], index))
+    left = {name: names[name] for name in names if name not in owner}
+    return ids, left
+
+
+def _refuse_unknown(what, found, known):
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise UserError(
+            f'{what} that do not exist: {", ".join(map(repr, unknown))}'
+            + _advice(unknown, known)
+        )
+
+
+def _advice(unknown, known):
+    """Name what was probably meant, and what there is."""
+    near = {
+        match
+        for name in unknown
+        for match in difflib.get_close_matches(str(name), list(known), n=1)
+    }
+    said = f'; perhaps {", ".join(map(repr, sorted(near)))}' if near else ''
+    return f'{said}. There are: {", ".join(known)}'
