@@ -1,0 +1,6 @@
+# DeepLabV3+ with ResNet-101, Cityscapes -> ACDC.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/baselines/deeplabv3plus_r101.py',
+    '../_base_/benchmarks/cs2acdc.py',
+]

@@ -1,0 +1,6 @@
+# Mask2Former with Swin-B, Cityscapes -> ACDC.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/baselines/mask2former_swinb.py',
+    '../_base_/benchmarks/cs2acdc.py',
+]

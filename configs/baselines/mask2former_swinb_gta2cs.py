@@ -1,0 +1,6 @@
+# Mask2Former with Swin-B, GTA5 -> Cityscapes, BDD100K, Mapillary Vistas.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/baselines/mask2former_swinb.py',
+    '../_base_/benchmarks/gta2cs.py',
+]

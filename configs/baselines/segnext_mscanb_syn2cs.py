@@ -1,0 +1,6 @@
+# SegNeXt with MSCAN-B, SYNTHIA -> Cityscapes, BDD100K, Mapillary Vistas.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/baselines/segnext_mscanb.py',
+    '../_base_/benchmarks/syn2cs.py',
+]
