@@ -8,37 +8,11 @@ from its key: the same batch comes out whatever was loaded before it, by
 however many workers.
 """
 
-import random
-
-import numpy as np
-import torch
 from mmengine.dataset import ConcatDataset
 from mmseg.registry import DATASETS
 
-
-def mix_seed(*numbers):
-    """Make one seed of several numbers, all of which matter.
-
-    Args:
-        *numbers (int): Not negative.
-
-    Returns:
-        int: In [0, 2**32).
-    """
-    # SeedSequence ignores trailing zeros: the length keeps (1,) from (1, 0).
-    sequence = np.random.SeedSequence((len(numbers), *numbers))
-    return int(sequence.generate_state(1)[0])
-
-
-def seed_everything(seed):
-    """Seed what transforms and models draw from, in this process.
-
-    Args:
-        seed (int): In [0, 2**32).
-    """
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
+from clouds_mmseg.datasets.seeds import mix_seed, seed_everything
 
 
 @DATASETS.register_module()
@@ -50,7 +24,8 @@ class KeyedDataset(ConcatDataset):
 
     Args:
         datasets (list): Configs or datasets, one a group: the labelled
-            source first, then the generated images, if any.
+            source first, then the generated images, if any. One whose
+            ``rare_class`` is set becomes a :class:`RareClassDataset`.
         seed (int): Of the run.
         **kwargs: As for mmengine's ``ConcatDataset``.
     """
@@ -58,6 +33,19 @@ class KeyedDataset(ConcatDataset):
     def __init__(self, datasets, seed=0, **kwargs):
         super().__init__(datasets, **kwargs)
         self.seed = seed
+
+    def full_init(self):
+        """Open the groups, with class statistics where they are needed."""
+        if not self._fully_initialized:
+            self.datasets = [self._with_rare_class(d) for d in self.datasets]
+        super().full_init()
+
+    @staticmethod
+    def _with_rare_class(dataset):
+        options = getattr(dataset, 'rare_class', None)
+        if options is None or isinstance(dataset, RareClassDataset):
+            return dataset
+        return RareClassDataset(dataset, **options)
 
     @property
     def group_sizes(self):

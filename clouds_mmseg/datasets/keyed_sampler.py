@@ -7,7 +7,8 @@ from mmengine.dist import get_dist_info
 from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from clouds_mmseg.datasets.keyed import mix_seed
+from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
+from clouds_mmseg.datasets.seeds import mix_seed
 
 
 class ShuffledStream:
@@ -32,6 +33,13 @@ class ShuffledStream:
             self._order = generator.permutation(self.size)
             self._epoch = epoch
         return int(self._order[place])
+
+
+def _stream(group, seed):
+    """The order in which the samples of a group come."""
+    if isinstance(group, RareClassDataset):
+        return group.stream(seed)
+    return ShuffledStream(len(group), seed)
 
 
 @DATA_SAMPLERS.register_module()
@@ -84,8 +92,8 @@ class KeyedSampler(Sampler):
         # Exact: floating-point error would move samples between batches.
         self.share = Fraction(generated_share).limit_denominator(10**6)
         self._streams = [
-            ShuffledStream(size, mix_seed(seed, group))
-            for group, size in enumerate(sizes)
+            _stream(group, mix_seed(seed, number))
+            for number, group in enumerate(dataset.datasets)
         ]
         self._start = 0
 

@@ -5,6 +5,7 @@ import logging
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
 from clouds_mmseg.datasets.verify.recall import changes_since, report_of
 from clouds_mmseg.datasets.verify.report_file import report_path
 from clouds_mmseg.datasets.verify.text import advice_text
@@ -62,6 +63,7 @@ def check_dataset(dataset, split):
         Exception: What the dataset or a transform raises on the first
             image.
     """
+    require_keyed_rare_class(dataset, split)
     for leaf in leaf_datasets(dataset):
         if hasattr(leaf, 'full_init'):
             leaf.full_init()
@@ -76,6 +78,34 @@ def check_dataset(dataset, split):
             )
         check_verified(leaf, split)
         leaf[0]
+
+
+def require_keyed_rare_class(dataset, split):
+    """Refuse rare_class where nothing would see to it.
+
+    Args:
+        dataset (Dataset): Of a loop, wrapped or not.
+        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: A dataset has the option, and is not a group of a
+            KeyedDataset.
+    """
+    groups = [
+        group.dataset
+        for group in getattr(dataset, 'datasets', None) or []
+        if isinstance(group, RareClassDataset)
+    ]
+    for leaf in leaf_datasets(dataset):
+        asked = getattr(leaf, 'rare_class', None) is not None
+        if asked and not any(leaf is group for group in groups):
+            raise UserError(
+                f'the {split} dataset {type(leaf).__name__} ({leaf.domain}) '
+                'has rare_class, which works for training with '
+                "train_cfg.type='ExactTrainLoop' or 'SelfTrainingLoop', on a "
+                'dataset that no other one wraps; remove rare_class or '
+                'change that'
+            )
 
 
 def check_verified(dataset, split):

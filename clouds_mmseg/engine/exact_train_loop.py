@@ -4,7 +4,7 @@ from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
 
-from clouds_mmseg.datasets.keyed import mix_seed, seed_everything
+from clouds_mmseg.datasets.seeds import mix_seed, seed_everything
 
 
 @LOOPS.register_module()

@@ -161,7 +161,9 @@ def _check_count(report, listing, dataset):
     if report.expected is None or there == report.expected:
         return
     folder = os.path.relpath(dataset.data_prefix['img_path'], listing.root)
-    moved = f' and {listing.set_aside} set aside' if listing.set_aside else ''
+    moved = (
+        f' and {listing.set_aside} were left out' if listing.set_aside else ''
+    )
     report.findings.append(
         Finding(
             'count',

@@ -16,7 +16,7 @@ class SetReport:
         training (bool): Whether it is for training.
         images (int): Images that were read.
         expected (int | None): Images that there should be.
-        set_aside (int): Images that were moved away earlier.
+        set_aside (int): Images that were moved away or left out earlier.
         classes (list[str]): Names.
         pixels (list[int]): Pixels of each class.
         images_with (list[int]): Images in which each class occurs.
