@@ -5,13 +5,16 @@ from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.bdd100k import BDD100KDGDataset
 from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
 from clouds_mmseg.datasets.corrupted import CorruptedDataset
+from clouds_mmseg.datasets.dark_zurich import DarkZurichDGDataset
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.foggy_zurich import FoggyZurichDataset
 from clouds_mmseg.datasets.folder import FolderDataset
 from clouds_mmseg.datasets.generated import GeneratedDataset
 from clouds_mmseg.datasets.gta5 import GTA5Dataset
 from clouds_mmseg.datasets.keyed import KeyedDataset
 from clouds_mmseg.datasets.keyed_sampler import KeyedSampler
 from clouds_mmseg.datasets.mapillary import MapillaryDGDataset
+from clouds_mmseg.datasets.nighttime_driving import NighttimeDrivingDataset
 from clouds_mmseg.datasets.synthia import SYNTHIADataset
 from clouds_mmseg.datasets.transforms import (
     CorruptImage,
@@ -22,6 +25,8 @@ from clouds_mmseg.datasets.transforms import (
     LoadSegLabels,
     PackDGInputs,
 )
+from clouds_mmseg.datasets.urbansyn import UrbanSynDataset
+from clouds_mmseg.datasets.wilddash2 import WildDash2Dataset
 
 __all__ = [
     'ACDCDataset',
@@ -30,9 +35,11 @@ __all__ = [
     'CorruptImage',
     'CorruptedDataset',
     'DGDataset',
+    'DarkZurichDGDataset',
     'DataError',
     'DiffusionAugment',
     'EvaluateAtInputSize',
+    'FoggyZurichDataset',
     'FolderDataset',
     'GTA5Dataset',
     'GeneratedDataset',
@@ -42,6 +49,9 @@ __all__ = [
     'LoadSegImage',
     'LoadSegLabels',
     'MapillaryDGDataset',
+    'NighttimeDrivingDataset',
     'PackDGInputs',
     'SYNTHIADataset',
+    'UrbanSynDataset',
+    'WildDash2Dataset',
 ]

@@ -25,6 +25,7 @@ class ACDCDataset(DGDataset):
     Source: Sakaridis et al., "ACDC", ICCV 2021.
     """
 
+    PREPARED = 'acdc'
     SPLIT = 'val'
     PREFIX = dict(
         img_path='rgb_anon/{condition}/{split}',

@@ -5,6 +5,8 @@ from mmseg.datasets import BaseSegDataset
 from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
+from clouds_mmseg.datasets.prepare.manifest import PREPARED_SUFFIX
+from clouds_mmseg.datasets.prepared import find_manifest
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 
 
@@ -20,6 +22,9 @@ class DGDataset(FileChecks, BaseSegDataset):
     Every ``data_info`` has, besides mmseg's keys, ``domain`` (str),
     ``label_table`` ((256,) uint8: id in the file -> class index) and
     ``label_channel`` (None for label files with one channel).
+
+    A data root made by ``tools/prepare_dataset.py`` is known by its manifest:
+    its label files hold train ids.
 
     Args:
         domain (str, optional): Name under which results are reported.
@@ -58,6 +63,10 @@ class DGDataset(FileChecks, BaseSegDataset):
     # None: label files have one channel (grey or palette). 'first': they
     # have several, and the class id is in the first one in file order.
     LABEL_CHANNEL = None
+    # Name of the set for tools/prepare_dataset.py. A data root made by it
+    # holds train ids, in files that end in PREPARED_SUFFIX if the published
+    # ones do not hold train ids already.
+    PREPARED = None
     # The protocol named 'clouds' compares these at the size of the network's
     # input instead of the label's own.
     COMPARED_AT_INPUT_SIZE = False
@@ -93,21 +102,30 @@ class DGDataset(FileChecks, BaseSegDataset):
         self.expected = expected
         self.skip = skip
         self.rare_class = rare_class
+        metainfo = self._uniform_metainfo(metainfo)
+        data_root = resolve_data_root(data_root)
+        suffix = self.SEG_MAP_SUFFIX
+        ids, ignored = self.label_ids(metainfo), self.ignored_ids()
+        # Who says which files are meant, means the published ones.
+        published = data_prefix or seg_map_suffix
+        if not published and find_manifest(data_root, self.PREPARED):
+            if not suffix.endswith(PREPARED_SUFFIX):
+                suffix = PREPARED_SUFFIX
+            self.LABEL_CHANNEL = None
+            ids = DGDataset.label_ids(self, metainfo)
+            ignored = DGDataset.ignored_ids(self)
+        self.label_table = build_label_table(ids, ignored)
         if data_prefix is None:
             fields = self.layout_fields()
             data_prefix = {
                 key: folder.format(**fields)
                 for key, folder in self.PREFIX.items()
             }
-        metainfo = self._uniform_metainfo(metainfo)
-        self.label_table = build_label_table(
-            self.label_ids(metainfo), self.ignored_ids()
-        )
         super().__init__(
-            data_root=resolve_data_root(data_root),
+            data_root=data_root,
             data_prefix=data_prefix,
             img_suffix=img_suffix or self.IMG_SUFFIX,
-            seg_map_suffix=seg_map_suffix or self.SEG_MAP_SUFFIX,
+            seg_map_suffix=seg_map_suffix or suffix,
             metainfo=metainfo,
             **kwargs,
         )

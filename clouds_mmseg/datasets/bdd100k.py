@@ -16,6 +16,7 @@ class BDD100KDGDataset(DGDataset):
     """
 
     DOMAIN = 'bdd100k'
+    PREPARED = 'bdd100k'
     SPLIT = 'val'
     PREFIX = dict(
         img_path='images/10k/{split}',

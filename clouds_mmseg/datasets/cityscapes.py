@@ -18,6 +18,7 @@ class CityscapesDGDataset(DGDataset):
     """
 
     DOMAIN = 'cityscapes'
+    PREPARED = 'cityscapes'
     SPLIT = 'val'
     PREFIX = dict(
         img_path='leftImg8bit/{split}', seg_map_path='gtFine/{split}'

@@ -66,9 +66,15 @@ class FileChecks:
             DataError: Also says which files are expected, and how to move
             the data root.
         """
+        tool = ''
+        if getattr(self, 'PREPARED', None):
+            tool = (
+                f'tools/prepare_dataset.py {self.PREPARED} makes them from '
+                'the official downloads.\n'
+            )
         return DataError(
             f'{type(self).__name__} (domain {self.domain}): {problem}.\n'
-            f'Expected files:\n{self._expected_layout()}\n'
+            f'Expected files:\n{self._expected_layout()}\n{tool}'
             'Put the data there, or set data_root of this dataset, or name '
             "the folder that stands in for 'data' in all data roots: "
             f'--data-root of the tools, or the variable {DATA_ROOT_VARIABLE}.'

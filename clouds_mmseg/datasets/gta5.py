@@ -18,6 +18,7 @@ class GTA5Dataset(DGDataset):
     """
 
     DOMAIN = 'gta5'
+    PREPARED = 'gta5'
 
     def label_ids(self, metainfo):
         """Return Cityscapes label id -> train id."""

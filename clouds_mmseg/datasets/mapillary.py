@@ -41,12 +41,13 @@ class MapillaryDGDataset(DGDataset):
     Layout: ``{split}/images/*.jpg`` and ``{split}/labels/*.png``, palette
     PNGs of 66 classes as published; splits ``training`` and ``validation``.
     Sizes vary. A download of version 2.0 keeps these labels in
-    ``{split}/v1.2/labels``: say so in ``data_prefix``.
+    ``{split}/v1.2/labels``: prepare it, or say so in ``data_prefix``.
 
     Source: Neuhold et al., "The Mapillary Vistas Dataset", ICCV 2017.
     """
 
     DOMAIN = 'mapillary'
+    PREPARED = 'mapillary'
     SPLIT = 'validation'
     PREFIX = dict(img_path='{split}/images', seg_map_path='{split}/labels')
     IMG_SUFFIX = '.jpg'

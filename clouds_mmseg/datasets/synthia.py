@@ -39,6 +39,7 @@ class SYNTHIADataset(DGDataset):
     """
 
     DOMAIN = 'synthia'
+    PREPARED = 'synthia'
     PREFIX = dict(img_path='RGB', seg_map_path='GT/LABELS')
     LABEL_CHANNEL = 'first'
 

@@ -60,7 +60,8 @@ def test_all_pieces_can_be_inherited_together(compose, repo_root):
         name = key.split('_', 1)[1]
         assert dataset.domain == other.get(name, name)
     assert domains == {
-        *'gta5 synthia cityscapes bdd100k mapillary'.split(),
+        *'gta5 synthia urbansyn cityscapes bdd100k mapillary'.split(),
+        *'dark_zurich nighttime_driving foggy_zurich wilddash2'.split(),
         *'acdc_fog acdc_night acdc_rain acdc_snow'.split(),
         *'toycity_source toycity_clear toycity_fog'.split(),
         *'toycity_night toycity_rain toycity_snow'.split(),
@@ -78,6 +79,12 @@ def test_all_pieces_can_be_inherited_together(compose, repo_root):
         val_acdc_night=106,
         val_acdc_rain=100,
         val_acdc_snow=100,
+        train_urbansyn=7539,
+        val_urbansyn=7539,
+        val_dark_zurich=50,
+        val_nighttime_driving=50,
+        val_foggy_zurich=40,
+        val_wilddash2=4256,
     )
 
 

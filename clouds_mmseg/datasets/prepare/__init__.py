@@ -1,0 +1,1 @@
+"""From the official downloads to folders that the dataset classes read."""

@@ -1,0 +1,209 @@
+"""Put one file where it belongs."""
+
+import errno
+import io
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.convert import (
+    TRAIN_IDS,
+    encode_label,
+    shrink,
+)
+from clouds_mmseg.datasets.prepare.sources import READ_ERRORS
+from clouds_mmseg.datasets.transforms.integrity import incomplete
+from clouds_mmseg.datasets.verify.checksums import damaged_chunk
+from clouds_mmseg.utils.atomic import atomic_path
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+MADE, THERE, BAD = 'made', 'there', 'bad'
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job.
+
+    Attributes:
+        state (str): ``made``, ``there`` (before) or ``bad``.
+        message (str): What is wrong with a bad file.
+        linked (bool): Whether the file is a link.
+    """
+
+    state: str
+    message: str = ''
+    linked: bool = False
+
+
+@dataclass(frozen=True)
+class Placer:
+    """Makes the files of a prepared folder.
+
+    Attributes:
+        out (str): The folder.
+        sources (tuple): All sources.
+        link (bool): Whether files of folders are linked instead of copied.
+        resize_short (int, optional): Short edge of the copies.
+    """
+
+    out: str
+    sources: tuple
+    link: bool = True
+    resize_short: int | None = None
+
+    def __call__(self, job, payload=None):
+        """Make one file unless it is there.
+
+        Args:
+            job (Job): What to do.
+            payload (bytes, optional): The published file, where it has been
+                read already.
+
+        Returns:
+            Done: ``bad`` if the published file cannot be used.
+
+        Raises:
+            DataError: The output cannot be written, or another file is in
+                the way. Nothing else can be done then.
+        """
+        source = self.sources[job.source]
+        target = Path(self.out) / job.target
+        as_is = job.convert is None and self.resize_short is None
+        if os.path.lexists(target):
+            there = self._there(job, source, target, as_is)
+            if there:
+                return there
+        name = source.describe(job.member)
+        if as_is and payload is None and hasattr(source, 'root'):
+            return self._bring(job, source, target, name)
+        try:
+            payload = source.read(job.member) if payload is None else payload
+            _require(payload, job, name)
+            if not as_is:
+                payload = self._convert(job, payload, name)
+        except READ_ERRORS as error:
+            return Done(BAD, f'{job.part} {name} cannot be read ({error})')
+        except DataError as error:
+            return Done(BAD, str(error))
+        with self._writing(target), atomic_path(target) as temporary:
+            temporary.write_bytes(payload)
+        return Done(MADE)
+
+    def _there(self, job, source, target, as_is):
+        """Whether the file has been made; removes a link to nothing."""
+        if not target.exists():
+            # The source was moved since it was linked.
+            with self._writing(target):
+                target.unlink()
+            return None
+        linked = target.is_symlink()
+        own = hasattr(source, 'root') and target.samefile(job.member.place)
+        if own and not as_is and not linked:
+            raise DataError(
+                f'{target} is the published file itself, which is never '
+                'changed: give another folder as --out'
+            )
+        if own and as_is:
+            return Done(THERE, linked=linked)
+        # What is converted has no size to compare; it was renamed into
+        # place when it was whole.
+        if not as_is and target.stat().st_size and not linked:
+            return Done(THERE)
+        if as_is and target.stat().st_size == job.member.size:
+            return Done(THERE, linked=linked)
+        raise DataError(
+            f'{target} is in the way: it is not the file that '
+            f'{source.describe(job.member)} becomes. Nothing is overwritten: '
+            'delete it, or give another folder as --out.'
+        )
+
+    def _bring(self, job, source, target, name):
+        """Link or copy a file of a folder."""
+        path = job.member.place
+        with open(path, 'rb') as stream:
+            problem = incomplete(stream)
+        if problem:
+            return Done(BAD, f'{job.part} {name} {problem}')
+        with self._writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            ways = [os.link] if source.owned else []
+            if self.link and not source.owned:
+                ways = [os.symlink, os.link]
+            for way in ways:
+                try:
+                    way(path, target)
+                except OSError as error:
+                    if error.errno in (*_FULL, errno.EEXIST):
+                        raise
+                else:
+                    return Done(MADE, linked=not source.owned)
+            with atomic_path(target) as temporary:
+                shutil.copyfile(path, temporary)
+        return Done(MADE)
+
+    def _convert(self, job, payload, name):
+        short = self.resize_short
+        if job.part == 'label':
+            label = (job.convert or TRAIN_IDS)(payload, name)
+            if short:
+                label = shrink(label, short, label=True)
+            return encode_label(label)
+        image = cv2.imdecode(
+            np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR
+        )
+        if image is None:
+            raise DataError(f'image {name} cannot be decoded')
+        smaller = shrink(image, short, label=False)
+        if smaller is image:
+            return payload
+        suffix = Path(job.target).suffix
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == '.jpg' else []
+        return cv2.imencode(suffix, smaller, options)[1].tobytes()
+
+    @contextmanager
+    def _writing(self, target):
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.out, target, error) from error
+
+
+def _require(payload, job, name):
+    """Check that a file is whole, and its checksums if it is a label.
+
+    Decoders read a label with a flipped bit into other ids, without a word.
+    """
+    problem = incomplete(io.BytesIO(payload))
+    if not problem and job.part == 'label':
+        chunk = damaged_chunk(payload)
+        if chunk:
+            problem = f'is damaged: wrong checksum of its chunk {chunk}'
+    if problem:
+        raise DataError(f'{job.part} {name} {problem}')
+
+
+def write_error(out, target, error):
+    """Explain why a file cannot be written.
+
+    Args:
+        out (str): The output folder.
+        target (str | Path): The file.
+        error (OSError): What the system said.
+
+    Returns:
+        DataError: Says how to continue.
+    """
+    if error.errno in _FULL:
+        return DataError(
+            f'the disk of {out} is full ({error.strerror}). Every file there '
+            'is whole. Make room and run the same command again: it '
+            'continues.'
+        )
+    return DataError(f'{target} cannot be written: {error}')

@@ -1,0 +1,79 @@
+"""Make data/NAME from the official downloads: docs/datasets.md."""
+
+import argparse
+
+from clouds_mmseg.datasets.prepare.run import Options, prepare_dataset
+from clouds_mmseg.datasets.prepare.sets import NAMES
+from clouds_mmseg.engine.launch import plain_errors
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'name', choices=NAMES, metavar='NAME', help=', '.join(NAMES)
+    )
+    parser.add_argument(
+        '--src',
+        nargs='+',
+        required=True,
+        help='archives as downloaded, or folders of archives or files',
+    )
+    parser.add_argument('--out', help='default: data/NAME')
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        '--link',
+        action='store_true',
+        default=True,
+        help='link files of folders (default); archives are unpacked',
+    )
+    how.add_argument(
+        '--copy',
+        dest='link',
+        action='store_false',
+        help='copy files of folders',
+    )
+    parser.add_argument(
+        '--resize-short',
+        type=int,
+        metavar='N',
+        help='make a smaller copy: short edge of N pixels, labels too',
+    )
+    parser.add_argument(
+        '--label-version',
+        choices=['1.2', '2.0'],
+        help='of Mapillary Vistas (default: 1.2 where it is there)',
+    )
+    parser.add_argument(
+        '--skip-bad',
+        action='store_true',
+        help='leave out images that are damaged or lack their label',
+    )
+    parser.add_argument(
+        '--workers', type=int, help='processes (default: number of cores)'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    out = args.out or f'data/{args.name}'
+    options = Options(
+        link=args.link,
+        resize_short=args.resize_short,
+        label_version=args.label_version,
+        skip_bad=args.skip_bad,
+        workers=args.workers,
+    )
+    result = prepare_dataset(args.name, args.src, out, options)
+    counts = ', '.join(
+        f'{split} {count}' for split, count in result.manifest.splits.items()
+    )
+    print(
+        f'{out}: {counts} images; {result.made} files made, {result.there} '
+        f'there before; labels from {result.manifest.label_source}'
+    )
+
+
+if __name__ == '__main__':
+    with plain_errors():
+        main()
