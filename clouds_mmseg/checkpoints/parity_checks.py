@@ -210,18 +210,20 @@ def check_refinement(config, tensors):
     Yields:
         Comparison: All exact.
     """
-    classes, masks = find_components(
-        tensors['label_map'].numpy(),
-        config['min_area'],
-        config['ignore_index'],
+    label = tensors['label_map'].numpy()
+    components = find_components(
+        label, config['min_area'], config['ignore_index']
     )
-    classes = torch.from_numpy(classes)
+    classes = torch.tensor([c.label for c in components])
+    masks = torch.stack(
+        [torch.from_numpy(c.full_mask(label.shape)) for c in components]
+    )
     best = select_best(tensors['sam_masks'], tensors['sam_quality'])
     single = drop_overlaps(best)
     labels, refined = union_per_class(single, tensors['component_class'])
     for name, ours in (
         ('component_class', classes),
-        ('component_mask', torch.from_numpy(masks)),
+        ('component_mask', masks),
         ('best_masks', best),
         ('nonoverlapping_masks', single),
         ('refined_labels', labels),

@@ -1,12 +1,9 @@
 """Which checkpoint a run starts from, and reading it safely."""
 
 import os.path as osp
-import pickle
 
-import torch
-from mmengine.runner.checkpoint import CheckpointLoader, get_torch_safe_globals
-
-from clouds_mmseg.checkpoints.files import read_state_dict
+from clouds_mmseg.checkpoints.fetch import read_remote
+from clouds_mmseg.checkpoints.files import read_content, split_content
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -77,42 +74,22 @@ def read_checkpoint(path, map_location='cpu'):
     """Read a checkpoint without running code that it may carry.
 
     Args:
-        path (str): Local path, or a URL that mmengine fetches.
+        path (str): Local path of any of the formats of
+            :func:`~clouds_mmseg.checkpoints.files.read_content`, or a URL.
         map_location (str | torch.device): Where the tensors go.
 
     Returns:
-        dict: The checkpoint as saved.
+        dict: The checkpoint as saved, its weights under ``state_dict``
+        without the prefixes of wrappers.
 
     Raises:
         UserError: The file is missing, truncated or no checkpoint, or holds
             objects other than tensors and plain values.
     """
     if is_remote(path):
-        return CheckpointLoader.load_checkpoint(path, map_location)
-    path = require_checkpoint(path, 'load_from')
-    if path.endswith('.safetensors'):
-        return dict(state_dict=read_state_dict(path))
-    try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
-            checkpoint = torch.load(
-                path, map_location=map_location, weights_only=True
-            )
-    except pickle.UnpicklingError as error:
-        reason = str(error).split('\n')[0]
-        raise UserError(
-            f'the checkpoint {path} cannot be read safely: it is no '
-            'checkpoint, or holds objects other than tensors and plain '
-            f'values ({reason}); save it again with its state_dict only'
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        size = osp.getsize(path)
-        raise UserError(
-            f'the checkpoint {path} ({size} bytes) is truncated or damaged '
-            f'({error}); use an older checkpoint or copy it again'
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(
-            f'the checkpoint {path} holds a {type(checkpoint).__name__}, '
-            'not a dict with a state_dict; save model.state_dict()'
-        )
-    return checkpoint
+        content = read_remote(path, map_location)
+    else:
+        path = require_checkpoint(path, 'load_from')
+        content = read_content(path, map_location=map_location)
+    weights, rest = split_content(content, path)
+    return dict(rest, state_dict=weights)

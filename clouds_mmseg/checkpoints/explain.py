@@ -1,0 +1,94 @@
+"""Say first what a list of keys and shapes says between its lines."""
+
+from clouds_mmseg.checkpoints.layouts import TITLES, detect
+from clouds_mmseg.utils.errors import UserError
+
+# A weight with one row a class -> how many rows more it has.
+_CLASS_WEIGHTS = {
+    'decode_head.cls_embed.bias': 1,
+    'decode_head.conv_seg.bias': 0,
+}
+
+
+def classes_of(meta):
+    """Class names that a checkpoint says it was trained for.
+
+    Args:
+        meta (dict | None): What is saved beside the weights, by this or by
+            earlier versions of MMSegmentation.
+
+    Returns:
+        list[str] | None: The names; None if it says nothing.
+    """
+    meta = meta if isinstance(meta, dict) else {}
+    for place in (meta.get('dataset_meta'), meta):
+        if isinstance(place, dict):
+            names = place.get('classes') or place.get('CLASSES')
+            if names:
+                return [str(name) for name in names]
+    return None
+
+
+def explain_mismatch(error, source, weights, meta, *, ours=None, names=None):
+    """Find out why weights do not fit a model.
+
+    Args:
+        error (CheckpointMismatchError): What :func:`load_strictly` found.
+        source (str): Where the weights come from.
+        weights (dict[str, Tensor]): The weights.
+        meta (dict | None): What is saved beside them.
+        ours (int, optional): Classes of the model.
+        names (Sequence[str], optional): Their names.
+
+    Returns:
+        UserError: With the reason before the list.
+    """
+    foreign = _foreign(weights)
+    if foreign:
+        return UserError(
+            f'{source} has the names of {TITLES[foreign]}; convert it first: '
+            f'python tools/convert_checkpoint.py {source} OUT.pth\n{error}'
+        )
+    found = classes_of(meta)
+    count = len(found) if found else _count(weights)
+    if ours is not None and count is not None and count != ours:
+        return UserError(
+            f'the checkpoint {source} was trained for {count} classes'
+            f'{_listed(found)}, the model of this config has {ours}'
+            f'{_difference(found, names)}; use the config that it was '
+            f'trained with\n{error}'
+        )
+    return UserError(f'a checkpoint for another architecture: {error}')
+
+
+def _foreign(weights):
+    try:
+        kind = detect(weights).kind
+    except UserError:
+        return None
+    return None if kind == 'mmseg' else kind
+
+
+def _count(weights):
+    for key, more in _CLASS_WEIGHTS.items():
+        if key in weights:
+            return len(weights[key]) - more
+    return None
+
+
+def _listed(names):
+    return f' ({", ".join(names)})' if names else ''
+
+
+def _difference(found, names):
+    """Name the classes that only one side has."""
+    if not found or not names:
+        return _listed(list(names) if names else None)
+    only_there = [name for name in found if name not in names]
+    only_here = [str(name) for name in names if name not in found]
+    parts = []
+    if only_there:
+        parts.append(f'only the checkpoint has {", ".join(only_there)}')
+    if only_here:
+        parts.append(f'only the config has {", ".join(only_here)}')
+    return f' ({"; ".join(parts)})' if parts else ''
