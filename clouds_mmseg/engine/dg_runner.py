@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict
 
 import torch
+from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
@@ -18,6 +19,7 @@ from clouds_mmseg.engine.data_check import (
     check_dataset,
     check_domains,
 )
+from clouds_mmseg.engine.initial_weights import fetch_initial_weights
 from clouds_mmseg.engine.resume import (
     find_last_checkpoint,
     read_checkpoint,
@@ -139,6 +141,8 @@ class DGRunner(Runner):
                 ),
                 device_ids=None,
             )
+            # Configs of MMSegmentation's zoo have it, and it needs GPUs.
+            model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def train(self):
@@ -148,6 +152,10 @@ class DGRunner(Runner):
             nn.Module: The trained model.
         """
         self._choose_checkpoint()
+        fetch_initial_weights(
+            bare_model(self.model), overwritten=self._loads_everything()
+        )
+        self._require()
         self._share_batch()
         self._check_data('train', 'val')
         if (self._test_dataloader, self._test_evaluator) != (
@@ -255,6 +263,14 @@ class DGRunner(Runner):
                 self._resume = False
             else:
                 self._load_from = newest
+
+    def _loads_everything(self):
+        """Whether a checkpoint replaces every weight before training."""
+        partly = self.cfg.get('load_cfg', {}).get('allow_missing')
+        return bool(self._resume or (self._load_from and not partly))
+
+    def _require(self):
+        """See that what training needs is there; no dataset is open yet."""
 
     def _share_batch(self):
         """Give each process its part of ``total_batch_size``."""

@@ -1,6 +1,7 @@
 """A runner that has everything in place before self-training begins."""
 
 import os.path as osp
+import time
 
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
@@ -8,6 +9,7 @@ from mmseg.registry import RUNNERS
 from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.engine.dg_runner import DGRunner
 from clouds_mmseg.engine.make_bank import make_bank
+from clouds_mmseg.generate.errors import BankBusyError
 from clouds_mmseg.generate.grammar import template_prompts
 from clouds_mmseg.generate.prompt_file import write_prompts
 from clouds_mmseg.utils.bank_manifest import MANIFEST_FILE
@@ -29,21 +31,15 @@ class SelfTrainingRunner(DGRunner):
     diffusion takes hours and its own command.
     """
 
-    def train(self):
-        """Check or make what training needs, then train.
-
-        Returns:
-            nn.Module: The trained model.
+    def _require(self):
+        """Check or make what self-training needs.
 
         Raises:
             UserError: A bank or the warm-up checkpoint is missing.
         """
-        # Before the loop is asked for: building it opens the datasets.
-        self._choose_checkpoint()
         require_warmup(self.cfg, self._load_from)
         for bank in self.cfg.get('banks', []):
             require_bank(dict(bank), self._launcher)
-        return super().train()
 
 
 def require_warmup(cfg, checkpoint):
@@ -106,7 +102,23 @@ def require_bank(bank, launcher):
     print_log(f'Looking after the bank {out}', logger='current')
     if bank.get('source'):
         bank['source'] = resolve_data_root(bank['source'])
-    make_bank(out, prompts=prompts, **bank)
+    _make_or_wait(out, prompts=prompts, **bank)
+
+
+def _make_or_wait(out, **bank):
+    """Make a bank; where another run is making it, let it finish first."""
+    waits = False
+    while True:
+        try:
+            return make_bank(out, **bank)
+        except BankBusyError:
+            if not waits:
+                print_log(
+                    f'Another process is making the bank {out}: waiting',
+                    logger='current',
+                )
+            waits = True
+            time.sleep(1)
 
 
 def bank_command(out, bank):

@@ -1,4 +1,4 @@
-"""The exception for mistakes in what is asked of generation."""
+"""The exceptions for mistakes in what is asked of generation."""
 
 from clouds_mmseg.utils.errors import UserError
 
@@ -9,3 +9,7 @@ class GenerationError(UserError):
     The message names the argument or file, what was found, the rule, and
     what to do.
     """
+
+
+class BankBusyError(GenerationError):
+    """Another process is making the same share of the same bank."""

@@ -3,7 +3,7 @@
 import json
 import os
 
-from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.generate.errors import BankBusyError
 
 try:
     import fcntl
@@ -21,7 +21,7 @@ class ShardFile:
         path (Path): The file; its folder is made.
 
     Raises:
-        GenerationError: Another process has it open.
+        BankBusyError: Another process has it open.
     """
 
     def __init__(self, path):
@@ -29,7 +29,7 @@ class ShardFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = open_locked(path)
         if self._stream is None:
-            raise GenerationError(
+            raise BankBusyError(
                 f'another process is writing {path}. Wait for it or stop it; '
                 'processes that share the work need different ranks '
                 '(torchrun and srun set them, or use --shard K/N).'

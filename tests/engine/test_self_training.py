@@ -92,6 +92,37 @@ def test_warmup_alone_continues_exactly_too(tmp_path, config):
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
+def test_warm_up_of_another_run_can_be_shared(tmp_path, whole, config):
+    alone = read_config(
+        config,
+        tmp_path / 'alone',
+        train_cfg__warmup_iters=10,
+        default_hooks__checkpoint__max_keep_ckpts=-1,
+    )
+    build_runner(alone).train()
+    shared = tmp_path / 'alone' / 'iter_3.pth'
+    runner = build_runner(
+        read_config(config, tmp_path / 'work', resume=str(shared))
+    )
+    runner.train()
+    expected, got = weights(whole[0]), weights(tmp_path / 'work')
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_named_checkpoint_is_resumed_in_another_folder(
+    tmp_path, whole, config
+):
+    # Copied in time: the run keeps its two newest checkpoints only.
+    first = Path(whole[0]) / 'iter_9.pth'
+    cfg = read_config(config, tmp_path / 'other', resume=str(first))
+    runner = build_runner(cfg)
+    runner.train()
+    assert runner.iter == 10
+    assert not (tmp_path / 'other' / 'iter_8.pth').exists()
+    expected, got = weights(whole[0]), weights(tmp_path / 'other')
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
 def test_teacher_is_saved_and_behind_the_student(whole):
     state = weights(whole[0])
     teacher = {k: v for k, v in state.items() if k.startswith('teacher.')}
@@ -229,7 +260,7 @@ def test_finished_warmup_is_a_start(tmp_path, config, whole):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        (dict(train_cfg__warmup_iters=10), 'warmup_iters must lie in'),
+        (dict(train_cfg__warmup_iters=11), 'warmup_iters must lie in'),
         (dict(train_cfg__generated_share=0.0), 'generated_share must lie'),
         (dict(model__teacher_decay=1.0), 'teacher_decay must lie'),
         (dict(model__label_threshold=2.0), 'label_threshold must lie'),
