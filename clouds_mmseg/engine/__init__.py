@@ -2,6 +2,7 @@
 
 from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
 from clouds_mmseg.engine.bf16_optim_wrapper import BF16OptimWrapper
+from clouds_mmseg.engine.checkpoint_classes_hook import CheckpointClassesHook
 from clouds_mmseg.engine.dg_log_processor import DGLogProcessor
 from clouds_mmseg.engine.dg_runner import DGRunner
 from clouds_mmseg.engine.ema_teacher_hook import EMATeacherHook
@@ -11,6 +12,9 @@ from clouds_mmseg.engine.prediction_pictures_hook import (
     PredictionPicturesHook,
 )
 from clouds_mmseg.engine.progress_hook import ProgressHook
+from clouds_mmseg.engine.pseudo_label_accuracy_hook import (
+    PseudoLabelAccuracyHook,
+)
 from clouds_mmseg.engine.pseudo_label_report_hook import (
     PseudoLabelReportHook,
 )
@@ -23,6 +27,7 @@ from clouds_mmseg.engine.self_training_runner import SelfTrainingRunner
 __all__ = [
     'AtomicLocalBackend',
     'BF16OptimWrapper',
+    'CheckpointClassesHook',
     'DGLogProcessor',
     'DGRunner',
     'EMATeacherHook',
@@ -30,6 +35,7 @@ __all__ = [
     'PolyRestartLR',
     'PredictionPicturesHook',
     'ProgressHook',
+    'PseudoLabelAccuracyHook',
     'PseudoLabelReportHook',
     'ResultsHook',
     'SAMRefineHook',

@@ -132,43 +132,68 @@ class SelfTrainingSegmentor(DGSegmentor):
         height, width = size
         views = []
         for sample in samples:
-            view = self._clean_rgb(sample).float()
+            view = self.clean_rgb(sample).float()
             if preprocessor._enable_normalize:
                 view = (view - preprocessor.mean) / preprocessor.std
             padding = (0, width - view.shape[-1], 0, height - view.shape[-2])
             views.append(F.pad(view, padding, value=preprocessor.pad_val))
         return torch.stack(views)
 
-    def _clean_rgb(self, sample):
-        """A sample's clean view in the model's channel order, uint8."""
+    def clean_rgb(self, sample):
+        """A sample's clean view in the model's channel order.
+
+        Args:
+            sample (SegDataSample): With ``clean_img``, (3, H, W) uint8.
+
+        Returns:
+            Tensor: (3, H, W) uint8.
+        """
         view = sample.clean_img.data
         if self.data_preprocessor._channel_conversion:
             view = view.flip(0)
         return view
+
+    @torch.no_grad()
+    def pseudo_labels(self, data_samples):
+        """Label clean views as training does, and change nothing.
+
+        Args:
+            data_samples (list[SegDataSample]): M samples with ``clean_img``,
+                as for :meth:`loss`, of one size (3, H, W). Height and width
+                are padded to multiples of 32.
+
+        Returns:
+            tuple[Tensor, Tensor]: Labels (M, H, W) int64 before refinement,
+            and the teacher's confidences (M, H, W) float32 in [0, 1].
+        """
+        shape = data_samples[0].clean_img.data.shape[-2:]
+        height, width = shape
+        size = (height + -height % 32, width + -width % 32)
+        clean = self._clean_views(data_samples, size)
+        labels, confidences = self._teach(self._teacher_features(clean), size)
+        return labels[:, :height, :width], confidences[:, :height, :width]
+
+    def _teacher_features(self, clean):
+        """What the teacher's head reads."""
+        parts = self.teacher.module
+        if 'backbone' not in parts:
+            return self.extract_feat(clean)
+        features = parts['backbone'](clean)
+        return parts['neck'](features) if self.with_neck else features
 
     def _extract_both(self, inputs, clean):
         """Features of both views; frozen ones come from a single call."""
         if 'backbone' in self.teacher.module:
             features = self.extract_feat(inputs)
             with torch.no_grad():
-                clean_features = self.teacher.module['backbone'](clean)
-                if self.with_neck:
-                    clean_features = self.teacher.module['neck'](
-                        clean_features
-                    )
-            return features, clean_features
+                return features, self._teacher_features(clean)
         both = self.extract_feat(torch.cat([inputs, clean]))
         n = len(inputs)
         return [x[:n] for x in both], [x[n:] for x in both]
 
     @torch.no_grad()
-    def _label(self, samples, clean_features, size):
-        """Give each sample the teacher's label of its clean view.
-
-        The label is made once, of the view as it was stored, and mirrored
-        as the student's view was: a refiner's cache then meets one image,
-        not two.
-        """
+    def _teach(self, clean_features, size):
+        """The teacher's labels and confidences, both (M, H, W)."""
         # The metas say the size of what made these features; a sample's own
         # would say that of the image before padding.
         metas = [
@@ -177,12 +202,21 @@ class SelfTrainingSegmentor(DGSegmentor):
                 ori_shape=tuple(size),
                 pad_shape=tuple(size),
             )
-            for _ in samples
+            for _ in clean_features[0]
         ]
         scores = self.teacher.module['decode_head'].predict(
             clean_features, metas, self.test_cfg
         )
-        labels, confidences = label_from_scores(scores, self.label_threshold)
+        return label_from_scores(scores, self.label_threshold)
+
+    def _label(self, samples, clean_features, size):
+        """Give each sample the teacher's label of its clean view.
+
+        The label is made once, of the view as it was stored, and mirrored
+        as the student's view was: a refiner's cache then meets one image,
+        not two.
+        """
+        labels, confidences = self._teach(clean_features, size)
         for sample, label, confidence in zip(
             samples, labels, confidences, strict=True
         ):
@@ -190,7 +224,7 @@ class SelfTrainingSegmentor(DGSegmentor):
             confidence = confidence[:height, :width]
             before = after = label[:height, :width]
             if self.refiner is not None:
-                after = self.refiner(self._clean_rgb(sample), before)
+                after = self.refiner(self.clean_rgb(sample), before)
                 after = after.to(before.device)
             self.statistics.update(before, after, confidence)
             direction = (
