@@ -96,19 +96,40 @@ def strip(
     Returns:
         PIL.Image.Image: RGB.
     """
-    pictures = [_fit(image, width, Image.Resampling.LANCZOS)]
     titles = list(titles)
     if label is None:
         label = np.full(prediction.shape, 255)
         titles[1] = 'no label'
-    pictures += [
-        _fit(colorize(x, palette), width) for x in (label, prediction)
-    ]
+    return panel(
+        image,
+        [label, prediction],
+        palette,
+        width=width,
+        caption=caption,
+        titles=titles,
+    )
+
+
+def panel(image, maps, palette, *, width, caption, titles):
+    """Draw an image and label maps side by side with a caption above.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8 RGB.
+        maps (Sequence[np.ndarray]): (H, W) class indices each.
+        palette (Sequence[Sequence[int]]): RGB of each class.
+        width (int): Width of one picture, pixels.
+        caption (str): What is shown.
+        titles (Sequence[str]): What is written above each picture.
+
+    Returns:
+        PIL.Image.Image: RGB.
+    """
+    pictures = [_fit(image, width, Image.Resampling.LANCZOS)]
+    pictures += [_fit(colorize(x, palette), width) for x in maps]
     height = max(picture.height for picture in pictures)
     top = 2 * (_TEXT + 6)
-    drawing = Image.new(
-        'RGB', (3 * width + 4 * _GAP, height + top + _GAP), _PAPER
-    )
+    whole = len(pictures) * (width + _GAP) + _GAP
+    drawing = Image.new('RGB', (whole, height + top + _GAP), _PAPER)
     pen = ImageDraw.Draw(drawing)
     pen.text((_GAP, 3), _shorten(caption, drawing.width), _INK, _font(_TEXT))
     for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):

@@ -1,5 +1,5 @@
 # Pieces: train_generated_toycity, bank_generated_toycity,
-# train_restyled_toycity, bank_restyled_toycity.
+# val_generated_toycity, train_restyled_toycity, bank_restyled_toycity.
 # Scenes in looks that no target has, made when training begins.
 bank_generated_toycity = dict(
     out='data/toycity/generated',
@@ -21,6 +21,19 @@ train_generated_toycity = dict(
         dict(type='KeepCleanView'),
         dict(type='RandomFlip', prob=0.5),
         dict(type='PhotoMetricDistortion'),
+        dict(type='PackDGInputs'),
+    ],
+)
+# Their labels, which nothing trains on.
+val_generated_toycity = dict(
+    type='GeneratedDataset',
+    bank='data/toycity/generated',
+    evaluation_labels=True,
+    test_mode=True,
+    pipeline=[
+        dict(type='LoadSegImage'),
+        dict(type='LoadSegLabels'),
+        dict(type='KeepCleanView'),
         dict(type='PackDGInputs'),
     ],
 )

@@ -1,0 +1,1 @@
+"""What each part of the collaboration is worth; see docs/ablation.md."""

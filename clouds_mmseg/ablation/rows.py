@@ -1,0 +1,59 @@
+"""The rows of the ablation."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A training run that the ablation compares.
+
+    Attributes:
+        name (str): Of its folder and on the command line.
+        title (str): What the table calls it.
+        config (str): From the root of the repository.
+        warm_up (str | None): The row whose run it has in common until
+            self-training begins, so that this part is trained once.
+    """
+
+    name: str
+    title: str
+    config: str
+    warm_up: str | None = None
+
+
+_FOLDER = 'configs/toycity/ablation'
+
+# In the order of the table. All have the same number of optimiser steps.
+ROWS = (
+    Row('source', 'source only', f'{_FOLDER}/source.py'),
+    Row(
+        'self_training',
+        '+ generated images, self-training',
+        f'{_FOLDER}/self_training.py',
+        'source',
+    ),
+    Row(
+        'refinement',
+        '+ generated images, self-training, refinement',
+        f'{_FOLDER}/refinement.py',
+        'source',
+    ),
+    Row('restyling', '+ DiffusionAugment', f'{_FOLDER}/restyling.py'),
+    Row('all', '+ all', 'configs/toycity/clouds.py', 'restyling'),
+)
+
+
+def choose(names):
+    """Find rows by name.
+
+    Args:
+        names (Sequence[str]): Names, all known.
+
+    Returns:
+        list[Row]: In the order of the table. A row whose ``warm_up`` is not
+        among them trains its own.
+    """
+    return [
+        row if row.warm_up in names else row._replace(warm_up=None)
+        for row in ROWS
+        if row.name in names
+    ]
