@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import torch
 
-from clouds_mmseg.checkpoints.detectron2_keys import head_from_detectron2
+from clouds_mmseg.checkpoints.convert import to_ours
 from clouds_mmseg.checkpoints.head_shapes import head_arguments
+from clouds_mmseg.checkpoints.layouts import OURS, detect
 from clouds_mmseg.checkpoints.strict import load_strictly
+from clouds_mmseg.checkpoints.wanted import deduce, under
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.models.mask2former.matching import (
@@ -19,7 +21,6 @@ from clouds_mmseg.refine.merge import (
     union_per_class,
 )
 from clouds_mmseg.refine.prompts import find_components
-from clouds_mmseg.utils.errors import UserError
 
 LOGITS = 1e-4
 LOSSES = 1e-5
@@ -82,7 +83,7 @@ def check_zoo_head(config, tensors):
     Yields:
         Comparison: Of memories, mask features, logits and scores.
     """
-    weights = _under('state.', tensors)
+    weights = under('state.', tensors)
     head = _build(weights, config['heads'], config['groups'])
     feats = [tensors[f'feat.{i}'] for i in range(4)]
     metas = [dict(img_shape=tuple(config['hw']))] * len(feats[0])
@@ -110,7 +111,9 @@ def check_official_head(config, tensors):
     Yields:
         Comparison: Of the logits of every output.
     """
-    weights = head_from_detectron2(_under('state.', tensors))
+    theirs = under('state.', tensors)
+    converted = to_ours(theirs, detect(theirs, 'mask2former'))
+    weights = under(OURS, converted.weights)
     classifier = None
     if 'text_classifier' in tensors:
         *rows, void = tensors['text_classifier'].split(1)
@@ -233,44 +236,34 @@ def check_refinement(config, tensors):
 
 
 def check_names(config, shapes):
-    """Compare names and shapes of a head's weights.
+    """Compare names and shapes of weights, after conversion.
 
     Args:
         config (dict): Not used; it is empty.
-        shapes (dict[str, list[int]]): Of a whole model, in the layout of
-            MMSegmentation (under ``decode_head.``) or of detectron2.
+        shapes (dict[str, list[int]]): Of a whole model or its head, in the
+            layout of MMSegmentation or of detectron2.
 
     Yields:
         Comparison: The error is the number of names that differ.
     """
     del config
-    if any(key.startswith('decode_head.') for key in shapes):
-        shapes = _under('decode_head.', shapes)
-    else:
-        shapes = head_from_detectron2(shapes)
-    if 'cls_embed.bias' not in shapes:
-        raise UserError(
-            'Without its text embeddings a text classifier cannot be built.'
-        )
     # Shapes need no memory.
-    with torch.device('meta'):
-        head = CLOUDSHead(**head_arguments(shapes))
-    ours = {key: list(value.shape) for key, value in head.state_dict().items()}
+    weights = {k: torch.empty(s, device='meta') for k, s in shapes.items()}
+    layout = detect(weights)
+    converted = to_ours(weights, layout).weights
+    wanted, _ = deduce(
+        converted,
+        backbone=bool(layout.backbone),
+        renamed=layout.kind != 'mmseg',
+    )
+    ours = {key: tuple(value.shape) for key, value in converted.items()}
     different = {
         key
-        for key in ours.keys() | shapes.keys()
-        if ours.get(key) != shapes.get(key)
+        for key in ours.keys() | wanted.keys()
+        if ours.get(key) != wanted.get(key)
     }
-    name = min(different, default='names and shapes')
+    name = min(different, default=f'{len(ours)} names and shapes')
     yield Comparison(name, float(len(different)), EXACT)
-
-
-def _under(prefix, values):
-    return {
-        key.removeprefix(prefix): value
-        for key, value in values.items()
-        if key.startswith(prefix)
-    }
 
 
 def _numbered(name, values):
@@ -279,7 +272,7 @@ def _numbered(name, values):
 
 def _build(weights, num_heads, num_groups, num_classes=None, classifier=None):
     """Build the head that has such weights and load them."""
-    shapes = {key: value.shape for key, value in weights.items()}
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
     arguments = head_arguments(shapes, num_heads=num_heads)
     arguments.setdefault('num_classes', num_classes)
     head = CLOUDSHead(

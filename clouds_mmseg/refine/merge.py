@@ -34,7 +34,8 @@ def drop_overlaps(masks):
     Returns:
         Tensor: (N, H, W) bool, a new one.
     """
-    return masks & (masks.sum(dim=0) <= 1)
+    # Of 16 bits: the sum of booleans is int64, four times the memory.
+    return masks & (masks.sum(dim=0, dtype=torch.int16) <= 1)
 
 
 def union_per_class(masks, classes):
@@ -71,5 +72,5 @@ def paint(masks, classes, ignore_index=255):
         masks.shape[1:], ignore_index, dtype=torch.int64, device=masks.device
     )
     for mask, value in zip(masks, classes.tolist(), strict=True):
-        label[mask] = value
+        label.masked_fill_(mask, value)
     return label

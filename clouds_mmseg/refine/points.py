@@ -24,17 +24,22 @@ def erode(mask, size):
     return ndimage.binary_erosion(mask, structure=np.ones((size, size)))
 
 
-def sample_points(mask, num_points, rng, *, mode='random', erosion=0):
-    """Draw points inside of one component, without repetition.
+def sample_points(mask, num_points, ranks, *, mode='random', erosion=0):
+    """Choose points inside of one component, without repetition.
 
     The semantics are those of the official CLOUDS code
     (``my_utils/mask_utils.py``), but for ``largest_component``: there it
     takes the component that was numbered last.
 
+    Every pixel has a random rank, and the lowest ranks of the component are
+    its points: as even a choice as any, and one that stays the same when
+    other pixels join or leave the component. What SAM answered can then be
+    kept until a point itself is lost.
+
     Args:
         mask (np.ndarray): (H, W) bool, one component.
         num_points (int): How many points.
-        rng (np.random.Generator): Draws them.
+        ranks (np.ndarray): (H, W) float, drawn independently.
         mode (str): Where they may lie: ``random`` anywhere in the mask;
             ``center`` within 10 pixels of the centre of mass of its largest
             part; ``largest_component`` anywhere in its largest part. A
@@ -44,9 +49,9 @@ def sample_points(mask, num_points, rng, *, mode='random', erosion=0):
             code takes 3 where it erodes.
 
     Returns:
-        np.ndarray | None: (num_points, 2) float32, (x, y) in pixels; None
-        if there are fewer than ``num_points`` places for them: such a
-        component gives no prompt.
+        np.ndarray | None: (num_points, 2) int64, (y, x) in pixels, of
+        ascending rank; None if there are fewer than ``num_points`` places
+        for them: such a component gives no prompt.
     """
     mask = erode(mask, erosion)
     if mode != 'random':
@@ -57,8 +62,9 @@ def sample_points(mask, num_points, rng, *, mode='random', erosion=0):
         yx = yx[distance < CENTER_RADIUS]
     if len(yx) < num_points:
         return None
-    chosen = rng.choice(len(yx), num_points, replace=False)
-    return yx[chosen, ::-1].astype(np.float32)
+    ranks = ranks[tuple(yx.T)]
+    lowest = np.argpartition(ranks, num_points - 1)[:num_points]
+    return yx[lowest[ranks[lowest].argsort()]]
 
 
 def _largest_part(mask):
@@ -69,33 +75,37 @@ def _largest_part(mask):
     return parts == 1 + areas[1:].argmax()
 
 
-def sample_prompts(masks, num_points, seed, *, mode='random', erosion=0):
-    """Draw the points of all components of an image.
+def sample_prompts(
+    components, shape, num_points, seed, *, mode='random', erosion=0
+):
+    """Choose the points of all components of an image.
 
     Args:
-        masks (np.ndarray): (N, H, W) bool.
+        components (list[Component]): Of a label map.
+        shape (tuple[int, int]): (H, W) of that map.
         num_points (int): Points for each component.
-        seed (Sequence[int]): Of the draws. The points of a component
-            depend on it and on the component's place in ``masks`` alone.
+        seed (Sequence[int]): Of the pixels' ranks. The points of a component
+            depend on it and on the component's pixels alone.
         mode (str): See :func:`sample_points`.
         erosion (int): See :func:`sample_points`.
 
     Returns:
         tuple[np.ndarray, np.ndarray]: Points (K, num_points, 2) float32,
-        (x, y) in pixels, and the indices (K,) int64 of the components they
-        belong to: one without room for its points has none, and the others
-        keep their own.
+        (x, y) in pixels, and the classes (K,) int64 of the components they
+        belong to: one without room for its points has none.
     """
-    points, kept = [], []
-    for index, mask in enumerate(masks):
-        rng = np.random.default_rng([*seed, index])
-        drawn = sample_points(
-            mask, num_points, rng, mode=mode, erosion=erosion
+    ranks = np.random.default_rng(seed).random(shape)
+    points, classes = [], []
+    for component in components:
+        box = component.box
+        chosen = sample_points(
+            component.mask, num_points, ranks[box], mode=mode, erosion=erosion
         )
-        if drawn is not None:
-            points.append(drawn)
-            kept.append(index)
+        if chosen is not None:
+            yx = chosen + (box[0].start, box[1].start)
+            points.append(yx[:, ::-1])
+            classes.append(component.label)
     return (
-        np.array(points, np.float32).reshape(len(kept), num_points, 2),
-        np.array(kept, np.int64),
+        np.array(points, np.float32).reshape(len(classes), num_points, 2),
+        np.array(classes, np.int64),
     )

@@ -1,7 +1,37 @@
 """From a label map to its connected components, which SAM is asked about."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
+
+
+class Component(NamedTuple):
+    """A connected part of the region of one class.
+
+    Attributes:
+        label (int): The class.
+        box (tuple[slice, slice]): Rows and columns of the label map that
+            hold it; no smaller box does.
+        mask (np.ndarray): (h, w) bool, of that box.
+    """
+
+    label: int
+    box: tuple[slice, slice]
+    mask: np.ndarray
+
+    def full_mask(self, shape):
+        """The mask at the size of the label map.
+
+        Args:
+            shape (tuple[int, int]): (H, W).
+
+        Returns:
+            np.ndarray: (H, W) bool.
+        """
+        full = np.zeros(shape, bool)
+        full[self.box] = self.mask
+        return full
 
 
 def find_components(label, min_area, ignore_index=255):
@@ -9,7 +39,8 @@ def find_components(label, min_area, ignore_index=255):
 
     Pixels are connected by their sides, not by their corners. Semantics of
     the official CLOUDS code (``separate_shapes_list``); CLOUDS takes a
-    ``min_area`` of 5,000 pixels.
+    ``min_area`` of 5,000 pixels. All classes are split in one pass, and
+    what follows is done inside of each part's box.
 
     Args:
         label (np.ndarray): (H, W) integers.
@@ -17,9 +48,8 @@ def find_components(label, min_area, ignore_index=255):
         ignore_index (int): The label that is no class.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Classes (N,) int64 in ascending order
-        and masks (N, H, W) bool; parts of one class in the order of their
-        first pixels, row by row.
+        list[Component]: By class in ascending order; parts of one class in
+        the order of their first pixels, row by row.
 
     Raises:
         ValueError: If the label is not a map of integers.
@@ -30,16 +60,22 @@ def find_components(label, min_area, ignore_index=255):
             'a label map must have the shape (H, W) and an integer dtype, '
             f'got {label.shape} {label.dtype}'
         )
-    classes, masks = [], []
-    for value in np.unique(label):
-        if value == ignore_index:
-            continue
-        parts, _ = ndimage.label(label == value)
-        areas = np.bincount(parts.ravel())
-        for part in 1 + np.flatnonzero(areas[1:] > min_area):
-            classes.append(value)
-            masks.append(parts == part)
-    return (
-        np.array(classes, np.int64),
-        np.array(masks, bool).reshape(-1, *label.shape),
+    # Slow to import, and only runs with SAM come here.
+    from skimage import measure
+
+    parts, count = measure.label(
+        label, background=ignore_index, return_num=True, connectivity=1
     )
+    areas = np.bincount(parts.ravel(), minlength=count + 1)
+    areas[0] = 0
+    large = np.flatnonzero(areas > min_area)
+    numbers = np.zeros(count + 1, np.int32)
+    numbers[large] = np.arange(1, len(large) + 1)
+    parts = numbers[parts]
+    components = []
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        mask = parts[box] == number
+        value = label[box].flat[mask.argmax()]
+        components.append(Component(int(value), box, mask))
+    # Stable: parts are numbered by their first pixels.
+    return sorted(components, key=lambda component: component.label)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmseg.registry import MODELS
 
+from clouds_mmseg.refine.answers import Answers, none_of, pack, unpack
 from clouds_mmseg.refine.cache import ArrayCache
 from clouds_mmseg.refine.digest import digest_array, digest_text
 from clouds_mmseg.refine.images import as_rgb_array, check_label
@@ -31,8 +32,13 @@ class SAMRefiner:
     trusts most takes the component's class. A label without any component
     that is large enough is returned as it is.
 
-    The result is a function of image and label: the points are drawn from a
-    seed made of ``seed`` and the image's content.
+    The result is a function of image and label: the points follow from
+    ``seed``, the image's content and the component's pixels.
+
+    With a cache, an image that comes again costs what has changed: SAM is
+    asked about the components whose points are new. Its encoder and decoder
+    take nearly all of the time, and most components of a teacher's label
+    are those of the epoch before.
 
     Args:
         variant (str): ``vit_b``, ``vit_l``, ``vit_h`` of segment-anything, or
@@ -57,10 +63,11 @@ class SAMRefiner:
             about 40 MB with the published models.
         seed (int): Of the points.
         ignore_index (int): The label of pixels without one.
-        cache_dir (str | None): Keep image embeddings here, for images that
-            come again: the encoder takes most of the time. They are kept in
+        cache_dir (str | None): Keep here, for images that come again,
+            their embeddings and SAM's last answers. Embeddings are kept in
             half precision, 2.1 MB each with the published models, and used
-            in half precision the first time too. None keeps nothing.
+            in half precision the first time too; answers take some 0.1 MB
+            an image. None keeps nothing.
         cache_bytes (int): Bound on the size of that folder.
 
     Raises:
@@ -141,8 +148,12 @@ class SAMRefiner:
         classes, points = self._prompts(label.cpu().numpy(), name)
         if not len(points):
             return label.clone()
-        masks, quality = self._masks(array, name, points)
-        refined = self._merge(masks, quality, torch.from_numpy(classes))
+        answers = self._recall(array, name, points)
+        refined = self._merge(
+            torch.from_numpy(answers.masks),
+            torch.from_numpy(answers.quality),
+            torch.from_numpy(classes),
+        )
         refined = refined.to(label.device)
         if self.uncovered == 'keep':
             refined = torch.where(refined == self.ignore_index, label, refined)
@@ -158,24 +169,51 @@ class SAMRefiner:
         min_area = self.min_area
         if 0 < min_area < 1:
             min_area = min_area * label.size
-        classes, components = find_components(
-            label, min_area, self.ignore_index
-        )
-        points, kept = sample_prompts(
-            components,
+        points, classes = sample_prompts(
+            find_components(label, min_area, self.ignore_index),
+            label.shape,
             self.points_per_component,
             seed=[self.seed, int(name, 16)],
             mode=self.point_mode,
             erosion=self.erosion,
         )
-        return classes[kept], points
+        return classes, points
 
-    def _masks(self, array, name, points):
+    def _recall(self, array, name, points):
+        """Answer prompts from the cache; ask SAM what is not there.
+
+        Returns:
+            Answers: To all prompts, in their order.
+        """
+        if not self._cache:
+            return self._ask(array, name, points)
+        size = array.shape[:2]
+        key = digest_text(
+            'answers',
+            name,
+            self.sam.identity,
+            self.points_per_component,
+            self.second_pass,
+        )
+        stored = self._cache.get(key)
+        if stored is None:
+            known = none_of(self.points_per_component, size)
+        else:
+            known = unpack(stored, size[1])
+        new = known.find(points) < 0
+        if new.any():
+            known = known.joined(self._ask(array, name, points[new]))
+        answers = known.take(known.find(points))
+        if new.any():
+            # Only the answers of now: what is kept does not grow.
+            self._cache.put(key, pack(answers))
+        return answers
+
+    def _ask(self, array, name, points):
         """Ask SAM.
 
         Returns:
-            tuple[Tensor, Tensor]: Masks (N, H, W) bool and their predicted
-            quality (N,) float32, on the CPU.
+            Answers: To the prompts, in their order.
         """
         embedding = self._embed(array, name)
         size = array.shape[:2]
@@ -190,7 +228,9 @@ class SAMRefiner:
                 )
             masks.append(answer[0].cpu())
             qualities.append(answer[1].cpu())
-        return torch.cat(masks), torch.cat(qualities)
+        return Answers(
+            points, torch.cat(masks).numpy(), torch.cat(qualities).numpy()
+        )
 
     def _embed(self, array, name):
         """Return SAM's embedding of the image, (1, C, h, w)."""

@@ -19,12 +19,12 @@ def find_components(label, min_area, ignore=255):
     return classes, masks
 
 
-def draw_points(mask, count, rng):
-    """Points (count, 2) float32, (x, y), inside of a mask; or None."""
+def draw_points(mask, count, ranks):
+    """The pixels (count, 2), (x, y), of the lowest ranks; or None."""
     yx = np.argwhere(mask)
     if len(yx) < count:
         return None
-    chosen = rng.choice(len(yx), count, replace=False)
+    chosen = ranks[mask].argsort()[:count]
     return yx[chosen, ::-1].astype(np.float32)
 
 
@@ -36,7 +36,7 @@ def refine(predictor, image, label, *, min_area, seed, count=5, ignore=255):
         image (np.ndarray): (H, W, 3) uint8 RGB.
         label (np.ndarray): (H, W) int.
         min_area (int): Components must be larger.
-        seed (list[int]): Of the points.
+        seed (list[int]): Of the pixels' ranks.
         count (int): Points of a component.
         ignore (int): The label that is no class.
 
@@ -46,12 +46,12 @@ def refine(predictor, image, label, *, min_area, seed, count=5, ignore=255):
     predictor.set_image(image)
     chosen = []
     classes, masks = find_components(label, min_area, ignore)
-    for index, mask in enumerate(masks):
-        rng = np.random.default_rng([*seed, index])
-        points = draw_points(mask, count, rng)
+    ranks = np.random.default_rng(seed).random(label.shape)
+    for value, mask in zip(classes, masks, strict=True):
+        points = draw_points(mask, count, ranks)
         if points is not None:
             answers, quality, _ = predictor.predict(points, np.ones(count))
-            chosen.append((classes[index], answers[quality.argmax()]))
+            chosen.append((value, answers[quality.argmax()]))
     if not chosen:
         return label
     cover = sum(mask.astype(int) for _, mask in chosen)

@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import find_components as find_plainly
 
 from clouds_mmseg.refine.prompts import find_components
+
+
+def stacked(label, area, **options):
+    """Classes and full-size masks."""
+    components = find_components(label, area, **options)
+    masks = [c.full_mask(label.shape) for c in components]
+    masks = np.array(masks, bool).reshape(-1, *label.shape)
+    return np.array([c.label for c in components], int), masks
 
 
 @given(
@@ -16,7 +25,7 @@ from clouds_mmseg.refine.prompts import find_components
 def test_components_cover_what_is_large_enough(height, width, seed, area):
     label = np.random.default_rng(seed).integers(0, 3, (height, width))
     label[label == 2] = 255
-    classes, masks = find_components(label, area)
+    classes, masks = stacked(label, area)
     assert masks.shape == (len(classes), height, width)
     assert (np.diff(classes) >= 0).all()
     for k, mask in zip(classes, masks, strict=True):
@@ -33,20 +42,41 @@ def test_components_cover_what_is_large_enough(height, width, seed, area):
         assert masks.any(0).sum() == (label != 255).sum()
 
 
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_one_pass_equals_a_pass_a_class(height, width, seed):
+    rng = np.random.default_rng(seed)
+    label = rng.choice(
+        [0, 5, 18, 255], (height, width), p=[0.6, 0.2, 0.1, 0.1]
+    )
+    classes, masks = stacked(label, 1)
+    expected, plain = find_plainly(label, 1)
+    assert classes.tolist() == [*expected]
+    assert all((a == b).all() for a, b in zip(masks, plain, strict=True))
+
+
+def test_a_box_is_no_larger_than_its_component():
+    label = np.full((9, 12), 255, np.uint8)
+    label[2:5, 3:9] = 4
+    label[4, 3] = 255
+    (component,) = find_components(label, 5)
+    assert component.box == (slice(2, 5), slice(3, 9))
+    assert component.mask.sum() == 17 and component.label == 4
+
+
 def test_corners_do_not_connect_and_the_area_must_be_exceeded():
     label = np.full((4, 4), 255)
     label[:2, :2] = 7
     label[2:, 2:] = 7
-    classes, masks = find_components(label, 3)
+    classes, masks = stacked(label, 3)
     assert classes.tolist() == [7, 7]
     assert masks[0, 0, 0] and masks[1, 3, 3]
-    assert len(find_components(label, 4)[0]) == 0
+    assert not find_components(label, 4)
 
 
 def test_nothing_to_find():
-    classes, masks = find_components(np.full((3, 5), 255, np.uint8), 0)
-    assert classes.shape == (0,) and masks.shape == (0, 3, 5)
-    classes, _ = find_components(np.full((3, 5), 255), 0, ignore_index=0)
+    assert find_components(np.full((3, 5), 255, np.uint8), 0) == []
+    classes, _ = stacked(np.full((3, 5), 255), 0, ignore_index=0)
     assert classes.tolist() == [255]
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 
 import numpy as np
+import plain
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +13,10 @@ from safetensors.torch import load_file
 from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.refine import SAMRefiner
+from clouds_mmseg.refine.answers import Answers, none_of, pack, unpack
 from clouds_mmseg.refine.digest import digest_array
 from clouds_mmseg.refine.images import as_rgb_array
+from clouds_mmseg.refine.prompts import find_components
 from clouds_mmseg.refine.sam_model import PromptedSAM
 from clouds_mmseg.utils.errors import UserError
 
@@ -130,30 +133,20 @@ def test_uncovered_pixels_can_keep_their_label(make, recorded):
 
 
 def test_a_photograph_is_refined_by_a_real_sam(make, photographs):
-    """The whole way, against a plain way through SAM's own predictor."""
+    """The whole way, against the plain way through SAM's predictor."""
     from segment_anything import SamPredictor
-
-    from clouds_mmseg.refine.points import sample_prompts
-    from clouds_mmseg.refine.prompts import find_components
 
     refiner = make(seed=5, prompt_batch=4)
     image, label = photographs[0]
     array = image.permute(1, 2, 0).numpy()
-    predictor = SamPredictor(refiner.sam.model)
-    predictor.set_image(array)
-    classes, components = find_components(label.numpy(), 200)
-    points, kept = sample_prompts(
-        components, 5, [5, int(digest_array(array), 16)]
+    expected = plain.refine(
+        SamPredictor(refiner.sam.model),
+        array,
+        label.numpy(),
+        min_area=200,
+        seed=[5, int(digest_array(array), 16)],
     )
-    assert len(kept) > 8
-    cover = np.zeros(label.shape, int)
-    expected = np.full(label.shape, 255)
-    for index, coords in zip(kept, points, strict=True):
-        masks, quality, _ = predictor.predict(coords, np.ones(5))
-        mask = masks[quality.argmax()]
-        cover += mask
-        expected[mask] = classes[index]
-    expected[cover != 1] = 255
+    assert len(plain.find_components(label.numpy(), 200)[0]) > 8
     refined = refiner(image, label)
     np.testing.assert_array_equal(refined.numpy(), expected)
     assert 0 < (refined != 255).float().mean() < 1
@@ -235,22 +228,92 @@ def test_the_second_epoch_runs_no_encoder(make, photographs, tmp_path):
     assert not calls
     for a, b, c in zip(first, second, third, strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
+    # An embedding of 32 x 4 x 4 values of 2 bytes and the answers, each.
     stored = list(tmp_path.rglob('*.arr'))
-    assert len(stored) == 2
-    # Half precision: 32 x 4 x 4 values of 2 bytes and the headers.
-    assert all(path.stat().st_size < 1300 for path in stored)
+    sizes = [path.stat().st_size for path in stored]
+    assert len(stored) == 4 and sum(size < 1300 for size in sizes) == 2
+    assert max(sizes) < 40_000
 
 
-def test_a_damaged_embedding_is_made_again(make, photographs, tmp_path):
+def count_questions(refiner):
+    """The number of prompts of each time that SAM is asked."""
+    asked = []
+    refiner.sam.model.mask_decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: asked.append(
+            len(kwargs['sparse_prompt_embeddings'])
+        ),
+        with_kwargs=True,
+    )
+    return asked
+
+
+@pytest.mark.parametrize('options', [{}, dict(second_pass=True)])
+def test_only_what_changed_is_asked_again(
+    make, photographs, tmp_path, options
+):
+    image, label = photographs[0]
+    refiner = make(cache_dir=str(tmp_path), **options)
+    first = refiner(image, label)
+    asked = count_questions(refiner)
+    assert torch.equal(refiner(image, label), first) and not asked
+    # Another class at the place of one component, and nothing else new.
+    (component, *_) = find_components(label.numpy(), 200)
+    changed = label.numpy().copy()
+    changed[component.box][component.mask] = 77
+    changed = torch.from_numpy(changed)
+    again = refiner(image, changed)
+    assert not asked and (again[again != first] == 77).all()
+    # The points of the component go, a part of it stays.
+    y, x = np.argwhere(component.full_mask(label.shape)).T
+    changed[y[: len(y) // 3 * 2], x[: len(y) // 3 * 2]] = 255
+    refined = refiner(image, changed)
+    assert sum(asked) in (1, 2)
+    plain = make(**options)
+    plain.sam = refiner.sam
+    wrong = refined != _rounded(plain, refiner)(image, changed)
+    assert wrong.float().mean() < 1e-3
+
+
+def _rounded(refiner, cached):
+    """Let a refiner without a cache use the cached embeddings."""
+    refiner._embed = cached._embed
+    return refiner
+
+
+def test_answers_are_kept_as_they_are():
+    rng = np.random.default_rng(0)
+    answers = Answers(
+        rng.random((3, 5, 2), np.float32),
+        rng.random((3, 7, 13)) < 0.5,
+        rng.random(3, np.float32),
+    )
+    again = unpack(pack(answers), 13)
+    for a, b in zip(answers, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    points = answers.points[[2, 0]]
+    assert answers.find(points).tolist() == [2, 0]
+    assert answers.find(points[:, ::-1]).tolist() == [-1, -1]
+    assert none_of(5, (7, 13)).joined(answers).find(points)[0] == 2
+
+
+@pytest.mark.parametrize('kind', ['answers', 'embedding'])
+def test_a_damaged_entry_is_made_again(make, photographs, tmp_path, kind):
     refiner = make(cache_dir=str(tmp_path))
     first = refiner(*photographs[0])
-    calls = count_calls(refiner)
-    (stored,) = tmp_path.rglob('*.arr')
-    stored.write_bytes(stored.read_bytes()[:-7])
+    calls, asked = count_calls(refiner), count_questions(refiner)
+    stored = sorted(tmp_path.rglob('*.arr'), key=lambda p: p.stat().st_size)
+    assert len(stored) == 2
+    small, large = stored
+    damaged = large if kind == 'answers' else small
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    if kind == 'embedding':
+        large.unlink()
     assert torch.equal(refiner(*photographs[0]), first)
-    assert len(calls) == 1
+    assert len(calls) == (kind == 'embedding') and asked
+    asked.clear()
     assert torch.equal(refiner(*photographs[0]), first)
-    assert len(calls) == 1
+    assert len(calls) == (kind == 'embedding') and not asked
 
 
 def test_other_weights_use_other_entries(
