@@ -9,7 +9,7 @@ export PYTHONNOUSERSITE = 1
 # Without bytecode every process compiles the whole stack anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test lint clean
+.PHONY: install demo ablation test lint clean
 
 install: $(VENV)/.installed
 
@@ -25,13 +25,12 @@ $(VENV)/.installed: setup.cfg requirements.txt pyproject.toml
 
 demo: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)
-	$(BIN)/python tools/train.py configs/toycity/warmup.py \
-	  --work-dir $(WORK)/warmup
-	$(BIN)/python tools/test.py configs/toycity/warmup.py \
-	  "$$(cat $(WORK)/warmup/last_checkpoint)" --work-dir $(WORK)/warmup
-	@echo 'The pictures to look at:'
-	@ls $(TOYCITY)/contact_sheet.png \
-	  $$(ls -td $(WORK)/warmup/2*/pictures/test | head -1)/overview.png
+	$(BIN)/python tools/ablation.py --rows source all --seeds 0 \
+	  --work-dir $(WORK)/demo
+
+ablation: install
+	$(BIN)/python tools/make_toycity.py $(TOYCITY)
+	$(BIN)/python tools/ablation.py --work-dir $(WORK)/ablation
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
