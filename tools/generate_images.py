@@ -5,10 +5,11 @@ Started by torchrun, srun or mpirun, the processes share the work.
 
 import argparse
 
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg.engine.launch import add_pretrained_dir, plain_errors
 from clouds_mmseg.engine.make_bank import BACKENDS, make_bank
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.sharding import parse_shard
+from clouds_mmseg.utils.pretrained import use_pretrained_dir
 
 # Options of one backend only: without a default here, so that what was not
 # given is left to the backend, and what it does not know is an error.
@@ -69,6 +70,7 @@ def parse_args(argv=None):
     )  # fmt: skip
     group = parser.add_argument_group('options of --backend diffusers')
     group.add_argument('--model', help='folder or id of a pipeline')
+    add_pretrained_dir(group)
     group.add_argument(
         '--scheduler',
         help='class name of diffusers, model (its own), or auto (Euler '
@@ -95,6 +97,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    use_pretrained_dir(args.pretrained_dir)
     given = {name: getattr(args, name) for name in _OPTIONS}
     given = {name: v for name, v in given.items() if v is not None}
     try:

@@ -2,13 +2,14 @@
 
 import argparse
 
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg.engine.launch import add_pretrained_dir, plain_errors
 from clouds_mmseg.generate.coverage import class_coverage, coverage_lines
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.grammar import template_prompts
 from clouds_mmseg.generate.instruction import INSTRUCTION
 from clouds_mmseg.generate.llm import PromptWriter
 from clouds_mmseg.generate.prompt_file import write_prompts
+from clouds_mmseg.utils.pretrained import use_pretrained_dir
 
 
 def parse_args(argv=None):
@@ -29,6 +30,7 @@ def parse_args(argv=None):
     )
     llm = parser.add_argument_group('options of --backend llm')
     llm.add_argument('--model', help='folder or id of a causal model')
+    add_pretrained_dir(llm)
     llm.add_argument('--revision', help='commit or branch on the hub')
     llm.add_argument('--temperature', type=float, default=0.9)
     llm.add_argument('--top-p', type=float, default=0.95)
@@ -75,6 +77,7 @@ def make_prompts(args):
 
 def main(argv=None):
     args = parse_args(argv)
+    use_pretrained_dir(args.pretrained_dir)
     if args.show_instruction:
         print(INSTRUCTION)
         return

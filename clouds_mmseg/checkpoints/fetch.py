@@ -3,16 +3,13 @@
 import os
 import pickle
 from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import unquote, urlparse
 
-import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from clouds_mmseg.checkpoints.files import read_content
 from clouds_mmseg.checkpoints.unpickling import training_names
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 
@@ -21,9 +18,9 @@ def read_remote(address, map_location='cpu'):
     """Read a checkpoint from an address, without running code in it.
 
     Args:
-        address (str): ``http://`` or ``https://``, kept in torch's cache
-            under the name of the file; or another scheme of mmengine, such
-            as ``torchvision://resnet50``.
+        address (str): ``https://...``, ``torchvision://resnet50`` and the
+            like: from the pretrained folder, torch's cache, or fetched; or
+            another scheme of mmengine, such as ``s3://...``.
         map_location (str | torch.device): Where the tensors go.
 
     Returns:
@@ -32,8 +29,9 @@ def read_remote(address, map_location='cpu'):
     Raises:
         UserError: It cannot be fetched, or is not a checkpoint.
     """
-    if address.startswith(('http://', 'https://')):
-        return read_content(fetch(address), map_location=map_location)
+    path = fetch_checkpoint(address, 'the checkpoint')
+    if path is not None:
+        return read_content(path, map_location=map_location)
     try:
         # mmengine reads what it fetched without asking for weights only.
         with _weights_only():
@@ -43,39 +41,6 @@ def read_remote(address, map_location='cpu'):
             f'the checkpoint {address} could not be read '
             f'({type(error).__name__}: {error}); give the path of a file'
         ) from error
-
-
-def fetch(address):
-    """Fetch a file unless it is in torch's cache.
-
-    Args:
-        address (str): ``http://`` or ``https://``.
-
-    Returns:
-        Path: Where it is.
-
-    Raises:
-        UserError: It cannot be fetched.
-    """
-    name = unquote(Path(urlparse(address).path).name)
-    if not name:
-        raise UserError(f'{address} names no file.')
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    problem = None
-    if is_main_process() and not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Written under another name and moved when it is complete.
-            torch.hub.download_url_to_file(address, path, progress=False)
-        except OSError as error:
-            problem = error
-    barrier()
-    if problem is not None or not path.is_file():
-        raise UserError(
-            f'the checkpoint {address} could not be fetched ({problem}). '
-            f'Fetch it elsewhere and give its path, or put it at {path}.'
-        ) from problem
-    return path
 
 
 @contextmanager

@@ -22,12 +22,14 @@ from clouds_mmseg.engine.data_check import (
 from clouds_mmseg.engine.initial_weights import fetch_initial_weights
 from clouds_mmseg.engine.resume import (
     find_last_checkpoint,
+    is_remote,
     read_checkpoint,
     require_checkpoint,
 )
 from clouds_mmseg.engine.run_header import bare_model, run_header
 from clouds_mmseg.engine.terminal import install_terminal_filter
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
 
 @RUNNERS.register_module()
@@ -61,11 +63,15 @@ class DGRunner(Runner):
             DGRunner: The runner.
 
         Raises:
-            UserError: A checkpoint does not exist.
+            UserError: A checkpoint does not exist, or cannot be fetched.
         """
+        cfg = copy.deepcopy(cfg)
         for key in ('load_from', 'resume'):
             if isinstance(cfg.get(key), str):
-                require_checkpoint(cfg[key], key)
+                path = require_checkpoint(cfg[key], key)
+                if is_remote(path):
+                    path = str(fetch_checkpoint(path, key) or path)
+                cfg[key] = path
         return super().from_cfg(cfg)
 
     def setup_env(self, env_cfg):

@@ -9,12 +9,15 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmseg.registry import RUNNERS
 
 from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
+from clouds_mmseg.engine.benchmark_options import on_benchmark
+from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.pretrained import use_pretrained_dir
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -25,7 +28,9 @@ def add_common_arguments(parser):
     Args:
         parser (argparse.ArgumentParser): Receives them.
     """
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help="config file, or mmseg::NAME of MMSegmentation's zoo"
+    )
     parser.add_argument(
         '--work-dir',
         help='folder for logs, checkpoints and results; '
@@ -35,6 +40,7 @@ def add_common_arguments(parser):
         '--data-root',
         help='folder that holds the data sets, in place of ./data',
     )
+    add_pretrained_dir(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -52,18 +58,34 @@ def add_common_arguments(parser):
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def add_pretrained_dir(parser):
+    """Add the option that names the folder of pretrained weights.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives it; what it is given is
+            for :func:`~clouds_mmseg.utils.pretrained.use_pretrained_dir`.
+    """
+    parser.add_argument(
+        '--pretrained-dir',
+        metavar='DIR',
+        help='folder in which pretrained weights are looked up before any '
+        'hub is asked; default: CLOUDS_PRETRAINED_DIR',
+    )
+
+
 def load_config(args):
     """Read a config and apply the common options.
 
     Args:
         args (argparse.Namespace): Options of
-            :func:`add_common_arguments`.
+            :func:`add_common_arguments`, and ``benchmark`` where a tool has
+            it.
 
     Returns:
         Config: With ``work_dir`` and ``launcher`` set.
 
     Raises:
-        UserError: The config does not exist.
+        UserError: The config, a folder or the benchmark does not exist.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.data_root is not None:
@@ -73,19 +95,20 @@ def load_config(args):
                 "give the folder that stands in for 'data'"
             )
         os.environ[DATA_ROOT_VARIABLE] = osp.abspath(args.data_root)
-    if not osp.isfile(args.config):
-        raise UserError(
-            f'there is no config {args.config}; see configs/ for those that '
-            'come with the project'
-        )
-    cfg = Config.fromfile(args.config)
+    use_pretrained_dir(getattr(args, 'pretrained_dir', None))
+    cfg = read_config(args.config)
+    name = Path(args.config).stem
+    benchmark = getattr(args, 'benchmark', None)
+    if benchmark is not None:
+        cfg = on_benchmark(cfg, benchmark)
+        name = f'{name}_on_{Path(benchmark).stem}'
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', Path(args.config).stem)
+        cfg.work_dir = osp.join('work_dirs', name)
     return cfg
 
 

@@ -116,7 +116,7 @@ class PromptWriter:
             )
         except OSError as error:
             if folder is None:
-                raise unreachable(self.model, error) from error
+                raise unreachable(self.model, _MARKER, error) from error
             raise self._unloadable(error) from error
         except (ValueError, KeyError, RuntimeError) as error:
             raise self._unloadable(error) from error

@@ -4,6 +4,12 @@ import hashlib
 from pathlib import Path
 
 from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.utils.pretrained import (
+    find_pretrained,
+    in_repository,
+    is_offline,
+    missing_weights,
+)
 
 # Files up to this many bytes are hashed whole; of the larger ones (weights)
 # the size and both ends. Training changes every weight, and reading
@@ -14,14 +20,15 @@ _KEPT = {'.json', '.txt', '.model', '.safetensors', '.bin', '.jinja'}
 
 
 def local_folder(model, marker):
-    """Return the folder of a model that is given by path.
+    """Return the folder of a model that is on this machine.
 
     Args:
-        model (str): Path of a folder, or the id of a model on a hub.
+        model (str): Path of a folder, or the id of a model on a hub, which
+            is looked up in the pretrained folder (``--pretrained-dir``).
         marker (str): Name of the file that such a folder must hold.
 
     Returns:
-        Path | None: None where it can only be an id.
+        Path | None: None where the hub must be asked for an id.
 
     Raises:
         GenerationError: It is a path, but no such folder is there.
@@ -44,22 +51,26 @@ def local_folder(model, marker):
             f'--model {model}: there is no such folder, and it is no id of '
             'the form owner/name either'
         )
-    return None
+    found = find_pretrained(in_repository(model, [marker]))
+    return found and found.parent
 
 
-def unreachable(model, error):
+def unreachable(model, marker, error):
     """Return the error for an id that cannot be had.
 
     Args:
         model (str): The id.
+        marker (str): Name of the file that its folder would hold.
         error (Exception): What the hub's client raised.
     """
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return GenerationError(
-        f'--model {model} is not in the local cache and cannot be '
-        f'downloaded ({reason[0]}). Check the name and the network, or give '
-        'the path of a folder.'
+    missing = missing_weights(
+        f'--model {model}',
+        in_repository(model, [marker]),
+        repository=model,
+        error=None if is_offline() else error,
+        instead='the path of the folder as --model',
     )
+    return GenerationError(str(missing))
 
 
 def fingerprint(folder):

@@ -1,5 +1,6 @@
 """Loading of diffusion pipelines: the only file that imports diffusers."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
@@ -58,14 +59,17 @@ def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
         ) from error
     folder = local_folder(model, _MARKER)
     if folder is not None:
-        name, mark = folder.resolve().name, fingerprint(folder)
+        # In the pretrained folder a model keeps its id.
+        given = Path(model).expanduser().is_dir()
+        name = folder.resolve().name if given else model
+        mark = fingerprint(folder)
     else:
         try:
             folder = diffusers.DiffusionPipeline.download(
                 model, variant=variant, revision=revision
             )
         except Exception as error:
-            raise unreachable(model, error) from error
+            raise unreachable(model, _MARKER, error) from error
         # A snapshot's folder is named after its commit.
         name, mark = model, str(folder).replace('\\', '/').split('/')[-1]
     loader = (

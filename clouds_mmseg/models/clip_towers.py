@@ -7,15 +7,24 @@ activations and the unwanted half costs neither time nor memory.
 
 import difflib
 import logging
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
 import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.pretrained import (
+    find_or_fetch,
+    find_pretrained,
+    in_repository,
+    is_offline,
+    missing_weights,
+)
 
 _TOY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
 _TOY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
@@ -47,10 +56,12 @@ def locate_weights(model_name: str, pretrained: str) -> Path:
     Args:
         model_name (str): A model of open_clip.
         pretrained (str): A local file, or a tag that open_clip knows for the
-            model. Downloads go to open_clip's own cache.
+            model. A tag's file is looked for in the pretrained folder first
+            (``--pretrained-dir``); downloads go to open_clip's own cache.
 
     Raises:
-        UserError: If it is neither, or the download fails.
+        UserError: If it is neither.
+        MissingWeightsError: If the file is not here and cannot be fetched.
     """
     path = Path(pretrained).expanduser()
     if path.is_file():
@@ -62,20 +73,29 @@ def locate_weights(model_name: str, pretrained: str) -> Path:
             f'pretrained={pretrained!r} is neither a file nor a tag of '
             f'{model_name}; its tags: {tags or "none"}.'
         )
+    what = f'pretrained={pretrained!r} of {model_name}'
+    url = config.get('url')
+    hub = config.get('hf_hub')
+    # OpenAI's own archives are published under an address as well.
+    places = [os.path.basename(url)] if url else []
+    if not hub:
+        return find_or_fetch(url, what, folder='~/.cache/clip')
+    repository, name = os.path.split(hub)
+    names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    places = in_repository(repository, names) + places
+    found = find_pretrained(places)
+    if found:
+        return found
     try:
+        # Without network, or with HF_HUB_OFFLINE, it looks into its cache.
         return Path(download_pretrained(config))
     except Exception as error:
-        repository = config.get('hf_hub')
-        wanted = (
-            f'https://huggingface.co/{repository}'
-            if repository
-            else config.get('url')
-        )
-        raise UserError(
-            f'The weights {model_name}/{pretrained} could not be fetched '
-            f'from {wanted} ({type(error).__name__}). Where there is no '
-            'network, fetch them elsewhere and give the path of the file as '
-            'pretrained=.'
+        raise missing_weights(
+            what,
+            places,
+            repository=repository,
+            error=None if is_offline() else error,
+            instead='the path of the file as pretrained=',
         ) from error
 
 

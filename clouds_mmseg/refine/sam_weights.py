@@ -1,12 +1,9 @@
 """Find, fetch and load the weights of a SAM."""
 
 import logging
-import os
 import re
-import urllib.error
 from importlib import import_module
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import print_log
@@ -14,6 +11,11 @@ from mmengine.logging import print_log
 from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.pretrained import (
+    find_or_fetch,
+    find_pretrained,
+    missing_weights,
+)
 
 _OFFICIAL = 'https://dl.fbaipublicfiles.com/segment_anything/'
 # Variant -> where its authors publish the weights.
@@ -69,51 +71,41 @@ def find_weights(checkpoint, variant):
     """Return a local file of weights, fetched first if it is an address.
 
     Args:
-        checkpoint (str | Path): A path, or an address (``https://...``); a
-            fetched file is kept in ``hub/checkpoints`` of torch's cache
-            folder and not fetched again.
+        checkpoint (str | Path): A path; where there is no such file, its
+            name is looked up in the pretrained folder
+            (``--pretrained-dir``). Or an address (``https://...``), whose
+            file is looked up there first; a fetched file is kept in
+            ``hub/checkpoints`` of torch's cache folder and not fetched
+            again.
         variant (str): For the message.
 
     Returns:
         Path: An existing file.
 
     Raises:
-        UserError: If there is no such file, or it cannot be fetched.
+        UserError: If no file is named.
+        MissingWeightsError: If it is not here and cannot be fetched.
     """
     source = PUBLISHED.get(variant, 'the authors of that variant')
+    what = f'SAMRefiner(variant={variant!r})'
     if not checkpoint:
         raise UserError(
-            f'SAMRefiner(variant={variant!r}): checkpoint must be a path or '
-            f'an address of weights, got {checkpoint!r}. They are published '
-            f'at {source}'
+            f'{what}: checkpoint must be a path or an address of weights, '
+            f'got {checkpoint!r}. They are published at {source}'
         )
-    if not re.match(r'\w+://', str(checkpoint)):
-        path = Path(checkpoint).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f'SAMRefiner(variant={variant!r}): checkpoint {checkpoint} '
-                f'is no file (looked for {path.absolute()}). The weights are '
-                f'published at {source}'
-            )
-        return path
-    name = os.path.basename(urlparse(str(checkpoint)).path)
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    if path.is_file():
-        return path
-    print_log(f'Fetching {checkpoint} to {path}', 'current')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(
-            str(checkpoint), str(path), progress=False
+    if re.match(r'\w+://', str(checkpoint)):
+        return find_or_fetch(str(checkpoint), what)
+    path = Path(checkpoint).expanduser()
+    found = path if path.is_file() else find_pretrained([path.name])
+    if found is None:
+        raise missing_weights(
+            f'{what}, checkpoint {checkpoint}',
+            [path.name],
+            origin=source,
+            looked=[path.absolute()],
+            reason='a path is not fetched; an address would be',
         )
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise UserError(
-            f'SAMRefiner(variant={variant!r}): cannot fetch {checkpoint} '
-            f'({error}), and there is no {path} from an earlier time. On a '
-            'machine without network, put the file there or give its path '
-            'as checkpoint.'
-        ) from error
-    return path
+    return found
 
 
 def build_sam(variant, path):

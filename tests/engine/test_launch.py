@@ -12,7 +12,6 @@ from clouds_mmseg.engine.evaluation_options import (
 )
 from clouds_mmseg.engine.launch import (
     add_common_arguments,
-    check_data,
     dataset_configs,
     enable_amp,
     load_config,
@@ -27,6 +26,7 @@ def options(monkeypatch):
     # load_config sets these for good; give them back.
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setenv('CLOUDS_DATA_ROOT', '')
+    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '')
 
     def parse(*words):
         parser = argparse.ArgumentParser()
@@ -67,6 +67,25 @@ def test_the_data_root_reaches_the_datasets(options, tiny_config, tmp_path):
     assert os.environ['CLOUDS_DATA_ROOT'] == str(tmp_path)
 
 
+def test_the_pretrained_dir_reaches_the_models(options, tiny_config, tmp_path):
+    load_config(options(tiny_config, '--pretrained-dir', tmp_path))
+    assert os.environ['CLOUDS_PRETRAINED_DIR'] == str(tmp_path)
+
+
+def test_a_config_of_the_zoo_is_named_by_its_scope(options):
+    name = 'segformer_mit-b0_8xb1-160k_cityscapes-1024x1024'
+    args = options(f'mmseg::segformer/{name}.py')
+    cfg = load_config(args)
+    assert cfg.model.decode_head.type == 'SegformerHead'
+    assert cfg.work_dir == os.path.join('work_dirs', name)
+    args.benchmark = 'cs2acdc'
+    args.cfg_options = dict(test_dataloader=dict(num_workers=1))
+    cfg = load_config(args)
+    assert cfg.work_dir == os.path.join('work_dirs', f'{name}_on_cs2acdc')
+    assert cfg.test_dataloader.num_workers == 1
+    assert cfg.test_dataloader.batch_size == 1
+
+
 def test_missing_paths_are_named(options, tiny_config):
     with pytest.raises(UserError, match=r'no config nowhere\.py'):
         load_config(options('nowhere.py'))
@@ -100,30 +119,6 @@ def test_configs_of_datasets_are_found_in_wrappers():
         datasets=[dict(type='RepeatDataset', dataset=a), b],
     )
     assert [c.type for c in dataset_configs(tree)] == ['A', 'B']
-
-
-def test_a_check_of_good_data(options, tiny_config):
-    fine, report = check_data(load_config(options(tiny_config)))
-    assert fine
-    assert 'train: checked 6 images and labels (day 6): 0 problems' in report
-    assert 'val: checked 6 images and labels (day 3, dusk 3)' in report
-    assert 'test: the files of val' in report
-
-
-def test_a_check_lists_all_that_is_bad(options, tiny_config, tmp_path):
-    from tiny_run import write_config, write_data
-
-    data = write_data(tmp_path / 'bad')
-    cut = data / 'day_train' / 'images' / '001.png'
-    cut.write_bytes(cut.read_bytes()[:200])
-    (data / 'dusk_val' / 'labels' / '002.png').unlink()
-    config = write_config(tmp_path / 'bad.py', data)
-    cfg = load_config(options(config))
-    cfg.test_dataloader = None
-    fine, report = check_data(cfg)
-    assert not fine
-    assert str(cut) in report
-    assert str(data / 'dusk_val' / 'labels' / '002.png') in report
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_weights_of_another_text_tower(weights, tmp_path):
         (dict(templates=['a photo']), "one '{}' .* 'a photo'"),
         (dict(model_name='RN5'), 'Near: '),
         (dict(model_name='RN50', path='opanai'), 'its tags'),
-        (dict(model_name='RN50', path='openai'), 'could not be fetched'),
+        (dict(model_name='RN50', path='openai'), 'timm/resnet50_clip.openai'),
         (dict(model_name='ViT-B-16-SigLIP', path=None), 'tokenizer of'),
         (
             dict(model_name='xlm-roberta-base-ViT-B-32', path=None),

@@ -245,7 +245,7 @@ def test_missing_package_names_the_extra(monkeypatch):
         ),
         (dict(weights=PACKAGE, pretrained=True), UserError, 'one place'),
         (dict(checkpoint_path='w.pth'), UserError, 'goes into weights='),
-        (dict(pretrained=True), UserError, 'could not be fetched.*weights='),
+        (dict(pretrained=True), UserError, r'(?s)is not here.*weights='),
     ],
 )
 def test_wrong_weights(kwargs, error, message):

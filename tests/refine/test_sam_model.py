@@ -231,8 +231,9 @@ def test_what_eval_derives_follows_weights_and_device(
 
 
 @pytest.fixture
-def server(tiny_weights, tmp_path):
+def server(tiny_weights, tmp_path, monkeypatch):
     """A local web server that offers the weights and counts requests."""
+    monkeypatch.delenv('HF_HUB_OFFLINE', raising=False)
     requests = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):

@@ -1,0 +1,67 @@
+"""Refuse a checkpoint whose classes are not those of the test images."""
+
+import logging
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmseg.registry import HOOKS
+
+from clouds_mmseg.utils.errors import UserError
+
+
+def checkpoint_classes(checkpoint):
+    """Return the classes that a checkpoint says it was trained for.
+
+    Args:
+        checkpoint (dict): As loaded; ``meta`` of MMSegmentation 1.x or 0.x.
+
+    Returns:
+        list[str] | None: None where it says nothing about them.
+    """
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    about = meta.get('dataset_meta') or meta
+    names = about.get('classes') or about.get('CLASSES')
+    return [str(name) for name in names] if names else None
+
+
+@HOOKS.register_module()
+class CheckpointClassesHook(Hook):
+    """Compare the classes of checkpoint and test images, name by name.
+
+    Their numbers may agree by chance: then every score would be wrong, and
+    nothing would say so. Case and the kind of separator do not count.
+
+    Raises:
+        UserError: They differ; both lists are in the message.
+    """
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Compare them before any weight is loaded.
+
+        Args:
+            runner (Runner): Its test loop is built.
+            checkpoint (dict): As loaded.
+        """
+        wanted = runner.test_loop.dataloader.dataset.metainfo.get('classes')
+        found = checkpoint_classes(checkpoint)
+        if found is None or wanted is None:
+            print_log(
+                'The checkpoint does not say for which classes it was '
+                'trained: they are taken to be those of the test images.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
+        if [_plain(n) for n in found] == [_plain(n) for n in wanted]:
+            return
+        raise UserError(
+            f'the checkpoint was trained for {len(found)} classes: '
+            f'{", ".join(found)}; the test images are labelled with '
+            f'{len(wanted)}: {", ".join(wanted)}. Test it on images of its '
+            'own classes'
+        )
+
+
+def _plain(name):
+    return name.lower().replace('_', ' ').replace('-', ' ').strip()

@@ -1,0 +1,81 @@
+"""timm's own weights, from the pretrained folder or its hub."""
+
+from pathlib import Path
+from urllib.parse import urlparse
+
+import timm
+import torch
+
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.pretrained import (
+    find_or_fetch,
+    find_pretrained,
+    in_repository,
+    is_offline,
+    missing_weights,
+)
+
+# As timm names the files of its repositories.
+_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def read_timm_weights(
+    model_name: str, kwargs: dict | None = None
+) -> dict[str, torch.Tensor]:
+    """Return timm's own weights of a whole classifier.
+
+    They go through a classifier because timm's check is strict there only:
+    when it loads them into a pyramid it passes over what does not fit.
+
+    Args:
+        model_name (str): A model of timm, with or without a tag
+            (``convnext_base.fb_in1k``).
+        kwargs (dict | None): Further arguments of ``timm.create_model``.
+
+    Returns:
+        dict[str, Tensor]: Name -> value, on the CPU.
+
+    Raises:
+        UserError: If timm has no weights for the model, or what is found is
+            none of that model.
+        MissingWeightsError: If they are not here and cannot be fetched.
+    """
+    what = f'the weights of timm/{model_name}'
+    config = timm.models.get_pretrained_cfg(model_name)
+    repository, url = (
+        (config.hf_hub_id, config.url) if config else (None, None)
+    )
+    if not (repository or url):
+        raise UserError(
+            f'timm has no weights for {model_name}; give a file as weights=, '
+            'or a name with a tag from timm.list_pretrained()'
+        )
+    names = [config.hf_hub_filename] if config.hf_hub_filename else _FILES
+    places = in_repository(repository, names) if repository else []
+    if url:
+        places.append(Path(urlparse(url).path).name)
+    path = find_pretrained(places)
+    if path is None and not repository:
+        path = find_or_fetch(url, what)
+    overlay = dict(file=str(path)) if path else None
+    try:
+        model = timm.create_model(
+            model_name,
+            pretrained=True,
+            pretrained_cfg_overlay=overlay,
+            **(kwargs or {}),
+        )
+    except Exception as error:
+        if path is not None:
+            raise UserError(
+                f'{path} cannot be loaded as {what} '
+                f'({type(error).__name__}: {error})'
+            ) from error
+        raise missing_weights(
+            what,
+            places,
+            repository=repository,
+            error=None if is_offline() else error,
+            instead='the path of the file as weights=',
+        ) from error
+    return model.state_dict()

@@ -1,0 +1,251 @@
+"""Pretrained files: where a site keeps them, and fetching the others.
+
+Whatever names weights by an address or a repository (open_clip, timm, SAM,
+diffusers, transformers, MMSegmentation's zoo) is looked up in one folder
+first, so that a machine without network needs that folder and nothing else.
+"""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from mmengine.logging import print_log
+
+from clouds_mmseg.utils.errors import UserError
+
+PRETRAINED_VARIABLE = 'CLOUDS_PRETRAINED_DIR'
+# The switch of Hugging Face's client, which holds here for every download.
+OFFLINE_VARIABLE = 'HF_HUB_OFFLINE'
+_HUB = 'https://huggingface.co/'
+# OpenMMLab and PyTorch end a name with the beginning of the file's SHA-256.
+_HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
+
+
+class MissingWeightsError(UserError):
+    """Pretrained weights are not here and cannot be fetched.
+
+    The message names the files, the places where they were looked for, where
+    they are published, and what to do.
+    """
+
+
+def use_pretrained_dir(folder):
+    """Make a folder the one in which pretrained files are looked up.
+
+    Args:
+        folder (str | Path | None): The folder; None leaves what the
+            environment variable ``CLOUDS_PRETRAINED_DIR`` says.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if folder is None:
+        return
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f'--pretrained-dir {folder}: there is no such folder; give the '
+            'folder in which pretrained weights are kept'
+        )
+    os.environ[PRETRAINED_VARIABLE] = str(path.absolute())
+
+
+def pretrained_dir():
+    """Return the folder of pretrained files.
+
+    Returns:
+        Path | None: None where neither option nor variable names one.
+
+    Raises:
+        UserError: The variable names no folder.
+    """
+    value = os.environ.get(PRETRAINED_VARIABLE)
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f'{PRETRAINED_VARIABLE}={value}: there is no such folder; set it '
+            'to the folder in which pretrained weights are kept, or unset it'
+        )
+    return path
+
+
+def is_offline():
+    """Tell whether ``HF_HUB_OFFLINE`` forbids downloads."""
+    value = os.environ.get(OFFLINE_VARIABLE, '')
+    return value.strip().upper() in {'1', 'ON', 'YES', 'TRUE'}
+
+
+def in_repository(repository, names):
+    """Name the places of a repository's files below the pretrained folder.
+
+    Args:
+        repository (str): ``owner/name`` on the Hugging Face hub.
+        names (Sequence[str]): Files of it, the preferred one first.
+
+    Returns:
+        list[str]: Relative paths: ``owner/name/file``, ``name/file`` and the
+        layout of the hub's own cache, in which ``*`` is a commit.
+    """
+    folders = [
+        repository,
+        repository.split('/')[-1],
+        f'models--{repository.replace("/", "--")}/snapshots/*',
+    ]
+    return [f'{folder}/{name}' for folder in folders for name in names]
+
+
+def find_pretrained(places):
+    """Look files up in the pretrained folder.
+
+    Args:
+        places (Sequence[str]): Relative paths, the preferred one first; of
+            several that match a ``*`` the newest is taken.
+
+    Returns:
+        Path | None: The first that exists.
+
+    Raises:
+        UserError: ``CLOUDS_PRETRAINED_DIR`` names no folder.
+    """
+    root = pretrained_dir()
+    if root is None:
+        return None
+    for place in places:
+        found = root.glob(place) if '*' in place else [root / place]
+        found = [path for path in found if path.is_file()]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    return None
+
+
+def missing_weights(
+    what,
+    places,
+    *,
+    origin=None,
+    repository=None,
+    looked=(),
+    error=None,
+    reason=None,
+    instead=None,
+):
+    """Make the error for weights that are not here.
+
+    Args:
+        what (str): Whose weights, as the user named them.
+        places (Sequence[str]): Relative paths that were looked up in the
+            pretrained folder.
+        origin (str | None): Where they are published.
+        repository (str | None): Or the repository on the Hugging Face hub.
+        looked (Sequence[str | Path]): Other places that were looked at.
+        error (Exception | None): What the download said; None where
+            ``HF_HUB_OFFLINE`` forbade it.
+        reason (str | None): Why nothing was fetched, where it is another.
+        instead (str | None): Another way to name a local file.
+
+    Returns:
+        MissingWeightsError: To be raised.
+    """
+    root = pretrained_dir()
+    if root is None:
+        seen = [f'no --pretrained-dir and no {PRETRAINED_VARIABLE} is given']
+    else:
+        seen = [str(root / place) for place in places]
+    put = f'put it at DIR/{places[0]}'
+    if repository:
+        origin = _HUB + repository
+        looked = [*looked, f"{hub_cache()}, the hub's cache"]
+        put = f'hf download {repository} --local-dir DIR/{repository}'
+    if error is None:
+        reason = reason or f'{OFFLINE_VARIABLE} is set: nothing is downloaded'
+    else:
+        first = (str(error).strip().splitlines() or [''])[0]
+        reason = f'it could not be fetched ({type(error).__name__}: {first})'
+    names = dict.fromkeys(Path(place).name for place in places)
+    return MissingWeightsError(
+        '\n'.join(
+            [
+                f'{what}: {" or ".join(names)} is not here',
+                *(f'  looked for: {place}' for place in [*seen, *looked]),
+                f'  {reason}',
+                f'  published at: {origin}',
+                f'  to have it: {put}',
+                f'  and give --pretrained-dir DIR or {PRETRAINED_VARIABLE}=DIR'
+                + (f', or {instead}' if instead else ''),
+            ]
+        )
+    )
+
+
+def hub_cache():
+    """Return the folder in which the Hugging Face client keeps files."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return HF_HUB_CACHE
+
+
+def find_or_fetch(address, what, *, folder=None):
+    """Return the file that an address names, fetched if it must be.
+
+    Looked up in the pretrained folder by its name, then where torch keeps
+    what it has fetched; only then is it fetched, under a temporary name, by
+    one process of a machine at a time. Where the name ends with the
+    beginning of the file's SHA-256, a download is compared with it.
+
+    Args:
+        address (str): ``http://`` or ``https://``.
+        what (str): Whose weights, for the messages.
+        folder (str | Path | None): Where fetched files are kept; by default
+            ``hub/checkpoints`` of torch's cache.
+
+    Returns:
+        Path: An existing file.
+
+    Raises:
+        MissingWeightsError: It is not here and cannot be fetched.
+    """
+    name = Path(urlparse(address).path).name
+    found = find_pretrained([name])
+    if found is not None:
+        return found
+    folder = Path(folder or Path(torch.hub.get_dir(), 'checkpoints'))
+    kept = folder.expanduser() / name
+    if kept.is_file():
+        return kept
+    error = None
+    if not is_offline():
+        try:
+            _fetch(address, kept)
+            return kept
+        except (OSError, ValueError, RuntimeError) as problem:
+            error = problem
+    raise missing_weights(
+        what, [name], origin=address, looked=[kept], error=error
+    ) from error
+
+
+def _fetch(address, path):
+    """Download a file; processes of a machine take turns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f'.{path.name}.lock')
+    try:
+        with open(lock, 'w') as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            # Another process may have fetched it meanwhile.
+            if path.is_file():
+                return
+            print_log(f'Fetching {address} to {path}', 'current')
+            digest = _HASH_IN_NAME.search(path.name)
+            torch.hub.download_url_to_file(
+                address,
+                str(path),
+                hash_prefix=digest and digest.group(1),
+                progress=False,
+            )
+    finally:
+        lock.unlink(missing_ok=True)
