@@ -29,6 +29,11 @@ def parse_args():
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
+        '--benchmark',
+        help='test the model of any config on the targets of gta2cs, syn2cs, '
+        'cs2acdc or another file of configs/_base_/benchmarks',
+    )
+    parser.add_argument(
         '--protocol',
         help="evaluate by a named protocol in place of the config's: "
         'clouds, native or slide',
