@@ -7,6 +7,8 @@ import pytest
 
 # Must be set before torch's first import in the test process.
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+# Compiling a corruption takes seconds, running it on a few pixels does not.
+os.environ.setdefault('NUMBA_DISABLE_JIT', '1')
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / 'shared'

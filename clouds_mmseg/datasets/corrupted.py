@@ -57,12 +57,13 @@ class CorruptedDataset(ConcatDataset):
         corruptions, severities = check_choice(corruptions, severities)
         self.folder = folder
         self.seed = seed
-        original = self._build(dataset, CLEAN)
-        if not isinstance(original, DGDataset):
+        kind = DATASETS.get(dataset['type'])
+        if not issubclass(kind, DGDataset):
             raise ValueError(
                 'CorruptedDataset needs a dataset of clouds_mmseg with one '
-                f'image folder, got {type(original).__name__}'
+                f'image folder, got {kind.__name__}'
             )
+        original = self._build(dataset, CLEAN)
         if folder is not None:
             made = require_domains(folder, corruptions, severities, seed)
             print_log(

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from clouds_mmseg.datasets.corruption_set import read_entries
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.corruptions import CORRUPTIONS, SEVERITIES
+from clouds_mmseg.utils.errors import UserError
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
@@ -22,6 +23,9 @@ def write_sheet(folder, source):
     Returns:
         Path: ``folder/contact_sheet.png``: a row a corruption, a column a
         severity, the image as it is on the left.
+
+    Raises:
+        UserError: An image is damaged.
     """
     folder = Path(folder)
     entries = read_entries(folder)
@@ -67,7 +71,13 @@ def write_sheet(folder, source):
 
 
 def _tile(path):
-    with Image.open(path) as image:
-        image = image.convert('RGB')
+    try:
+        with Image.open(path) as image:
+            image = image.convert('RGB')
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f'{path} cannot be decoded ({error}); --verify finds damaged '
+            'images and makes them anew'
+        ) from error
     height = max(1, round(image.height * _WIDTH / image.width))
     return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)

@@ -1,7 +1,6 @@
 """Write the corrupted versions of a folder of images."""
 
 import errno
-import hashlib
 import json
 from functools import partial
 from importlib import metadata
@@ -26,6 +25,13 @@ from clouds_mmseg.datasets.corruption_set import (
 )
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.transforms.integrity import require_complete
+from clouds_mmseg.engine.corruption_plan import (
+    digest_images,
+    list_images,
+    missing_images,
+    target,
+    targets,
+)
 from clouds_mmseg.engine.corruption_sheet import write_sheet
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.bank_manifest import sha256_of
@@ -33,7 +39,6 @@ from clouds_mmseg.utils.corruptions import check_choice, domain_of
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.processes import map_in_processes
 
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
 # What the pixels of a corrupted image may depend on.
 _DISTRIBUTIONS = (
     LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
@@ -98,15 +103,18 @@ def make_corruptions(
     corruptions, severities = check_choice(corruptions, severities)
     load_library()
     source, out = Path(source), Path(out)
-    names = _list_images(source)
-    recipe = dict(seed=seed, images=len(names), digest=_digest(source, names))
+    names = list_images(source)
+    recipe = dict(
+        seed=seed, images=len(names), digest=digest_images(source, names)
+    )
     complete = _open(out, recipe, source)
     wanted = [domain_of(c, s) for c in corruptions for s in severities]
     entries = read_entries(out)
-    for domain in wanted:
-        for path in leftovers(out / domain / '*.png'):
+    files = targets(names, corruptions, severities)
+    for folder in {Path(file).parent for file in files}:
+        for path in leftovers(out / folder / '*.png'):
             path.unlink(missing_ok=True)
-    plan = _plan(out, names, corruptions, severities, entries, verify)
+    plan = missing_images(out, names, corruptions, severities, entries, verify)
     missing = sum(len(item[2]) for item in plan)
     there = len(names) * len(wanted) - missing
     if missing:
@@ -117,35 +125,6 @@ def make_corruptions(
     complete |= set(wanted)
     sheet = _finish(out, recipe, complete, source)
     return Summary(missing, there, len(names), len(wanted), sheet)
-
-
-def _list_images(source):
-    if not source.is_dir():
-        raise UserError(
-            f'{source}: there is no such folder; name the folder of the '
-            'images, for example data/cityscapes/leftImg8bit/val'
-        )
-    found = sorted(
-        path.relative_to(source).as_posix()
-        for path in source.rglob('*')
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
-    )
-    if not found:
-        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
-    stems = {}
-    for name in found:
-        other = stems.setdefault(str(Path(name).with_suffix('')), name)
-        if other != name:
-            raise UserError(
-                f'{source} holds {other} and {name}, which would become the '
-                'same PNG file; remove one of them'
-            )
-    return found
-
-
-def _digest(source, names):
-    sizes = [[name, (source / name).stat().st_size] for name in names]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
 def _open(out, recipe, source):
@@ -173,38 +152,6 @@ def _open(out, recipe, source):
             + '. Write to another folder, or delete this one.'
         )
     return set(found['complete'])
-
-
-def _plan(out, names, corruptions, severities, entries, verify):
-    """List (image, corruption, severities) of what is missing."""
-    plan = []
-    for name in names:
-        for corruption in corruptions:
-            missing = tuple(
-                severity
-                for severity in severities
-                if not _is_whole(
-                    out, _target(name, corruption, severity), entries, verify
-                )
-            )
-            if missing:
-                plan.append((name, corruption, missing))
-    return plan
-
-
-def _is_whole(out, file, entries, verify):
-    entry = entries.get(file)
-    if entry is None:
-        return False
-    try:
-        whole = (out / file).stat().st_size == entry['bytes']
-    except OSError:
-        return False
-    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
-
-
-def _target(name, corruption, severity):
-    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
 
 
 def _make(source, out, seed, plan, workers):
@@ -244,7 +191,7 @@ def _corrupt_one(source, out, seed, item):
     for severity in severities:
         own = image_seed(Path(name).stem, corruption, severity, seed)
         corrupted = corrupt_image(image, corruption, severity, seed=own)
-        file = _target(name, corruption, severity)
+        file = target(name, corruption, severity)
         with atomic_path(Path(out, file)) as temporary:
             # Level 1: a third of the time for a tenth more bytes, and noise
             # cannot be compressed anyway.
