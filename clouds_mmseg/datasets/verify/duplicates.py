@@ -29,10 +29,11 @@ def find_duplicates(reports):
 def _judge(same):
     for place, (report, image, label) in enumerate(same):
         leaks = [o for o in same if report.training and not o[0].training]
-        earlier = [o for o in same[:place] if not leaks]
-        for kind, others in (('leak', leaks), ('duplicate', earlier)):
-            if others:
-                other, twin, _ = others[0]
-                where = '' if other is report else f' of {other.name}'
-                text = f'image {image} is the same as {twin}{where}.'
-                report.findings.append(Finding(kind, text, image, label))
+        earlier = [o for o in same[:place] if o[0].training == report.training]
+        if not leaks and not earlier:
+            continue
+        kind = 'leak' if leaks else 'duplicate'
+        other, twin, _ = (leaks or earlier)[0]
+        where = '' if other is report else f' of {other.name}'
+        text = f'image {image} is the same as {twin}{where}.'
+        report.findings.append(Finding(kind, text, image, label))

@@ -1,12 +1,13 @@
 """The benchmarks that can be verified by their name, split by split."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.acdc import CONDITIONS
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.sets import NAMES, find_layout
 from clouds_mmseg.datasets.toycity.manifest import MANIFEST, read_manifest
 from clouds_mmseg.datasets.verify.run import Task
 
@@ -16,90 +17,96 @@ class Split:
     """One part of a benchmark.
 
     Attributes:
-        name (str): For people.
+        name (str): As in the layout of its release, if that counts it.
         config (dict): Of the dataset, without ``data_root``.
-        images (int | None): Number of images of the official release.
         training (bool): Whether it is for training.
+        images (int | None): Number of images, where the layout of the
+            release does not say it.
         below (str): Folder below the root that is its ``data_root``.
-        count_as (str): Its name in the manifest of a prepared folder.
+        fallback (dict): ``data_prefix`` where the label folder of the
+            config does not exist and this one does.
     """
 
     name: str
     config: dict = field(hash=False)
-    images: int = None
     training: bool = False
+    images: int = None
     below: str = ''
-    count_as: str = ''
+    fallback: dict = field(default=None, hash=False)
 
 
-def _images(folder, kind):
-    """A split whose labels are not published."""
-    return dict(type=kind, data_prefix=dict(img_path=folder))
+def _one(name, kind, training=False):
+    """A set of a single split."""
+    return [Split(name, dict(type=kind), training)]
 
 
-def _cityscapes():
-    kind = 'CityscapesDGDataset'
+def _three(kind, names, test_folder):
+    """Training, validation, and a test split without public labels."""
+    train, val, test = names
+    unlabelled = dict(type=kind, data_prefix=dict(img_path=test_folder))
     return [
-        Split('train', dict(type=kind, split='train'), 2975, True),
-        Split('val', dict(type=kind, split='val'), 500),
-        Split('test', _images('leftImg8bit/test', kind), 1525),
-    ]
-
-
-def _bdd100k():
-    kind = 'BDD100KDGDataset'
-    return [
-        Split('train', dict(type=kind, split='train'), 7000, True),
-        Split('val', dict(type=kind, split='val'), 1000),
-        Split('test', _images('images/10k/test', kind), 2000),
+        Split(train, dict(type=kind, split=train), True),
+        Split(val, dict(type=kind, split=val)),
+        Split(test, unlabelled),
     ]
 
 
 def _mapillary():
-    kind = 'MapillaryDGDataset'
+    names = ('training', 'validation', 'testing')
+    splits = _three('MapillaryDGDataset', names, 'testing/images')
     return [
-        Split('training', dict(type=kind, split='training'), 18000, True),
-        Split('validation', dict(type=kind, split='validation'), 2000),
-        Split('testing', _images('testing/images', kind), 5000),
+        # Version 2.0 as downloaded.
+        replace(
+            split,
+            fallback=dict(
+                img_path=f'{split.name}/images',
+                seg_map_path=f'{split.name}/v1.2/labels',
+            ),
+        )
+        for split in splits
     ]
 
 
 def _acdc():
-    kind, splits = 'ACDCDataset', []
+    splits = []
     for name in CONDITIONS:
-        one = dict(type=kind, condition=name)
+        one = dict(type='ACDCDataset', condition=name)
         val = 106 if name == 'night' else 100
-        folder = f'rgb_anon/{name}/test'
-        test = dict(one, data_prefix=dict(img_path=folder))
+        test = dict(img_path=f'rgb_anon/{name}/test')
         splits += [
-            Split(f'{name} train', dict(one, split='train'), 400, True),
-            Split(f'{name} val', dict(one, split='val'), val),
-            Split(f'{name} test', test, 500),
+            Split(f'{name} train', dict(one, split='train'), True, 400),
+            Split(f'{name} val', dict(one, split='val'), False, val),
+            Split(f'{name} test', dict(one, data_prefix=test), False, 500),
         ]
     return splits
 
 
 def _toycity():
-    gta5, acdc = 'GTA5Dataset', 'ACDCDataset'
-    splits = [
-        Split('source', dict(type=gta5), None, True, 'source'),
-        Split('source_val', dict(type=gta5), None, False, 'source_val'),
-        Split('clear', dict(type='CityscapesDGDataset'), below='clear'),
-    ]
-    return splits + [
-        Split(name, dict(type=acdc, condition=name), below='acdc')
-        for name in CONDITIONS
+    gta5, city = dict(type='GTA5Dataset'), dict(type='CityscapesDGDataset')
+    return [
+        Split('source', gta5, True, below='source'),
+        Split('source_val', gta5, below='source_val'),
+        Split('clear', city, below='clear'),
+        *(
+            Split(n, dict(type='ACDCDataset', condition=n), below='acdc')
+            for n in CONDITIONS
+        ),
     ]
 
 
-# Numbers of images: docs of the releases; see the classes for the sources.
+_USUAL = ('train', 'val', 'test')
 SETS = {
-    'gta5': [Split('', dict(type='GTA5Dataset'), 24966, True)],
-    'synthia': [Split('', dict(type='SYNTHIADataset'), 9400, True)],
-    'cityscapes': _cityscapes(),
-    'bdd100k': _bdd100k(),
+    'gta5': _one('train', 'GTA5Dataset', True),
+    'synthia': _one('train', 'SYNTHIADataset', True),
+    'urbansyn': _one('train', 'UrbanSynDataset', True),
+    'cityscapes': _three('CityscapesDGDataset', _USUAL, 'leftImg8bit/test'),
+    'bdd100k': _three('BDD100KDGDataset', _USUAL, 'images/10k/test'),
     'mapillary': _mapillary(),
     'acdc': _acdc(),
+    'dark_zurich': _one('val', 'DarkZurichDGDataset'),
+    'nighttime_driving': _one('test', 'NighttimeDrivingDataset'),
+    'foggy_zurich': _one('testv2', 'FoggyZurichDataset'),
+    'wilddash2': _one('public', 'WildDash2Dataset'),
     'toycity': _toycity(),
 }
 
@@ -129,29 +136,40 @@ def named_tasks(name, root):
             f'{root} does not exist (from {os.getcwd()}).',
             f'Give the folder of {name} with --data-root.',
         )
-    counts = _toycity_counts(root) if name == 'toycity' else {}
+    counts = _official_counts(name, root)
     tasks, first = [], None
     for split in SETS[name]:
-        dataset = DATASETS.build(
-            dict(
-                split.config,
-                data_root=os.path.join(root, split.below),
-                expected=counts.get(split.name, split.images),
-                lazy_init=True,
-                pipeline=[],
-            )
-        )
+        dataset = _build(split, root, split.images or counts.get(split.name))
         # Not `or`: asking for its length opens it.
         first = dataset if first is None else first
         if os.path.isdir(dataset.data_prefix['img_path']):
-            title = f'{name} {split.name}'.strip()
-            tasks.append(Task(title, dataset, split.training))
+            tasks.append(Task(f'{name} {split.name}', dataset, split.training))
     if not tasks:
         # Opening it says which files are expected where.
         first.all_samples()
     return tasks
 
 
-def _toycity_counts(root):
+def _build(split, root, images):
+    config = dict(
+        split.config,
+        data_root=os.path.normpath(os.path.join(root, split.below)),
+        expected=images,
+        lazy_init=True,
+        pipeline=[],
+    )
+    dataset = DATASETS.build(config)
+    labels = dataset.data_prefix.get('seg_map_path')
+    if split.fallback and labels and not os.path.isdir(labels):
+        other = os.path.join(root, split.fallback['seg_map_path'])
+        if os.path.isdir(other):
+            return DATASETS.build(dict(config, data_prefix=split.fallback))
+    return dataset
+
+
+def _official_counts(name, root):
+    """Split -> images of the release; what is not known is left out."""
+    if name in NAMES:
+        return find_layout(name).official
     manifest = read_manifest(os.path.join(root, MANIFEST))
     return manifest['images'] if manifest else {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.generated import GeneratedDataset
 from clouds_mmseg.datasets.label_table import table_digest
+from clouds_mmseg.datasets.prepare.manifest import read_manifest
 from clouds_mmseg.datasets.skip_list import QUARANTINE, set_aside
 from clouds_mmseg.datasets.verify.findings import Finding
 from clouds_mmseg.datasets.verify.sample import Pair
@@ -121,7 +122,9 @@ def list_files(dataset):
             for info in infos
         ],
         found=len(samples),
-        set_aside=_set_aside_images(dataset, aside, below, samples),
+        set_aside=_set_aside_images(
+            dataset, aside | _left_out(dataset), below, samples
+        ),
         findings=findings,
     )
 
@@ -143,6 +146,14 @@ def _orphans(dataset, samples, below, aside):
         for label in sorted(there)
         if not label.startswith(f'{QUARANTINE}{os.sep}')
     ]
+
+
+def _left_out(dataset):
+    """Images that were unusable when the folder was prepared."""
+    if dataset.data_root is None or '://' in dataset.data_root:
+        return set()
+    manifest = read_manifest(dataset.data_root)
+    return set(manifest.left_out) if manifest else set()
 
 
 def _set_aside_images(dataset, aside, below, samples):
