@@ -37,15 +37,15 @@ def find_tower(shapes):
     Raises:
         UserError: There is none.
     """
-    beginning = 'convnext' if any(k[:6] == 'trunk.' for k in shapes) else 'RN'
+    shapes = {key: tuple(shape) for key, shape in shapes.items()}
     others = [name for name in open_clip.list_models() if name not in _USUAL]
     for name in (*_USUAL, *others):
-        if not name.startswith(beginning) or name.endswith('quickgelu'):
-            continue
-        if _without_counters(tower_shapes(name, pruned=True)) == (
-            _without_counters(shapes)
+        if _may_be(name, shapes) and (
+            shapes.items() <= tower_shapes(name, pruned=False).items()
         ):
-            return name
+            wanted = _without_counters(tower_shapes(name, pruned=True))
+            if wanted == _without_counters(shapes):
+                return name
     raise UserError(
         f'open_clip {open_clip.__version__} has no CLIP tower with the '
         f'{len(shapes)} weights below backbone.visual. If the model is yours, '
@@ -53,9 +53,22 @@ def find_tower(shapes):
     )
 
 
+def _may_be(name, shapes):
+    """Rule out, without building them, most towers that have other shapes."""
+    if name.endswith('quickgelu'):
+        return False
+    if 'conv1.weight' not in shapes:
+        return name.startswith('convnext')
+    vision = open_clip.get_model_config(name)['vision_cfg']
+    # The stem of a CLIP ResNet begins with half of its width.
+    return name.startswith('RN') and (
+        vision['width'] == 2 * shapes['conv1.weight'][0]
+    )
+
+
 def _without_counters(shapes):
     return {
-        key: tuple(shape)
+        key: shape
         for key, shape in shapes.items()
         if not key.endswith('num_batches_tracked')
     }

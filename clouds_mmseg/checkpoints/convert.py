@@ -174,14 +174,18 @@ def complete(result, layout, kind, fill=None, classes=None):
             size = rest['backbone.clip_model.text_projection'][1]
             wanted[VOID] = (1, size)
             may_lack[VOID] = 'not used by the linear classifier'
+    fill = _as_theirs(fill or {})
     bias = result.weights.get('sem_seg_head.predictor.class_embed.bias')
-    classes = classes if bias is None else len(bias) - 1
+    if bias is not None:
+        classes = len(bias) - 1
+    elif _LOSS in fill:
+        classes = len(fill[_LOSS]) - 1
     if classes is not None:
         wanted[_LOSS] = (classes + 1,)
         result.weights[_LOSS] = torch.ones(classes + 1)
         result.weights[_LOSS][-1] = _NO_OBJECT
         result.made[_LOSS] = f'ones, and {_NO_OBJECT} for "no object"'
-    for key, value in _as_theirs(fill or {}).items():
+    for key, value in fill.items():
         if key in wanted and (key in may_lack or key == _LOSS):
             result.weights[key] = value
             result.made[key] = 'from the file given with --fill-from'

@@ -5,13 +5,7 @@ names differ: both layouts keep the projections of queries, keys and values
 in one ``in_proj_weight``, so nothing has to be split, joined or transposed.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
-
 from clouds_mmseg.checkpoints.key_table import KeyTable
-from clouds_mmseg.utils.errors import UserError
-
-Value = TypeVar('Value')
 
 # detectron2's name of a part -> ours.
 HEAD = KeyTable(
@@ -86,59 +80,3 @@ HEAD = KeyTable(
 )
 # What the first release of Mask2Former called some of them.
 OLD_HEAD = KeyTable({'predictor.static_query': 'query_feat'})
-_TEXT_KEY = 'cls_embed.logit_scale'
-_VOID_KEY = 'void_embedding.weight'
-
-
-def head_from_detectron2(
-    weights: Mapping[str, Value], prefix: str = 'sem_seg_head.'
-) -> dict[str, Value]:
-    """Take the head out of a detectron2 model and rename its weights.
-
-    The embedding of "no object", which lies beside the head there, comes
-    along if the classifier uses it, that is if it compares with text.
-
-    Args:
-        weights (Mapping): Names -> weights, or whatever stands for them, of
-            a whole model. Names outside of the head are passed over.
-        prefix (str): What the head's names begin with.
-
-    Returns:
-        dict: Names of :class:`CLOUDSHead` -> the same values.
-
-    Raises:
-        UserError: If there is no head, or a name in it is none of
-            Mask2Former's.
-    """
-    head = {
-        key.removeprefix(prefix): value
-        for key, value in weights.items()
-        if key.startswith(prefix)
-    }
-    if not head:
-        raise UserError(
-            f'No weights begin with {prefix!r}, as those of a detectron2 '
-            f'head do; the first are {list(weights)[:3]}.'
-        )
-    renamed = {key: rename(key) for key in head}
-    if strange := [key for key, new in renamed.items() if new is None]:
-        raise UserError(
-            f'{len(strange)} weights under {prefix!r} are none of '
-            f'Mask2Former, FC-CLIP or CLOUDS: {strange[:5]}.'
-        )
-    taken = {renamed[key]: value for key, value in head.items()}
-    if _TEXT_KEY in taken and _VOID_KEY in weights:
-        taken[f'cls_embed.{_VOID_KEY}'] = weights[_VOID_KEY]
-    return taken
-
-
-def rename(key: str) -> str | None:
-    """Rename one weight of a head.
-
-    Args:
-        key (str): Its name in detectron2's layout, without prefix.
-
-    Returns:
-        str | None: Its name in :class:`CLOUDSHead`; None if it has none.
-    """
-    return HEAD(key) or OLD_HEAD(key)

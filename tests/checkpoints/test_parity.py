@@ -165,11 +165,11 @@ def test_names_and_shapes(reference_dir, tmp_path):
     small['decode_head.level_embed.weight'] = [4, 256]
     file.write_text(json.dumps(small))
     report = check_file(file)
-    assert report.worst[:2] == ('level_embed.weight', 1)
+    assert report.worst[:2] == ('decode_head.level_embed.weight', 1)
     assert not report.passed
     del small['decode_head.cls_embed.bias']
     file.write_text(json.dumps(small))
-    assert 'text classifier' in check_file(file).problem
+    assert 'neither linear nor' in check_file(file).problem
 
 
 def test_files_that_cannot_be_compared_are_rows_too(

@@ -3,7 +3,8 @@
 import torch
 from plain import PlainHead, losses_of, match_one
 
-from clouds_mmseg.checkpoints.detectron2_keys import head_from_detectron2
+from clouds_mmseg.checkpoints.convert import to_ours
+from clouds_mmseg.checkpoints.layouts import detect
 
 
 def test_plain_head_equals_the_recorded_zoo_head(load_reference):
@@ -24,9 +25,13 @@ def test_plain_head_equals_the_recorded_zoo_head(load_reference):
 
 def test_plain_head_equals_the_recorded_text_head(load_reference):
     config, t = load_reference('clouds_official_head_text_tiny.safetensors')
-    state = head_from_detectron2(
-        {k.removeprefix('state.'): v for k, v in t.items()}
-    )
+    theirs = {
+        k.removeprefix('state.'): v
+        for k, v in t.items()
+        if k.startswith('state.')
+    }
+    ours = to_ours(theirs, detect(theirs)).weights
+    state = {k.removeprefix('decode_head.'): v for k, v in ours.items()}
     text, void = t['text_classifier'].split([len(t['text_classifier']) - 1, 1])
     state['cls_embed.void_embedding.weight'] = void
     plain = PlainHead(
