@@ -15,6 +15,7 @@ from clouds_mmseg.datasets.keyed import KeyedDataset
 from clouds_mmseg.datasets.keyed_sampler import KeyedSampler
 from clouds_mmseg.datasets.mapillary import MapillaryDGDataset
 from clouds_mmseg.datasets.nighttime_driving import NighttimeDrivingDataset
+from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
 from clouds_mmseg.datasets.synthia import SYNTHIADataset
 from clouds_mmseg.datasets.transforms import (
     CorruptImage,
@@ -51,6 +52,7 @@ __all__ = [
     'MapillaryDGDataset',
     'NighttimeDrivingDataset',
     'PackDGInputs',
+    'RareClassDataset',
     'SYNTHIADataset',
     'UrbanSynDataset',
     'WildDash2Dataset',
