@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clouds_mmseg.benchmark.command import parse_args, run
+from clouds_mmseg.benchmark.arguments import parse_args
+from clouds_mmseg.benchmark.command import run
 from clouds_mmseg.engine.launch import plain_errors
 
 PLAIN = Path(__file__).resolve().parents[1] / 'tests' / 'plain'

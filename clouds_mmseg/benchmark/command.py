@@ -1,10 +1,11 @@
-"""The command line of ``tools/benchmark.py``."""
+"""What ``tools/benchmark.py`` does with its command line."""
 
-import argparse
+import gc
 import logging
+import tempfile
+from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
@@ -16,83 +17,8 @@ from clouds_mmseg.benchmark.report import (
     table_of,
     write_json,
 )
-from clouds_mmseg.benchmark.setting import DTYPES, Setting
+from clouds_mmseg.benchmark.setting import Setting
 from clouds_mmseg.utils.errors import UserError
-
-# Official: images short edge 512 here, crops of 512 as in the published
-# timings, and the 768 x 768 of generated images.
-_STEP_SIZES = dict(
-    infer=((1024, 512), 1), train=((512, 512), 2), selftrain=((512, 512), 2)
-)
-
-
-def parse_args(argv=None):
-    """Read the command line.
-
-    Args:
-        argv (list[str], optional): Without the program's name.
-
-    Returns:
-        argparse.Namespace: One attribute an option.
-    """
-    parser = argparse.ArgumentParser(
-        description='Measure a piece of work, alone or in turn with the '
-        'plain formulation of it.'
-    )
-    works = parser.add_subparsers(dest='work', required=True, metavar='WORK')
-    common = _common()
-    for name, what in (
-        ('infer', 'images to labels'),
-        ('train', 'an optimiser step on labelled crops'),
-        ('selftrain', 'the same, one crop of two labelled by the teacher'),
-    ):
-        step = works.add_parser(name, help=what, parents=[common])
-        size, batch = _STEP_SIZES[name]
-        step.add_argument('--size', type=_size, default=size, metavar='WxH')
-        step.add_argument('--batch', type=int, default=batch)
-        step.add_argument(
-            '--tower', default='RN50', help='a model of open_clip'
-        )
-        step.add_argument('--dtype', choices=DTYPES, default='fp32')
-        step.add_argument(
-            '--model',
-            nargs='+',
-            action=DictAction,
-            default={},
-            metavar='KEY=VALUE',
-            help='changes to the model, as decode_head.num_queries=50',
-        )
-    return parser.parse_args(argv)
-
-
-def _common():
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        '--against',
-        choices=['plain'],
-        help='measure the plain formulation of tests/plain in turn',
-    )
-    common.add_argument('--device', default='auto', help='auto, cpu, cuda:N')
-    common.add_argument('--threads', type=int, help='of torch, on CPU')
-    common.add_argument('--warmup', type=int, default=1)
-    common.add_argument('--repeats', type=int, default=5)
-    common.add_argument(
-        '--clock',
-        choices=list(CLOCKS),
-        default='wall',
-        help='cpu: processor time, where the machine has other work',
-    )
-    common.add_argument('--out', help='write the report here, as JSON')
-    return common
-
-
-def _size(text):
-    width, by, height = text.partition('x')
-    if not (by and width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is no size: write width x height, as 1024x512'
-        )
-    return int(width), int(height)
 
 
 def run(args, plain_folder):
@@ -115,6 +41,8 @@ def run(args, plain_folder):
     # The frozen tower says that its weights are random, which is meant.
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     init_default_scope('mmseg')
+    # Garbage is collected before each run; what was imported is not searched.
+    gc.freeze()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = _device(args.device)
@@ -190,4 +118,88 @@ def _step(args, device, plain):
     return rows
 
 
-_WORKS = dict(infer=_step, train=_step, selftrain=_step)
+def _refine(args, device, plain):
+    from clouds_mmseg.benchmark import refining
+
+    print(f'{environment()["machine"]}, SAM {args.variant} of random weights')
+    rows = []
+    for epoch in refining.EPOCHS:
+        with tempfile.TemporaryDirectory() as folder:
+            contenders = refining.refinement(
+                epoch,
+                variant=args.variant,
+                side=args.sam_size,
+                size=args.size,
+                device=device,
+                folder=Path(folder),
+                plain=plain,
+            )
+            title = f'refine {args.size}x{args.size}, {epoch}'
+            rows += _measure(args, title, contenders, device)[0]
+    return rows
+
+
+def _loader(args, device, plain):
+    from clouds_mmseg.benchmark import loading
+
+    del device, plain
+    options = dict(images=args.images, workers=args.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.config:
+            found = loading.config_datasets(args.config)
+            rows = list(loading.measure_config(found, **options))
+        else:
+            rows = [
+                row
+                for name in args.sets
+                for row in loading.compare_storages(
+                    name,
+                    Path(folder),
+                    crop=args.crop,
+                    size=args.size,
+                    **options,
+                )
+            ]
+    print(environment()['machine'])
+    print(table_of(rows))
+    return rows
+
+
+def _resume(args, device, plain):
+    from clouds_mmseg.benchmark import resuming
+
+    if args.iteration < 2:
+        raise UserError(
+            f'--iteration must be at least 2, got {args.iteration}'
+        )
+    del device
+    with tempfile.TemporaryDirectory() as folder:
+        case = resuming.ResumeCase(
+            folder,
+            tower=args.tower,
+            model=args.model,
+            size=args.size,
+            crop=args.crop,
+            workers=args.workers,
+            clock=CLOCKS[args.clock],
+        )
+        rows = resuming.compare(
+            case,
+            args.iteration,
+            warmup=args.warmup,
+            repeats=args.repeats,
+            replayed=args.replayed if plain else 0,
+        )
+    print(environment()['machine'])
+    print(table_of(rows))
+    return rows
+
+
+_WORKS = dict(
+    infer=_step,
+    train=_step,
+    selftrain=_step,
+    refine=_refine,
+    loader=_loader,
+    resume=_resume,
+)

@@ -117,7 +117,10 @@ class SAMRefiner:
         self.seed = seed
         self.ignore_index = ignore_index
         self._cache = cache_dir and ArrayCache(cache_dir, cache_bytes)
-        self.sam = PromptedSAM(variant, checkpoint)
+        self.sam = self._load(variant, checkpoint)
+
+    def _load(self, variant, checkpoint):
+        return PromptedSAM(variant, checkpoint)
 
     def to(self, device):
         """Move SAM.

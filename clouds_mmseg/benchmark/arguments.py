@@ -1,0 +1,162 @@
+"""The command line of ``tools/benchmark.py``."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from clouds_mmseg.benchmark.files import SETS
+from clouds_mmseg.benchmark.measure import CLOCKS
+from clouds_mmseg.benchmark.random_sam import VARIANTS
+from clouds_mmseg.benchmark.setting import DTYPES
+
+# Width and height, and images: those of the timings of the official code.
+_STEP_SIZES = dict(
+    infer=((1024, 512), 1), train=((512, 512), 2), selftrain=((512, 512), 2)
+)
+
+
+def parse_args(argv=None):
+    """Read the command line.
+
+    Args:
+        argv (list[str], optional): Without the program's name.
+
+    Returns:
+        argparse.Namespace: One attribute an option.
+    """
+    parser = argparse.ArgumentParser(
+        description='Measure a piece of work, alone or in turn with the '
+        'plain formulation of it.'
+    )
+    works = parser.add_subparsers(dest='work', required=True, metavar='WORK')
+    common = _common()
+    for name, what in (
+        ('infer', 'images to labels'),
+        ('train', 'an optimiser step on labelled crops'),
+        ('selftrain', 'the same, one crop of two labelled by the teacher'),
+    ):
+        step = works.add_parser(name, help=what, parents=[common])
+        size, batch = _STEP_SIZES[name]
+        step.add_argument('--size', type=_size, default=size, metavar='WxH')
+        step.add_argument('--batch', type=int, default=batch)
+        step.add_argument(
+            '--tower', default='RN50', help='a model of open_clip'
+        )
+        step.add_argument('--dtype', choices=DTYPES, default='fp32')
+        step.add_argument(
+            '--model',
+            nargs='+',
+            action=DictAction,
+            default={},
+            metavar='KEY=VALUE',
+            help='changes to the model, as decode_head.num_queries=50',
+        )
+    _add_refine(works, common)
+    _add_loader(works, common)
+    _add_resume(works, common)
+    return parser.parse_args(argv)
+
+
+def _add_refine(works, common):
+    refine = works.add_parser(
+        'refine', help="mend a pseudo label by SAM's masks", parents=[common]
+    )
+    refine.add_argument(
+        '--variant',
+        choices=VARIANTS,
+        default='vit_t',
+        help='a SAM of random weights: the size of MobileSAM, or ViT-B',
+    )
+    refine.add_argument(
+        '--size', type=int, default=768, help='side of the image, pixels'
+    )
+    refine.add_argument(
+        '--sam-size', type=int, default=1024, help='side of what SAM sees'
+    )
+
+
+def _add_loader(works, common):
+    loader = works.add_parser(
+        'loader', help='training samples a second', parents=[common]
+    )
+    loader.add_argument(
+        '--config', help='measure the training sets of a config, as they lie'
+    )
+    loader.add_argument(
+        '--sets',
+        nargs='+',
+        default=list(SETS),
+        metavar='SET',
+        help='without --config: published sizes to write and load '
+        '(default: all of %(default)s)',
+    )
+    loader.add_argument(
+        '--size', type=_size, metavar='WxH', help='in place of the published'
+    )
+    loader.add_argument('--crop', type=int, default=768)
+    loader.add_argument(
+        '--images', type=int, default=20, help='timed for each row'
+    )
+    loader.add_argument('--workers', nargs='+', type=int, default=[0, 2])
+
+
+def _add_resume(works, common):
+    resume = works.add_parser(
+        'resume',
+        help='from a checkpoint to the first batch after it',
+        parents=[common],
+    )
+    resume.add_argument('--iteration', type=int, default=40000)
+    resume.add_argument(
+        '--size',
+        type=_size,
+        default=(1914, 1052),
+        metavar='WxH',
+        help='of the stored images',
+    )
+    resume.add_argument('--crop', type=int, default=512)
+    resume.add_argument('--workers', type=int, default=0)
+    resume.add_argument(
+        '--replayed',
+        type=int,
+        default=8,
+        help='batches that stand for all in --against plain',
+    )
+    resume.add_argument('--tower', default='RN50')
+    resume.add_argument(
+        '--model',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+    )
+
+
+def _common():
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        '--against',
+        choices=['plain'],
+        help='measure the plain formulation of tests/plain in turn',
+    )
+    common.add_argument('--device', default='auto', help='auto, cpu, cuda:N')
+    common.add_argument('--threads', type=int, help='of torch, on CPU')
+    common.add_argument('--warmup', type=int, default=1)
+    common.add_argument('--repeats', type=int, default=5)
+    common.add_argument(
+        '--clock',
+        choices=list(CLOCKS),
+        default='wall',
+        help='cpu: processor time, where the machine has other work',
+    )
+    common.add_argument('--out', help='write the report here, as JSON')
+    return common
+
+
+def _size(text):
+    width, by, height = text.partition('x')
+    if not (by and width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no size: write width x height, as 1024x512'
+        )
+    return int(width), int(height)
