@@ -29,7 +29,7 @@ class RareClassDataset:
     :func:`class_pixels`.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset (DGDataset | dict): With labels, or its config.
         temperature (float): Of :func:`class_probabilities`. The official
             value 0.01 draws GTA5's rarest classes about equally often and
             the common ones hardly ever.
@@ -72,6 +72,8 @@ class RareClassDataset:
             )
         if tries < 1:
             raise ValueError(f'rare_class.tries={tries} must be at least 1')
+        if isinstance(dataset, dict):
+            dataset = DATASETS.build(dataset)
         names = list(dataset.metainfo['classes'])
         unknown = [name for name in classes or () if name not in names]
         if unknown:

@@ -16,6 +16,7 @@ from clouds_mmseg.datasets.verify import (
     verify,
 )
 from clouds_mmseg.datasets.verify.recall import current_reports
+from clouds_mmseg.datasets.verify.text import counted
 from clouds_mmseg.engine.launch import dataset_configs
 from clouds_mmseg.utils.errors import UserError
 
@@ -104,9 +105,9 @@ def verify_data(tasks, *, command, workers=None, mend=None):
         reports = verify(tasks, workers=workers, command=command)
     if mend == 'fix':
         moved = fix(reports)
-        lines.append(f'Moved {len(moved)} files aside.')
+        lines.append(f'Moved {counted(len(moved), "file")} aside.')
     elif mend == 'accept':
-        lines.append(f'Accepted {accept(reports)} errors.')
+        lines.append(f'Accepted {counted(accept(reports), "error")}.')
     if mend and not keep(reports):
         raise UserError(
             'the decision cannot be kept, and training will not know of it; '

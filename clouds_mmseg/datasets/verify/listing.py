@@ -71,6 +71,20 @@ def set_key(dataset):
     return ' '.join(words)
 
 
+def same_files(dataset):
+    """Tell datasets apart by their files.
+
+    Args:
+        dataset (Dataset): At the bottom of all wrappers.
+
+    Returns:
+        tuple: Equal for datasets that read the same files by the same rule.
+    """
+    if has_report(dataset):
+        return (dataset.files_root, set_key(dataset))
+    return (getattr(dataset, 'bank', None) or id(dataset),)
+
+
 def list_files(dataset):
     """Find out which files a dataset has and which lack their partner.
 
@@ -86,6 +100,10 @@ def list_files(dataset):
     if not has_report(dataset):
         return _list_others(dataset)
     root = dataset.files_root
+    if '://' in root:
+        raise dataset.data_error(
+            f'{root} is remote, and verification reads local files only'
+        )
 
     def below(path):
         return os.path.relpath(path, root)

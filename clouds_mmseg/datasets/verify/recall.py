@@ -1,5 +1,8 @@
 """Earlier reports, while the files are still those that were read."""
 
+import os
+
+from clouds_mmseg.datasets.skip_list import is_skipped, read_skip_list
 from clouds_mmseg.datasets.verify.findings import FIXED
 from clouds_mmseg.datasets.verify.listing import (
     has_report,
@@ -74,6 +77,27 @@ def report_of(dataset):
     if not has_report(dataset):
         return None
     return read_reports(dataset.files_root).get(set_key(dataset))
+
+
+def errors_of(report, dataset):
+    """Errors that still matter to a dataset.
+
+    Args:
+        report (SetReport): Of this dataset.
+        dataset (DGDataset): It may leave out images by ``skip``.
+
+    Returns:
+        list[Finding]: Neither fixed nor accepted, and about no image that is
+        left out.
+    """
+    names = read_skip_list(dataset.skip)
+    folder, suffix = dataset.data_prefix['img_path'], dataset.img_suffix
+
+    def skipped(image):
+        path = os.path.join(report.root, image)
+        return bool(image) and is_skipped(path, folder, suffix, names)
+
+    return [f for f in report.open_errors if not skipped(f.image)]
 
 
 def changes_since(report, dataset):

@@ -20,7 +20,7 @@ from clouds_mmseg.datasets.verify.findings import ACCEPTED, Finding
 from clouds_mmseg.datasets.verify.listing import (
     has_report,
     list_files,
-    set_key,
+    same_files,
 )
 from clouds_mmseg.datasets.verify.report_file import (
     read_reports,
@@ -68,7 +68,9 @@ def verify(tasks, *, workers=None, command=''):
         UserError: ``workers`` is not positive, or a report cannot be
             written.
     """
-    tasks = {_identity(task): task for task in reversed(tasks)}.values()
+    tasks = {
+        same_files(task.dataset): task for task in reversed(tasks)
+    }.values()
     tasks = list(reversed(tasks))
     # A file that is no report is found before hours are spent.
     earlier = {root: read_reports(root) for root in _roots(tasks)}
@@ -102,13 +104,6 @@ def keep(reports):
     return fine
 
 
-def _identity(task):
-    dataset = task.dataset
-    if has_report(dataset):
-        return (dataset.files_root, set_key(dataset))
-    return getattr(dataset, 'bank', None) or task.name
-
-
 def _roots(tasks):
     return {t.dataset.files_root for t in tasks if has_report(t.dataset)}
 
@@ -116,9 +111,10 @@ def _roots(tasks):
 def _remember_accepted(report, earlier):
     if report.key not in earlier:
         return
-    old = [f for f in earlier[report.key].findings if f.state == ACCEPTED]
+    known = earlier[report.key].findings
+    accepted = {f.identity for f in known if f.state == ACCEPTED}
     for finding in report.findings:
-        if any(finding.same_as(known) for known in old):
+        if finding.identity in accepted:
             finding.state = ACCEPTED
 
 

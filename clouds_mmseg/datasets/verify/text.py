@@ -18,6 +18,11 @@ _SHOWN = 20
 _WIDE = 3
 
 
+def counted(number, noun):
+    """Write a number with its noun: ``1 error``, ``2 errors``."""
+    return f'{number} {noun}' + ('' if number == 1 else 's')
+
+
 def reports_text(reports):
     """Say what was found.
 
