@@ -11,8 +11,8 @@ class GTA5Dataset(DGDataset):
     """GTA5: 24,966 rendered images, 1914x1052, with Cityscapes label ids.
 
     Layout: ``images/00001.png`` and ``labels/00001.png``, palette PNGs as
-    published. A few images differ in size from their label: reading them is
-    an error, so name those in ``skip``.
+    published. A few images differ in size from their label, and reading one
+    is an error: ``tools/verify_dataset.py gta5 --fix`` takes them out.
 
     Source: Richter et al., "Playing for Data", ECCV 2016.
     """

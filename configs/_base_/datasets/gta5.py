@@ -16,8 +16,8 @@ train_pipeline_gta5 = [
 train_gta5 = dict(
     type='GTA5Dataset',
     data_root='data/gta5',
-    # The images whose size differs from their label's must be named in
-    # skip=...: tools/train.py --check-data lists them.
+    # A few images differ in size from their label: reading one is an error.
+    # tools/verify_dataset.py gta5 --fix takes them out.
     expected=24966,
     pipeline=train_pipeline_gta5,
 )
