@@ -1,12 +1,7 @@
 """The embedded benchmark on disk: one labelled source and five targets."""
 
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-
-import cv2
-from tqdm import tqdm
 
 from clouds_mmseg.datasets.toycity.layouts import (
     DOMAINS,
@@ -28,6 +23,7 @@ from clouds_mmseg.datasets.toycity.render import (
 )
 from clouds_mmseg.utils.atomic import leftovers
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.processes import map_in_processes
 
 
 def write_toycity(
@@ -83,7 +79,8 @@ def write_toycity(
         for path in leftovers(root / folder / '*.png'):
             path.unlink()
     job = partial(_make, root, tuple(plan['size']), plan['seed'])
-    _run(job, missing, workers)
+    for _ in map_in_processes(job, missing, workers=workers, title='ToyCity'):
+        pass
     write_manifest(root / MANIFEST, plan)
     (root / PLAN).unlink()
     return True
@@ -157,29 +154,3 @@ def _make(root, size, seed, sample):
         label,
         label_ids=sample.domain in ('source', 'source_val'),
     )
-
-
-def _run(job, samples, workers):
-    progress = partial(
-        tqdm, total=len(samples), desc='ToyCity', unit='img', disable=None
-    )
-    if workers == 1 or len(samples) < 2:
-        for _ in progress(map(job, samples)):
-            pass
-        return
-    # A spawned process would import the whole training stack anew. A forked
-    # one inherits OpenCV's pool without its threads and waits for them for
-    # ever; with one thread there is no pool.
-    start = 'fork' if 'fork' in get_all_start_methods() else 'spawn'
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pool = ProcessPoolExecutor(
-        workers, get_context(start), cv2.setNumThreads, (1,)
-    )
-    try:
-        for _ in progress(pool.map(job, samples, chunksize=4)):
-            pass
-    finally:
-        # After an error the rest is not rendered before it is reported.
-        pool.shutdown(cancel_futures=True)
-        cv2.setNumThreads(threads)
