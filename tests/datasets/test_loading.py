@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
-from mmengine.dataset import ConcatDataset, RepeatDataset, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -18,7 +18,6 @@ from clouds_mmseg.datasets import (
     LoadSegImage,
     LoadSegLabels,
     PackDGInputs,
-    check_dataset,
 )
 from clouds_mmseg.datasets.label_table import build_label_table
 
@@ -236,44 +235,3 @@ class TestEvaluateAtInputSize:
     def test_repr(self):
         assert repr(EvaluateAtInputSize()) == 'EvaluateAtInputSize()'
         assert 'backend_args=None' in repr(LoadSegLabels())
-
-
-class TestCheck:
-    def test_nothing_wrong(self, pairs):
-        report = check_dataset(GTA5Dataset(data_root=str(pairs)), workers=2)
-        assert report.ok
-        assert report.checked == dict(gta5=3)
-        assert str(report) == (
-            'checked 3 images and labels (gta5 3): 0 problems'
-        )
-
-    def test_all_bad_files_are_listed(self, pairs, files, tmp_path):
-        cut(pairs / 'images/00000.png', 50)
-        files.label(pairs / 'labels/00001.png', files.label_of([77]))
-        files.image(pairs / 'images/00002.png', 5, 5)
-        good = GTA5Dataset(data_root=str(pairs), lazy_init=True)
-        away = GTA5Dataset(
-            data_root=str(tmp_path / 'away'), domain='other', lazy_init=True
-        )
-        repeated = RepeatDataset(good, 2, lazy_init=True)
-        joined = ConcatDataset([away], lazy_init=True)
-        joined.datasets.insert(0, repeated)
-        report = check_dataset(joined)
-        assert not report.ok
-        assert report.checked == dict(gta5=3)
-        first, second, third, fourth = report.problems
-        assert '00000.png is truncated' in first
-        assert '00001.png has ids outside the classes: 77' in second
-        assert '00002.png is 5x5' in third
-        assert 'away does not exist' in fourth
-        assert str(report).splitlines()[0].endswith('4 problems')
-
-    def test_images_without_labels(self, pairs):
-        dataset = GTA5Dataset(
-            data_root=str(pairs), data_prefix=dict(img_path='images')
-        )
-        assert check_dataset(dataset).checked == dict(gta5=3)
-
-    def test_workers(self, pairs):
-        with pytest.raises(ValueError, match='workers=0'):
-            check_dataset(GTA5Dataset(data_root=str(pairs)), workers=0)
