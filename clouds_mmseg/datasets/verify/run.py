@@ -65,13 +65,13 @@ def verify(tasks, *, workers=None, command=''):
         list[SetReport]: One a dataset.
 
     Raises:
-        UserError: ``workers`` is not positive, or a report cannot be
-            written.
+        UserError: ``workers`` is not positive, or an earlier report is
+            damaged.
     """
-    tasks = {
-        same_files(task.dataset): task for task in reversed(tasks)
-    }.values()
-    tasks = list(reversed(tasks))
+    first = {}
+    for task in tasks:
+        first.setdefault(same_files(task.dataset), task)
+    tasks = list(first.values())
     # A file that is no report is found before hours are spent.
     earlier = {root: read_reports(root) for root in _roots(tasks)}
     reports = [_verify_one(task, workers) for task in tasks]
