@@ -2,6 +2,7 @@
 
 import argparse
 
+from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.prepare.run import Options, prepare_dataset
 from clouds_mmseg.datasets.prepare.sets import NAMES
 from clouds_mmseg.engine.launch import plain_errors
@@ -56,7 +57,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    out = args.out or f'data/{args.name}'
+    out = args.out or resolve_data_root(f'data/{args.name}')
     options = Options(
         link=args.link,
         resize_short=args.resize_short,

@@ -108,7 +108,10 @@ class DGDataset(FileChecks, BaseSegDataset):
         ids, ignored = self.label_ids(metainfo), self.ignored_ids()
         # Who says which files are meant, means the published ones.
         published = data_prefix or seg_map_suffix
-        if not published and find_manifest(data_root, self.PREPARED):
+        name = None if published else self.PREPARED
+        manifest = find_manifest(data_root, name)
+        if manifest:
+            self.left_out = frozenset(manifest.left_out)
             if not suffix.endswith(PREPARED_SUFFIX):
                 suffix = PREPARED_SUFFIX
             self.LABEL_CHANNEL = None

@@ -12,7 +12,7 @@ class CityscapesDGDataset(DGDataset):
 
     Layout: ``leftImg8bit/{split}/{city}/*_leftImg8bit.png`` and
     ``gtFine/{split}/{city}/*_gtFine_labelTrainIds.png``. The label files are
-    made from the published ones by cityscapesscripts.
+    made from the published ones by ``tools/prepare_dataset.py``.
 
     Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016.
     """
@@ -36,7 +36,6 @@ class CityscapesDGDataset(DGDataset):
             return ''
         return (
             f'\nThere is {published}: that folder has the published label ids '
-            'only. Make the train-id files once with cityscapesscripts: '
-            f'CITYSCAPES_DATASET={self.data_root} csCreateTrainIdLabelImgs '
-            '(module cityscapesscripts.preparation.createTrainIdLabelImgs)'
+            'only. Make the train-id files once: tools/prepare_dataset.py '
+            f'cityscapes --src {self.data_root} --out {self.data_root}'
         )

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.manifest import MANIFEST
 from clouds_mmseg.datasets.skip_list import (
     QUARANTINE,
     SKIP_FILE,
@@ -26,6 +27,9 @@ class FileChecks:
     Files are listed folder by folder instead of looked up one by one: on
     network storage that is the difference between seconds and minutes.
     """
+
+    # Paths below the data root of images that preparation has left out.
+    left_out = frozenset()
 
     @property
     def _label_folder(self):
@@ -111,7 +115,7 @@ class FileChecks:
         """
         kept = self._kept(infos, read_skip_list(self.skip), 'skip')
         root = self.files_root
-        aside = set_aside(root)
+        aside = set_aside(root) | self.left_out
         if aside:
             below = [
                 i
@@ -119,7 +123,9 @@ class FileChecks:
                 if os.path.relpath(i['img_path'], root) not in aside
             ]
             if len(below) < len(kept):
-                self._say_skipped(len(kept) - len(below), SKIP_FILE)
+                self._say_skipped(
+                    len(kept) - len(below), f'{SKIP_FILE} or {MANIFEST}'
+                )
             kept = below
         return kept
 

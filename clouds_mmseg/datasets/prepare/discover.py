@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.disk import write_error
 from clouds_mmseg.datasets.prepare.rar import unpack_rar
 from clouds_mmseg.datasets.prepare.sources import (
     FolderSource,
@@ -14,6 +15,7 @@ from clouds_mmseg.datasets.prepare.sources import (
     ZipSource,
 )
 from clouds_mmseg.datasets.prepare.split_zip import volume_number
+from clouds_mmseg.datasets.skip_list import QUARANTINE
 from clouds_mmseg.utils.atomic import atomic_path
 
 # Archives unpacked on the way; below the output folder.
@@ -54,8 +56,9 @@ def find_sources(paths, out):
     for path in map(os.fspath, paths):
         if os.path.isdir(path):
             source = FolderSource(os.path.abspath(path))
-            # Preparing in place is possible: then it is searched.
-            hidden = {os.path.realpath(work)}
+            # Preparing in place is possible: then it is searched, without
+            # what verification has moved aside.
+            hidden = {str(work), os.path.join(out, QUARANTINE)}
             if os.path.realpath(path) != out:
                 hidden.add(out)
             members = list(source.members(hidden))
@@ -172,7 +175,11 @@ def _unpack(source, member, work):
     mark = zlib.crc32(source.title.encode(errors='surrogateescape'))
     folder = f'{Path(source.title).name}-{mark:08x}'
     path = Path(work) / folder / member.name
-    if not path.is_file() or path.stat().st_size != member.size:
+    if path.is_file() and path.stat().st_size == member.size:
+        return str(path)
+    try:
         with atomic_path(path) as temporary, open(temporary, 'wb') as stream:
             source.copy(member, stream)
+    except OSError as error:
+        raise write_error(work, path, error) from error
     return str(path)

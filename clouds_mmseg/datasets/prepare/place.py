@@ -17,12 +17,11 @@ from clouds_mmseg.datasets.prepare.convert import (
     encode_label,
     shrink,
 )
+from clouds_mmseg.datasets.prepare.disk import FULL, write_error
 from clouds_mmseg.datasets.prepare.sources import READ_ERRORS
 from clouds_mmseg.datasets.transforms.integrity import incomplete
 from clouds_mmseg.datasets.verify.checksums import damaged_chunk
 from clouds_mmseg.utils.atomic import atomic_path
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 MADE, THERE, BAD = 'made', 'there', 'bad'
 
@@ -80,9 +79,9 @@ class Placer:
             there = self._there(job, source, target, as_is)
             if there:
                 return there
+        if as_is and source.is_folder:
+            return self._bring(job, source, target)
         name = source.describe(job.member)
-        if as_is and payload is None and hasattr(source, 'root'):
-            return self._bring(job, source, target, name)
         try:
             payload = source.read(job.member) if payload is None else payload
             _require(payload, job, name)
@@ -97,26 +96,31 @@ class Placer:
         return Done(MADE)
 
     def _there(self, job, source, target, as_is):
-        """Whether the file has been made; removes a link to nothing."""
-        if not target.exists():
-            # The source was moved since it was linked.
+        """Whether the file has been made; removes links that are not it."""
+        linked = target.is_symlink()
+        own = (
+            source.is_folder
+            and target.exists()
+            and target.samefile(job.member.place)
+        )
+        # A link to nothing: the source was moved since. Or a copy is asked
+        # for where there is a link of ours.
+        if not target.exists() or (own and linked and not self.link):
             with self._writing(target):
                 target.unlink()
             return None
-        linked = target.is_symlink()
-        own = hasattr(source, 'root') and target.samefile(job.member.place)
-        if own and not as_is and not linked:
+        if own and not linked and not as_is:
             raise DataError(
                 f'{target} is the published file itself, which is never '
                 'changed: give another folder as --out'
             )
-        if own and as_is:
-            return Done(THERE, linked=linked)
+        if own and not linked:
+            # Prepared in place: nobody has looked at this file yet.
+            return self._complete(job, source) or Done(THERE)
+        size = target.stat().st_size
         # What is converted has no size to compare; it was renamed into
         # place when it was whole.
-        if not as_is and target.stat().st_size and not linked:
-            return Done(THERE)
-        if as_is and target.stat().st_size == job.member.size:
+        if own or (size == job.member.size if as_is else size and not linked):
             return Done(THERE, linked=linked)
         raise DataError(
             f'{target} is in the way: it is not the file that '
@@ -124,13 +128,12 @@ class Placer:
             'delete it, or give another folder as --out.'
         )
 
-    def _bring(self, job, source, target, name):
+    def _bring(self, job, source, target):
         """Link or copy a file of a folder."""
         path = job.member.place
-        with open(path, 'rb') as stream:
-            problem = incomplete(stream)
+        problem = self._complete(job, source)
         if problem:
-            return Done(BAD, f'{job.part} {name} {problem}')
+            return problem
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             ways = [os.link] if source.owned else []
@@ -140,13 +143,25 @@ class Placer:
                 try:
                     way(path, target)
                 except OSError as error:
-                    if error.errno in (*_FULL, errno.EEXIST):
+                    if error.errno in (*FULL, errno.EEXIST):
                         raise
                 else:
                     return Done(MADE, linked=not source.owned)
             with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
         return Done(MADE)
+
+    def _complete(self, job, source):
+        """Return what is wrong with a file of a folder, or None."""
+        try:
+            with open(job.member.place, 'rb') as stream:
+                problem = incomplete(stream)
+        except OSError as error:
+            problem = f'cannot be read ({error})'
+        if problem:
+            name = source.describe(job.member)
+            return Done(BAD, f'{job.part} {name} {problem}')
+        return None
 
     def _convert(self, job, payload, name):
         short = self.resize_short
@@ -187,23 +202,3 @@ def _require(payload, job, name):
             problem = f'is damaged: wrong checksum of its chunk {chunk}'
     if problem:
         raise DataError(f'{job.part} {name} {problem}')
-
-
-def write_error(out, target, error):
-    """Explain why a file cannot be written.
-
-    Args:
-        out (str): The output folder.
-        target (str | Path): The file.
-        error (OSError): What the system said.
-
-    Returns:
-        DataError: Says how to continue.
-    """
-    if error.errno in _FULL:
-        return DataError(
-            f'the disk of {out} is full ({error.strerror}). Every file there '
-            'is whole. Make room and run the same command again: it '
-            'continues.'
-        )
-    return DataError(f'{target} cannot be written: {error}')

@@ -156,8 +156,7 @@ def _nothing_found(layout, has_images, found):
     part = 'labels' if has_images else 'images'
     lines = [f'no {part} of {layout.title} in']
     for source, members in found:
-        name = getattr(source, 'root', None) or source.title
-        lines.append(f'  {name} ({len(members)} files)')
+        lines.append(f'  {source.title} ({len(members)} files)')
         lines += [f'    {m.name}' for m in members[:3]]
     lines.append('Expected files such as')
     lines += [f'  {example}' for example in layout.examples]

@@ -1,6 +1,6 @@
 """Prepare a data set: find its files, decide, and put them in place."""
 
-import functools
+import logging
 import os
 import shutil
 from collections import Counter
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.prepare.discover import WORK_FOLDER, find_sources
+from clouds_mmseg.datasets.prepare.disk import write_error
 from clouds_mmseg.datasets.prepare.files import Files
 from clouds_mmseg.datasets.prepare.manifest import (
     MANIFEST,
@@ -19,7 +20,7 @@ from clouds_mmseg.datasets.prepare.manifest import (
     read_manifest,
     write_manifest,
 )
-from clouds_mmseg.datasets.prepare.place import BAD, MADE, Placer, write_error
+from clouds_mmseg.datasets.prepare.place import BAD, MADE, Placer
 from clouds_mmseg.datasets.prepare.plan import make_plan
 from clouds_mmseg.datasets.prepare.sets import find_layout
 from clouds_mmseg.utils.processes import map_in_processes
@@ -90,12 +91,10 @@ def prepare_dataset(name, src, out, options=None):
         DataError: See the message; files that could be made are there.
     """
     options = options or Options()
+    src = [src] if isinstance(src, (str, os.PathLike)) else src
     layout = find_layout(name)
     before = _check_out(out, name, options)
-    try:
-        found = find_sources(src, out)
-    except OSError as error:
-        raise write_error(out, error.filename or out, error) from error
+    found = find_sources(src, out)
     rules = layout.rules
     if layout.prepare:
         rules = layout.prepare(Files(found), options)
@@ -120,12 +119,12 @@ def prepare_dataset(name, src, out, options=None):
             states[MADE],
         )
     if bad:
-        _leave_out(out, plan, bad, manifest)
+        _leave_out(out, plan, found, bad, manifest)
     manifest.complete = True
     _write(out, manifest)
     shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
     for message in [*plan.unpaired, *(message for _, message in bad)]:
-        _say(f'left out: {message}')
+        _warn(f'left out: {message}')
     _compare_counts(layout, manifest)
     return Result(manifest, states[MADE], states.total() - states[MADE])
 
@@ -179,7 +178,7 @@ def _check_space(out, plan, found, options):
 
 
 def _is_written(source, options):
-    return not source.owned and not (hasattr(source, 'root') and options.link)
+    return not source.owned and not (source.is_folder and options.link)
 
 
 def _write(out, manifest):
@@ -195,7 +194,7 @@ def _place_all(out, plan, found, options, layout):
     placer = Placer(str(out), sources, options.link, options.resize_short)
     plain = [j for j in plan.jobs if not sources[j.source].streamed]
     bad, states, linked = [], Counter(), False
-    results = [
+    results = plain and [
         zip(
             plain,
             map_in_processes(
@@ -230,13 +229,23 @@ def _stream(placer, source, jobs):
             bar.update()
 
 
-def _leave_out(out, plan, bad, manifest):
+def _leave_out(out, plan, found, bad, manifest):
     """Remove the partners of bad files, which this tool has made."""
     keys = {job.key for job, _ in bad}
     for job in plan.jobs:
         if job.key not in keys:
             continue
-        (Path(out) / job.target).unlink(missing_ok=True)
+        target, source = Path(out) / job.target, found[job.source][0]
+        published = (
+            source.is_folder
+            and target.exists()
+            and target.samefile(job.member.place)
+            and not target.is_symlink()
+        )
+        # Prepared in place, an image is the published one: it stays, and the
+        # dataset classes skip what the manifest names.
+        if not published:
+            target.unlink(missing_ok=True)
         if job.part == 'image':
             manifest.splits[job.split] -= 1
             manifest.left_out.append(job.target)
@@ -261,9 +270,10 @@ def _compare_counts(layout, manifest):
     for split, count in manifest.splits.items():
         official = layout.official.get(split)
         if official and count != official:
-            _say(
+            _warn(
                 f'{split}: {count} images, the official release has {official}'
             )
 
 
-_say = functools.partial(print_log, logger='current')
+def _warn(message):
+    print_log(message, logger='current', level=logging.WARNING)

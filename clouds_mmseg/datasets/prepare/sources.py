@@ -51,7 +51,13 @@ class FolderSource:
 
     root: str
     owned: bool = False
+    is_folder = True
     streamed = False
+
+    @property
+    def title(self):
+        """The folder's name for people."""
+        return self.root
 
     def members(self, without=()):
         """List the files, in the order of their names.
@@ -101,6 +107,7 @@ class ZipSource:
 
     paths: tuple
     spanned: bool = False
+    is_folder = False
     owned = False
     streamed = False
 
@@ -158,6 +165,7 @@ class TarSource:
 
     paths: tuple
     streamed: bool = False
+    is_folder = False
     owned = False
 
     @property
