@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from clouds_mmseg.checkpoints.conversion import Conversion
 from clouds_mmseg.checkpoints.convert import (
     complete,
@@ -12,17 +10,15 @@ from clouds_mmseg.checkpoints.convert import (
     teacher_may_lack,
     to_ours,
 )
+from clouds_mmseg.checkpoints.explain import classes_of_config
 from clouds_mmseg.checkpoints.files import (
+    count_tensors,
     read_content,
     read_state_dict,
     split_content,
 )
 from clouds_mmseg.checkpoints.layouts import OURS, TITLES, Layout, detect
-from clouds_mmseg.checkpoints.wanted import (
-    classes_of_config,
-    deduce,
-    of_config,
-)
+from clouds_mmseg.checkpoints.wanted import deduce, of_config
 from clouds_mmseg.checkpoints.writing import check_suffix, write_weights
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
@@ -191,21 +187,3 @@ def _from_ours(weights, layout, kind, source, config, fill_from, meta):
 def _is_cityscapes(result):
     bias = result.weights.get(f'{OURS}cls_embed.bias')
     return bias is not None and len(bias) == len(CLASSES) + 1
-
-
-def count_tensors(value):
-    """Count the tensors in nested containers.
-
-    Args:
-        value (Any): Dicts, lists and tuples.
-
-    Returns:
-        int: How many there are.
-    """
-    if isinstance(value, torch.Tensor):
-        return 1
-    if isinstance(value, dict):
-        return sum(count_tensors(v) for v in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(count_tensors(v) for v in value)
-    return 0

@@ -1,5 +1,7 @@
 """Say first what a list of keys and shapes says between its lines."""
 
+from mmseg.registry import DATASETS
+
 from clouds_mmseg.checkpoints.layouts import TITLES, detect
 from clouds_mmseg.utils.errors import UserError
 
@@ -29,34 +31,62 @@ def classes_of(meta):
     return None
 
 
-def explain_mismatch(error, source, weights, meta, *, ours=None, names=None):
+def classes_of_config(config):
+    """Find the class names of the first data set in a config.
+
+    Args:
+        config (Any): A config or a part of one.
+
+    Returns:
+        dict | None: ``classes`` and ``palette``.
+    """
+    if isinstance(config, dict):
+        kind = str(config.get('type', '')).rpartition('.')[2]
+        known = DATASETS.module_dict.get(kind)
+        for meta in (config.get('metainfo'), getattr(known, 'METAINFO', None)):
+            if isinstance(meta, dict) and meta.get('classes'):
+                return dict(
+                    classes=list(meta['classes']),
+                    palette=[list(c) for c in meta.get('palette') or []],
+                )
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            if found := classes_of_config(item):
+                return found
+    return None
+
+
+def explain_mismatch(error, source, checkpoint, model, cfg):
     """Find out why weights do not fit a model.
 
     Args:
         error (CheckpointMismatchError): What :func:`load_strictly` found.
         source (str): Where the weights come from.
-        weights (dict[str, Tensor]): The weights.
-        meta (dict | None): What is saved beside them.
-        ours (int, optional): Classes of the model.
-        names (Sequence[str], optional): Their names.
+        checkpoint (dict): ``state_dict`` and, if there is one, ``meta``.
+        model (nn.Module): A segmentor; its head may have ``num_classes``.
+        cfg (Config): Its test data may name its classes.
 
     Returns:
         UserError: With the reason before the list.
     """
+    weights = checkpoint['state_dict']
     foreign = _foreign(weights)
     if foreign:
         return UserError(
             f'{source} has the names of {TITLES[foreign]}; convert it first: '
             f'python tools/convert_checkpoint.py {source} OUT.pth\n{error}'
         )
-    found = classes_of(meta)
+    found = classes_of(checkpoint.get('meta'))
     count = len(found) if found else _count(weights)
-    if ours is not None and count is not None and count != ours:
+    ours = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
+    if None not in (ours, count) and count != ours:
+        data = classes_of_config(cfg.get('test_dataloader')) or {}
         return UserError(
             f'the checkpoint {source} was trained for {count} classes'
             f'{_listed(found)}, the model of this config has {ours}'
-            f'{_difference(found, names)}; use the config that it was '
-            f'trained with\n{error}'
+            f'{_difference(found, data.get("classes"))}; use the config that '
+            f'it was trained with\n{error}'
         )
     return UserError(f'a checkpoint for another architecture: {error}')
 

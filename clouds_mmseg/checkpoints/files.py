@@ -135,6 +135,24 @@ def split_content(content: dict, path: str | Path) -> tuple[dict, dict]:
     return strip_prefixes(weights), rest
 
 
+def count_tensors(value):
+    """Count the tensors in nested containers.
+
+    Args:
+        value (Any): Dicts, lists and tuples.
+
+    Returns:
+        int: How many there are.
+    """
+    if isinstance(value, torch.Tensor):
+        return 1
+    if isinstance(value, dict):
+        return sum(count_tensors(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(count_tensors(v) for v in value)
+    return 0
+
+
 def strip_prefixes(weights):
     """Remove what wrappers of a module put before all of its names.
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from clouds_mmseg.checkpoints.convert_file import count_tensors
-from clouds_mmseg.checkpoints.explain import classes_of
-from clouds_mmseg.checkpoints.files import read_content, split_content
-from clouds_mmseg.checkpoints.wanted import classes_of_config
+from clouds_mmseg.checkpoints.explain import classes_of, classes_of_config
+from clouds_mmseg.checkpoints.files import (
+    count_tensors,
+    read_content,
+    split_content,
+)
 from clouds_mmseg.checkpoints.writing import check_suffix, write_weights
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.errors import UserError

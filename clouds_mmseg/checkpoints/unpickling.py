@@ -17,6 +17,8 @@ from mmengine.logging.history_buffer import HistoryBuffer
 # numpy renamed the module in version 2; files of both exist.
 _ARRAY_MODULES = ('numpy.core.multiarray', 'numpy._core.multiarray')
 _BUFFER_MODULES = ('numpy.core.numeric', 'numpy._core.numeric')
+# Protocol 2 names the modules of Python 2.
+_BUILTINS = ('builtins', '__builtin__')
 _PLAIN_KINDS = 'biufcSU'
 # Detectron's files were written by Python 2.
 _ENCODING = 'latin1'
@@ -49,8 +51,15 @@ class _Makers:
     def scalar(self, dtype, data):
         return np.frombuffer(data, _plain(dtype), count=1)[0]
 
-    def frombuffer(self, data, dtype, shape, order):
-        return np.frombuffer(data, _plain(dtype)).reshape(shape, order=order)
+    def frombuffer(self, data, dtype, shape, order, axes=None):
+        array = np.frombuffer(data, _plain(dtype))
+        if axes is not None:
+            return array.reshape(shape).transpose(axes)
+        return array.reshape(shape, order=order)
+
+    def no_bytes(self):
+        # How protocol 2 writes b''.
+        return b''
 
     def encode(self, text, encoding='latin1'):
         # How protocol 2 writes bytes. A codec may be any module.
@@ -82,6 +91,7 @@ def _array_names():
         'numpy.dtype': np.dtype,
         'collections.OrderedDict': OrderedDict,
         '_codecs.encode': makers.encode,
+        **{f'{module}.bytes': makers.no_bytes for module in _BUILTINS},
     }
     for module in _ARRAY_MODULES:
         names[f'{module}._reconstruct'] = makers.reconstruct
@@ -129,10 +139,10 @@ def training_names():
         np.dtype,
         slice,
         *{type(np.dtype(code)) for code in codes},
-        (makers.history_method, 'builtins.getattr'),
-        # Protocol 2 names the modules of Python 2.
-        (makers.history_method, '__builtin__.getattr'),
     ]
+    for module in _BUILTINS:
+        allowed.append((makers.history_method, f'{module}.getattr'))
+        allowed.append((makers.no_bytes, f'{module}.bytes'))
     for module in _ARRAY_MODULES:
         allowed.append((makers.reconstruct, f'{module}._reconstruct'))
         allowed.append((makers.scalar, f'{module}.scalar'))

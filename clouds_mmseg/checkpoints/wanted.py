@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.models import ResNet, SwinTransformer
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import MODELS
 
 from clouds_mmseg.checkpoints.clip_shapes import find_tower, tower_shapes
 from clouds_mmseg.checkpoints.head_shapes import head_arguments
@@ -185,31 +185,6 @@ def _without_weights(config, dimensions):
             classifier['text_embeddings'] = torch.zeros(
                 config['num_classes'], dimensions
             )
-
-
-def classes_of_config(config):
-    """Find the class names of the first data set in a config.
-
-    Args:
-        config (Any): A config or a part of one.
-
-    Returns:
-        dict | None: ``classes`` and ``palette``.
-    """
-    if isinstance(config, dict):
-        known = DATASETS.get(str(config.get('type', '')))
-        for meta in (config.get('metainfo'), getattr(known, 'METAINFO', None)):
-            if isinstance(meta, dict) and meta.get('classes'):
-                return dict(
-                    classes=list(meta['classes']),
-                    palette=[list(c) for c in meta.get('palette') or []],
-                )
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            if found := classes_of_config(item):
-                return found
-    return None
 
 
 def shapes_of(module):

@@ -8,8 +8,10 @@ from collections import OrderedDict
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import RUNNERS
 
+from clouds_mmseg.checkpoints.explain import explain_mismatch
 from clouds_mmseg.checkpoints.strict import (
     CheckpointMismatchError,
     load_strictly,
@@ -216,44 +218,31 @@ class DGRunner(Runner):
             UserError: The file is missing, damaged or no checkpoint, or its
                 keys or shapes differ from the model's.
         """
-        if not strict:
-            return super().load_checkpoint(
-                filename, map_location, strict, list(revise_keys)
-            )
-        checkpoint = read_checkpoint(filename, map_location)
+        checkpoint = read_checkpoint(
+            filename, map_location, resume=bool(self._resume)
+        )
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        state_dict = checkpoint.get('state_dict', checkpoint)
+        state_dict = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
             state_dict = OrderedDict(
                 (re.sub(pattern, replacement, key), value)
                 for key, value in state_dict.items()
             )
+        model = bare_model(self.model)
         # What a run saved itself is complete: no exceptions on resume.
         allowed = {} if self._resume else self.cfg.get('load_cfg', {})
         try:
-            load_strictly(
-                bare_model(self.model), state_dict, source=filename, **allowed
-            )
+            if strict:
+                load_strictly(model, state_dict, source=filename, **allowed)
+            else:
+                load_state_dict(model, state_dict, strict=False)
         except CheckpointMismatchError as error:
-            raise self._explained(error, checkpoint) from None
+            raise explain_mismatch(
+                error, filename, checkpoint, model, self.cfg
+            ) from None
         self._has_loaded = True
         self.logger.info(f'Loaded the checkpoint {filename}')
         return checkpoint
-
-    def _explained(self, error, checkpoint):
-        """Say first what the list of keys and shapes says between lines."""
-        theirs = checkpoint.get('meta') or {}
-        theirs = (theirs.get('dataset_meta') or {}).get('classes')
-        head = getattr(bare_model(self.model), 'decode_head', None)
-        ours = getattr(head, 'num_classes', None)
-        if theirs is not None and ours is not None and len(theirs) != ours:
-            return UserError(
-                f'the checkpoint was trained for {len(theirs)} classes '
-                f'({", ".join(map(str, theirs))}), the model of this config '
-                f'has {ours}; use the config that it was trained with\n'
-                f'{error}'
-            )
-        return UserError(f'a checkpoint for another architecture: {error}')
 
     def _choose_checkpoint(self):
         """Turn ``resume`` and ``load_from`` into one existing file."""

@@ -70,21 +70,23 @@ def find_last_checkpoint(work_dir):
     )
 
 
-def read_checkpoint(path, map_location='cpu'):
+def read_checkpoint(path, map_location='cpu', *, resume=False):
     """Read a checkpoint without running code that it may carry.
 
     Args:
         path (str): Local path of any of the formats of
             :func:`~clouds_mmseg.checkpoints.files.read_content`, or a URL.
         map_location (str | torch.device): Where the tensors go.
+        resume (bool): Whether a training is to go on from it.
 
     Returns:
         dict: The checkpoint as saved, its weights under ``state_dict``
         without the prefixes of wrappers.
 
     Raises:
-        UserError: The file is missing, truncated or no checkpoint, or holds
-            objects other than tensors and plain values.
+        UserError: The file is missing, truncated or no checkpoint, holds
+            objects other than tensors and plain values, or has weights only
+            and is to be resumed.
     """
     if is_remote(path):
         content = read_remote(path, map_location)
@@ -92,4 +94,10 @@ def read_checkpoint(path, map_location='cpu'):
         path = require_checkpoint(path, 'load_from')
         content = read_content(path, map_location=map_location)
     weights, rest = split_content(content, path)
+    if resume and 'optimizer' not in rest:
+        raise UserError(
+            f'resume names {path}, which has weights and no state of an '
+            'optimiser: give a checkpoint that a training saved, or begin a '
+            f'new training with --cfg-options load_from={path}'
+        )
     return dict(rest, state_dict=weights)

@@ -36,4 +36,5 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key].dtype == value.dtype
-        assert torch.equal(found[key], value), key
+        same = found[key] is value or torch.equal(found[key], value)
+        assert same, key

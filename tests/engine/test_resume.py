@@ -70,7 +70,9 @@ class Evil:
 def test_code_in_a_checkpoint_never_runs(tmp_path):
     path = tmp_path / 'evil.pth'
     torch.save({'state_dict': {}, 'meta': Evil()}, path)
-    with pytest.raises(UserError, match=r'evil\.pth is a pickle that needs code'):
+    with pytest.raises(
+        UserError, match=r'evil\.pth is a pickle that needs code'
+    ):
         read_checkpoint(str(path))
 
 
