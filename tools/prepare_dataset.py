@@ -3,7 +3,8 @@
 import argparse
 
 from clouds_mmseg.datasets.data_root import resolve_data_root
-from clouds_mmseg.datasets.prepare.run import Options, prepare_dataset
+from clouds_mmseg.datasets.prepare.options import Options
+from clouds_mmseg.datasets.prepare.run import prepare_dataset
 from clouds_mmseg.datasets.prepare.sets import NAMES
 from clouds_mmseg.engine.launch import plain_errors
 

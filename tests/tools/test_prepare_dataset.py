@@ -1,10 +1,14 @@
 """The tool, and a run on what it has made."""
 
 import json
+import re
+import runpy
+import shlex
 from pathlib import Path
 
 import pytest
-from prepare_fakes import MAKERS, write_archives
+from prepare_fake import write_archives
+from prepare_fakes import MAKERS, set_name
 from tiny_run import read_config
 
 from clouds_mmseg.engine.launch import build_runner
@@ -96,3 +100,21 @@ def test_the_default_folder_follows_the_data_root(
     words = ('urbansyn', '--src', src, '--workers', 1)
     assert run_tool('prepare_dataset.py', *words) == 0
     assert (tmp_path / 'disk/urbansyn/ss/rgb_0001_labelTrainIds.png').is_file()
+
+
+def test_the_commands_of_the_documentation(repo_root):
+    """Every set has one, they parse, and name the official archives."""
+    text = (repo_root / 'docs/datasets.md').read_text()
+    text = text.replace('\\\n', ' ')
+    tool = runpy.run_path(str(repo_root / 'tools/prepare_dataset.py'))
+    archives, seen = {}, set()
+    for name, make in MAKERS.items():
+        archives.setdefault(set_name(name), set()).update(make().archives)
+    for line in re.findall(
+        r'^python tools/prepare_dataset.py (.*)', text, re.M
+    ):
+        args = tool['parse_args'](shlex.split(line, comments=True))
+        seen.add(args.name)
+        named = {Path(p).name for p in args.src if p.endswith('.zip')}
+        assert named <= archives[args.name], line
+    assert seen == set(archives)

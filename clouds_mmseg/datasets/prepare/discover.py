@@ -7,13 +7,10 @@ import zlib
 from pathlib import Path
 
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.archives import TarSource, ZipSource
 from clouds_mmseg.datasets.prepare.disk import write_error
 from clouds_mmseg.datasets.prepare.rar import unpack_rar
-from clouds_mmseg.datasets.prepare.sources import (
-    FolderSource,
-    TarSource,
-    ZipSource,
-)
+from clouds_mmseg.datasets.prepare.sources import FolderSource
 from clouds_mmseg.datasets.prepare.split_zip import volume_number
 from clouds_mmseg.datasets.skip_list import QUARANTINE
 from clouds_mmseg.utils.atomic import atomic_path

@@ -30,6 +30,19 @@ class Rule:
         """Return the groups of a path, or None."""
         return re.compile('(?:.*/)?' + self.pattern).fullmatch(name)
 
+    def target_pattern(self):
+        """Return the regular expression of all targets.
+
+        Returns:
+            str: With the target's groups.
+        """
+        # Odd parts are names in braces.
+        parts = re.split(r'\{(\w+)\}', self.target)
+        return ''.join(
+            f'(?P<{part}>[^/]+)' if odd % 2 else re.escape(part)
+            for odd, part in enumerate(parts)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

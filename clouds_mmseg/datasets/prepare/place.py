@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.archives import READ_ERRORS
 from clouds_mmseg.datasets.prepare.convert import (
     TRAIN_IDS,
     encode_label,
     shrink,
 )
 from clouds_mmseg.datasets.prepare.disk import FULL, write_error
-from clouds_mmseg.datasets.prepare.sources import READ_ERRORS
 from clouds_mmseg.datasets.transforms.integrity import incomplete
 from clouds_mmseg.datasets.verify.checksums import damaged_chunk
 from clouds_mmseg.utils.atomic import atomic_path
@@ -33,12 +33,10 @@ class Done:
     Attributes:
         state (str): ``made``, ``there`` (before) or ``bad``.
         message (str): What is wrong with a bad file.
-        linked (bool): Whether the file is a link.
     """
 
     state: str
     message: str = ''
-    linked: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Placer:
         # What is converted has no size to compare; it was renamed into
         # place when it was whole.
         if own or (size == job.member.size if as_is else size and not linked):
-            return Done(THERE, linked=linked)
+            return Done(THERE)
         raise DataError(
             f'{target} is in the way: it is not the file that '
             f'{source.describe(job.member)} becomes. Nothing is overwritten: '
@@ -146,7 +144,7 @@ class Placer:
                     if error.errno in (*FULL, errno.EEXIST):
                         raise
                 else:
-                    return Done(MADE, linked=not source.owned)
+                    return Done(MADE)
             with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
         return Done(MADE)

@@ -156,7 +156,7 @@ def _nothing_found(layout, has_images, found):
     part = 'labels' if has_images else 'images'
     lines = [f'no {part} of {layout.title} in']
     for source, members in found:
-        lines.append(f'  {source.title} ({len(members)} files)')
+        lines.append(f'  {source.title} (files: {len(members)})')
         lines += [f'    {m.name}' for m in members[:3]]
     lines.append('Expected files such as')
     lines += [f'  {example}' for example in layout.examples]

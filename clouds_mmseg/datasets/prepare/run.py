@@ -1,60 +1,35 @@
 """Prepare a data set: find its files, decide, and put them in place."""
 
-import logging
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmengine.logging import print_log
 from tqdm import tqdm
 
-from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.checks import (
+    bad_files_error,
+    check_out,
+    check_same_labels,
+    check_space,
+    compare_counts,
+    count_images,
+    warn,
+)
 from clouds_mmseg.datasets.prepare.discover import WORK_FOLDER, find_sources
 from clouds_mmseg.datasets.prepare.disk import write_error
 from clouds_mmseg.datasets.prepare.files import Files
 from clouds_mmseg.datasets.prepare.manifest import (
     MANIFEST,
     Manifest,
-    read_manifest,
     write_manifest,
 )
-from clouds_mmseg.datasets.prepare.place import BAD, MADE, Placer
+from clouds_mmseg.datasets.prepare.options import Options
+from clouds_mmseg.datasets.prepare.place import BAD, MADE, THERE, Placer
 from clouds_mmseg.datasets.prepare.plan import make_plan
 from clouds_mmseg.datasets.prepare.sets import find_layout
 from clouds_mmseg.utils.processes import map_in_processes
-
-_NAMED = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a set is prepared.
-
-    Attributes:
-        link (bool): Link files of folders instead of copying them.
-        resize_short (int, optional): Short edge of a smaller copy.
-        label_version (str, optional): ``1.2`` or ``2.0`` of Mapillary
-            Vistas.
-        skip_bad (bool): Leave out images that cannot be used.
-        workers (int, optional): Processes; the number of cores by default.
-
-    Raises:
-        DataError: ``resize_short`` is not positive.
-    """
-
-    link: bool = True
-    resize_short: int | None = None
-    label_version: str | None = None
-    skip_bad: bool = False
-    workers: int | None = None
-
-    def __post_init__(self):
-        if self.resize_short is not None and self.resize_short < 1:
-            raise DataError(
-                f'--resize-short {self.resize_short} must be at least 1 pixel'
-            )
 
 
 @dataclass(frozen=True)
@@ -93,92 +68,56 @@ def prepare_dataset(name, src, out, options=None):
     options = options or Options()
     src = [src] if isinstance(src, (str, os.PathLike)) else src
     layout = find_layout(name)
-    before = _check_out(out, name, options)
+    before = check_out(out, name, options)
     found = find_sources(src, out)
     rules = layout.rules
     if layout.prepare:
         rules = layout.prepare(Files(found), options)
     plan = make_plan(layout, rules, found)
-    _check_same_labels(out, before, plan)
+    check_same_labels(out, before, plan)
     if plan.unpaired and not options.skip_bad:
-        raise _bad_files(plan.unpaired, 0)
+        raise bad_files_error(plan.unpaired, 0)
     manifest = Manifest(
         name=name,
         splits=plan.splits,
         resize_short=options.resize_short,
         label_source=plan.label_source,
-        left_out=plan.left_out,
         complete=False,
     )
-    _check_space(out, plan, found, options)
-    _write(out, manifest)
-    bad, states, manifest.link = _place_all(out, plan, found, options, layout)
+    check_space(out, plan, found, options)
+    if not (before and before.complete and _all_there(out, plan)):
+        _write(out, manifest)
+    bad, states = _place_all(out, plan, found, options, layout)
     if bad and not options.skip_bad:
-        raise _bad_files(
+        raise bad_files_error(
             [*plan.unpaired, *(message for _, message in bad)],
             states[MADE],
         )
-    if bad:
-        _leave_out(out, plan, found, bad, manifest)
-    manifest.complete = True
+    left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
+    if before:
+        # A set may be prepared part by part.
+        planned = {job.target for job in plan.jobs}
+        left_out.update(set(before.left_out) - planned)
+    splits, linked = count_images(out, layout, rules, left_out)
+    manifest = replace(
+        manifest,
+        splits=splits,
+        link=linked,
+        left_out=sorted(left_out),
+        complete=True,
+    )
     _write(out, manifest)
     shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
     for message in [*plan.unpaired, *(message for _, message in bad)]:
-        _warn(f'left out: {message}')
-    _compare_counts(layout, manifest)
-    return Result(manifest, states[MADE], states.total() - states[MADE])
+        warn(f'left out: {message}')
+    compare_counts(layout, manifest)
+    return Result(manifest, states[MADE], states[THERE])
 
 
-def _check_out(out, name, options):
-    """Refuse a folder that was prepared otherwise."""
-    before = read_manifest(out)
-    if before is None:
-        return None
-    for what, was, now in (
-        ('set', before.name, name),
-        ('--resize-short', before.resize_short, options.resize_short),
-    ):
-        if was != now:
-            raise DataError(
-                f'{out} was prepared with {what} {was}, now it is {now}. '
-                'Give another folder as --out, or delete this one.'
-            )
-    return before
-
-
-def _check_same_labels(out, before, plan):
-    if before and before.label_source != plan.label_source:
-        raise DataError(
-            f'the labels in {out} were made from {before.label_source}, now '
-            f'they would be from {plan.label_source}. Give another folder as '
-            '--out, or delete this one.'
-        )
-
-
-def _check_space(out, plan, found, options):
-    """Compare what archives hold with the room on the disk."""
-    if options.resize_short:
-        return
-    need = sum(
-        job.member.size
-        for job in plan.jobs
-        if _is_written(found[job.source][0], options)
-        and not os.path.lexists(os.path.join(out, job.target))
+def _all_there(out, plan):
+    return all(
+        os.path.lexists(os.path.join(out, job.target)) for job in plan.jobs
     )
-    folder = Path(out).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise DataError(
-            f'{out} needs about {need / 1e9:.1f} GB, but only '
-            f'{free / 1e9:.1f} GB are free there. Make room, or give another '
-            'folder as --out.'
-        )
-
-
-def _is_written(source, options):
-    return not source.owned and not (source.is_folder and options.link)
 
 
 def _write(out, manifest):
@@ -189,24 +128,20 @@ def _write(out, manifest):
 
 
 def _place_all(out, plan, found, options, layout):
-    """Do all jobs; return the bad ones, counts of states, any link."""
+    """Do all jobs; return the bad ones with messages, counts of states."""
     sources = tuple(source for source, _ in found)
     placer = Placer(str(out), sources, options.link, options.resize_short)
     plain = [j for j in plan.jobs if not sources[j.source].streamed]
-    bad, states, linked = [], Counter(), False
-    results = plain and [
-        zip(
+    bad, states, results = [], Counter(), []
+    if plain:
+        done = map_in_processes(
+            placer,
             plain,
-            map_in_processes(
-                placer,
-                plain,
-                workers=options.workers,
-                title=layout.name,
-                unit='file',
-            ),
-            strict=True,
+            workers=options.workers,
+            title=layout.name,
+            unit='file',
         )
-    ]
+        results.append(zip(plain, done, strict=True))
     for number, source in enumerate(sources):
         jobs = [j for j in plan.jobs if j.source == number]
         if source.streamed and jobs:
@@ -214,10 +149,9 @@ def _place_all(out, plan, found, options, layout):
     for part in results:
         for job, done in part:
             states[done.state] += 1
-            linked = linked or done.linked
             if done.state == BAD:
                 bad.append((job, done.message))
-    return bad, states, linked
+    return bad, states
 
 
 def _stream(placer, source, jobs):
@@ -229,8 +163,8 @@ def _stream(placer, source, jobs):
             bar.update()
 
 
-def _leave_out(out, plan, found, bad, manifest):
-    """Remove the partners of bad files, which this tool has made."""
+def _leave_out(out, plan, found, bad):
+    """Remove the partners of bad files, if made here; yield the images."""
     keys = {job.key for job, _ in bad}
     for job in plan.jobs:
         if job.key not in keys:
@@ -247,33 +181,4 @@ def _leave_out(out, plan, found, bad, manifest):
         if not published:
             target.unlink(missing_ok=True)
         if job.part == 'image':
-            manifest.splits[job.split] -= 1
-            manifest.left_out.append(job.target)
-    manifest.left_out.sort()
-
-
-def _bad_files(messages, made):
-    lines = [f'{len(messages)} files cannot be used:']
-    lines += [f'  {message}' for message in messages[:_NAMED]]
-    if len(messages) > _NAMED:
-        lines.append(f'  and {len(messages) - _NAMED} more')
-    if made:
-        lines.append(f'{made} other files were made.')
-    lines.append(
-        'Download or unpack the named ones again and run the same command, '
-        'or give --skip-bad to leave out these images.'
-    )
-    return DataError('\n'.join(lines))
-
-
-def _compare_counts(layout, manifest):
-    for split, count in manifest.splits.items():
-        official = layout.official.get(split)
-        if official and count != official:
-            _warn(
-                f'{split}: {count} images, the official release has {official}'
-            )
-
-
-def _warn(message):
-    print_log(message, logger='current', level=logging.WARNING)
+            yield job.target

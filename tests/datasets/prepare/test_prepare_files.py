@@ -1,10 +1,7 @@
-"""Single files: damaged, missing, in the way; interrupted and full disks."""
+"""Single files: damaged, missing, odd, in the way."""
 
 import json
-import multiprocessing
 import os
-import resource
-import signal
 
 import cv2
 import numpy as np
@@ -12,20 +9,14 @@ import pytest
 from mmengine.logging import MMLogger
 from mmseg.registry import DATASETS
 from PIL import Image
-from prepare_fakes import (
-    MAKERS,
-    image_bytes,
-    label_bytes,
-    spread,
-    write_archives,
-    write_files,
-)
+from prepare_bytes import image_bytes, label_bytes, spread
+from prepare_fake import write_archives, write_files
+from prepare_fakes import MAKERS
 
 from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.prepare import place
 from clouds_mmseg.datasets.prepare.manifest import MANIFEST
-from clouds_mmseg.datasets.prepare.run import Options, prepare_dataset
-from clouds_mmseg.utils.atomic import leftovers
+from clouds_mmseg.datasets.prepare.options import Options
+from clouds_mmseg.datasets.prepare.run import prepare_dataset
 
 ONE = Options(workers=1)
 SKIP = Options(workers=1, skip_bad=True)
@@ -49,6 +40,7 @@ def gta5(out):
             type='GTA5Dataset',
             data_root=str(out),
             pipeline=[dict(type='LoadSegImage'), dict(type='LoadSegLabels')],
+            serialize_data=False,
         )
     )
 
@@ -84,12 +76,13 @@ def test_damaged_files_are_named_and_may_be_left_out(
     out = src if in_place else tmp_path / 'out'
     text = fails(src, out)
     assert str(src / file) in text and words in text and '--skip-bad' in text
-    assert '1 files cannot be used' in text
+    assert '1 file cannot be used' in text
     with pytest.raises(DataError, match='was interrupted'):
         gta5(out)
     result = prepare_dataset('gta5', src, out, SKIP)
     assert result.manifest.left_out == ['images/00002.png']
     assert result.manifest.splits == dict(train=2)
+    assert result.made + result.there == 5
     assert (src / file).read_bytes() == damaged
     names = {os.path.basename(s['img_path']) for s in gta5(out)}
     assert names == {'00001.png', '00003.png'}
@@ -270,74 +263,6 @@ def test_several_processes(src, tmp_path):
     assert result.made == 6
 
 
-def _full_disk(src, out, queue):
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
-    try:
-        prepare_dataset('gta5', src, out, ONE)
-    except DataError as error:
-        queue.put(str(error))
-
-
-def _killed(src, out, after):
-    made = iter(range(after))
-    encode = place.encode_label
-
-    def encode_or_die(label):
-        if next(made, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return encode(label)
-
-    place.encode_label = encode_or_die
-    prepare_dataset('gta5', src, out, ONE)
-
-
-def test_a_disk_that_fills_up(tmp_path):
-    """A limit of file sizes fails in the same call as a full disk."""
-    src = write_archives(tmp_path / 'src', MAKERS['gta5']())
-    out = tmp_path / 'out'
-    context = multiprocessing.get_context('fork')
-    queue = context.SimpleQueue()
-    child = context.Process(target=_full_disk, args=(src, out, queue))
-    child.start()
-    child.join()
-    text = queue.get()
-    assert f'the disk of {out} is full' in text and 'continues' in text
-    # What is there is whole, and nothing half-written is left.
-    assert not leftovers(out / 'images/*.png')
-    assert all(Image.open(p).load() for p in out.rglob('*.png'))
-    with pytest.raises(DataError, match='was interrupted'):
-        gta5(out)
-    prepare_dataset('gta5', src, out, ONE)
-    assert len(list(gta5(out))) == 3
-
-
-def test_a_killed_run_is_continued(tmp_path):
-    src = write_archives(tmp_path / 'src', MAKERS['gta5']())
-    out = tmp_path / 'out'
-    context = multiprocessing.get_context('fork')
-    child = context.Process(target=_killed, args=(src, out, 1))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
-    there = {p: p.stat().st_mtime_ns for p in out.rglob('*.png')}
-    assert 0 < len(there) < 6
-    with pytest.raises(DataError, match='was interrupted'):
-        gta5(out)
-    result = prepare_dataset('gta5', src, out, ONE)
-    assert (result.made, result.there) == (6 - len(there), len(there))
-    assert all(p.stat().st_mtime_ns == t for p, t in there.items())
-    assert len(list(gta5(out))) == 3
-
-
-def test_a_disk_that_is_too_small_is_known_before(tmp_path, monkeypatch, src):
-    zips = write_archives(tmp_path / 'zips', MAKERS['gta5']())
-    usage = type('Usage', (), dict(free=10))
-    monkeypatch.setattr('shutil.disk_usage', lambda path: usage)
-    text = fails(zips, tmp_path / 'out')
-    assert 'GB are free' in text and not (tmp_path / 'out').exists()
-
-
 def test_counts_are_compared_with_the_release(src, tmp_path, caplog):
     # mmengine's logger does not propagate.
     logger = MMLogger.get_current_instance()
@@ -345,3 +270,17 @@ def test_counts_are_compared_with_the_release(src, tmp_path, caplog):
     prepare_dataset('gta5', src, tmp_path / 'out', ONE)
     logger.removeHandler(caplog.handler)
     assert 'train: 3 images, the official release has 24966' in caplog.text
+
+
+def test_part_by_part(tmp_path):
+    """Where there is no room for all archives at once."""
+    src = write_archives(tmp_path / 'src', MAKERS['gta5']())
+    out = tmp_path / 'out'
+    first = [src / '01_images.zip', src / '01_labels.zip']
+    result = prepare_dataset('gta5', first, out, ONE)
+    assert result.manifest.splits == dict(train=2)
+    second = [src / '02_images.zip', src / '02_labels.zip']
+    result = prepare_dataset('gta5', second, out, ONE)
+    assert (result.made, result.there) == (2, 0)
+    assert result.manifest.splits == dict(train=3)
+    assert len(gta5(out)) == 3

@@ -6,16 +6,9 @@ import cv2
 import numpy as np
 import pytest
 from mmseg.datasets.mapillary import MapillaryDataset_v1, MapillaryDataset_v2
-from prepare_fakes import (
-    MAKERS,
-    SYNTHIA,
-    label_bytes,
-    polygons,
-    spread,
-    vistas_config,
-    write_archives,
-    write_files,
-)
+from prepare_bytes import SYNTHIA, label_bytes, polygons, spread, vistas_config
+from prepare_fake import write_archives, write_files
+from prepare_fakes import MAKERS
 
 from clouds_mmseg.datasets import DataError
 from clouds_mmseg.datasets.mapillary import MAPILLARY_ID_TO_TRAIN_ID
@@ -27,7 +20,8 @@ from clouds_mmseg.datasets.prepare.convert import (
     shrink,
 )
 from clouds_mmseg.datasets.prepare.mapillary import converter_of_config
-from clouds_mmseg.datasets.prepare.run import Options, prepare_dataset
+from clouds_mmseg.datasets.prepare.options import Options
+from clouds_mmseg.datasets.prepare.run import prepare_dataset
 from clouds_mmseg.datasets.prepare.vistas_classes import (
     CLASSES_OF_VISTAS,
     IGNORED,

@@ -6,10 +6,12 @@ import os
 import numpy as np
 import pytest
 from mmseg.registry import DATASETS
-from prepare_fakes import MAKERS, set_name, write_archives, write_files
+from prepare_fake import write_archives, write_files
+from prepare_fakes import MAKERS, set_name
 
 from clouds_mmseg.datasets.prepare.manifest import MANIFEST
-from clouds_mmseg.datasets.prepare.run import Options, prepare_dataset
+from clouds_mmseg.datasets.prepare.options import Options
+from clouds_mmseg.datasets.prepare.run import prepare_dataset
 
 ONE = Options(workers=1)
 PIPELINE = [
@@ -24,7 +26,13 @@ def samples_of(fake, out):
     found = {}
     for cfg in fake.datasets:
         dataset = DATASETS.build(
-            dict(cfg, data_root=str(out), pipeline=PIPELINE)
+            dict(
+                cfg,
+                data_root=str(out),
+                pipeline=PIPELINE,
+                # Packing the index collects garbage, which takes a second.
+                serialize_data=False,
+            )
         )
         for sample in map(dataset.__getitem__, range(len(dataset))):
             sample = sample['data_samples']
