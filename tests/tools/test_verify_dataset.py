@@ -1,11 +1,9 @@
-"""tools/verify_dataset.py, from a damaged set to one that trains."""
+"""tools/verify_dataset.py, from a damaged set to one in order."""
 
 import json
 
 import pytest
 from tiny_run import write_config, write_data
-
-_OF_A_LOOP = ('dataloader', 'cfg', 'evaluator')
 
 
 @pytest.fixture
@@ -15,13 +13,12 @@ def own(tmp_path):
     return data, write_config(tmp_path / 'verified.py', data)
 
 
-def test_from_damaged_to_trained(run_tool, own, tmp_path, capsys):
+def test_from_damaged_to_fixed(run_tool, own, capsys):
     data, config = own
     (data / 'day_train/labels/001.png').unlink()
     bad = data / 'dusk_val/images/002.png'
     bad.write_bytes(bad.read_bytes()[:99])
     verify = ('verify_dataset.py', '--config', config, '--workers', '1')
-    train = ('train.py', config, '--work-dir', tmp_path / 'work')
     assert run_tool(*verify) == 1
     out = capsys.readouterr().out
     assert 'image images/001.png has no label labels/001.png' in out
@@ -30,10 +27,6 @@ def test_from_damaged_to_trained(run_tool, own, tmp_path, capsys):
     report = json.loads((data / 'day_train/clouds_verify.json').read_text())
     assert len(report['sets']) == 1
 
-    # The first open of the training set says it even without a report.
-    assert run_tool(*train) == 1
-    assert 'labels/001.png' in capsys.readouterr().err
-
     assert run_tool(*verify, '--fix') == 0
     out = capsys.readouterr().out
     assert 'No file has changed since' in out
@@ -41,10 +34,7 @@ def test_from_damaged_to_trained(run_tool, own, tmp_path, capsys):
     assert 'No open errors.' in out
     assert (data / 'dusk_val/quarantine/labels/002.png').is_file()
     assert run_tool(*verify) == 0
-    quick = [f'{s}_{k}=None' for s in ('val', 'test') for k in _OF_A_LOOP]
-    quick += ['train_cfg.max_iters=1', 'custom_hooks=[]']
-    assert run_tool(*train, '--cfg-options', *quick) == 0
-    assert 'train     day 5' in capsys.readouterr().out
+    assert '5 |    |' in capsys.readouterr().out
 
 
 def test_a_subset_is_refused_until_it_is_accepted(run_tool, tmp_path, capsys):
