@@ -11,7 +11,7 @@ from mmseg.registry import HOOKS
 
 from clouds_mmseg.benchmark.files import write_set
 from clouds_mmseg.benchmark.loading import folder_dataset
-from clouds_mmseg.benchmark.setting import MEAN, STD
+from clouds_mmseg.benchmark.setting import MEAN, STD, merge_options
 from clouds_mmseg.engine.launch import build_runner
 from clouds_mmseg.utils.cityscapes import CLASSES
 
@@ -76,7 +76,7 @@ class ResumeCase:
                 default_scope='mmseg',
                 log_level='ERROR',
                 randomness=dict(seed=0),
-                model=_model(tower, crop),
+                model=merge_options(_model(tower, crop), model or {}),
                 train_dataloader=dict(
                     batch_size=_BATCH,
                     num_workers=workers,
@@ -89,9 +89,6 @@ class ResumeCase:
                 ),
                 custom_hooks=[dict(type='StopAtFirstBatch')],
             )
-        )
-        self._config.merge_from_dict(
-            {f'model.{key}': value for key, value in (model or {}).items()}
         )
 
     def save(self, iteration):

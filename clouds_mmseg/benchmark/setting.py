@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -65,7 +65,7 @@ class Setting:
         Returns:
             SelfTrainingSegmentor: On the device, in eval mode.
         """
-        config = ConfigDict(
+        config = dict(
             type='SelfTrainingSegmentor',
             data_preprocessor=dict(
                 type='SegDataPreProcessor',
@@ -85,7 +85,7 @@ class Setting:
             train_cfg=dict(),
             test_cfg=test_cfg or dict(mode='whole'),
         )
-        config = _merge(config, self.model)
+        config = merge_options(config, self.model)
         torch.manual_seed(self.seed)
         model = MODELS.build(config)
         _stir(model)
@@ -152,12 +152,19 @@ class Setting:
         return sample
 
 
-def _merge(config, options):
-    from mmengine.config import Config
+def merge_options(model, options):
+    """Change the config of a model.
 
-    merged = Config(dict(model=config))
-    merged.merge_from_dict(dict(options))
-    return merged.model
+    Args:
+        model (dict): The config.
+        options (dict): Dotted keys, as ``decode_head.num_queries``.
+
+    Returns:
+        ConfigDict: The changed config.
+    """
+    config = Config(dict(model=model))
+    config.merge_from_dict({f'model.{k}': v for k, v in options.items()})
+    return config.model
 
 
 def _stir(model):

@@ -85,7 +85,8 @@ def pack(answers):
         answers (Answers): At least one.
 
     Returns:
-        np.ndarray: (bytes,) uint8; some 2 KB a mask.
+        np.ndarray: (bytes,) uint8; 9 KB for 39 masks of 768 x 768 with
+        smooth borders.
     """
     stream = io.BytesIO()
     np.savez_compressed(

@@ -66,8 +66,8 @@ class SAMRefiner:
         cache_dir (str | None): Keep here, for images that come again,
             their embeddings and SAM's last answers. Embeddings are kept in
             half precision, 2.1 MB each with the published models, and used
-            in half precision the first time too; answers take some 0.1 MB
-            an image. None keeps nothing.
+            in half precision the first time too; answers are small beside
+            them. None keeps nothing.
         cache_bytes (int): Bound on the size of that folder.
 
     Raises:
