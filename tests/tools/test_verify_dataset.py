@@ -34,7 +34,7 @@ def test_from_damaged_to_fixed(run_tool, own, capsys):
     assert 'No open errors.' in out
     assert (data / 'dusk_val/quarantine/labels/002.png').is_file()
     assert run_tool(*verify) == 0
-    assert '5 |    |' in capsys.readouterr().out
+    assert '5 |          |' in capsys.readouterr().out
 
 
 def test_a_subset_is_refused_until_it_is_accepted(run_tool, tmp_path, capsys):

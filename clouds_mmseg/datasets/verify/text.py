@@ -63,7 +63,9 @@ def advice_text(reports, command):
 
 
 def _sets_table(reports):
-    table = PrettyTable(['set', 'images', 'of', 'sizes', 'errors', 'warnings'])
+    table = PrettyTable(
+        ['set', 'images', 'expected', 'sizes', 'errors', 'warnings']
+    )
     table.align = 'r'
     table.align['set'] = table.align['sizes'] = 'l'
     for report in reports:
