@@ -74,7 +74,7 @@ def _without_counters(shapes):
     }
 
 
-@lru_cache(maxsize=4)
+@lru_cache
 def tower_shapes(name, *, pruned):
     """Names and shapes of a visual tower.
 
@@ -91,7 +91,7 @@ def tower_shapes(name, *, pruned):
     return {k: tuple(v.shape) for k, v in visual.state_dict().items()}
 
 
-@lru_cache(maxsize=4)
+@lru_cache
 def clip_shapes(name):
     """Names and shapes of a whole CLIP model, with its text tower.
 

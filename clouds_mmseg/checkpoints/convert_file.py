@@ -10,7 +10,11 @@ from clouds_mmseg.checkpoints.convert import (
     teacher_may_lack,
     to_ours,
 )
-from clouds_mmseg.checkpoints.explain import classes_of_config
+from clouds_mmseg.checkpoints.explain import (
+    classes_of_config,
+    count_classes,
+    other_classes,
+)
 from clouds_mmseg.checkpoints.files import (
     count_tensors,
     read_content,
@@ -18,6 +22,7 @@ from clouds_mmseg.checkpoints.files import (
     split_content,
 )
 from clouds_mmseg.checkpoints.layouts import OURS, TITLES, Layout, detect
+from clouds_mmseg.checkpoints.strict import CheckpointMismatchError
 from clouds_mmseg.checkpoints.wanted import deduce, of_config
 from clouds_mmseg.checkpoints.writing import check_suffix, write_weights
 from clouds_mmseg.utils.bank_manifest import sha256_of
@@ -93,7 +98,9 @@ def convert_file(
     meta = rest.pop('meta', None)
     meta = dict(meta) if isinstance(meta, dict) else {}
     if destination == 'ours':
-        result, model, cfg = _to_ours(weights, layout, str(source), config)
+        result, model, cfg = _to_ours(
+            weights, layout, str(source), config, meta
+        )
         if cfg is not None:
             meta['cfg'] = cfg.pretty_text
             meta['dataset_meta'] = classes_of_config(
@@ -129,7 +136,7 @@ def convert_file(
     )
 
 
-def _to_ours(weights, layout, source, config):
+def _to_ours(weights, layout, source, config, meta):
     result = to_ours(weights, layout, source)
     cfg = None
     if config is None:
@@ -143,7 +150,15 @@ def _to_ours(weights, layout, source, config):
         if not any(key.startswith('teacher.') for key in wanted):
             _leave_teacher(result)
     may_lack = {} if layout.teacher else teacher_may_lack(wanted)
-    result.check(wanted, source, model, may_lack)
+    try:
+        result.check(wanted, source, model, may_lack)
+    except CheckpointMismatchError as error:
+        classes = cfg and other_classes(
+            source, result.weights, meta, count_classes(wanted), cfg
+        )
+        if classes:
+            raise UserError(f'{classes}\n{error}') from None
+        raise
     return result, model, cfg
 
 

@@ -77,18 +77,54 @@ def explain_mismatch(error, source, checkpoint, model, cfg):
             f'{source} has the names of {TITLES[foreign]}; convert it first: '
             f'python tools/convert_checkpoint.py {source} OUT.pth\n{error}'
         )
-    found = classes_of(checkpoint.get('meta'))
-    count = len(found) if found else _count(weights)
     ours = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
-    if None not in (ours, count) and count != ours:
-        data = classes_of_config(cfg.get('test_dataloader')) or {}
+    classes = other_classes(source, weights, checkpoint.get('meta'), ours, cfg)
+    if classes:
         return UserError(
-            f'the checkpoint {source} was trained for {count} classes'
-            f'{_listed(found)}, the model of this config has {ours}'
-            f'{_difference(found, data.get("classes"))}; use the config that '
-            f'it was trained with\n{error}'
+            f'{classes}; use the config that it was trained with\n{error}'
         )
     return UserError(f'a checkpoint for another architecture: {error}')
+
+
+def other_classes(source, weights, meta, ours, cfg):
+    """Say which classes a checkpoint has where a model has others.
+
+    Args:
+        source (str): Where the weights come from.
+        weights (dict[str, Tensor]): Under our names.
+        meta (dict | None): What is saved beside them.
+        ours (int | None): How many the model has.
+        cfg (Config): Its test data may name them.
+
+    Returns:
+        str | None: A sentence; None where the numbers agree or are unknown.
+    """
+    found = classes_of(meta)
+    count = len(found) if found else count_classes(weights)
+    if None in (ours, count) or count == ours:
+        return None
+    data = classes_of_config(cfg.get('test_dataloader')) or {}
+    return (
+        f'the checkpoint {source} was trained for {count} classes'
+        f'{_listed(found)}, the model of this config has {ours}'
+        f'{_difference(found, data.get("classes"))}'
+    )
+
+
+def count_classes(values):
+    """Read the number of classes off a head.
+
+    Args:
+        values (dict[str, Tensor | tuple]): Weights or shapes by our names.
+
+    Returns:
+        int | None: None where they do not tell.
+    """
+    for key, more in _CLASS_WEIGHTS.items():
+        if key in values:
+            shape = getattr(values[key], 'shape', values[key])
+            return shape[0] - more
+    return None
 
 
 def _foreign(weights):
@@ -97,13 +133,6 @@ def _foreign(weights):
     except UserError:
         return None
     return None if kind == 'mmseg' else kind
-
-
-def _count(weights):
-    for key, more in _CLASS_WEIGHTS.items():
-        if key in weights:
-            return len(weights[key]) - more
-    return None
 
 
 def _listed(names):

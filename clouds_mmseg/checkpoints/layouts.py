@@ -12,7 +12,7 @@ TITLES = dict(
     clouds='official CLOUDS',
     fcclip='FC-CLIP',
     mask2former='detectron2 Mask2Former',
-    mmseg="MMSegmentation's names",
+    mmseg='ours or MMSegmentation',
 )
 OURS = 'decode_head.'
 TEACHER = 'teacher.module.decode_head.'

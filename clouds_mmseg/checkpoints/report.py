@@ -14,6 +14,8 @@ _GROUPS = (
     'decode_head.transformer_decoder',
     'backbone.visual',
 )
+# Tower of an official checkpoint -> what the names of its configs end with.
+_CONFIGS = {'convnext_large_d_320': '', 'RN50': '_r50', 'RN101': '_r101'}
 
 
 def group_of(key):
@@ -82,7 +84,27 @@ def report_lines(outcome, every=False):
         f'{outcome.target}: {values / 1e6:.2f} M values, '
         f'{size / 2**20:.1f} MiB, sha256 {outcome.sha256}',
     ]
-    return lines
+    return lines + _next_step(outcome)
+
+
+def _next_step(outcome):
+    """Name a config for what was an official checkpoint."""
+    clouds = outcome.layout.kind == 'clouds' and not outcome.layout.text
+    tower = next(
+        (t for t in _CONFIGS if f'CLIPBackbone {t},' in outcome.model), None
+    )
+    if not clouds or tower is None or outcome.destination != 'ours':
+        return []
+    name = f'gta2cs{_CONFIGS[tower]}.py'
+    if outcome.layout.teacher:
+        return [
+            f'It is for configs/clouds/{name} and its like. A test needs no '
+            'moving average: for a test alone convert with --config '
+            f'configs/warmup/{name}.'
+        ]
+    return [
+        f'Test it: python tools/test.py configs/warmup/{name} {outcome.target}'
+    ]
 
 
 def _reasons(lines, title, reasons, name):

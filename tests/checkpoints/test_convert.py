@@ -179,7 +179,7 @@ def test_kinds_are_told_by_names(official, text_official, tiny_head):
         ('linear', 'fcclip', 'official CLOUDS'),
         ('linear', 'mmseg', 'official CLOUDS'),
         ('text', 'mask2former', 'FC-CLIP'),
-        ('zoo', 'clouds', "MMSegmentation's names"),
+        ('zoo', 'clouds', 'ours or MMSegmentation'),
         ('tiny', 'clouds', 'detectron2 Mask2Former'),
     ],
 )

@@ -97,6 +97,7 @@ def test_an_official_checkpoint_is_converted_and_tested(
     assert 'sem_seg_head_ema.* -> teacher.module.decode_head.*' in out
     assert "CLIP's text tower" in out and '1    optimizer' in out
     assert '915 of 915 tensors of the model (CLIPBackbone RN50' in out
+    assert 'convert with --config configs/warmup/gta2cs_r50.py' in out
 
     config = city_config('clouds', RN50.format(type='SelfTrainingSegmentor'))
     assert (
@@ -289,6 +290,37 @@ def test_bad_files_are_one_error(
     assert err.startswith('error: ') and message in err
     assert 'Traceback' not in err
     assert not target.exists() and not (tmp_path / 'was_here').exists()
+
+
+HEAD = """
+model = dict(
+    type='DGSegmentor',
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    decode_head=dict(
+        type='CLOUDSHead',
+        in_channels=[8, 16, 32, 64],
+        num_classes=19,
+        feat_channels=32,
+        out_channels=32,
+        num_queries=5,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+    ),
+)
+"""
+
+
+def test_other_classes_than_the_config_are_named(
+    run_tool, tiny_head, city_config, tmp_path, capsys
+):
+    source = tmp_path / 'source.pth'
+    torch.save(tiny_head, source)
+    config = city_config('head', HEAD)
+    command = ('convert_checkpoint.py', source, tmp_path / 'x.pth')
+    assert run_tool(*command, '--config', config) == 1
+    err = capsys.readouterr().err
+    assert 'was trained for 5 classes, the model of this config has 19' in err
+    assert 'road, sidewalk' in err and 'does not fit the model of' in err
 
 
 def test_bad_arguments(run_tool, tiny_head, tmp_path, capsys):
