@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from tiny_benchmarks import write_benchmarks
 
@@ -27,7 +28,8 @@ def root(tmp_path_factory):
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    return MODELS.build(read_config(ZOO).model)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return MODELS.build(read_config(ZOO).model)
 
 
 def save(path, model, classes=CLASSES):
