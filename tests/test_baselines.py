@@ -1,11 +1,9 @@
 """The zoo's models on the benchmarks: configs, a step of each, whole runs."""
 
-import functools
 import gc
 import re
 from pathlib import Path
 
-import mmengine.config.utils
 import mmseg
 import pytest
 import torch
@@ -14,7 +12,13 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, METRICS, MODELS
-from tiny_benchmarks import CROP, reduce_data, shrink_model, write_benchmarks
+from tiny_benchmarks import (
+    CROP,
+    reduce_data,
+    shrink_model,
+    write_benchmarks,
+    zoo_read_once,
+)
 
 import clouds_mmseg  # noqa: F401
 
@@ -40,19 +44,10 @@ BENCHMARKS = dict(
 
 @pytest.fixture(scope='module', autouse=True)
 def _quick():
-    """Leave out what mmengine does again for each config and dataset.
-
-    It reads all metafiles of the zoo for a config, and each dataset searches
-    all that was imported for garbage.
-    """
+    # Each dataset searches all that was imported for garbage.
     gc.collect()
     gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            mmengine.config.utils,
-            'load',
-            functools.cache(mmengine.config.utils.load),
-        )
+    with zoo_read_once():
         yield
 
 

@@ -1,9 +1,13 @@
 """The benchmarks with images of 128x64, and models that fit them."""
 
+import functools
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import mmengine.config.utils
 import numpy as np
+import pytest
 from PIL import Image
 
 HEIGHT, WIDTH = 64, 128
@@ -161,3 +165,12 @@ def _shrink_head(head, widths):
             ham_channels=32,
             norm_cfg=dict(type='GN', num_groups=8),
         )
+
+
+@contextmanager
+def zoo_read_once():
+    """Keep the zoo's index: mmengine reads all metafiles for each config."""
+    utils = mmengine.config.utils
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, 'load', functools.cache(utils.load))
+        yield

@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import yaml
 from open_clip.pretrained import get_pretrained_url
+from tiny_benchmarks import zoo_read_once
 
 from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.models.packaged_weights import PACKAGES
@@ -20,6 +21,12 @@ from clouds_mmseg.utils.model_zoo import (
     write_model_zoo,
 )
 from clouds_mmseg.utils.zoo_address import resolve_address
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _quick():
+    with zoo_read_once():
+        yield
 
 
 @pytest.fixture(scope='module')
