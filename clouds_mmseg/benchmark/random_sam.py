@@ -1,5 +1,7 @@
 """SAMs of the published sizes with random weights, to measure with."""
 
+from functools import partial
+
 import timm
 import torch
 from torch import nn
@@ -23,31 +25,52 @@ def build_sam(variant, side=1024):
     Args:
         variant (str): One of :data:`VARIANTS`.
         side (int): Of the square that the encoder sees, pixels: 1024 in the
-            published ones; a multiple of 64.
+            published ones; a multiple of 32.
 
     Returns:
         nn.Module: A ``Sam``, in eval mode.
     """
-    from segment_anything import sam_model_registry
-    from segment_anything.modeling import ImageEncoderViT, PromptEncoder
+    from segment_anything.modeling import (
+        MaskDecoder,
+        PromptEncoder,
+        Sam,
+        TwoWayTransformer,
+    )
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        sam = sam_model_registry['vit_b']()
-        grid = side // 16
-        if variant == 'vit_t':
-            sam.image_encoder = TinyEncoder(side)
-        elif side != sam.image_encoder.img_size:
-            sam.image_encoder = ImageEncoderViT(
-                img_size=side, use_rel_pos=True
-            )
-        sam.prompt_encoder = PromptEncoder(
-            embed_dim=_CHANNELS,
-            image_embedding_size=(grid, grid),
-            input_image_size=(side, side),
-            mask_in_chans=16,
+        sam = Sam(
+            image_encoder=_ENCODERS[variant](side),
+            prompt_encoder=PromptEncoder(
+                embed_dim=_CHANNELS,
+                image_embedding_size=(side // 16, side // 16),
+                input_image_size=(side, side),
+                mask_in_chans=16,
+            ),
+            mask_decoder=MaskDecoder(
+                transformer_dim=_CHANNELS,
+                transformer=TwoWayTransformer(
+                    depth=2,
+                    embedding_dim=_CHANNELS,
+                    num_heads=8,
+                    mlp_dim=2048,
+                ),
+            ),
         )
     return sam.eval().requires_grad_(False)
+
+
+def _base_encoder(side):
+    """SAM's ViT-B (arXiv 2304.02643)."""
+    from segment_anything.modeling import ImageEncoderViT
+
+    return ImageEncoderViT(
+        img_size=side,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=14,
+        global_attn_indexes=(2, 5, 8, 11),
+    )
 
 
 class TinyEncoder(nn.Module):
@@ -78,6 +101,9 @@ class TinyEncoder(nn.Module):
     def forward(self, x):
         """Map (N, 3, side, side) to (N, 256, side / 16, side / 16)."""
         return self.neck(self.trunk.forward_features(x))
+
+
+_ENCODERS = dict(vit_t=TinyEncoder, vit_b=_base_encoder)
 
 
 class RandomSAM(PromptedSAM):

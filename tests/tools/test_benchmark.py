@@ -15,6 +15,7 @@ from clouds_mmseg.benchmark.measure import Contender, alternate
 from clouds_mmseg.benchmark.memory import peak_memory
 from clouds_mmseg.benchmark.parts import PartClock, Watch
 from clouds_mmseg.benchmark.plain import load_plain
+from clouds_mmseg.benchmark.random_sam import build_sam
 from clouds_mmseg.benchmark.refining import COMPONENTS, drifted, make_label
 from clouds_mmseg.benchmark.setting import Setting
 from clouds_mmseg.refine.prompts import find_components
@@ -311,7 +312,8 @@ def test_the_peak_of_a_block_is_seen_and_an_earlier_one_is_not():
         torch.ones(size // 4).sum()
     if large.bytes is None:
         pytest.skip('this system does not tell the peak of a block')
-    assert size <= small.bytes < 2 * size < 4 * size <= large.bytes
+    # Some pages were there already.
+    assert 0.9 * size < small.bytes < 2 * size < 3 * size < large.bytes
 
 
 def test_labels_have_the_components_of_the_published_timing():
@@ -321,6 +323,16 @@ def test_labels_have_the_components_of_the_published_timing():
     share = (moved != label).mean()
     assert 0 < share < 0.1 and moved.dtype == np.int64
     assert len(find_components(moved, 5000)) == COMPONENTS
+
+
+def test_the_larger_sam_is_segment_anythings():
+    segment_anything = pytest.importorskip('segment_anything')
+    with torch.device('meta'):
+        ours = build_sam('vit_b').state_dict()
+        theirs = segment_anything.sam_model_registry['vit_b']().state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {
+        k: v.shape for k, v in theirs.items()
+    }
 
 
 @pytest.mark.parametrize('storage', STORAGES)

@@ -1,10 +1,11 @@
 """The reference of the other tests is itself checked by recorded outputs."""
 
 import torch
-from plain import PlainHead, losses_of, match_one
+from plain import PlainCriterion, PlainHead, losses_of, match_one
 
 from clouds_mmseg.checkpoints.convert import to_ours
 from clouds_mmseg.checkpoints.layouts import detect
+from clouds_mmseg.models.mask2former.criterion import MaskCriterion
 
 
 def test_plain_head_equals_the_recorded_zoo_head(load_reference):
@@ -76,3 +77,15 @@ def test_plain_losses_equal_the_recorded_criterion(load_reference):
         torch.testing.assert_close(
             loss, t[f'loss_{name}'][0], atol=1e-5, rtol=0
         )
+
+
+def test_the_plain_sum_of_losses_is_ours(make_labels):
+    """Each draws its own points: enough of them that it hardly matters."""
+    torch.manual_seed(0)
+    cls_logits = [torch.randn(2, 9, 6) for _ in range(3)]
+    mask_logits = [torch.randn(2, 9, 6, 8) * 2 for _ in range(3)]
+    labels = make_labels()
+    ours = MaskCriterion(num_classes=5, num_points=4000)
+    ours = sum(ours(cls_logits, mask_logits, labels).values())
+    plain = PlainCriterion(num_points=4000)(cls_logits, mask_logits, labels)
+    torch.testing.assert_close(plain, ours, rtol=0.02, atol=0)
