@@ -247,10 +247,14 @@ def test_generated_images_are_drawn_as_before(scenes):
 
 def test_what_is_drawn_is_said(scenes, caplog):
     logger = MMLogger.get_current_instance()
+    # A run of another test may have left it at a higher level.
+    level = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
         keyed(scenes, temperature=10.0)
     logger.removeHandler(caplog.handler)
+    logger.setLevel(level)
     assert 'Rare-class sampling of scenes: box 0.5' in caplog.text
     assert '(2 images), ground 0.4' in caplog.text
 
