@@ -6,7 +6,8 @@ from functools import lru_cache
 import open_clip
 import torch
 
-from clouds_mmseg.models.clip_probe import probe_pyramid, remove_modules
+from clouds_mmseg.checkpoints.strict import has_prefix
+from clouds_mmseg.models.clip_probe import probe_pyramid
 from clouds_mmseg.models.clip_towers import build_visual
 from clouds_mmseg.utils.errors import UserError
 
@@ -22,6 +23,7 @@ _USUAL = (
     'RN50x16',
     'RN50x64',
 )
+_TOY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
 
 
 def find_tower(shapes):
@@ -41,9 +43,9 @@ def find_tower(shapes):
     others = [name for name in open_clip.list_models() if name not in _USUAL]
     for name in (*_USUAL, *others):
         if _may_be(name, shapes) and (
-            shapes.items() <= tower_shapes(name, pruned=False).items()
+            shapes.items() <= _whole_tower(name).items()
         ):
-            wanted = _without_counters(tower_shapes(name, pruned=True))
+            wanted = _without_counters(tower_shapes(name))
             if wanted == _without_counters(shapes):
                 return name
     raise UserError(
@@ -75,20 +77,27 @@ def _without_counters(shapes):
 
 
 @lru_cache
-def tower_shapes(name, *, pruned):
-    """Names and shapes of a visual tower.
+def _whole_tower(name):
+    visual = build_visual(name, device='meta')
+    return {k: tuple(v.shape) for k, v in visual.state_dict().items()}
+
+
+@lru_cache
+def tower_shapes(name):
+    """Names and shapes of a visual tower as CLIPBackbone keeps it.
 
     Args:
         name (str): A model of open_clip.
-        pruned (bool): Only what makes the four maps, as CLIPBackbone has it.
 
     Returns:
-        dict[str, tuple]: Not to be changed.
+        dict[str, tuple]: Only what makes the four maps. Not to be changed.
     """
-    visual = build_visual(name, device='meta')
-    if pruned:
-        remove_modules(visual, probe_pyramid(name).unused)
-    return {k: tuple(v.shape) for k, v in visual.state_dict().items()}
+    unused = probe_pyramid(name).unused
+    return {
+        key: shape
+        for key, shape in _whole_tower(name).items()
+        if not has_prefix(key, unused)
+    }
 
 
 @lru_cache
@@ -106,9 +115,20 @@ def clip_shapes(name):
     logging.disable(logging.WARNING)
     try:
         with torch.device('meta'):
+            # The visual tower is known: a toy takes its place here.
             model = open_clip.create_model(
-                name, device='meta', pretrained_text=False
+                name,
+                device='meta',
+                vision_cfg=dict(_TOY_VISION),
+                pretrained_text=False,
             )
     finally:
         logging.disable(disabled)
-    return {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    shapes = {
+        key: tuple(value.shape)
+        for key, value in model.state_dict().items()
+        if not key.startswith('visual.')
+    }
+    for key, shape in _whole_tower(name).items():
+        shapes[f'visual.{key}'] = shape
+    return shapes

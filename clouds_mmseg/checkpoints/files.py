@@ -273,6 +273,8 @@ def _refused(path, what):
 
 def _damaged(path, error):
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # torch goes on at length about what may have happened.
+    reason = reason.split('. ')[0]
     return WeightFileError(
         f'{path} ({path.stat().st_size} bytes) cannot be read as weights '
         f'({reason}); it is truncated, damaged or of another format. Fetch '

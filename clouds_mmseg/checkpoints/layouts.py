@@ -125,7 +125,7 @@ def detect(keys, wanted='auto', source='the file'):
         return any(key.startswith(beginning) for key in keys)
 
     if some(OURS):
-        found, reasons = 'mmseg', f'names begin with {OURS}'
+        found, reasons = 'mmseg', f'names begin with {OURS!r}'
         text = f'{OURS}cls_embed.logit_scale' in keys
         teacher = some(TEACHER)
         backbone = _backbone(some, 'visual.', 'layer1.', 'stages.')
@@ -136,19 +136,19 @@ def detect(keys, wanted='auto', source='the file'):
         teacher = some(_EMA)
         backbone = _backbone(some, 'clip_model.', 'res2.', 'layers.')
         if not some(_CLIP):
-            found, reasons = 'mask2former', f'no names begin with {_CLIP}'
+            found, reasons = 'mask2former', f'no names begin with {_CLIP!r}'
         elif teacher or not text:
             found, reasons = (
                 'clouds',
                 (
-                    f'names begin with {_EMA}'
+                    f'names begin with {_EMA!r}'
                     if teacher
-                    else f'{_CLIP} is there and the classifier is linear'
+                    else f'{_CLIP!r} is there and the classifier is linear'
                 ),
             )
         else:
             found = 'clouds' if wanted == 'clouds' else 'fcclip'
-            reasons = f'{_CLIP} is there and the classifier compares text'
+            reasons = f'{_CLIP!r} is there and the classifier compares text'
     else:
         raise UserError(_unknown(some, keys, source))
     if wanted not in ('auto', found):

@@ -42,7 +42,7 @@ def deduce(weights, *, backbone, renamed):
     wanted, words = {}, []
     if any(key.startswith(_VISUAL) for key in shapes):
         name = find_tower(under(_VISUAL, shapes))
-        wanted.update(prefixed(_VISUAL, tower_shapes(name, pruned=True)))
+        wanted.update(prefixed(_VISUAL, tower_shapes(name)))
         words.append(f'CLIPBackbone {name}')
     elif any(key.startswith(_BACKBONE) for key in shapes):
         plain, name = under(_BACKBONE, shapes), 'a backbone as it is'
