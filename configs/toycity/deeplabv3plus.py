@@ -23,9 +23,9 @@ optim_wrapper = dict(
         type='AdamW', lr=1e-3, weight_decay=0.05, betas=(0.9, 0.999)
     ),
 )
-train_cfg = dict(max_iters=600, val_interval=600)
+train_cfg = dict(max_iters=400, val_interval=400)
 param_scheduler = [
     dict(
-        type='PolyRestartLR', power=0.9, period=600, warmup=30, by_epoch=False
+        type='PolyRestartLR', power=0.9, period=400, warmup=30, by_epoch=False
     )
 ]
