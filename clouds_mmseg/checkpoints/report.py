@@ -54,7 +54,8 @@ def report_lines(outcome, every=False):
     for (old, new), members in pairs.items():
         if len(members) == 1:
             old, new = members[0]
-        text = f'{old} -> {new}' if old != new else old
+        same = all(one == other for one, other in members)
+        text = old if same else f'{old} -> {new}'
         rows.append((len(members), text))
     _table(lines, 'taken', rows)
     _reasons(lines, 'not taken', result.unused, name)
