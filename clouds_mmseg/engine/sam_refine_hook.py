@@ -64,8 +64,8 @@ class SAMRefineHook(Hook):
         self._wanted = 0
         self._pictures = []
 
-    def before_run(self, runner):
-        """Build the refiner on the model's device.
+    def before_train(self, runner):
+        """Build the refiner on the model's device; a test needs none.
 
         Args:
             runner (Runner): The runner.

@@ -208,6 +208,23 @@ def test_two_processes_train_one_student_and_one_teacher(tmp_path, config):
         assert torch.equal(value, states[1][key]), key
 
 
+def test_only_training_needs_the_weights_of_the_refiner(
+    tmp_path, whole, config
+):
+    refiner = dict(
+        type='SAMRefiner', variant='vit_b', checkpoint='/none/sam.pth'
+    )
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        load_from=str(whole[0] / 'iter_10.pth'),
+        custom_hooks=[dict(type='SAMRefineHook', refiner=refiner)],
+    )
+    assert build_runner(cfg).test()['mean_mIoU'] >= 0
+    with pytest.raises(UserError, match='/none/sam.pth'):
+        build_runner(cfg).train()
+
+
 def test_missing_bank_names_the_command(tmp_path, tiny_data):
     config = write_self_training(tmp_path, tiny_data, tmp_path / 'none')
     runner = build_runner(read_config(config, tmp_path / 'work'))
