@@ -6,23 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 
+from clouds_mmseg.checkpoints.explain import classes_of
 from clouds_mmseg.utils.errors import UserError
-
-
-def checkpoint_classes(checkpoint):
-    """Return the classes that a checkpoint says it was trained for.
-
-    Args:
-        checkpoint (dict): As loaded; ``meta`` of MMSegmentation 1.x or 0.x.
-
-    Returns:
-        list[str] | None: None where it says nothing about them.
-    """
-    meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, dict) else {}
-    about = meta.get('dataset_meta') or meta
-    names = about.get('classes') or about.get('CLASSES')
-    return [str(name) for name in names] if names else None
 
 
 @HOOKS.register_module()
@@ -44,7 +29,7 @@ class CheckpointClassesHook(Hook):
             checkpoint (dict): As loaded.
         """
         wanted = runner.test_loop.dataloader.dataset.metainfo.get('classes')
-        found = checkpoint_classes(checkpoint)
+        found = classes_of(checkpoint.get('meta'))
         if found is None or wanted is None:
             print_log(
                 'The checkpoint does not say for which classes it was '

@@ -1,6 +1,5 @@
 """The numbers of an evaluation with all that is needed to repeat it."""
 
-import hashlib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.version import __version__
 
@@ -65,22 +65,6 @@ def to_json(value):
     return re.sub(
         r'\[\n[^][{}"]*\]', lambda m: ' '.join(m.group().split()), text
     )
-
-
-def file_sha256(path):
-    """Hash a file.
-
-    Args:
-        path (str | Path): The file.
-
-    Returns:
-        str: 64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    with open(path, 'rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @HOOKS.register_module()
@@ -199,5 +183,5 @@ class ResultsHook(Hook):
         state = file.stat()
         key = (str(file), state.st_mtime_ns, state.st_size)
         if key not in self._hashes:
-            self._hashes = {key: file_sha256(file)}
+            self._hashes = {key: sha256_of(file)}
         return dict(path=str(file), sha256=self._hashes[key])

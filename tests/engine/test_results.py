@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clouds_mmseg import __version__
-from clouds_mmseg.engine.results_hook import file_sha256, jsonable, to_json
+from clouds_mmseg.engine.results_hook import jsonable, to_json
+from clouds_mmseg.utils.bank_manifest import sha256_of
 
 values = st.recursive(
     st.none()
@@ -149,4 +150,4 @@ def test_hashes_of_large_files(tmp_path):
     content = bytes(range(256)) * 9000
     (tmp_path / 'x').write_bytes(content)
     want = hashlib.sha256(content).hexdigest()
-    assert file_sha256(tmp_path / 'x') == want
+    assert sha256_of(tmp_path / 'x') == want

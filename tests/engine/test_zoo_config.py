@@ -5,11 +5,9 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
 import clouds_mmseg  # noqa: F401
+from clouds_mmseg.checkpoints.explain import classes_of
 from clouds_mmseg.engine.benchmark_options import on_benchmark
-from clouds_mmseg.engine.checkpoint_classes_hook import (
-    CheckpointClassesHook,
-    checkpoint_classes,
-)
+from clouds_mmseg.engine.checkpoint_classes_hook import CheckpointClassesHook
 from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
@@ -113,7 +111,7 @@ def test_a_benchmark_may_be_a_file(repo_root, tmp_path):
     ],
 )
 def test_classes_are_read_from_old_and_new_checkpoints(meta, classes):
-    assert checkpoint_classes(dict(meta=meta)) == classes
+    assert classes_of(meta) == classes
 
 
 def runner_of(classes):
