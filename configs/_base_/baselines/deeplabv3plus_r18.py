@@ -1,5 +1,7 @@
 # The zoo's DeepLabV3+ with ResNet-18: network, optimiser and schedule.
-_base_ = 'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py'  # noqa: E501
+_base_ = (
+    'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py'  # noqa: E501
+)
 # Data and runtime are not the zoo's.
 [
     _base_.pop(key)
