@@ -20,6 +20,8 @@ from clouds_mmseg.utils.cityscapes import IGNORE
 
 OVERLAPS = ('drop', 'best_score')
 UNCOVERED = ('ignore', 'keep')
+# Prompts at once on the CPU and on CUDA.
+_PROMPTS = (2, 16)
 
 
 @MODELS.register_module()
@@ -59,8 +61,10 @@ class SAMRefiner:
             or the mask of the highest predicted quality (``best_score``).
         uncovered (str): Pixels of no mask are ignored (``ignore``) or keep
             their label (``keep``).
-        prompt_batch (int): Prompts that are decoded at once. One takes
-            about 40 MB with the published models.
+        prompt_batch (int | None): Prompts that are decoded at once. One
+            takes about 40 MB with the published models. None is 16 on CUDA
+            and 2 on the CPU, where more are slower: their maps leave the
+            caches.
         seed (int): Of the points.
         ignore_index (int): The label of pixels without one.
         cache_dir (str | None): Keep here, for images that come again,
@@ -89,7 +93,7 @@ class SAMRefiner:
         second_pass=False,
         overlap='drop',
         uncovered='ignore',
-        prompt_batch=16,
+        prompt_batch=None,
         seed=0,
         ignore_index=IGNORE,
         cache_dir=None,
@@ -101,7 +105,7 @@ class SAMRefiner:
         check_range(self, 'min_area', min_area, low=0)
         for name, value, low in (
             ('points_per_component', points_per_component, 1),
-            ('prompt_batch', prompt_batch, 1),
+            ('prompt_batch', 1 if prompt_batch is None else prompt_batch, 1),
             ('erosion', erosion, 0),
             ('seed', seed, 0),
         ):
@@ -220,10 +224,9 @@ class SAMRefiner:
         """
         embedding = self._embed(array, name)
         size = array.shape[:2]
+        at_once = self.prompt_batch or _PROMPTS[self.sam.device.type == 'cuda']
         masks, qualities = [], []
-        for batch in np.split(
-            points, range(self.prompt_batch, len(points), self.prompt_batch)
-        ):
+        for batch in np.split(points, range(at_once, len(points), at_once)):
             answer = self.sam.best_masks(embedding, batch, size)
             if self.second_pass:
                 answer = self.sam.best_masks(
