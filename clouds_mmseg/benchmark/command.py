@@ -3,6 +3,7 @@
 import gc
 import logging
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,8 +39,6 @@ def run(args, plain_folder):
         value = getattr(args, name)
         if value is not None and value < low:
             raise UserError(f'--{name} must be at least {low}, got {value}')
-    # The frozen tower says that its weights are random, which is meant.
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
     init_default_scope('mmseg')
     # Garbage is collected before each run; what was imported is not searched.
     gc.freeze()
@@ -47,12 +46,25 @@ def run(args, plain_folder):
         torch.set_num_threads(args.threads)
     device = _device(args.device)
     plain = load_plain(plain_folder) if args.against else None
-    rows = _WORKS[args.work](args, device, plain)
+    with _only_errors():
+        rows = _WORKS[args.work](args, device, plain)
     if args.out:
         options = dict(vars(args), device=str(device))
         write_json(args.out, options=options, **environment(), rows=rows)
         print(f'written to {args.out}')
     return rows
+
+
+@contextmanager
+def _only_errors():
+    """Silence the frozen tower: that its weights are random is meant."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _device(name):
