@@ -4,6 +4,7 @@ import argparse
 
 from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.prepare.options import Options
+from clouds_mmseg.datasets.prepare.recode import RECODES
 from clouds_mmseg.datasets.prepare.run import prepare_dataset
 from clouds_mmseg.datasets.prepare.sets import NAMES
 from clouds_mmseg.engine.launch import plain_errors
@@ -41,6 +42,12 @@ def parse_args(argv=None):
         help='make a smaller copy: short edge of N pixels, labels too',
     )
     parser.add_argument(
+        '--recode',
+        choices=RECODES,
+        help='write the images in a format that is faster to read, with the '
+        'same pixels',
+    )
+    parser.add_argument(
         '--label-version',
         choices=['1.2', '2.0'],
         help='of Mapillary Vistas (default: 1.2 where it is there)',
@@ -62,6 +69,7 @@ def main(argv=None):
     options = Options(
         link=args.link,
         resize_short=args.resize_short,
+        recode=args.recode,
         label_version=args.label_version,
         skip_bad=args.skip_bad,
         workers=args.workers,

@@ -6,6 +6,7 @@ from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
 from clouds_mmseg.datasets.prepare.manifest import PREPARED_SUFFIX
+from clouds_mmseg.datasets.prepare.recode import recoded
 from clouds_mmseg.datasets.prepared import find_manifest
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 
@@ -24,7 +25,8 @@ class DGDataset(FileChecks, BaseSegDataset):
     ``label_channel`` (None for label files with one channel).
 
     A data root made by ``tools/prepare_dataset.py`` is known by its manifest:
-    its label files hold train ids.
+    its label files hold train ids, and its images may be in another format
+    (``--recode``).
 
     Args:
         domain (str, optional): Name under which results are reported.
@@ -110,7 +112,9 @@ class DGDataset(FileChecks, BaseSegDataset):
         published = data_prefix or seg_map_suffix
         name = None if published else self.PREPARED
         manifest = find_manifest(data_root, name)
+        image_suffix = self.IMG_SUFFIX
         if manifest:
+            image_suffix = recoded(image_suffix, manifest.recode)
             self.left_out = frozenset(manifest.left_out)
             if not suffix.endswith(PREPARED_SUFFIX):
                 suffix = PREPARED_SUFFIX
@@ -127,7 +131,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         super().__init__(
             data_root=data_root,
             data_prefix=data_prefix,
-            img_suffix=img_suffix or self.IMG_SUFFIX,
+            img_suffix=img_suffix or image_suffix,
             seg_map_suffix=seg_map_suffix or suffix,
             metainfo=metainfo,
             **kwargs,

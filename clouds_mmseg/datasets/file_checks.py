@@ -132,14 +132,32 @@ class FileChecks:
     def _kept(self, infos, names, who):
         if not names:
             return infos
-        folder = self.data_prefix['img_path']
         kept = [
             info
             for info in infos
-            if not is_skipped(info['img_path'], folder, self.img_suffix, names)
+            if not self.is_named(info['img_path'], names)
         ]
         self._say_skipped(len(infos) - len(kept), f'{who} names {len(names)}')
         return kept
+
+    def is_named(self, image, names):
+        """Whether a skip list names an image.
+
+        Args:
+            image (str): Path of the image.
+            names (set[str]): From :func:`read_skip_list`. Lists name images
+                as published, also where they were recoded.
+
+        Returns:
+            bool: True if the image is to be left out.
+        """
+        folder = self.data_prefix['img_path']
+        end = self.img_suffix.rpartition('.')[2]
+        published = self.IMG_SUFFIX.rpartition('.')[2]
+        same = image.removesuffix(end) + published
+        return is_skipped(image, folder, self.img_suffix, names) or is_skipped(
+            same, folder, self.IMG_SUFFIX, names
+        )
 
     def _say_skipped(self, number, why):
         print_log(

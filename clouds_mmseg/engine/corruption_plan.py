@@ -7,7 +7,7 @@ from pathlib import Path
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.errors import UserError
 
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 
 
 def list_images(source):

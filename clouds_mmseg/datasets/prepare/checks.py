@@ -10,8 +10,10 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.prepare.archives import READ_ERRORS
 from clouds_mmseg.datasets.prepare.discover import WORK_FOLDER
 from clouds_mmseg.datasets.prepare.manifest import read_manifest
+from clouds_mmseg.datasets.prepare.recode import decode_image, encode_exactly
 from clouds_mmseg.datasets.skip_list import QUARANTINE
 
 _NAMED = 20
@@ -37,6 +39,7 @@ def check_out(out, name, options):
     for what, was, now in (
         ('set', before.name, name),
         ('--resize-short', before.resize_short, options.resize_short),
+        ('--recode', before.recode, options.recode),
     ):
         if was != now:
             raise DataError(
@@ -79,11 +82,11 @@ def check_space(out, plan, found, options):
     """
     if options.resize_short:
         return
+    growth = _growth(plan, found, options.recode) if options.recode else 0
     need = sum(
-        job.member.size
+        _written_bytes(job, found[job.source][0], options, growth)
         for job in plan.jobs
-        if _is_written(found[job.source][0], options)
-        and not os.path.lexists(os.path.join(out, job.target))
+        if not os.path.lexists(os.path.join(out, job.target))
     )
     folder = Path(out).absolute()
     while not folder.exists():
@@ -97,8 +100,28 @@ def check_space(out, plan, found, options):
         )
 
 
-def _is_written(source, options):
-    return not source.owned and not (source.is_folder and options.link)
+def _growth(plan, found, kind):
+    """Tell how many times as large as published an image becomes."""
+    for job in plan.jobs:
+        source = found[job.source][0]
+        if job.part == 'label' or source.streamed:
+            continue
+        try:
+            payload = source.read(job.member)
+            image = decode_image(payload, job.target)
+            copy = encode_exactly(image, kind, job.target)
+        except (DataError, *READ_ERRORS):
+            # It is named when its turn comes.
+            continue
+        return len(copy) / len(payload)
+    return 1.0
+
+
+def _written_bytes(job, source, options, growth):
+    if growth and job.part == 'image':
+        return job.member.size * growth
+    linked = source.owned or (source.is_folder and options.link)
+    return 0 if linked else job.member.size
 
 
 def bad_files_error(messages, made):

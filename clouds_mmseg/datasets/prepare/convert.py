@@ -111,7 +111,14 @@ def encode_label(label):
     Returns:
         bytes: The file.
     """
-    return cv2.imencode('.png', label)[1].tobytes()
+    # Unfiltered and with matches of any distance, labels decode several times
+    # faster than as OpenCV writes PNGs by default, and are smaller.
+    options = [
+        *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
+        *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
+        *(cv2.IMWRITE_PNG_COMPRESSION, 6),
+    ]
+    return cv2.imencode('.png', label, options)[1].tobytes()
 
 
 def shrink(pixels, short, *, label):

@@ -24,6 +24,8 @@ class Manifest:
         splits (dict[str, int]): Split -> number of images.
         resize_short (int, optional): Short edge of the copies in pixels;
             None where the files are as published.
+        recode (str, optional): Format of the copies of the images; None
+            where they are as published.
         link (bool): Whether files are links to where they were.
         label_source (str): What the labels were made from: ``train_ids``,
             ``label_ids``, ``polygons``, ``panoptic`` or a config's name.
@@ -36,6 +38,7 @@ class Manifest:
     name: str
     splits: dict
     resize_short: int | None = None
+    recode: str | None = None
     link: bool = False
     label_source: str = 'train_ids'
     complete: bool = True

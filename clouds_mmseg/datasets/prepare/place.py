@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.prepare.archives import READ_ERRORS
@@ -19,6 +18,7 @@ from clouds_mmseg.datasets.prepare.convert import (
     shrink,
 )
 from clouds_mmseg.datasets.prepare.disk import FULL, write_error
+from clouds_mmseg.datasets.prepare.recode import decode_image, encode_exactly
 from clouds_mmseg.datasets.transforms.integrity import incomplete
 from clouds_mmseg.datasets.verify.checksums import damaged_chunk
 from clouds_mmseg.utils.atomic import atomic_path
@@ -48,12 +48,14 @@ class Placer:
         sources (tuple): All sources.
         link (bool): Whether files of folders are linked instead of copied.
         resize_short (int, optional): Short edge of the copies.
+        recode (str, optional): Format of the copies of images.
     """
 
     out: str
     sources: tuple
     link: bool = True
     resize_short: int | None = None
+    recode: str | None = None
 
     def __call__(self, job, payload=None):
         """Make one file unless it is there.
@@ -73,6 +75,8 @@ class Placer:
         source = self.sources[job.source]
         target = Path(self.out) / job.target
         as_is = job.convert is None and self.resize_short is None
+        if job.part == 'image':
+            as_is = as_is and self.recode is None
         if os.path.lexists(target):
             there = self._there(job, source, target, as_is)
             if there:
@@ -82,7 +86,9 @@ class Placer:
         name = source.describe(job.member)
         try:
             payload = source.read(job.member) if payload is None else payload
-            _require(payload, job, name)
+            # A copy in another format no longer shows that it was damaged.
+            sums = job.part == 'label' or bool(self.recode)
+            _require(payload, job, name, sums)
             if not as_is:
                 payload = self._convert(job, payload, name)
         except READ_ERRORS as error:
@@ -168,12 +174,10 @@ class Placer:
             if short:
                 label = shrink(label, short, label=True)
             return encode_label(label)
-        image = cv2.imdecode(
-            np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR
-        )
-        if image is None:
-            raise DataError(f'image {name} cannot be decoded')
-        smaller = shrink(image, short, label=False)
+        image = decode_image(payload, name)
+        smaller = shrink(image, short, label=False) if short else image
+        if self.recode:
+            return encode_exactly(smaller, self.recode, name)
         if smaller is image:
             return payload
         suffix = Path(job.target).suffix
@@ -188,13 +192,13 @@ class Placer:
             raise write_error(self.out, target, error) from error
 
 
-def _require(payload, job, name):
-    """Check that a file is whole, and its checksums if it is a label.
+def _require(payload, job, name, sums):
+    """Check that a file is whole, and if wanted its checksums.
 
     Decoders read a label with a flipped bit into other ids, without a word.
     """
     problem = incomplete(io.BytesIO(payload))
-    if not problem and job.part == 'label':
+    if not problem and sums:
         chunk = damaged_chunk(payload)
         if chunk:
             problem = f'is damaged: wrong checksum of its chunk {chunk}'

@@ -28,6 +28,7 @@ from clouds_mmseg.datasets.prepare.manifest import (
 from clouds_mmseg.datasets.prepare.options import Options
 from clouds_mmseg.datasets.prepare.place import BAD, MADE, THERE, Placer
 from clouds_mmseg.datasets.prepare.plan import make_plan
+from clouds_mmseg.datasets.prepare.recode import recode_rules
 from clouds_mmseg.datasets.prepare.sets import find_layout
 from clouds_mmseg.utils.processes import map_in_processes
 
@@ -73,6 +74,7 @@ def prepare_dataset(name, src, out, options=None):
     rules = layout.rules
     if layout.prepare:
         rules = layout.prepare(Files(found), options)
+    rules = recode_rules(rules, options.recode)
     plan = make_plan(layout, rules, found)
     check_same_labels(out, before, plan)
     if plan.unpaired and not options.skip_bad:
@@ -81,6 +83,7 @@ def prepare_dataset(name, src, out, options=None):
         name=name,
         splits=plan.splits,
         resize_short=options.resize_short,
+        recode=options.recode,
         label_source=plan.label_source,
         complete=False,
     )
@@ -130,7 +133,9 @@ def _write(out, manifest):
 def _place_all(out, plan, found, options, layout):
     """Do all jobs; return the bad ones with messages, counts of states."""
     sources = tuple(source for source, _ in found)
-    placer = Placer(str(out), sources, options.link, options.resize_short)
+    placer = Placer(
+        str(out), sources, options.link, options.resize_short, options.recode
+    )
     plain = [j for j in plan.jobs if not sources[j.source].streamed]
     bad, states, results = [], Counter(), []
     if plain:

@@ -13,7 +13,7 @@ _TAIL = 4096
 
 
 def require_complete(path, kind):
-    """Check that a PNG or JPEG file has its end marker.
+    """Check that a PNG or JPEG file has its end, a BMP or WebP its length.
 
     Only the head and the tail of the file are read. Files of other formats
     and of remote storage pass.
@@ -41,7 +41,7 @@ def require_complete(path, kind):
 
 
 def incomplete(stream):
-    """Say what is missing in a PNG or JPEG file.
+    """Say what is missing in a PNG, JPEG, BMP or WebP file.
 
     Args:
         stream (BinaryIO): The file.
@@ -50,13 +50,25 @@ def incomplete(stream):
         str | None: What is wrong, to follow the file's name; None for a
         whole file and for other formats.
     """
-    head = stream.read(8)
+    head = stream.read(12)
     size = stream.seek(0, os.SEEK_END)
     if not size:
         return 'is empty (0 bytes)'
     stream.seek(max(0, size - _TAIL))
     tail = stream.read()
+    length = _length(head)
+    if size < length:
+        return f'is truncated: it has {size} of its {length} bytes'
     for start, end in ((_PNG, _PNG_END), (_JPEG, _JPEG_END)):
         if head.startswith(start) and end not in tail:
             return f'is truncated: its {size} bytes lack the end marker'
     return None
+
+
+def _length(head):
+    """Return the length that a file should have; 0 if it does not tell."""
+    if head.startswith(b'BM'):
+        return int.from_bytes(head[2:6], 'little')
+    if head.startswith(b'RIFF') and head.endswith(b'WEBP'):
+        return int.from_bytes(head[4:8], 'little') + 8
+    return 0

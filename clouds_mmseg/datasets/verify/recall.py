@@ -2,7 +2,7 @@
 
 import os
 
-from clouds_mmseg.datasets.skip_list import is_skipped, read_skip_list
+from clouds_mmseg.datasets.skip_list import read_skip_list
 from clouds_mmseg.datasets.verify.findings import FIXED
 from clouds_mmseg.datasets.verify.listing import (
     has_report,
@@ -91,11 +91,10 @@ def errors_of(report, dataset):
         left out.
     """
     names = read_skip_list(dataset.skip)
-    folder, suffix = dataset.data_prefix['img_path'], dataset.img_suffix
 
     def skipped(image):
         path = os.path.join(report.root, image)
-        return bool(image) and is_skipped(path, folder, suffix, names)
+        return bool(image) and dataset.is_named(path, names)
 
     return [f for f in report.open_errors if not skipped(f.image)]
 
