@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from clouds_mmseg.benchmark.files import SETS
+from clouds_mmseg.benchmark.files import SETS, STORAGES
 from clouds_mmseg.benchmark.measure import CLOCKS
 from clouds_mmseg.benchmark.random_sam import VARIANTS
 from clouds_mmseg.benchmark.setting import DTYPES
@@ -92,6 +92,16 @@ def _add_loader(works, common):
     )
     loader.add_argument(
         '--size', type=_size, metavar='WxH', help='in place of the published'
+    )
+    loader.add_argument(
+        '--storages',
+        nargs='+',
+        metavar='STORAGE',
+        help='compare these with the published files, and no other decoders; '
+        f'known are {", ".join(STORAGES)}',
+    )
+    loader.add_argument(
+        '--photos', help='make the pictures of the photographs in a folder'
     )
     loader.add_argument('--crop', type=int, default=768)
     loader.add_argument(

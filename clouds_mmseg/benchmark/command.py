@@ -152,29 +152,11 @@ def _refine(args, device, plain):
 
 
 def _loader(args, device, plain):
-    from clouds_mmseg.benchmark import loading
+    from clouds_mmseg.benchmark import storages
 
     del device, plain
-    options = dict(images=args.images, workers=args.workers)
-    with tempfile.TemporaryDirectory() as folder:
-        if args.config:
-            found = loading.config_datasets(args.config)
-            rows = list(loading.measure_config(found, **options))
-        else:
-            rows = [
-                row
-                for name in args.sets
-                for row in loading.compare_storages(
-                    name,
-                    Path(folder),
-                    crop=args.crop,
-                    size=args.size,
-                    **options,
-                )
-            ]
     print(environment()['machine'])
-    print(table_of(rows))
-    return rows
+    return storages.run(args)
 
 
 def _resume(args, device, plain):

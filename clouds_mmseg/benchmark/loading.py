@@ -2,22 +2,19 @@
 
 import itertools
 import time
-from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmseg.registry import DATASETS
 from torch.utils.data import DataLoader
 
-from clouds_mmseg.benchmark.files import SETS, STORAGES, write_set
+from clouds_mmseg.benchmark.decoders import READERS
+from clouds_mmseg.benchmark.files import PREPARED, suffix
+from clouds_mmseg.benchmark.measure import CLOCKS
 from clouds_mmseg.benchmark.parts import PartClock, Watch
 from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.engine.launch import dataset_configs
+from clouds_mmseg.datasets.seeds import seed_everything
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
-from clouds_mmseg.utils.errors import UserError
 
-DECODERS = ('cv2', 'pillow')
-# What MMSegmentation's own transforms are called; the first row is theirs.
+# What MMSegmentation's own transforms are called.
 MMSEG = 'mmseg'
 
 
@@ -27,18 +24,19 @@ def pipeline(size, crop, decoder='cv2'):
     Args:
         size (tuple[int, int]): Width and height of the stored images.
         crop (int): Side of the crops.
-        decoder (str): One of :data:`DECODERS`, or ``mmseg``.
+        decoder (str): ``cv2`` or ``pillow`` (of MMCV), one of
+            :data:`~clouds_mmseg.benchmark.decoders.READERS`, or ``mmseg``.
 
     Returns:
         list[dict]: Transforms.
     """
+    labels = dict(type='LoadSegLabels')
     if decoder == MMSEG:
         load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    elif decoder in READERS:
+        load = [dict(type='LoadToCompare', decoder=decoder), labels]
     else:
-        load = [
-            dict(type='LoadSegImage', imdecode_backend=decoder),
-            dict(type='LoadSegLabels'),
-        ]
+        load = [dict(type='LoadSegImage', imdecode_backend=decoder), labels]
     return [
         *load,
         dict(
@@ -54,36 +52,42 @@ def pipeline(size, crop, decoder='cv2'):
     ]
 
 
-def folder_dataset(folder, size, crop, *, storage='png', decoder='cv2'):
+def folder_dataset(folder, size, crop, **options):
     """The config of a written set.
 
     Args:
         folder (Path): Of :func:`write_set`.
         size (tuple[int, int]): Width and height of its images.
         crop (int): Side of the crops.
-        storage (str): Of its images.
-        decoder (str): See :func:`pipeline`.
+        **options: ``storage`` (``png`` by default), ``labels``
+            (``prepared``), and ``decoder`` (``cv2``).
 
     Returns:
         dict: Of a ``FolderDataset``.
     """
+    storage = options.get('storage', 'png')
     return dict(
         type='FolderDataset',
         domain='source',
         data_root=str(folder),
-        img_suffix=STORAGES[storage][0],
+        data_prefix=dict(
+            img_path=storage, seg_map_path=options.get('labels', PREPARED)
+        ),
+        img_suffix=suffix(storage),
         metainfo=dict(classes=CLASSES, palette=PALETTE),
-        pipeline=pipeline(size, crop, decoder),
+        pipeline=pipeline(size, crop, options.get('decoder', 'cv2')),
     )
 
 
-def throughput(dataset, *, images, workers, batch=2):
+def throughput(dataset, *, images, workers, clock='wall', batch=2):
     """Load samples and count.
 
     Args:
         dataset (Dataset): Of samples.
         images (int): How many are timed.
         workers (int): Processes; 0 for this one.
+        clock (str): One of ``CLOCKS``. That of the processor does not count
+            what workers do, so they are timed by the wall.
         batch (int): Samples at a time.
 
     Returns:
@@ -91,6 +95,8 @@ def throughput(dataset, *, images, workers, batch=2):
     """
     if not len(dataset):
         raise DataError('the data set has no images: nothing to load')
+    # The same scales and crops for all that is compared.
+    seed_everything(0)
     loader = DataLoader(
         dataset,
         batch_size=batch,
@@ -103,10 +109,11 @@ def throughput(dataset, *, images, workers, batch=2):
     for _ in range(1 + 2 * workers):
         next(iterator)
     batches = max(1, -(-images // batch))
-    start = time.perf_counter()
+    now = time.perf_counter if workers else CLOCKS[clock]
+    start = now()
     for _ in range(batches):
         next(iterator)
-    return batches * batch / (time.perf_counter() - start)
+    return batches * batch / (now() - start)
 
 
 class _Endless:
@@ -141,97 +148,3 @@ def sample_parts(dataset, images, now=time.perf_counter):
         for index in range(images):
             dataset[index % len(dataset)]
     return {k: v / images for k, v in clock.seconds.items()}
-
-
-def compare_storages(name, folder, *, images, workers, crop, size=None):
-    """Load a set in several storages, by several decoders.
-
-    Args:
-        name (str): One of ``SETS``.
-        folder (Path): An empty one.
-        images (int): Timed, for each row.
-        workers (list[int]): Numbers of processes.
-        crop (int): Side of the crops.
-        size (tuple[int, int], optional): Instead of the published one.
-
-    Yields:
-        dict: A row; ``ratio`` is to MMSegmentation's own loading of PNG
-        files with the first number of workers.
-    """
-    if name not in SETS:
-        raise UserError(
-            f'--sets {name}: known are {", ".join(SETS)}; --config measures '
-            'the files of your own'
-        )
-    size = size or SETS[name]
-    first = None
-    ways = [('png', MMSEG), ('png', 'cv2'), ('png', 'pillow')]
-    ways += [(storage, 'cv2') for storage in list(STORAGES)[1:]]
-    written = {}
-    for storage, decoder in ways:
-        root = folder / name / storage
-        if storage not in written:
-            written[storage] = write_set(
-                root, size, storage, count=min(images, 6)
-            )
-        config = folder_dataset(
-            root, size, crop, storage=storage, decoder=decoder
-        )
-        dataset = DATASETS.build(config)
-        for number in workers:
-            speed = throughput(dataset, images=images, workers=number)
-            first = first or speed
-            yield dict(
-                name=name,
-                storage=storage,
-                KiB=written[storage] // 1024,
-                decoder=decoder,
-                workers=number,
-                images_per_second=speed,
-                ratio=speed / first,
-            )
-
-
-def config_datasets(path):
-    """Find the training sets of a config.
-
-    Args:
-        path (str): A config with a ``train_dataloader``.
-
-    Returns:
-        list[dict]: Configs of data sets that have a pipeline.
-
-    Raises:
-        UserError: There is no such config, or it does not train.
-    """
-    if not Path(path).is_file():
-        raise UserError(f'--config {path}: there is no such file')
-    config = Config.fromfile(path)
-    if 'train_dataloader' not in config:
-        raise UserError(f'--config {path} has no train_dataloader')
-    return list(dataset_configs(config.train_dataloader.dataset))
-
-
-def measure_config(datasets, *, images, workers):
-    """Load the sets of a config as it says.
-
-    Args:
-        datasets (list[dict]): Configs of data sets with a pipeline.
-        images (int): Timed, for each row.
-        workers (list[int]): Numbers of processes.
-
-    Yields:
-        dict: A row; ``ratio`` is to the first row of the same set.
-    """
-    for config in datasets:
-        dataset = DATASETS.build(config)
-        first = None
-        for number in workers:
-            speed = throughput(dataset, images=images, workers=number)
-            first = first or speed
-            yield dict(
-                name=f'{config["type"]} {getattr(dataset, "domain", "")}',
-                workers=number,
-                images_per_second=speed,
-                ratio=speed / first,
-            )

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from clouds_mmseg.benchmark.files import write_set
+from clouds_mmseg.benchmark.files import PREPARED, write_set
 from clouds_mmseg.benchmark.loading import folder_dataset
 from clouds_mmseg.benchmark.setting import MEAN, STD, merge_options
 from clouds_mmseg.engine.launch import build_runner
@@ -70,7 +70,7 @@ class ResumeCase:
         self._clock = clock
         self._runs = 0
         data = self.folder / 'data'
-        write_set(data, size, 'png', count=4)
+        write_set(data, size, ['png'], [PREPARED], count=4)
         self._config = Config(
             dict(
                 default_scope='mmseg',

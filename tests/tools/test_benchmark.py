@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import shutil
 
 import numpy as np
 import open_clip
@@ -10,7 +9,6 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from clouds_mmseg.benchmark.files import STORAGES, picture, write_set
 from clouds_mmseg.benchmark.measure import Contender, alternate
 from clouds_mmseg.benchmark.memory import peak_memory
 from clouds_mmseg.benchmark.parts import PartClock, Watch
@@ -180,43 +178,6 @@ def test_resuming_takes_the_same_time_anywhere(bench):
     assert late['ours'] < early['ours'] + 5
 
 
-def test_loading_compares_storages(bench):
-    report = bench(
-        'loader',
-        '--sets',
-        'synthia',
-        '--size',
-        '96x64',
-        '--crop',
-        32,
-        '--images',
-        2,
-        '--workers',
-        0,
-        *QUICK,
-    )
-    rows = report['rows']
-    assert {r['storage'] for r in rows} == set(STORAGES)
-    assert {r['decoder'] for r in rows} == {'mmseg', 'cv2', 'pillow'}
-    assert rows[0]['ratio'] == 1
-    assert all(r['ratio'] > 0 and r['images_per_second'] > 0 for r in rows)
-
-
-def test_the_sets_of_a_config_are_loaded_as_they_lie(bench, tiny_config):
-    report = bench(
-        'loader',
-        '--config',
-        tiny_config,
-        '--images',
-        2,
-        '--workers',
-        0,
-        *QUICK,
-    )
-    (only,) = report['rows']
-    assert only['name'] == 'FolderDataset day' and only['ratio'] == 1
-
-
 @pytest.mark.parametrize(
     'words, said',
     [
@@ -224,8 +185,6 @@ def test_the_sets_of_a_config_are_loaded_as_they_lie(bench, tiny_config):
         (['infer', '--repeats', '0'], '--repeats must be at least 1, got 0'),
         (['infer', '--batch', '0'], '--batch must be at least 1'),
         (['infer', '--device', 'gpu'], '--device gpu'),
-        (['loader', '--sets', 'gta6'], '--sets gta6: known are gta5'),
-        (['loader', '--config', 'absent.py'], '--config absent.py'),
         (['resume', '--iteration', '1'], '--iteration must be at least 2'),
     ],
 )
@@ -333,13 +292,3 @@ def test_the_larger_sam_is_segment_anythings():
     assert {k: v.shape for k, v in ours.items()} == {
         k: v.shape for k, v in theirs.items()
     }
-
-
-@pytest.mark.parametrize('storage', STORAGES)
-def test_storages_lose_nothing(tmp_path, storage):
-    import cv2
-
-    write_set(tmp_path, (40, 24), storage, count=1)
-    (path,) = (tmp_path / 'images').iterdir()
-    assert (cv2.imread(str(path)) == picture((40, 24), 0)).all()
-    shutil.rmtree(tmp_path)
