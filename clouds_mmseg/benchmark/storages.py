@@ -202,9 +202,10 @@ def compare(cases, *, images, workers, repeats, clock='wall'):
         clock (str): See :func:`throughput`.
 
     Returns:
-        list[dict]: Rows with ``images_per_second``, ``spread`` between the
-        fastest and the slowest repeat and, with the same number of workers,
-        the ``ratio`` to the first case.
+        list[dict]: Rows with the median ``images_per_second``, the
+        ``fastest`` repeat (on a machine with other work, the one that had
+        the cores), its ``spread`` to the slowest and, with the same number
+        of workers, the ``ratio`` to the first case.
     """
     speeds = {
         (case, number): [] for case in range(len(cases)) for number in workers
@@ -222,6 +223,7 @@ def compare(cases, *, images, workers, repeats, clock='wall'):
             cases[case][0],
             workers=number,
             images_per_second=medians[case, number],
+            fastest=max(found),
             spread=max(found) - min(found),
             ratio=medians[case, number] / medians[0, number],
         )
@@ -241,6 +243,7 @@ def part_rows(case, images, clock='wall'):
         list[dict]: A row a transform.
     """
     row, dataset = case
+    row = {k: v for k, v in row.items() if k != 'MB'}
     parts = sample_parts(dataset, images, CLOCKS[clock])
     return [
         dict(row, part=part, unit='ms', ours=seconds * 1000)

@@ -114,6 +114,7 @@ def test_sets_take_turns_and_the_median_counts(monkeypatch):
     rows = module.compare(cases, images=2, workers=[0], repeats=3)
     assert ''.join(order) == 'ABABAB'
     assert rows[0]['images_per_second'] == 2 and rows[0]['spread'] == 8
+    assert rows[0]['fastest'] == 9
     assert rows[1]['ratio'] == 2 and rows[1]['spread'] == 10
 
 

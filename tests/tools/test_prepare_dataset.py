@@ -73,9 +73,11 @@ def test_training_and_testing_on_what_was_prepared(
 
 
 def test_options_reach_the_preparation(prepare, run_tool, capsys):
-    out = prepare('mapillary', '--resize-short', '6')
+    words = ('--resize-short', '6', '--recode', 'webp')
+    out = prepare('mapillary', *words)
     kept = json.loads((out / 'clouds_dataset.json').read_text())
     assert kept['resize_short'] == 6 and kept['name'] == 'mapillary'
+    assert kept['recode'] == 'webp'
     src = out.parents[1] / 'mapillary zips'
     words = ('--src', src, '--out', out, '--workers', 1, '--copy')
     assert run_tool('prepare_dataset.py', 'mapillary', *words) == 1
