@@ -112,7 +112,7 @@ def training(setting, plain=None, *, unlabelled=0):
                     whole=True,
                 ),
                 Watch(head.pixel_decoder, 'forward', 'pixel decoder'),
-                Watch(head, 'forward', 'decoder'),
+                Watch(head, 'predict_for_loss', 'decoder'),
                 Watch(head.criterion, 'match', 'matching'),
                 Watch(head, 'loss', 'losses'),
                 Watch(wrapper, 'backward', 'backward'),
@@ -176,7 +176,8 @@ def _plain_model(plain, model):
     attention = head.pixel_decoder.encoder.layers[0].self_attn
     teacher = model.teacher.module['decode_head']
     return plain.PlainModel(
-        tower=model.backbone,
+        # As it is written, in the layout in which images come.
+        tower=model.backbone.pyramid,
         student=dict(head.named_parameters()),
         teacher=dict(teacher.named_parameters()),
         mean=torch.tensor(MEAN, device=device)[:, None, None],

@@ -115,14 +115,27 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 f'pixels a side, got {tuple(x.shape[-2:])}.'
             )
         with self.autograd_scope():
-            output = self.visual.forward_intermediates(
-                x,
-                indices=self.indices,
-                stop_early=True,
-                intermediates_only=True,
-                output_fmt='NCHW',
+            # The layout that convolutions work in: they need not translate.
+            return self.pyramid(
+                x.contiguous(memory_format=torch.channels_last)
             )
-        return output['image_intermediates']
+
+    def pyramid(self, x):
+        """What :meth:`forward` does inside of its checks.
+
+        Args:
+            x (Tensor): (N, 3, H, W).
+
+        Returns:
+            list[Tensor]: As :meth:`forward`, in the memory format of ``x``.
+        """
+        return self.visual.forward_intermediates(
+            x,
+            indices=self.indices,
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt='NCHW',
+        )['image_intermediates']
 
 
 def _visual_part(state_dict):

@@ -37,6 +37,8 @@ def stage_outputs(visual, image):
         )
         for i, stage in enumerate(stages)
     ]
+    # Another layout would add up in another order.
+    image = image.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         visual(image)
     for handle in handles:
@@ -309,6 +311,7 @@ def test_maps_that_are_not_asked_for_cost_nothing(tiny_clip):
     backbone = CLIPBackbone(name)
     backbone.visual.load_state_dict(visual.state_dict(), strict=False)
     image = torch.randn(1, 3, 64, 64)
+    image = image.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         wanted = visual.forward_intermediates(image, output_fmt='NCHW')
     wanted = wanted['image_intermediates'][1:]

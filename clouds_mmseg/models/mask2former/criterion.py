@@ -10,11 +10,8 @@ from clouds_mmseg.models.mask2former.matching import (
     matched_masks,
     matching_costs,
 )
-from clouds_mmseg.models.mask2former.points import (
-    corner_pixels,
-    draw_points,
-    read_maps,
-)
+from clouds_mmseg.models.mask2former.points import draw_points, read_maps
+from clouds_mmseg.models.mask2former.regions import read_regions
 
 
 class MaskCriterion:
@@ -77,7 +74,9 @@ class MaskCriterion:
         self.importance_sample_ratio = importance_sample_ratio
         self.ignore_unlabelled = ignore_unlabelled
 
-    def __call__(self, cls_logits, mask_logits, labels, weights=None):
+    def __call__(
+        self, cls_logits, mask_logits, labels, weights=None, gather=None
+    ):
         """Compute the weighted losses of all outputs.
 
         Args:
@@ -86,6 +85,9 @@ class MaskCriterion:
             labels (Tensor): (B, H, W) int64 in [0, K) or ``ignore_index``.
             weights (Tensor, optional): (B, H, W) float32, how much each
                 pixel counts in the mask losses. Matching does not use them.
+            gather (Callable, optional): Takes :class:`Matches`, gives the
+                masks of all pairs, (M, h, w), through which the gradient
+                flows; by default they are taken out of ``mask_logits``.
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_mask``, ``loss_dice`` of
@@ -101,7 +103,10 @@ class MaskCriterion:
             matches = self.match(
                 cls_logits, mask_logits, labels, present, points
             )
-            masks = matched_masks(mask_logits, matches)
+            if gather is None:
+                masks = matched_masks(mask_logits, matches)
+            else:
+                masks = gather(matches).float()
             losses = zip(
                 self.class_losses(cls_logits, matches),
                 *self.mask_losses(
@@ -257,17 +262,14 @@ class MaskCriterion:
             tuple[Tensor, Tensor]: Both (outputs,), not weighted.
         """
         logits = read_maps(masks[:, None], points)[:, 0]  # (M, P)
-        index, shares = corner_pixels(labels.shape[1:], matches.image, points)
-        same = labels.flatten()[index] == matches.target[:, None, None]
-        targets = (shares * same).sum(-1)
+        targets, counts = read_regions(
+            labels, matches, points, outputs, weights
+        )
         entropy = F.binary_cross_entropy_with_logits(
             logits, targets, reduction='none'
         )
         inside = logits.sigmoid()
-        if weights is not None:
-            counts = (shares * weights.flatten()[index]).sum(-1)  # (M, P)
-            # Near the border of the image a part of the four lies outside.
-            counts = counts / shares.sum(-1).clamp(min=1e-6)
+        if counts is not None:
             entropy, inside = entropy * counts, inside * counts
             targets = targets * counts
         entropy = entropy.mean(1)

@@ -3,7 +3,6 @@
 Letters: N images, Q queries, K classes; maps are counted finest first.
 """
 
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
@@ -17,6 +16,10 @@ from clouds_mmseg.models.mask2former.classifier import build_classifier
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
 from clouds_mmseg.models.mask2former.input_size import input_size
 from clouds_mmseg.models.mask2former.layers import mlp
+from clouds_mmseg.models.mask2former.mask_products import (
+    MatchedMasks,
+    multiply,
+)
 from clouds_mmseg.models.mask2former.pixel_decoder import (
     NUM_LEVELS,
     PixelDecoder,
@@ -165,14 +168,41 @@ class CLOUDSHead(BaseModule):
         """
         del batch_data_samples
 
-        def predict(query, mask_features, size):
-            output = self._predict_masks(query, mask_features)
-            if size is None:
-                return output, None
-            return output, attendable(_resize(output[1].detach(), size))
+        mask_features, maps = self.pixel_decoder(x)
 
-        cls_logits, mask_logits = zip(*self._decode(x, predict), strict=True)
+        def predict(query, size):
+            masks = multiply(self.mask_embed(query), mask_features)
+            output = self.cls_embed(query, mask_features, masks), masks
+            return output, _attention(masks, size)
+
+        cls_logits, mask_logits = zip(
+            *self._decode(maps, predict), strict=True
+        )
         return list(cls_logits), list(mask_logits)
+
+    def predict_for_loss(self, x):
+        """Predict as :meth:`forward` does, with a gradient where it is used.
+
+        Args:
+            x (Sequence[Tensor]): As for :meth:`forward`.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor], MatchedMasks]: Class logits,
+            mask logits without gradient, and what makes the masks of given
+            :class:`Matches` with it.
+        """
+        mask_features, maps = self.pixel_decoder(x)
+        matched = MatchedMasks(mask_features)
+
+        def predict(query, size):
+            masks = matched.add(self.mask_embed(query))
+            output = self.cls_embed(query, mask_features, masks), masks
+            return output, _attention(masks, size)
+
+        cls_logits, mask_logits = zip(
+            *self._decode(maps, predict), strict=True
+        )
+        return list(cls_logits), list(mask_logits), matched
 
     def last_prediction(self, x):
         """Predict classes and masks for every query, at the end alone.
@@ -188,30 +218,35 @@ class CLOUDSHead(BaseModule):
             tuple[Tensor, Tensor]: What :meth:`forward` gives last, up to
             rounding.
         """
+        mask_features, maps = self.pixel_decoder(x)
         small = {}
 
-        def predict(query, mask_features, size):
+        def predict(query, size):
+            embedded = self.mask_embed(query)
             if size is None:
-                return self._predict_masks(query, mask_features), None
+                masks = multiply(embedded, mask_features)
+                return (
+                    self.cls_embed(query, mask_features, masks),
+                    masks,
+                ), None
             if size not in small:
                 small[size] = _resize(mask_features, size)
-            return None, attendable(self._masks(query, small[size]))
+            return None, attendable(multiply(embedded, small[size]))
 
-        return self._decode(x, predict)[-1]
+        return self._decode(maps, predict)[-1]
 
-    def _decode(self, x, predict):
-        """Run both decoders.
+    def _decode(self, maps, predict):
+        """Run the transformer decoder.
 
         Args:
-            x (Sequence[Tensor]): As for :meth:`forward`.
-            predict (Callable): Takes normalised queries (N, Q, C), the mask
-                features, and the size of the map that they attend to next
-                or None; gives a prediction and an attention mask.
+            maps (list[Tensor]): (N, C, h_i, w_i), coarsest first.
+            predict (Callable): Takes normalised queries (N, Q, C) and the
+                size of the map that they attend to next, or None; gives a
+                prediction and an attention mask.
 
         Returns:
             list: The predictions.
         """
-        mask_features, maps = self.pixel_decoder(x)
         sizes = [m.shape[-2:] for m in maps]
         memories = [
             m.flatten(2).transpose(1, 2) + level
@@ -222,23 +257,14 @@ class CLOUDSHead(BaseModule):
             for (h, w), m in zip(sizes, memories, strict=True)
         ]
         return self.transformer_decoder(
-            self.query_feat.weight.expand(len(mask_features), -1, -1),
+            self.query_feat.weight.expand(len(maps[0]), -1, -1),
             self.query_embed.weight,
             memories,
             positions,
             lambda query, level: predict(
-                query, mask_features, None if level is None else sizes[level]
+                query, None if level is None else sizes[level]
             ),
         )
-
-    def _masks(self, query, mask_features):
-        return torch.einsum(
-            'nqc,nchw->nqhw', self.mask_embed(query), mask_features
-        )
-
-    def _predict_masks(self, query, mask_features):
-        mask_logits = self._masks(query, mask_features)
-        return self.cls_embed(query, mask_features, mask_logits), mask_logits
 
     def loss(self, x, batch_data_samples, train_cfg=None):
         """Predict and compare with the labels.
@@ -259,10 +285,13 @@ class CLOUDSHead(BaseModule):
                 id that is no class.
         """
         del train_cfg
+        cls_logits, mask_logits, gather = self.predict_for_loss(x)
         return self.criterion(
-            *self(x),
+            cls_logits,
+            mask_logits,
             stack_labels(batch_data_samples),
             stack_weights(batch_data_samples),
+            gather,
         )
 
     def predict(self, x, batch_img_metas, test_cfg=None):
@@ -285,6 +314,11 @@ class CLOUDSHead(BaseModule):
             batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
         )
         return semantic_scores(*self.last_prediction(x), size)
+
+
+def _attention(masks, size):
+    """Where queries attend in a map of a size; None for None."""
+    return None if size is None else attendable(_resize(masks.detach(), size))
 
 
 def _resize(maps, size):

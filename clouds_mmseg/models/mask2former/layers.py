@@ -48,7 +48,11 @@ class FeedForward(nn.Module):
     def __init__(self, channels, hidden_channels):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Sequential(nn.Linear(channels, hidden_channels), nn.ReLU()),
+            nn.Sequential(
+                nn.Linear(channels, hidden_channels),
+                # The largest map of the head is not written twice.
+                nn.ReLU(inplace=True),
+            ),
             nn.Linear(hidden_channels, channels),
         )
 

@@ -13,7 +13,10 @@ from mmengine.dist import all_reduce
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from clouds_mmseg.models.mask2former.points import read_labels, read_maps
+from clouds_mmseg.models.mask2former.points import (
+    read_columns,
+    read_labels,
+)
 
 
 class Matches(NamedTuple):
@@ -33,7 +36,7 @@ def matching_costs(cls_logits, mask_logits, labels, points, weights):
 
     Args:
         cls_logits (Tensor): (B, Q, K + 1) float32, the last one "no object".
-        mask_logits (Tensor): (B, Q, h, w) float32.
+        mask_logits (Tensor): (B, Q, h, w) float32, without gradient.
         labels (Tensor): (B, H, W) int64 in [0, K]; K is ignored.
         points (Tensor): (B, P, 2), xy in [0, 1], where masks are compared.
         weights (tuple[float, float, float]): Of class, mask and dice cost.
@@ -51,7 +54,7 @@ def matching_costs(cls_logits, mask_logits, labels, points, weights):
             1, ids[:, None, :, corner], shares[:, None, :, corner]
         )
     targets = targets[:, :-1].transpose(1, 2)  # (B, P, K)
-    logits = read_maps(mask_logits, points)  # (B, Q, P)
+    logits = read_columns(mask_logits, points).transpose(1, 2)  # (B, Q, P)
     # t * softplus(-x) + (1 - t) * softplus(x) = softplus(x) - t * x
     cross_entropy = F.softplus(logits).sum(-1, keepdim=True)
     mask_cost = (cross_entropy - logits @ targets) / count

@@ -138,7 +138,13 @@ class PixelDecoder(nn.Module):
             mode='bilinear',
             align_corners=False,
         )
+        if torch.is_grad_enabled() and not fine.is_cuda:
+            # With the channels last, oneDNN takes 2.5 times longer for the
+            # gradient of a 3 x 3 kernel in float32.
+            fine = fine.contiguous()
         fine = F.relu(self.output_convs[0](fine))
+        # What is made of the map, and the gradient of it, are of rows.
+        fine = fine.contiguous(memory_format=torch.channels_last)
         return self.mask_feature(fine), memories
 
     def _positions(self, shapes, like):

@@ -9,9 +9,9 @@ from plain import sample_by_grid
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
 )
+from clouds_mmseg.models.mask2former.deform_rows import sample_rows
 from clouds_mmseg.models.mask2former.deform_sampling import (
     deformable_sample,
-    sample_rows,
     sample_textures,
 )
 
