@@ -12,7 +12,7 @@ from clouds_mmseg.benchmark.setting import MEAN, STD
 
 # The official optimiser, as in configs/_base_/schedules/adamw.py.
 _OPTIMIZER = dict(
-    optimizer=dict(type='AdamW', lr=1e-5, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-5, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=0.01, norm_type=2),
 )
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 
 # Queries whose numbers are made at a time: they stay in the cache.
-_STRIP = 1024
+_STRIP = 2048
 
 
 def sample_rows(value, shapes, places, weights):
@@ -30,14 +30,14 @@ def sample_rows(value, shapes, places, weights):
 
 
 class _SampledRows(torch.autograd.Function):
-    """What is between the inputs and the result is made again, not saved."""
+    """Both directions, with the rows and shares of one for the other."""
 
     @staticmethod
     def forward(ctx, value, places, weights, shapes):
         """Return (N, Q, H * D)."""
-        ctx.save_for_backward(value, places, weights)
         ctx.grid = grid = _Grid(shapes, places.shape, places.dtype)
         rows, shares = grid.bags(places, weights)
+        ctx.save_for_backward(value, places, weights, rows, shares)
         table = grid.table(value)
         out = value.new_empty(*places.shape[:3], value.shape[3])
         for image, head in grid.tables():
@@ -52,9 +52,8 @@ class _SampledRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         """Return the gradients of value, places and weights."""
-        value, places, weights = ctx.saved_tensors
+        value, places, weights, rows, shares = ctx.saved_tensors
         grid = ctx.grid
-        rows, shares = grid.bags(places, weights)
         table = grid.table(value)
         grad = grad.unflatten(2, (grid.heads, -1)).transpose(1, 2)
         grad = grad.contiguous()  # (N, H, Q, D)

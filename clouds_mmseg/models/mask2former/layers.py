@@ -48,11 +48,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels, hidden_channels):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Sequential(
-                nn.Linear(channels, hidden_channels),
-                # The largest map of the head is not written twice.
-                nn.ReLU(inplace=True),
-            ),
+            nn.Sequential(nn.Linear(channels, hidden_channels), nn.ReLU()),
             nn.Linear(hidden_channels, channels),
         )
 

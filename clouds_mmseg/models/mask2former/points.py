@@ -14,7 +14,7 @@ def read_maps(maps, points, outside='zeros'):
 
     Args:
         maps (Tensor): (N, C, h, w).
-        points (Tensor): (N, P, 2), xy in [0, 1].
+        points (Tensor): (N, P, 2), xy in [0, 1]; or (1, P, 2), for all.
         outside (str): What lies around a map: ``zeros``, or its ``border``
             continued.
 
@@ -24,7 +24,7 @@ def read_maps(maps, points, outside='zeros'):
     if not len(maps):
         # What grid_sample refuses; a part of the graph all the same.
         return maps[:, :, 0, :1].expand(-1, -1, points.shape[1])
-    grid = 2 * points[:, :, None] - 1
+    grid = (2 * points[:, :, None] - 1).expand(len(maps), -1, -1, -1)
     read = F.grid_sample(maps, grid, align_corners=False, padding_mode=outside)
     return read.squeeze(3)
 
@@ -108,6 +108,10 @@ def read_labels(labels, image, points):
 def draw_points(logits, *, count, oversample_ratio, importance_ratio):
     """Draw points at random, most of them where a mask is undecided.
 
+    All masks choose among the same candidates, which are some times as many
+    as a mask has cells; drawing them for each would take longer than all
+    else here.
+
     Args:
         logits (Tensor): (N, h, w), one mask each.
         count (int): Points for each mask.
@@ -122,12 +126,10 @@ def draw_points(logits, *, count, oversample_ratio, importance_ratio):
     n = len(logits)
     undecided = int(importance_ratio * count)
     candidates = torch.rand(
-        n, int(count * oversample_ratio), 2, device=logits.device
+        1, int(count * oversample_ratio), 2, device=logits.device
     )
     certainty = read_maps(logits[:, None], candidates)[:, 0].abs()
     index = certainty.topk(undecided, dim=1, largest=False, sorted=False)
-    # As complex numbers, x and y are moved together.
-    chosen = torch.view_as_complex(candidates).gather(1, index.indices)
-    chosen = torch.view_as_real(chosen)
+    chosen = candidates[0][index.indices]
     evenly = torch.rand(n, count - undecided, 2, device=logits.device)
     return torch.cat([chosen, evenly], dim=1)

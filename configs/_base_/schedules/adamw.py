@@ -3,7 +3,13 @@ embedding = dict(lr_mult=1.0, decay_mult=0.0)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(
-        type='AdamW', lr=1e-5, weight_decay=0.05, betas=(0.9, 0.999)
+        type='AdamW',
+        lr=1e-5,
+        weight_decay=0.05,
+        betas=(0.9, 0.999),
+        # One pass over each parameter. The exceptions below give every
+        # parameter a group of its own, where foreach has nothing to gather.
+        fused=True,
     ),
     clip_grad=dict(max_norm=0.01, norm_type=2),
     paramwise_cfg=dict(
