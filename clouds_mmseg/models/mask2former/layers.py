@@ -45,6 +45,9 @@ class FeedForward(nn.Module):
         hidden_channels (int): Channels between the two layers.
     """
 
+    # Rows at a time on the CPU, where there is no gradient.
+    STRIP = 1024
+
     def __init__(self, channels, hidden_channels):
         super().__init__()
         self.layers = nn.Sequential(
@@ -53,8 +56,13 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x):
-        """Map (..., channels) to the same shape."""
-        return x + self.layers(x)
+        """Map (N, rows, channels) to the same shape."""
+        if torch.is_grad_enabled() or x.is_cuda:
+            return x + self.layers(x)
+        # Nobody asks for the hidden channels again: those of a few rows
+        # stay in the cache.
+        strips = x.split(self.STRIP, dim=1)
+        return torch.cat([s + self.layers(s) for s in strips], dim=1)
 
 
 class Attention(nn.Module):
