@@ -344,3 +344,9 @@ def test_idle_parts_are_found_and_removed():
         'mixed.0',
     }
     assert torch.equal(model(x), wanted)
+
+
+def test_maps_lie_with_the_channels_last(tiny_clip):
+    """So do the convolutions of the head that read them."""
+    for found in CLIPBackbone('tiny-rn')(torch.randn(2, 3, 64, 64)):
+        assert found.is_contiguous(memory_format=torch.channels_last)

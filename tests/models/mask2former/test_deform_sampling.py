@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import sample_by_grid
+from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
@@ -142,3 +143,16 @@ def test_rows_are_not_slower_than_grid_sample():
         for core in (deformable_sample, sample_by_grid)
     )
     assert ours <= plain
+
+
+def test_rows_are_read_head_by_head_and_nothing_is_sorted():
+    """What makes them fast: small tables, and no sort in the backward."""
+    shapes = [(4, 6), (8, 12)]
+    inputs = draw(shapes, heads=3, dtype=torch.float32)
+    with TensorSizes() as sizes:
+        out = sample_rows(inputs[0], shapes, *inputs[1:])
+        torch.autograd.grad(out.sum(), inputs)
+    reads = [x for x in sizes.calls if x.startswith('_embedding_bag')]
+    assert len(reads) == 2 * 3
+    assert not {'grid_sampler_2d', 'sort', 'index_add'} & set(sizes.calls)
+    assert not any('embedding_bag' in x and 'back' in x for x in sizes.calls)

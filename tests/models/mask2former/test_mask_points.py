@@ -2,9 +2,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import read_points
+from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former.points import (
     draw_points,
+    read_columns,
     read_labels,
     read_maps,
 )
@@ -61,3 +63,30 @@ def test_no_mask_gives_no_points():
         importance_ratio=0.75,
     )
     assert points.shape == (0, 8, 2)
+
+
+def test_columns_equal_maps_in_any_layout():
+    torch.manual_seed(0)
+    maps, points = torch.randn(2, 3, 5, 4), torch.rand(2, 9, 2)
+    points[:, :2] = torch.tensor([[0, 0], [1, 1]])
+    plain = read_points(maps, points).transpose(1, 2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        read = read_columns(maps.contiguous(memory_format=layout), points)
+        torch.testing.assert_close(read, plain)
+
+
+def test_masks_choose_among_the_same_candidates():
+    """Drawing for each mask took longer than all else."""
+    torch.manual_seed(0)
+    with TensorSizes() as sizes:
+        points = draw_points(
+            torch.randn(50, 8, 8),
+            count=64,
+            oversample_ratio=3.0,
+            importance_ratio=0.75,
+        )
+    assert points.shape == (50, 64, 2)
+    # A number for each mask and candidate, not two.
+    assert max(sizes.seen) == 50 * 192
+    # The sixteen drawn evenly are those of each mask alone.
+    assert not points[0, 48:].equal(points[1, 48:])

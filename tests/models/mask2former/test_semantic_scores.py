@@ -5,27 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import PlainHead
-from torch.utils._python_dispatch import TorchDispatchMode
+from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former import semantic_scores as module
 from clouds_mmseg.models.mask2former.semantic_scores import semantic_scores
 
 QUERIES, CLASSES = 6, 4
-
-
-class Sizes(TorchDispatchMode):
-    """Notes the number of elements of every tensor that is made."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        # A view takes no memory.
-        if isinstance(result, torch.Tensor) and not func.is_view:
-            self.seen.append(result.numel())
-        return result
 
 
 def draw(cells, seed=0, batch=2):
@@ -62,7 +47,7 @@ def test_other_sizes_equal_whole_masks(size):
 def test_no_masks_at_full_size_are_made(monkeypatch):
     classes, masks = draw((16, 24), batch=1)
     monkeypatch.setattr(module, '_STRIP_BYTES', 4 * QUERIES * 24 * 4)
-    with Sizes() as sizes:
+    with TensorSizes() as sizes:
         semantic_scores(classes, masks, (64, 96))
     # The scores themselves are the largest.
     assert max(sizes.seen) == CLASSES * 64 * 96
@@ -74,9 +59,9 @@ def test_a_prediction_makes_one_set_of_masks(head, make_feats):
     masks = 7 * 16 * 24
     with torch.no_grad():
         classes, logits = head(feats)
-        with Sizes() as sizes:
+        with TensorSizes() as sizes:
             last = head.last_prediction(feats)
-        with Sizes() as all_sizes:
+        with TensorSizes() as all_sizes:
             head(feats)
     torch.testing.assert_close(last[0], classes[-1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(last[1], logits[-1], atol=1e-5, rtol=1e-5)
