@@ -350,3 +350,22 @@ def test_maps_lie_with_the_channels_last(tiny_clip):
     """So do the convolutions of the head that read them."""
     for found in CLIPBackbone('tiny-rn')(torch.randn(2, 3, 64, 64)):
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_compiled_tower_gives_the_same_maps_under_the_same_names(clip):
+    name, _ = clip
+    plain = CLIPBackbone(name)
+    # As one graph, of the operators as they are: generating code for them is
+    # torch's business, and takes a minute.
+    options = dict(backend='aot_eager', fullgraph=True)
+    compiled = CLIPBackbone(name, compile=options)
+    compiled.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 3, 64, 64)
+    for found, wanted in zip(compiled(image), plain(image), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert not any(x.requires_grad for x in compiled(image))
+
+
+def test_only_a_frozen_tower_is_compiled():
+    with pytest.raises(UserError, match='compile=True.*frozen=False'):
+        CLIPBackbone('tiny-rn', compile=True, frozen=False)

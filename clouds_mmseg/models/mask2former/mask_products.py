@@ -63,17 +63,17 @@ class MatchedMasks:
         embeddings = torch.stack(self.embeddings)
         embeddings = embeddings[matches.output, matches.image, matches.query]
         # One product an image, of all its pairs in all outputs.
-        pairs = [
-            (matches.image == image).nonzero()[:, 0]
-            for image in range(len(self.features))
-        ]
+        order = matches.image.argsort(stable=True)
+        counts = matches.image.bincount(minlength=len(self.features)).tolist()
         masks = torch.cat(
             [
-                embeddings[mine] @ features
-                for mine, features in zip(
-                    pairs, self.features.flatten(2), strict=True
+                pairs @ features
+                for pairs, features in zip(
+                    embeddings[order].split(counts),
+                    self.features.flatten(2),
+                    strict=True,
                 )
             ]
         )
-        order = torch.cat(pairs).argsort()
-        return masks[order].unflatten(1, self.features.shape[-2:])
+        masks = masks[order.argsort()]
+        return masks.unflatten(1, self.features.shape[-2:])
