@@ -60,6 +60,8 @@ def run_ablation(
         temporary.write_text(to_json(found) + '\n')
     with atomic_path(root / 'ablation.md') as temporary:
         temporary.write_text(text + '\n')
+    # Before the tables, which what a model logs would stand between.
+    pictures = draw_pictures(runs, root / 'pictures')
     print(
         'Mean IoU in percent'
         + (
@@ -69,6 +71,6 @@ def run_ablation(
         )
     )
     print(text)
-    for path in draw_pictures(runs, root / 'pictures'):
+    for path in pictures:
         print(f'Picture: {path}')
     print(f'Tables: {root / "ablation.md"} (this took {minutes:.1f} min)')
