@@ -168,17 +168,10 @@ class CLOUDSHead(BaseModule):
         """
         del batch_data_samples
 
-        mask_features, maps = self.pixel_decoder(x)
-
-        def predict(query, size):
-            masks = multiply(self.mask_embed(query), mask_features)
-            output = self.cls_embed(query, mask_features, masks), masks
-            return output, _attention(masks, size)
-
-        cls_logits, mask_logits = zip(
-            *self._decode(maps, predict), strict=True
+        features, maps = self.pixel_decoder(x)
+        return self._every_output(
+            maps, features, lambda embedded: multiply(embedded, features)
         )
-        return list(cls_logits), list(mask_logits)
 
     def predict_for_loss(self, x):
         """Predict as :meth:`forward` does, with a gradient where it is used.
@@ -191,18 +184,22 @@ class CLOUDSHead(BaseModule):
             mask logits without gradient, and what makes the masks of given
             :class:`Matches` with it.
         """
-        mask_features, maps = self.pixel_decoder(x)
-        matched = MatchedMasks(mask_features)
+        features, maps = self.pixel_decoder(x)
+        matched = MatchedMasks(features)
+        return *self._every_output(maps, features, matched.add), matched
+
+    def _every_output(self, maps, features, make_masks):
+        """Predict after every layer; ``make_masks`` takes embedded queries."""
 
         def predict(query, size):
-            masks = matched.add(self.mask_embed(query))
-            output = self.cls_embed(query, mask_features, masks), masks
-            return output, _attention(masks, size)
+            masks = make_masks(self.mask_embed(query))
+            output = self.cls_embed(query, features, masks), masks
+            if size is None:
+                return output, None
+            return output, attendable(_resize(masks.detach(), size))
 
-        cls_logits, mask_logits = zip(
-            *self._decode(maps, predict), strict=True
-        )
-        return list(cls_logits), list(mask_logits), matched
+        outputs = self._decode(maps, predict)
+        return tuple(list(x) for x in zip(*outputs, strict=True))
 
     def last_prediction(self, x):
         """Predict classes and masks for every query, at the end alone.
@@ -314,11 +311,6 @@ class CLOUDSHead(BaseModule):
             batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
         )
         return semantic_scores(*self.last_prediction(x), size)
-
-
-def _attention(masks, size):
-    """Where queries attend in a map of a size; None for None."""
-    return None if size is None else attendable(_resize(masks.detach(), size))
 
 
 def _resize(maps, size):
