@@ -8,6 +8,7 @@ from clouds_mmseg.engine.corruption_options import (
 )
 from clouds_mmseg.engine.evaluation_options import (
     enable_tta,
+    predict_in_bf16,
     show_pictures,
     write_predictions,
 )
@@ -62,6 +63,9 @@ def parse_args():
         help='average over test-time augmentations: the tta_pipeline of '
         'the config, or mirrored images',
     )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16)'
+    )
     add_export_arguments(parser)
     add_corruption_arguments(parser)
     return parser.parse_args()
@@ -88,6 +92,8 @@ def main():
         )
     if args.tta:
         enable_tta(cfg)
+    if args.amp:
+        predict_in_bf16(cfg)
     build_runner(cfg).test()
 
 

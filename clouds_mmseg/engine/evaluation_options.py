@@ -1,5 +1,6 @@
 """What the options of tools/test.py do to a config."""
 
+import torch
 from mmengine.config import ConfigDict
 
 from clouds_mmseg.engine.launch import dataset_configs
@@ -73,3 +74,16 @@ def enable_tta(cfg):
         ]
     tta_model = cfg.get('tta_model') or dict(type='SegTTAModel')
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
+
+
+def predict_in_bf16(cfg):
+    """Test in mixed precision (bfloat16), in place.
+
+    mmengine's loops call this ``fp16`` and take the precision from torch,
+    whose default on CUDA is float16.
+
+    Args:
+        cfg (Config): The config.
+    """
+    cfg.test_cfg.fp16 = True
+    torch.set_autocast_dtype('cuda', torch.bfloat16)

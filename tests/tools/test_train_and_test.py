@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from mmseg.models import EncoderDecoder
 from PIL import Image
 
 
@@ -46,6 +48,31 @@ def test_train_resume_and_test(run_tool, tiny_config, tmp_path, capsys):
     assert mask.shape == (32, 32)
     assert mask.max() < 3
     assert len(list((tmp_path / 'show').glob('*.png'))) == 7
+
+
+def test_mixed_precision_test(run_tool, tiny_config, tmp_path, monkeypatch):
+    work_dir = tmp_path / 'work'
+    assert run_tool('train.py', tiny_config, '--work-dir', work_dir) == 0
+    checkpoint = work_dir / 'iter_4.pth'
+    seen = set()
+    test_step = EncoderDecoder.test_step
+
+    def watched(self, data):
+        seen.add(
+            torch.is_autocast_enabled('cpu')
+            and torch.get_autocast_dtype('cpu')
+        )
+        return test_step(self, data)
+
+    monkeypatch.setattr(EncoderDecoder, 'test_step', watched)
+    before = torch.get_autocast_dtype('cuda')
+    command = ('test.py', tiny_config, checkpoint, '--work-dir', work_dir)
+    assert run_tool(*command, '--amp') == 0
+    assert seen == {torch.bfloat16}
+    assert torch.get_autocast_dtype('cuda') == torch.bfloat16
+    torch.set_autocast_dtype('cuda', before)
+    assert run_tool(*command) == 0
+    assert seen == {torch.bfloat16, False}
 
 
 def test_augmented_test(run_tool, tiny_config, tmp_path):
