@@ -37,3 +37,12 @@ def camvid_dir():
 def repo_root():
     """Root of the checkout: configs/ and tools/ are found from here."""
     return ROOT
+
+
+@pytest.fixture
+def pretrained_folder(tmp_path, monkeypatch):
+    """The folder where alone weights are looked for, without network."""
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', str(tmp_path))
+    monkeypatch.setattr('torch.hub._hub_dir', str(tmp_path / 'hub'))
+    return tmp_path

@@ -4,6 +4,7 @@ import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
+from mmseg.registry import DATASETS
 from prepare_bytes import image_bytes, label_bytes, spread
 
 
@@ -68,3 +69,15 @@ def write_files(folder, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return folder
+
+
+def open_gta5(out):
+    """Open GTA5 as it was prepared."""
+    return DATASETS.build(
+        dict(
+            type='GTA5Dataset',
+            data_root=str(out),
+            pipeline=[dict(type='LoadSegImage'), dict(type='LoadSegLabels')],
+            serialize_data=False,
+        )
+    )

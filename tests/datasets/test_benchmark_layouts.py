@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import ConcatDataset, pseudo_collate
 from mmseg.registry import DATASETS
+from prepare_bytes import SYNTHIA, VISTAS
 
 from clouds_mmseg.utils.cityscapes import CLASSES
 
@@ -24,20 +25,6 @@ CITYSCAPES = dict(
         strict=True,
     )
 )
-SYNTHIA = {
-    int(a): int(b)
-    for a, b in (
-        pair.split(':')
-        for pair in '3:0 4:1 2:2 21:3 5:4 7:5 15:6 9:7 6:8 16:9 1:10 10:11 '
-        '17:12 8:13 18:14 19:15 20:16 12:17 11:18'.split()
-    )
-}
-MAPILLARY = {
-    int(source): int(pair.split(':')[1])
-    for pair in '13,24,41:0 2,15:1 17:2 6:3 3:4 45,47:5 48:6 50:7 30:8 29:9 '
-    '27:10 19:11 20,21,22:12 55:13 61:14 54:15 58:16 57:17 52:18'.split()
-    for source in pair.split(':')[0].split(',')
-}
 
 
 def acdc(condition):
@@ -89,7 +76,7 @@ LAYOUTS = [
         'validation/images/_1Gn_xkw7sa_i9GU4mkxxQ.jpg',
         'validation/labels/_1Gn_xkw7sa_i9GU4mkxxQ.png',
         'palette',
-        {i: MAPILLARY.get(i, 255) for i in range(66)},
+        {i: VISTAS.get(i, 255) for i in range(66)},
         'mapillary',
     ),
     *map(acdc, ['fog', 'night', 'rain', 'snow']),

@@ -12,14 +12,6 @@ from clouds_mmseg.utils.pretrained import MissingWeightsError
 ADDRESS = 'https://example.invalid/small-0badcafe.pth'
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', str(tmp_path))
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    return tmp_path
-
-
 class Small(BaseModule):
     def __init__(self, init_cfg):
         super().__init__(init_cfg)
@@ -33,11 +25,12 @@ def model_with(init_cfg):
     return model
 
 
-def test_a_file_of_the_folder_is_what_training_starts_from(folder):
+def test_a_file_of_the_folder_is_what_training_starts_from(pretrained_folder):
     wanted = Small(None)
     nn.init.normal_(wanted.conv.weight)
     torch.save(
-        dict(state_dict=wanted.state_dict()), folder / 'small-0badcafe.pth'
+        dict(state_dict=wanted.state_dict()),
+        pretrained_folder / 'small-0badcafe.pth',
     )
     model = model_with(dict(type='Pretrained', checkpoint=ADDRESS))
     fetch_initial_weights(model)
@@ -45,16 +38,16 @@ def test_a_file_of_the_folder_is_what_training_starts_from(folder):
     assert torch.equal(model.backbone.conv.weight, wanted.conv.weight)
 
 
-def test_a_missing_file_is_named_before_training(folder):
+def test_a_missing_file_is_named_before_training(pretrained_folder):
     model = model_with([dict(type='Pretrained', checkpoint=ADDRESS)])
     with pytest.raises(MissingWeightsError) as error:
         fetch_initial_weights(model)
     message = str(error.value)
     assert message.startswith('model.backbone, https://example.invalid')
-    assert str(folder / 'small-0badcafe.pth') in message
+    assert str(pretrained_folder / 'small-0badcafe.pth') in message
 
 
-def test_a_whole_checkpoint_needs_no_pretrained_weights(folder):
+def test_a_whole_checkpoint_needs_no_pretrained_weights(pretrained_folder):
     constant = dict(type='Constant', layer='Conv2d', val=3.0)
     model = model_with([dict(type='Pretrained', checkpoint=ADDRESS), constant])
     fetch_initial_weights(model, overwritten=True)
@@ -65,7 +58,7 @@ def test_a_whole_checkpoint_needs_no_pretrained_weights(folder):
     alone.init_weights()
 
 
-def test_a_run_stops_before_it_opens_a_dataset(folder, build):
+def test_a_run_stops_before_it_opens_a_dataset(pretrained_folder, build):
     runner = build(
         model__backbone__init_cfg=dict(type='Pretrained', checkpoint=ADDRESS),
         train_dataloader__dataset__data_root='/no/where',
@@ -74,7 +67,9 @@ def test_a_run_stops_before_it_opens_a_dataset(folder, build):
         runner.train()
 
 
-def test_a_resumed_run_needs_no_pretrained_weights(folder, build, trained):
+def test_a_resumed_run_needs_no_pretrained_weights(
+    pretrained_folder, build, trained
+):
     runner = build(
         model__backbone__init_cfg=dict(type='Pretrained', checkpoint=ADDRESS),
         resume=str(trained / 'iter_4.pth'),
@@ -84,8 +79,8 @@ def test_a_resumed_run_needs_no_pretrained_weights(folder, build, trained):
     assert runner.iter == 5
 
 
-def test_weights_of_something_else_are_refused(folder):
-    path = folder / 'other.pth'
+def test_weights_of_something_else_are_refused(pretrained_folder):
+    path = pretrained_folder / 'other.pth'
     torch.save(dict(layer1=torch.zeros(2)), path)
     model = model_with(dict(type='Pretrained', checkpoint=str(path)))
     with pytest.raises(UserError, match='no weight of model.backbone .Small'):
@@ -95,8 +90,8 @@ def test_weights_of_something_else_are_refused(folder):
         fetch_initial_weights(model)
 
 
-def test_what_stays_random_is_said(folder, caplog):
-    path = folder / 'part.pth'
+def test_what_stays_random_is_said(pretrained_folder, caplog):
+    path = pretrained_folder / 'part.pth'
     weights = {f'backbone.{k}': v for k, v in Small(None).state_dict().items()}
     del weights['backbone.norm.bias']
     torch.save(weights, path)
@@ -114,7 +109,7 @@ def test_what_stays_random_is_said(folder, caplog):
     ]
 
 
-def test_the_zoos_names_are_found(folder):
+def test_the_zoos_names_are_found(pretrained_folder):
     """`pretrained=` of a segmentor reaches its backbone as init_cfg."""
     cfg = dict(
         type='ResNetV1c',
@@ -124,7 +119,9 @@ def test_the_zoos_names_are_found(folder):
         norm_cfg=dict(type='BN'),
     )
     backbone = MODELS.build(cfg)
-    torch.save(backbone.state_dict(), folder / 'resnet18_v1c-b5776b93.pth')
+    torch.save(
+        backbone.state_dict(), pretrained_folder / 'resnet18_v1c-b5776b93.pth'
+    )
     model = BaseModule()
     model.backbone = MODELS.build(
         dict(cfg, pretrained='open-mmlab://resnet18_v1c')

@@ -10,7 +10,7 @@ from mmengine.logging import MMLogger
 from mmseg.registry import DATASETS
 from PIL import Image
 from prepare_bytes import image_bytes, label_bytes, spread
-from prepare_fake import write_archives, write_files
+from prepare_fake import open_gta5, write_archives, write_files
 from prepare_fakes import MAKERS
 
 from clouds_mmseg.datasets import DataError
@@ -32,17 +32,6 @@ def fails(src, out, options=ONE, name='gta5'):
     with pytest.raises(DataError) as caught:
         prepare_dataset(name, src, out, options)
     return str(caught.value)
-
-
-def gta5(out):
-    return DATASETS.build(
-        dict(
-            type='GTA5Dataset',
-            data_root=str(out),
-            pipeline=[dict(type='LoadSegImage'), dict(type='LoadSegLabels')],
-            serialize_data=False,
-        )
-    )
 
 
 def damage(path, how):
@@ -78,13 +67,13 @@ def test_damaged_files_are_named_and_may_be_left_out(
     assert str(src / file) in text and words in text and '--skip-bad' in text
     assert '1 file cannot be used' in text
     with pytest.raises(DataError, match='was interrupted'):
-        gta5(out)
+        open_gta5(out)
     result = prepare_dataset('gta5', src, out, SKIP)
     assert result.manifest.left_out == ['images/00002.png']
     assert result.manifest.splits == dict(train=2)
     assert result.made + result.there == 5
     assert (src / file).read_bytes() == damaged
-    names = {os.path.basename(s['img_path']) for s in gta5(out)}
+    names = {os.path.basename(s['img_path']) for s in open_gta5(out)}
     assert names == {'00001.png', '00003.png'}
 
 
@@ -121,7 +110,7 @@ def test_files_without_partner(src, tmp_path):
     result = prepare_dataset('gta5', src, tmp_path / 'out', SKIP)
     assert result.manifest.splits == dict(train=1)
     assert result.manifest.left_out == ['images/00002.png']
-    assert len(gta5(tmp_path / 'out')) == 1
+    assert len(open_gta5(tmp_path / 'out')) == 1
 
 
 def test_the_wrong_folder_says_what_is_expected(src, tmp_path):
@@ -149,7 +138,7 @@ def test_odd_names(tmp_path):
     write_archives(tmp_path / 'zips', fake)
     again = prepare_dataset('gta5', tmp_path / 'zips', out, ONE)
     assert (again.made, again.there) == (0, 6)
-    assert len(gta5(out)) == 3
+    assert len(open_gta5(out)) == 3
 
 
 def test_nothing_is_overwritten(src, tmp_path):
@@ -202,7 +191,7 @@ def test_a_source_that_was_moved(src, tmp_path):
     src.rename(tmp_path / 'moved')
     result = prepare_dataset('gta5', tmp_path / 'moved', out, ONE)
     assert (result.made, result.there) == (3, 3)
-    assert len(gta5(out)) == 3
+    assert len(open_gta5(out)) == 3
 
 
 @pytest.mark.parametrize('name', ['gta5', 'bdd100k'])
@@ -255,7 +244,7 @@ def test_other_sets_in_the_folder(src, tmp_path):
 
 def test_several_processes(src, tmp_path):
     result = prepare_dataset('gta5', src, tmp_path / 'out', Options(workers=2))
-    assert result.made == 6 and len(gta5(tmp_path / 'out')) == 3
+    assert result.made == 6 and len(open_gta5(tmp_path / 'out')) == 3
     zips = write_archives(tmp_path / 'zips', MAKERS['gta5']())
     result = prepare_dataset(
         'gta5', zips, tmp_path / 'out2', Options(workers=2)
@@ -283,4 +272,4 @@ def test_part_by_part(tmp_path):
     result = prepare_dataset('gta5', second, out, ONE)
     assert (result.made, result.there) == (2, 0)
     assert result.manifest.splits == dict(train=3)
-    assert len(gta5(out)) == 3
+    assert len(open_gta5(out)) == 3

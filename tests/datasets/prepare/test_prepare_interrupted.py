@@ -6,9 +6,8 @@ import resource
 import signal
 
 import pytest
-from mmseg.registry import DATASETS
 from PIL import Image
-from prepare_fake import write_archives
+from prepare_fake import open_gta5, write_archives
 from prepare_fakes import MAKERS
 
 from clouds_mmseg.datasets import DataError
@@ -18,17 +17,6 @@ from clouds_mmseg.datasets.prepare.run import prepare_dataset
 from clouds_mmseg.utils.atomic import leftovers
 
 ONE = Options(workers=1)
-
-
-def gta5(out):
-    return DATASETS.build(
-        dict(
-            type='GTA5Dataset',
-            data_root=str(out),
-            pipeline=[dict(type='LoadSegImage'), dict(type='LoadSegLabels')],
-            serialize_data=False,
-        )
-    )
 
 
 def _full_disk(src, out, queue):
@@ -68,9 +56,9 @@ def test_a_disk_that_fills_up(tmp_path):
     assert not leftovers(out / 'images/*.png')
     assert all(Image.open(p).load() for p in out.rglob('*.png'))
     with pytest.raises(DataError, match='was interrupted'):
-        gta5(out)
+        open_gta5(out)
     prepare_dataset('gta5', src, out, ONE)
-    assert len(list(gta5(out))) == 3
+    assert len(list(open_gta5(out))) == 3
 
 
 def test_a_killed_run_is_continued(tmp_path):
@@ -84,11 +72,11 @@ def test_a_killed_run_is_continued(tmp_path):
     there = {p: p.stat().st_mtime_ns for p in out.rglob('*.png')}
     assert 0 < len(there) < 6
     with pytest.raises(DataError, match='was interrupted'):
-        gta5(out)
+        open_gta5(out)
     result = prepare_dataset('gta5', src, out, ONE)
     assert (result.made, result.there) == (6 - len(there), len(there))
     assert all(p.stat().st_mtime_ns == t for p, t in there.items())
-    assert len(list(gta5(out))) == 3
+    assert len(list(open_gta5(out))) == 3
 
 
 def test_a_disk_that_is_too_small_is_known_before(tmp_path, monkeypatch):
