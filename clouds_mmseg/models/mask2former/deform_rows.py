@@ -18,7 +18,7 @@ _STRIP = 2048
 
 
 def sample_rows(value, shapes, places, weights):
-    """Read rows of tables; see :func:`deformable_sample`.
+    """Read rows of tables; see ``deformable_sample``.
 
     A bag holds, for one query and head, the four cells around each place of
     every level, weighted. Sums of bags are products with a sparse matrix,
@@ -26,6 +26,7 @@ def sample_rows(value, shapes, places, weights):
     ``embedding_bag``, which sorts all indices, are several times slower.
     Each head has a table of its own, which is small enough for the cache.
     """
+    value = value.to(places.dtype)
     return _SampledRows.apply(value, places, weights, shapes)
 
 

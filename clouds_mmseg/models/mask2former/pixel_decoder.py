@@ -8,7 +8,10 @@ from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
 )
 from clouds_mmseg.models.mask2former.layers import ConvNorm, FeedForward
-from clouds_mmseg.models.mask2former.positional import sine_encoding
+from clouds_mmseg.models.mask2former.positional import (
+    cell_centres,
+    sine_encoding,
+)
 
 NUM_LEVELS = 3
 
@@ -123,7 +126,7 @@ class PixelDecoder(nn.Module):
         shapes = [tuple(x.shape[-2:]) for x in maps]
         x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         position = self._positions(shapes, x)
-        centres = _cell_centres(shapes, x.device)
+        centres = cell_centres(shapes, x.device)
         for layer in self.encoder.layers:
             x = layer(x, position, centres, shapes)
         sizes = [h * w for h, w in shapes]
@@ -138,7 +141,8 @@ class PixelDecoder(nn.Module):
             mode='bilinear',
             align_corners=False,
         )
-        if torch.is_grad_enabled() and not fine.is_cuda:
+        rows_are_slow = fine.dtype == torch.float32 and not fine.is_cuda
+        if torch.is_grad_enabled() and rows_are_slow:
             # With the channels last, oneDNN takes 2.5 times longer for the
             # gradient of a 3 x 3 kernel in float32.
             fine = fine.contiguous()
@@ -184,14 +188,3 @@ class EncoderLayer(nn.Module):
         """Map (N, S, C) to the same shape; see the attention's arguments."""
         x = self.norms[0](self.self_attn(x, position, centres, shapes))
         return self.norms[1](self.ffn(x))
-
-
-def _cell_centres(shapes, device):
-    """Centres of all cells of all maps: (S, 2), xy in [0, 1]."""
-    centres = []
-    for h, w in shapes:
-        y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h
-        x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w
-        grid = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=-1)
-        centres.append(grid.flatten(0, 1))
-    return torch.cat(centres)

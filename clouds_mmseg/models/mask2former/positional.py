@@ -1,4 +1,4 @@
-"""Sine position encoding of image-like maps."""
+"""Where cells of maps lie, as numbers and as codes."""
 
 import math
 
@@ -44,3 +44,22 @@ def _axis_code(length, channels, temperature, device):
     return torch.stack(
         [phase[:, 0::2].sin(), phase[:, 1::2].cos()], dim=-1
     ).flatten(1)
+
+
+def cell_centres(shapes, device=None):
+    """Find the centres of all cells of maps, one map after the other.
+
+    Args:
+        shapes (Sequence[tuple[int, int]]): Height and width of each map.
+        device (torch.device, optional): Of the result.
+
+    Returns:
+        Tensor: (S, 2) float32, xy in [0, 1] of the map.
+    """
+    centres = []
+    for h, w in shapes:
+        y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h
+        x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w
+        grid = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=-1)
+        centres.append(grid.flatten(0, 1))
+    return torch.cat(centres)

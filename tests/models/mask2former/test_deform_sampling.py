@@ -11,10 +11,8 @@ from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
 )
 from clouds_mmseg.models.mask2former.deform_rows import sample_rows
-from clouds_mmseg.models.mask2former.deform_sampling import (
-    deformable_sample,
-    sample_textures,
-)
+from clouds_mmseg.models.mask2former.deform_sampling import deformable_sample
+from clouds_mmseg.models.mask2former.deform_textures import sample_textures
 
 SIDES = st.integers(1, 7)
 
