@@ -7,6 +7,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from mmseg.registry import OPTIM_WRAPPERS
 
+from clouds_mmseg.utils.device import warn_of_emulated_bf16
+
 
 @OPTIM_WRAPPERS.register_module()
 class BF16OptimWrapper(OptimWrapper):
@@ -16,6 +18,10 @@ class BF16OptimWrapper(OptimWrapper):
     and the loss needs no scaling. mmengine's ``AmpOptimWrapper`` is built
     around a loss scaler and refuses to run without a GPU.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        warn_of_emulated_bf16()
 
     @contextmanager
     def optim_context(self, model):

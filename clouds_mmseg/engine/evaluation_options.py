@@ -4,6 +4,7 @@ import torch
 from mmengine.config import ConfigDict
 
 from clouds_mmseg.engine.launch import dataset_configs
+from clouds_mmseg.utils.device import warn_of_emulated_bf16
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -85,5 +86,6 @@ def predict_in_bf16(cfg):
     Args:
         cfg (Config): The config.
     """
+    warn_of_emulated_bf16()
     cfg.test_cfg.fp16 = True
     torch.set_autocast_dtype('cuda', torch.bfloat16)

@@ -1,9 +1,11 @@
 """The device of this process in words, for logs and results."""
 
+import logging
 import platform
 from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 
 
 def device_name():
@@ -23,3 +25,23 @@ def device_name():
                 name = line.split(':', 1)[1].strip()
                 break
     return f'{name} (CPU, {torch.get_num_threads()} threads)'
+
+
+def warn_of_emulated_bf16():
+    """Say that bfloat16 does not pay, where the processor computes alone.
+
+    Without arithmetic for it (on x86 AVX-512 or AMX), torch goes number by
+    number.
+    """
+    if torch.cuda.is_available() or (
+        torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        return
+    print_log(
+        'bfloat16: this processor has no arithmetic for it, and torch '
+        'emulates it many times slower than float32. Leave --amp out here, '
+        'unless it is what you study.',
+        'current',
+        logging.WARNING,
+    )
