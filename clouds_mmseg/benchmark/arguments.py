@@ -36,13 +36,10 @@ def parse_args(argv=None):
         ('selftrain', 'the same, one crop of two labelled by the teacher'),
     ):
         step = works.add_parser(name, help=what, parents=[common])
-        size, batch = _STEP_SIZES[name]
-        step.add_argument('--size', type=_size, default=size, metavar='WxH')
-        step.add_argument('--batch', type=int, default=batch)
+        _add_images(step, *_STEP_SIZES[name])
         step.add_argument(
             '--tower', default='RN50', help='a model of open_clip'
         )
-        step.add_argument('--dtype', choices=DTYPES, default='fp32')
         step.add_argument(
             '--model',
             nargs='+',
@@ -51,10 +48,22 @@ def parse_args(argv=None):
             metavar='KEY=VALUE',
             help='changes to the model, as decode_head.num_queries=50',
         )
+    sampling = works.add_parser(
+        'sampling',
+        help="one layer's deformable sampling, forward and backward",
+        parents=[common],
+    )
+    _add_images(sampling, *_STEP_SIZES['infer'])
     _add_refine(works, common)
     _add_loader(works, common)
     _add_resume(works, common)
     return parser.parse_args(argv)
+
+
+def _add_images(work, size, batch):
+    work.add_argument('--size', type=_size, default=size, metavar='WxH')
+    work.add_argument('--batch', type=int, default=batch)
+    work.add_argument('--dtype', choices=DTYPES, default='fp32')
 
 
 def _add_refine(works, common):

@@ -13,12 +13,13 @@ from mmengine.registry import init_default_scope
 from clouds_mmseg.benchmark.measure import CLOCKS, alternate
 from clouds_mmseg.benchmark.plain import load_plain
 from clouds_mmseg.benchmark.report import (
+    OURS,
     environment,
     rows_of,
     table_of,
     write_json,
 )
-from clouds_mmseg.benchmark.setting import Setting
+from clouds_mmseg.benchmark.setting import DTYPES, Setting
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -97,7 +98,7 @@ def _measure(args, title, contenders, device):
 
 
 def _step(args, device, plain):
-    from clouds_mmseg.benchmark import steps
+    from clouds_mmseg.benchmark import roofline, steps
 
     unlabelled = args.batch // 2 if args.work == 'selftrain' else 0
     setting = Setting(
@@ -116,10 +117,20 @@ def _step(args, device, plain):
     else:
         contenders = steps.training(setting, plain, unlabelled=unlabelled)
     rows, found = _measure(args, what, contenders, device)
+    rows += _bounds(
+        what,
+        'arithmetic',
+        'FLOP',
+        roofline.count_operations(contenders[OURS]),
+        found[OURS],
+        roofline.matmul_rate(device, DTYPES[args.dtype]),
+    )
     if args.work == 'infer' and plain:
-        share = steps.agreement(found)
-        print(f'agree on {share:.4%} of the pixels')
-        rows.append(dict(work=what, name='agreement', ours=share))
+        share, classes = steps.agreement(found)
+        print(f'agree on {share:.4%} of the pixels, of {classes} classes')
+        rows.append(
+            dict(work=what, name='agreement', ours=share, classes=classes)
+        )
     if args.work == 'selftrain':
         rows += _measure(
             args,
@@ -128,6 +139,40 @@ def _step(args, device, plain):
             device,
         )[0]
     return rows
+
+
+def _bounds(work, title, unit, amounts, measurement, rate):
+    """Print and return what bounds ours."""
+    from clouds_mmseg.benchmark.roofline import bound_rows
+
+    rows = [
+        dict(work=work, **row)
+        for row in bound_rows(title, unit, amounts, measurement, rate)
+    ]
+    print(f'\nours, at the {rate / 1e9:,.1f} G{unit}/s of this machine')
+    print(table_of(rows))
+    return rows
+
+
+def _sampling(args, device, plain):
+    from clouds_mmseg.benchmark import roofline
+    from clouds_mmseg.benchmark.sampling import sampling
+
+    print(environment()['machine'])
+    contenders, traffic = sampling(
+        args.size, args.batch, args.dtype, device, plain
+    )
+    width, height = args.size
+    what = f'sampling {args.batch} x {width}x{height} {args.dtype}'
+    rows, found = _measure(args, what, contenders, device)
+    return rows + _bounds(
+        what,
+        'traffic',
+        'B',
+        traffic,
+        found[OURS],
+        roofline.copy_rate(device),
+    )
 
 
 def _refine(args, device, plain):
@@ -190,6 +235,7 @@ def _resume(args, device, plain):
 
 
 _WORKS = dict(
+    sampling=_sampling,
     infer=_step,
     train=_step,
     selftrain=_step,

@@ -95,14 +95,20 @@ def _cell(row, column, measurements):
     value = row.get(column)
     if value is None:
         return ''
+    if isinstance(value, str):
+        return value
     if column == 'ratio':
         return f'{value:.2f}'
-    unit = row.get('unit')
+    if column == 'share':
+        return f'{value:.0%}'
+    unit = 's' if column == 'floor' else row.get('unit')
     measured = (measurements or {}).get(column)
     if measured is not None and row['name'] in {*measured.parts, 'rest'}:
         return f'{value:.3f} s {value / measured.whole:4.0%}'
     if unit == 'B' and isinstance(value, int):
         return f'{value / 2**20:,.0f} MiB'
+    if unit == 'FLOP':
+        return f'{value / 1e9:,.1f} GFLOP'
     if isinstance(value, float):
         return f'{value:.3f}' + (f' {unit}' if unit else '')
     return str(value)

@@ -194,15 +194,14 @@ def _plain_first(contenders):
 
 
 def agreement(measurements):
-    """Share of the pixels on whose class both contenders agree.
+    """Compare the labels of both contenders.
 
     Args:
         measurements (dict[str, Measurement]): Of :func:`inference`.
 
     Returns:
-        float | None: In [0, 1]; None without a second contender.
+        tuple[float, int]: Share of the pixels on whose class they agree, and
+        how many classes there are: to agree on one is no merit.
     """
-    if PLAIN not in measurements:
-        return None
     a, b = (measurements[name].result for name in (PLAIN, OURS))
-    return (a == b).float().mean().item()
+    return (a == b).float().mean().item(), a.unique().numel()

@@ -81,7 +81,10 @@ def row(report, name):
 
 def test_inference_agrees_with_the_plain_one(bench, capsys):
     report = bench('infer', '--against', 'plain', *STEP)
-    assert row(report, 'agreement')['ours'] > 0.999
+    agreement = row(report, 'agreement')
+    assert agreement['ours'] > 0.999
+    # On one class anything would agree.
+    assert agreement['classes'] > 2
     median = row(report, 'median')
     assert median['ratio'] == pytest.approx(median['plain'] / median['ours'])
     for part in ('tower', 'pixel decoder', 'decoder', 'class maps'):
@@ -122,6 +125,13 @@ def test_steps_are_divided_into_parts(bench, work):
         assert any(r['work'].startswith('update') for r in report['rows'])
     for part in parts:
         assert rows[part]['plain'] > 0 and rows[part]['ours'] > 0
+    counted = {
+        name.removeprefix('arithmetic of '): r['ours']
+        for name, r in rows.items()
+        if name.startswith('arithmetic of ')
+    }
+    assert counted.pop('whole') == sum(counted.values())
+    assert counted.keys() == set(parts) - {'optimiser'}
     assert ('teacher' in rows) == (work == 'selftrain')
 
 
