@@ -31,6 +31,7 @@ from clouds_mmseg.engine.resume import (
 from clouds_mmseg.engine.run_header import bare_model, run_header
 from clouds_mmseg.engine.terminal import install_terminal_filter
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.later_weights import weights_come_later
 from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
 
@@ -126,6 +127,25 @@ class DGRunner(Runner):
                 backends.append(dict(type='TensorboardVisBackend'))
                 visualizer['vis_backends'] = backends
         return super().build_visualizer(visualizer)
+
+    def build_model(self, model):
+        """Build the model, without files that a checkpoint replaces.
+
+        Args:
+            model (nn.Module | dict): As for mmengine.
+
+        Returns:
+            nn.Module: The model.
+        """
+        lacking = self.cfg.get('load_cfg', {}).get('allow_missing', ())
+        whole = not any(
+            prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
+            for prefix in lacking
+        )
+        # ``resume=True`` may find nothing to resume.
+        given = isinstance(self._resume, str) or bool(self._load_from)
+        with weights_come_later(given and whole):
+            return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg, model):
         """Move the model to its device and wrap it for several processes.

@@ -11,6 +11,7 @@ from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
 from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.later_weights import are_weights_coming
 
 
 @MODELS.register_module()
@@ -30,6 +31,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
         pretrained (str | None): A tag that open_clip knows for the model, a
             local file (a whole CLIP checkpoint, OpenAI's TorchScript
             archive, or a visual tower alone), or None for random weights.
+            Not read where a checkpoint replaces them, as in a test.
         frozen (bool): No gradients, eval mode, constant statistics.
         compile (bool | dict): Run the tower through ``torch.compile``, with
             these arguments if a dict. Every new size of images is compiled
@@ -81,7 +83,10 @@ class CLIPBackbone(FreezableMixin, BaseModule):
 
         model_name = check_model_name(model_name)
         pyramid = probe_pyramid(model_name)
-        path = locate_weights(model_name, pretrained) if pretrained else None
+        coming = are_weights_coming()
+        path = None
+        if pretrained and not coming:
+            path = locate_weights(model_name, pretrained)
         self.channels = pyramid.channels
         self.strides = pyramid.strides
         self.indices = pyramid.indices
@@ -94,14 +99,14 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 source=str(path),
                 allow_unexpected=pyramid.unused,
             )
-        elif frozen and not init_cfg:
+        elif frozen and not init_cfg and not coming:
             print_log(
                 f'{model_name} is frozen with random weights; give '
                 'pretrained= or a checkpoint, or set frozen=False.',
                 logger='current',
                 level=logging.WARNING,
             )
-        self.weights_loaded = path is not None
+        self.weights_loaded = bool(pretrained)
         self._compiled = None
         if compile:
             options = compile if isinstance(compile, dict) else {}

@@ -16,8 +16,9 @@ class FreezableMixin:
 
     Attributes:
         frozen (bool): Whether the backbone is held still.
-        weights_loaded (bool): Whether the constructor loaded weights, which
-            the framework's initialisation must not overwrite.
+        weights_loaded (bool): Whether the constructor loaded weights, or
+            left that to a checkpoint: the framework's initialisation is not
+            wanted.
     """
 
     frozen: bool = False

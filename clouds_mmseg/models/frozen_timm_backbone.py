@@ -15,6 +15,7 @@ from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.models.packaged_weights import read_packaged_weights
 from clouds_mmseg.models.timm_weights import read_timm_weights
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.later_weights import are_weights_coming
 
 _PACKAGE = 'package:'
 
@@ -80,9 +81,10 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         )
         self.channels = list(self.timm_model.feature_info.channels())
         self.strides = list(self.timm_model.feature_info.reduction())
-        if weights or pretrained:
+        coming = are_weights_coming()
+        if (weights or pretrained) and not coming:
             self._load(model_name, weights, kwargs)
-        elif frozen and not given:
+        elif frozen and not given and not coming:
             print_log(
                 f'{model_name} is frozen with random weights; give weights= '
                 'or a checkpoint, or set frozen=False.',

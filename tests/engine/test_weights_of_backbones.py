@@ -1,0 +1,87 @@
+"""What a backbone reads when a checkpoint holds its weights."""
+
+import pytest
+import timm
+import torch
+
+from clouds_mmseg.engine.run_header import bare_model
+from clouds_mmseg.models import CLIPBackbone, FrozenTIMMBackbone
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.later_weights import (
+    are_weights_coming,
+    weights_come_later,
+)
+
+TIMM = 'test_resnet'  # timm's own for tests
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file as a training begins with."""
+    torch.manual_seed(0)
+    path = tmp_path / 'backbone.pth'
+    torch.save(timm.create_model(TIMM).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def changes(weights):
+    """Of the tiny config: that backbone."""
+    width = timm.create_model(TIMM, features_only=True)
+    return dict(
+        model__backbone=dict(
+            _delete_=True,
+            type='FrozenTIMMBackbone',
+            model_name=TIMM,
+            weights=str(weights),
+        ),
+        model__decode_head__in_channels=width.feature_info.channels()[-1],
+    )
+
+
+def test_a_checkpoint_is_enough_for_a_test(build, weights, changes, caplog):
+    runner = build(**changes)
+    runner.train()
+    wanted = bare_model(runner.model).backbone.state_dict()
+    checkpoint = str(runner.work_dir) + '/iter_4.pth'
+    weights.unlink()
+    for key in ('load_from', 'resume'):
+        tested = build(**{key: checkpoint}, **changes)
+        tested.test()
+        assert tested._has_loaded
+        found = bare_model(tested.model).backbone.state_dict()
+        assert all(torch.equal(found[k], v) for k, v in wanted.items())
+    assert 'random weights' not in caplog.text
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'backbone', 'backbone.stem'])
+def test_what_a_checkpoint_may_lack_is_read(build, weights, changes, prefix):
+    checkpoint = weights.with_name('of_a_head.pth')
+    torch.save(dict(state_dict={}), checkpoint)
+    weights.unlink()
+    with pytest.raises(UserError, match='backbone.pth'):
+        build(
+            load_from=str(checkpoint),
+            load_cfg=dict(allow_missing=[prefix]),
+            **changes,
+        )
+
+
+def test_a_training_that_starts_anew_reads_them(build, weights, changes):
+    weights.unlink()
+    for resume in (False, True):  # there is nothing to resume
+        with pytest.raises(UserError, match='backbone.pth'):
+            build(resume=resume, **changes)
+
+
+def test_clip_too_is_told(tmp_path, caplog):
+    with weights_come_later(True):
+        assert are_weights_coming()
+        tower = CLIPBackbone('RN50', pretrained=str(tmp_path / 'absent.pt'))
+        timm_backbone = FrozenTIMMBackbone(TIMM, weights='absent.pth')
+    assert not are_weights_coming()
+    # The framework's initialisation has nothing to do.
+    assert tower.weights_loaded and timm_backbone.weights_loaded
+    assert 'random weights' not in caplog.text
+    with pytest.raises(UserError, match='absent.pt'):
+        CLIPBackbone('RN50', pretrained=str(tmp_path / 'absent.pt'))
