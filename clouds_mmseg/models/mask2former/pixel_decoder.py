@@ -130,8 +130,10 @@ class PixelDecoder(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x, position, centres, shapes)
         sizes = [h * w for h, w in shapes]
+        # In this order of views the strides of a batch of one still tell that
+        # the channels are last: resizing then copies nothing.
         memories = [
-            part.transpose(1, 2).unflatten(2, shape)
+            part.unflatten(1, shape).permute(0, 3, 1, 2)
             for part, shape in zip(x.split(sizes, 1), shapes, strict=True)
         ]
         fine = self.lateral_convs[0](feats[0])
