@@ -1,6 +1,7 @@
 """Which formulation of deformable sampling a device gets."""
 
 import functools
+import importlib.util
 import logging
 import os
 import time
@@ -25,18 +26,26 @@ def _load_fused():
     return sample_fused
 
 
+def _load_op():
+    from clouds_mmseg.models.mask2former.deform_mmcv import sample_by_op
+
+    return sample_by_op
+
+
 # The first is what the others must be equal to.
 _LOADERS = {'grid_sample': lambda: sample_textures, 'triton': _load_fused}
+if importlib.util.find_spec('mmcv._ext'):  # As somebody has compiled mmcv.
+    _LOADERS['mmcv'] = _load_op
 
 
 def core_of_device(device):
     """Choose by measuring, once for each device.
 
-    What Triton compiles is equal and faster, but wants a C compiler for its
-    launcher and a device that it knows; ``grid_sample`` runs everywhere. The
-    environment variable ``CLOUDS_DEFORMABLE_SAMPLING`` names one without
-    measuring. Where ``torch.use_deterministic_algorithms`` is set, torch's
-    own says that its gradient cannot be had so.
+    Triton wants a C compiler for its launcher and a device that it knows,
+    mmcv's op an mmcv that has been compiled; ``grid_sample`` runs
+    everywhere. The environment variable ``CLOUDS_DEFORMABLE_SAMPLING`` names
+    one without measuring. Where ``torch.use_deterministic_algorithms`` is
+    set, torch's own says that its gradient cannot be had so.
 
     Args:
         device (torch.device): Not the CPU.

@@ -1,0 +1,93 @@
+"""Run mmcv's autograd function, its compiled part written in Python.
+
+A process of its own: ``mmcv.ops`` keeps what it was imported with. Prints
+what is registered and, for two batches, whether all numbers are equal.
+"""
+
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
+import torch
+
+extension = types.ModuleType('mmcv._ext')
+extension.__spec__ = ModuleSpec('mmcv._ext', None)
+
+
+def any_operator(name):
+    """``mmcv.ops`` asks at its import whether all of its operators exist."""
+    if name.startswith('__'):
+        raise AttributeError(name)
+    return lambda *args, **kwargs: None
+
+
+extension.__getattr__ = any_operator
+sys.modules['mmcv._ext'] = extension
+
+from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
+    multi_scale_deformable_attn_pytorch as in_python,
+)
+
+from clouds_mmseg.models.mask2former import deform_choice  # noqa: E402
+from clouds_mmseg.models.mask2former.deform_textures import (  # noqa: E402
+    sample_textures,
+)
+
+
+def check(value, sides, starts, places, weights, im2col_step):
+    """What the compiled operators ask of their arguments."""
+    for tensor in (value, sides, starts, places, weights):
+        assert tensor.is_contiguous()
+    assert sides.dtype == starts.dtype == torch.int64
+    assert value.dtype == places.dtype == weights.dtype
+    assert len(value) % min(len(value), im2col_step) == 0
+    ends = sides.prod(1).cumsum(0)
+    assert starts[0] == 0 and torch.equal(starts[1:], ends[:-1])
+
+
+def forward(value, sides, starts, places, weights, im2col_step):
+    check(value, sides, starts, places, weights, im2col_step)
+    return in_python(value, sides, places, weights)
+
+
+def backward(
+    value,
+    sides,
+    starts,
+    places,
+    weights,
+    grad,
+    grad_value,
+    grad_places,
+    grad_weights,
+    im2col_step,
+):
+    inputs = [x.detach().requires_grad_() for x in (value, places, weights)]
+    with torch.enable_grad():
+        out = in_python(inputs[0], sides, *inputs[1:])
+    found = torch.autograd.grad(out, inputs, grad)
+    for into, x in zip(
+        (grad_value, grad_places, grad_weights), found, strict=True
+    ):
+        into.copy_(x)
+
+
+extension.ms_deform_attn_forward = forward
+extension.ms_deform_attn_backward = backward
+
+sample = deform_choice._LOADERS['mmcv']()
+shapes = [(2, 3), (4, 6)]
+print('mmcv')
+for images in (1, 3):
+    inputs = deform_choice.draw_layer(shapes, torch.device('cpu'), images)
+    results = []
+    for core in (sample, sample_textures):
+        # Views that are not contiguous, as a layer's may be.
+        value = inputs[0].transpose(1, 2).contiguous().transpose(1, 2)
+        out = core(value, shapes, *inputs[1:])
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    same = all(
+        torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+        for a, b in zip(*results, strict=True)
+    )
+    print('equal' if same else 'different')

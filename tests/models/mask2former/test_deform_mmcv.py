@@ -1,0 +1,47 @@
+"""mmcv's op: called as mmcv defines it, and on CUDA."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from plain import sample_by_grid
+
+from clouds_mmseg.models.mask2former import deform_choice
+
+COMPILED = importlib.util.find_spec('mmcv._ext') is not None
+
+
+def test_it_is_a_candidate_where_it_has_been_compiled():
+    assert ('mmcv' in deform_choice._LOADERS) == COMPILED
+
+
+def test_it_is_called_as_mmcv_defines_it():
+    """The compiled part alone is replaced, by mmcv's own Python of it."""
+    if COMPILED:
+        pytest.skip('mmcv has been compiled: the test on CUDA shows more')
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name('run_mmcv_op.py')],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ['mmcv', 'equal', 'equal']
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not COMPILED, reason='mmcv has not been compiled')
+def test_the_op_equals_grid_sample_on_cuda():
+    sample = deform_choice._LOADERS['mmcv']()
+    shapes = [(4, 6), (8, 12), (16, 24)]
+    inputs = deform_choice.draw_layer(shapes, torch.device('cuda'), images=3)
+    results = []
+    for core in (sample, sample_by_grid):
+        out = core(inputs[0], shapes, *inputs[1:])
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
