@@ -137,14 +137,17 @@ class DGRunner(Runner):
         Returns:
             nn.Module: The model.
         """
-        lacking = self.cfg.get('load_cfg', {}).get('allow_missing', ())
-        whole = not any(
-            prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
-            for prefix in lacking
-        )
-        # ``resume=True`` may find nothing to resume.
-        given = isinstance(self._resume, str) or bool(self._load_from)
-        with weights_come_later(given and whole):
+        if self._resume is True:
+            coming = find_last_checkpoint(self.work_dir) is not None
+        elif self._resume:
+            coming = True
+        else:
+            lacking = self.cfg.get('load_cfg', {}).get('allow_missing', ())
+            coming = bool(self._load_from) and not any(
+                prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
+                for prefix in lacking
+            )
+        with weights_come_later(coming):
             return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg, model):

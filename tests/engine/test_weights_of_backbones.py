@@ -54,6 +54,18 @@ def test_a_checkpoint_is_enough_for_a_test(build, weights, changes, caplog):
     assert 'random weights' not in caplog.text
 
 
+def test_the_newest_checkpoint_is_enough_to_continue(build, weights, changes):
+    first = build(**changes)
+    first.train()
+    weights.unlink()
+    again = build(resume=True, work_dir=str(first.work_dir), **changes)
+    wanted = bare_model(first.model).state_dict()
+    again.train()
+    assert again._has_loaded and again.iter == first.iter
+    found = bare_model(again.model).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+
+
 @pytest.mark.parametrize('prefix', ['backbone.', 'backbone', 'backbone.stem'])
 def test_what_a_checkpoint_may_lack_is_read(build, weights, changes, prefix):
     checkpoint = weights.with_name('of_a_head.pth')

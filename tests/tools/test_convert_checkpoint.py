@@ -106,7 +106,6 @@ def test_an_official_checkpoint_is_converted_and_tested(
             config,
             ours,
             *('--work-dir', tmp_path / 'work'),
-            *('--cfg-options', 'model.backbone.pretrained=None'),
         )
         == 0
     )
