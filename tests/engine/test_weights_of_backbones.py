@@ -86,6 +86,22 @@ def test_a_training_that_starts_anew_reads_them(build, weights, changes):
             build(resume=resume, **changes)
 
 
+def test_a_resume_that_finds_nothing_starts_with_load_from(
+    build, weights, changes, tmp_path
+):
+    first = build(**changes)
+    first.train()
+    weights.unlink()
+    second = build(
+        resume=True,
+        load_from=str(first.work_dir) + '/iter_4.pth',
+        work_dir=str(tmp_path / 'second'),
+        **changes,
+    )
+    second.train()
+    assert second._has_loaded
+
+
 def test_clip_too_is_told(tmp_path, caplog):
     with weights_come_later(True):
         assert are_weights_coming()

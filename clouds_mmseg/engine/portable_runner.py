@@ -1,0 +1,120 @@
+"""A runner for the machine that there is."""
+
+import copy
+import importlib.util
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner
+
+from clouds_mmseg.engine.terminal import install_terminal_filter
+from clouds_mmseg.utils.errors import UserError
+
+
+class PortableRunner(Runner):
+    """mmengine's runner, with or without a GPU, for one process or several.
+
+    - Distributed runs work without a GPU (gloo).
+    - ``total_batch_size`` of the config is divided among the processes, so
+      that a schedule means the same on one GPU and on eight.
+    - Scalars go to TensorBoard where it is installed.
+    - The terminal shows the run; the log file has everything.
+    """
+
+    def setup_env(self, env_cfg):
+        """Set up processes, with gloo where there is no GPU.
+
+        Args:
+            env_cfg (dict): ``env_cfg`` of the config.
+
+        Raises:
+            UserError: A launcher other than ``pytorch`` without a GPU.
+        """
+        distributed = torch.distributed
+        if (
+            self.distributed
+            and not torch.cuda.is_available()
+            and not distributed.is_initialized()
+        ):
+            # mmengine's init_dist selects a CUDA device first.
+            if self._launcher != 'pytorch':
+                raise UserError(
+                    f'--launcher {self._launcher} needs a GPU and none is '
+                    'available; use --launcher pytorch on CPU'
+                )
+            distributed.init_process_group(backend='gloo')
+        super().setup_env(env_cfg)
+
+    def build_logger(self, *args, **kwargs):
+        """Build the logger, quieter on the terminal than in its file."""
+        logger = super().build_logger(*args, **kwargs)
+        install_terminal_filter(logger)
+        return logger
+
+    def build_visualizer(self, visualizer=None):
+        """Build the visualizer, with TensorBoard where it is installed.
+
+        Args:
+            visualizer (Visualizer | dict, optional): As for mmengine.
+
+        Returns:
+            Visualizer: The visualizer.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = copy.deepcopy(visualizer)
+            backends = visualizer.get('vis_backends') or []
+            types = [backend.get('type') for backend in backends]
+            if (
+                'TensorboardVisBackend' not in types
+                and importlib.util.find_spec('tensorboard') is not None
+            ):
+                backends.append(dict(type='TensorboardVisBackend'))
+                visualizer['vis_backends'] = backends
+        return super().build_visualizer(visualizer)
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        """Move the model to its device and wrap it for several processes.
+
+        Args:
+            model_wrapper_cfg (dict | None): As for mmengine.
+            model (nn.Module): The model.
+
+        Returns:
+            nn.Module: The model, wrapped in a distributed run.
+        """
+        if self.distributed and not torch.cuda.is_available():
+            # mmengine gives each process the GPU of its local rank.
+            model_wrapper_cfg = dict(
+                model_wrapper_cfg
+                or dict(
+                    broadcast_buffers=False,
+                    find_unused_parameters=self.cfg.get(
+                        'find_unused_parameters', False
+                    ),
+                ),
+                device_ids=None,
+            )
+            # Configs of MMSegmentation's zoo have it, and it needs GPUs.
+            model = revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _share_batch(self):
+        """Give each process its part of ``total_batch_size``."""
+        total = self.cfg.get('total_batch_size')
+        if total is None or not isinstance(self._train_dataloader, dict):
+            return
+        if 'batch_size' in self._train_dataloader:
+            raise UserError(
+                f'the config has total_batch_size={total} and '
+                'train_dataloader.batch_size='
+                f'{self._train_dataloader["batch_size"]}; give one of them: '
+                '--cfg-options total_batch_size=N, images over all processes'
+            )
+        if total % self.world_size:
+            raise UserError(
+                f'total_batch_size={total} cannot be divided among '
+                f'{self.world_size} processes; give '
+                '--cfg-options total_batch_size=N with a multiple of '
+                f'{self.world_size}, and a learning rate that suits it'
+            )
+        self._train_dataloader['batch_size'] = total // self.world_size
