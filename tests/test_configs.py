@@ -124,6 +124,7 @@ def check_config(cfg):
     model = MODELS.build(cfg.model)
     model.init_weights()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert all(group['fused'] for group in optim_wrapper.param_groups)
     num_classes = cfg.model.decode_head.num_classes
 
     before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Windows that go through the network together."""
+"""Windows that go through the network together, and labels of scores."""
 
 import pytest
 import torch

@@ -79,13 +79,16 @@ sample = deform_choice._LOADERS['mmcv']()
 shapes = [(2, 3), (4, 6)]
 print('mmcv')
 for images in (1, 3):
-    inputs = deform_choice.draw_layer(shapes, torch.device('cpu'), images)
-    results = []
-    for core in (sample, sample_textures):
-        # Views that are not contiguous, as a layer's may be.
-        value = inputs[0].transpose(1, 2).contiguous().transpose(1, 2)
-        out = core(value, shapes, *inputs[1:])
-        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    value, places, weights = deform_choice.draw_layer(
+        shapes, torch.device('cpu'), images
+    )
+    # A view that is not contiguous, as a layer's may be.
+    value = value.detach().transpose(1, 2).contiguous().transpose(1, 2)
+    inputs = value.requires_grad_(), places, weights
+    results = [
+        deform_choice._both_directions(core, shapes, inputs)
+        for core in (sample, sample_textures)
+    ]
     same = all(
         torch.allclose(a, b, atol=1e-4, rtol=1e-4)
         for a, b in zip(*results, strict=True)

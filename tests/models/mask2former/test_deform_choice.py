@@ -121,10 +121,10 @@ def test_a_device_is_measured_once(monkeypatch):
 def test_the_environment_decides(monkeypatch):
     monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'grid_sample')
     assert core_of_device(CPU) is sample_textures
-    monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'sparse')
+    monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'rows')
     with pytest.raises(
         UserError,
-        match='CLOUDS_DEFORMABLE_SAMPLING=sparse: known are grid_sample, ',
+        match='CLOUDS_DEFORMABLE_SAMPLING=rows: known are grid_sample, triton',
     ):
         core_of_device(CPU)
 

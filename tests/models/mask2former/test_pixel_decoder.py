@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensor_sizes import TensorSizes
 
 
 @pytest.mark.parametrize('batch', [1, 2])
@@ -17,3 +18,39 @@ def test_memories_are_enlarged_without_a_copy(head, make_feats, batch):
             memory, scale_factor=2, mode='bilinear'
         )
         assert enlarged.stride(1) == 1
+
+
+def test_the_finest_map_is_changed_in_place(head, make_feats):
+    with torch.no_grad(), TensorSizes() as sizes:
+        head.pixel_decoder(make_feats((64, 96), batch=1))
+    after = sizes.calls[sizes.calls.index('upsample_bilinear2d') + 1 :]
+    assert after[0] == 'add_'
+    assert 'relu_' in after and 'relu' not in after
+
+
+@pytest.mark.parametrize(
+    'gradient, dtype, rows',
+    [
+        (True, torch.float32, False),
+        (False, torch.float32, True),
+        (True, torch.bfloat16, True),
+    ],
+)
+def test_the_trained_convolution_gets_its_faster_layout(
+    head, make_feats, gradient, dtype, rows
+):
+    found = []
+    hook = head.pixel_decoder.output_convs[0].register_forward_pre_hook(
+        lambda module, args: found.append(args[0])
+    )
+    feats = [
+        x.contiguous(memory_format=torch.channels_last)
+        for x in make_feats((64, 96))
+    ]
+    autocast = torch.autocast('cpu', torch.bfloat16, dtype != torch.float32)
+    with torch.set_grad_enabled(gradient), autocast:
+        head.pixel_decoder(feats)
+    hook.remove()
+    assert found[0].dtype == dtype
+    assert found[0].is_contiguous() != rows
+    assert found[0].is_contiguous(memory_format=torch.channels_last) == rows
