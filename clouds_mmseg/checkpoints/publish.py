@@ -70,6 +70,8 @@ def publish(source, target, *, config=None, teacher=True, trust=False):
     weights, rest = split_content(content, source)
     meta = rest.pop('meta', None)
     meta = dict(meta) if isinstance(meta, dict) else {}
+    # Images and parameters, which only a resumed training needs.
+    meta.pop('training', None)
     dropped = {key: count_tensors(value) for key, value in rest.items()}
     if not teacher:
         kept = {k: v for k, v in weights.items() if not k.startswith(_TEACHER)}

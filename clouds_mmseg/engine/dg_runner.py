@@ -18,7 +18,7 @@ from clouds_mmseg.engine.data_check import (
     check_domains,
 )
 from clouds_mmseg.engine.initial_weights import fetch_initial_weights
-from clouds_mmseg.engine.portable_runner import PortableRunner
+from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.resume import (
     find_last_checkpoint,
     is_remote,
@@ -31,8 +31,8 @@ from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
 
 @RUNNERS.register_module()
-class DGRunner(PortableRunner):
-    """The portable runner with the promises of this package.
+class DGRunner(ResumableRunner):
+    """The resumable runner with the promises of this package.
 
     - A checkpoint is loaded whole or not at all. ``load_cfg`` of the config
       may name prefixes that ``load_from`` is allowed to lack or to have too
@@ -93,6 +93,8 @@ class DGRunner(PortableRunner):
             nn.Module: The trained model.
         """
         self._choose_checkpoint()
+        self._adopt_seed()
+        self._require_whole_updates()
         fetch_initial_weights(
             bare_model(self.model), overwritten=self._loads_everything()
         )
@@ -173,6 +175,8 @@ class DGRunner(PortableRunner):
             raise explain_mismatch(
                 error, filename, checkpoint, model, self.cfg
             ) from None
+        if self._resuming:
+            self._continue_plan(checkpoint, filename)
         self._has_loaded = True
         self.logger.info(f'Loaded the checkpoint {filename}')
         return checkpoint

@@ -2,8 +2,12 @@
 
 import copy
 import importlib.util
+import itertools
+import os
 
 import torch
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 
@@ -44,6 +48,36 @@ class PortableRunner(Runner):
                 )
             distributed.init_process_group(backend='gloo')
         super().setup_env(env_cfg)
+        self._timestamp = self._own_timestamp(self._timestamp)
+
+    def _own_timestamp(self, timestamp):
+        """Reserve a log folder, and with its name that of the experiment.
+
+        mmengine names both after the second in which a run begins. Runs of
+        one process that begin in the same second would share logger, message
+        hub and visualizer; those of one work dir their log file.
+
+        Args:
+            timestamp (str): The second.
+
+        Returns:
+            str: The same, or with ``_1``, ``_2``, ... where it is taken.
+        """
+        names = [timestamp]
+        if is_main_process():
+            for number in itertools.count():
+                name = f'{timestamp}_{number}' if number else timestamp
+                # Names of experiments end with the timestamp.
+                if any(n.endswith(name) for n in MMLogger._instance_dict):
+                    continue
+                try:
+                    os.makedirs(os.path.join(self.work_dir, name))
+                except FileExistsError:
+                    continue
+                names = [name]
+                break
+        broadcast_object_list(names)
+        return names[0]
 
     def build_logger(self, *args, **kwargs):
         """Build the logger, quieter on the terminal than in its file."""

@@ -13,6 +13,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.device import device_name
@@ -78,7 +79,9 @@ class ResultsHook(Hook):
     domain; percent, null for a class that does not occur), ``iteration``,
     ``checkpoint`` (path and sha256; null for weights that were not saved at
     this iteration), ``seed``, ``config`` (path and text), ``versions``,
-    ``device``, ``processes``, ``seconds`` since the run began, ``date``.
+    ``device``, ``processes``, ``resumed_with_changes`` (what makes the run
+    another one than a run in one go with this config), ``seconds`` since the
+    run began, ``date``.
     """
 
     # After the checkpoint hook and the logger.
@@ -169,6 +172,9 @@ class ResultsHook(Hook):
             versions=versions,
             device=device_name(),
             processes=runner.world_size,
+            resumed_with_changes=runner.message_hub.runtime_info.get(
+                CHANGES_KEY, []
+            ),
             seconds=round(time.time() - self._begin, 1),
             date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         )

@@ -1,0 +1,119 @@
+"""Configs as plain values, from the text that a checkpoint holds."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+ABSENT = '(not set)'
+
+
+def parse_config_text(text: str | None) -> dict | None:
+    """Read the text of a config without executing it.
+
+    mmengine's own reader runs the text as a program, and a checkpoint may
+    come from anywhere.
+
+    Args:
+        text: ``Config.pretty_text``, as mmengine saves it.
+
+    Returns:
+        dict | None: Plain values, tuples as lists, what is neither a value
+        nor a container as its source text. None if there is no text or it
+        is no config.
+    """
+    if not text or not isinstance(text, str):
+        return None
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    return {
+        node.targets[0].id: _value(node.value)
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    } or None
+
+
+def _value(node):
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(child) for child in node.elts]
+    if isinstance(node, ast.Dict):
+        return _pairs(node)
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict':
+        # A key that is no identifier: dict({'a b': 1}).
+        values = {}
+        for argument in node.args:
+            if isinstance(argument, ast.Dict):
+                values.update(_pairs(argument))
+        values.update({k.arg: _value(k.value) for k in node.keywords})
+        return values
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return ast.unparse(node)
+
+
+def _pairs(node):
+    return {
+        str(_value(key)): _value(value)
+        for key, value in zip(node.keys, node.values)
+        if key is not None
+    }
+
+
+def plain_config(value: Any) -> Any:
+    """Bring a config into the form of :func:`parse_config_text`.
+
+    Args:
+        value: A config, or a part of it.
+
+    Returns:
+        Any: Plain values.
+    """
+    if hasattr(value, 'items'):
+        return {str(k): plain_config(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_config(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        # inf and nan have no literal.
+        text = isinstance(value, float) and value - value != 0
+        return str(value) if text else value
+    if isinstance(value, type):
+        module = value.__module__
+        prefix = '' if module == 'builtins' else f'{module}.'
+        return prefix + value.__name__
+    return str(value)
+
+
+def config_differences(
+    was: Any, now: Any, key: str = ''
+) -> Iterator[tuple[str, Any, Any]]:
+    """Compare two plain configs.
+
+    Args:
+        was: The one.
+        now: The other.
+        key: Where both stand, dotted.
+
+    Yields:
+        tuple: Dotted key and both values, for the innermost values that
+        differ; :data:`ABSENT` where one has none.
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        if 'type' in was and 'type' in now and was['type'] != now['type']:
+            yield f'{key}.type', was['type'], now['type']
+            return
+        for name in sorted(was.keys() | now.keys()):
+            yield from config_differences(
+                was.get(name, ABSENT),
+                now.get(name, ABSENT),
+                f'{key}.{name}' if key else name,
+            )
+    elif isinstance(was, list) and isinstance(now, list):
+        if len(was) != len(now):
+            yield key, was, now
+            return
+        for index, (a, b) in enumerate(zip(was, now)):
+            yield from config_differences(a, b, f'{key}.{index}')
+    elif was != now:
+        yield key, was, now

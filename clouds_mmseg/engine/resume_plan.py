@@ -1,0 +1,463 @@
+"""What differs between a checkpoint's training and the one that resumes it.
+
+A run that resumes equals a run in one go only if its config would have
+trained the same iterations up to the checkpoint. Here the two are compared:
+config with config, and what a config does not show (images, processes,
+parameters) with what the checkpoint says about it. Learning rates are
+compared by their values, in ``schedule_replay.py``.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clouds_mmseg.engine.config_text import (
+    ABSENT,
+    config_differences,
+    plain_config,
+)
+from clouds_mmseg.engine.data_check import leaf_datasets
+from clouds_mmseg.utils.errors import UserError
+
+# Parts of a config that decide what an iteration does.
+_SECTIONS = (
+    'model',
+    'data_preprocessor',
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'total_batch_size',
+)
+# Settings below them that change no iteration that was trained.
+_NEUTRAL = (
+    # Compared by the rates that come of them, and by the batches.
+    'optim_wrapper.optimizer.lr',
+    'total_batch_size',
+    'train_dataloader.batch_size',
+    'train_dataloader.num_workers',
+    'train_dataloader.persistent_workers',
+    'train_dataloader.prefetch_factor',
+    'train_dataloader.pin_memory',
+    'train_dataloader.timeout',
+    'train_cfg.max_iters',
+    'train_cfg.max_epochs',
+    'train_cfg.val_begin',
+    'train_cfg.val_interval',
+    'train_cfg.dynamic_intervals',
+    'train_cfg.fast_forward_on_resume',
+    'model.test_cfg',
+    # Weights that the checkpoint replaces.
+    'model.pretrained',
+    'model.backbone.pretrained',
+    'model.backbone.checkpoint',
+    'model.backbone.weights',
+)
+_NEUTRAL_NAMES = ('init_cfg', '_scope_', 'with_cp', 'lazy_init')
+# What acts only after the warm-up of SelfTrainingLoop.
+_SELF_TRAINING = (
+    'train_cfg.warmup_iters',
+    'train_cfg.generated_share',
+    'train_dataloader.dataset.datasets.1',
+    'model.teacher_decay',
+    'model.label_threshold',
+    'model.confidence_weight',
+    'custom_hooks.EMATeacherHook',
+    'custom_hooks.SAMRefineHook',
+)
+# Hooks that only look on, or save.
+_WATCHING_HOOKS = frozenset(
+    (
+        'IterTimerHook',
+        'LoggerHook',
+        'ParamSchedulerHook',
+        'CheckpointHook',
+        'SafeCheckpointHook',
+        'DistSamplerSeedHook',
+        'RuntimeInfoHook',
+        'SegVisualizationHook',
+        'ProgressHook',
+        'PredictionPicturesHook',
+        'ResultsHook',
+        'PseudoLabelReportHook',
+        'PseudoLabelAccuracyHook',
+        'CheckpointClassesHook',
+        'EarlyStoppingHook',
+    )
+)
+_HOOK_NEUTRAL = ('cache_dir', 'checkpoint', 'picture_interval', 'width')
+# Settings of a group that a scheduler sets.
+SCHEDULED = ('lr', 'momentum', 'betas')
+_SHOWN = 60
+
+
+class PlanChange(NamedTuple):
+    """A setting that would have changed iterations that are trained already.
+
+    Attributes:
+        key (str): Dotted key of the config.
+        was (Any): Its value in the checkpoint.
+        now (Any): Its value in the config that resumes.
+        refused (str): Why nobody can accept it; empty if one can.
+    """
+
+    key: str
+    was: object
+    now: object
+    refused: str = ''
+
+    def __str__(self):
+        text = f'{self.key}: {_short(self.was)} -> {_short(self.now)}'
+        return text + (f' ({self.refused})' if self.refused else '')
+
+
+def _short(value):
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + '...'
+
+
+def _below(key, prefixes):
+    return any(key == p or key.startswith(f'{p}.') for p in prefixes)
+
+
+def config_changes(
+    was: dict | None, now: dict, iteration: int, *, files_known: bool = False
+) -> list[PlanChange]:
+    """Find the settings that would have changed the trained iterations.
+
+    Args:
+        was: Plain config of the checkpoint; None if it has none.
+        now: Plain config that resumes.
+        iteration: Iterations that are trained.
+        files_known: The images' names are compared, so where they lie does
+            not matter.
+
+    Returns:
+        list[PlanChange]: In the order of the sections; learning rates and
+        batch sizes are not among them.
+    """
+    if not was or not now:
+        return []
+    found = [
+        PlanChange(*difference)
+        for section in _SECTIONS
+        for difference in config_differences(
+            was.get(section, ABSENT), now.get(section, ABSENT), section
+        )
+    ]
+    found += _hook_changes(was, now)
+    neutral = _NEUTRAL
+    if _in_warm_up(was, iteration) and _in_warm_up(now, iteration):
+        neutral += _SELF_TRAINING
+    return [
+        change._replace(
+            refused='the state of one cannot be used by another'
+            if change.key == 'optim_wrapper.optimizer.type'
+            else ''
+        )
+        for change in found
+        if not _below(change.key, neutral)
+        and not any(n in change.key.split('.') for n in _NEUTRAL_NAMES)
+        and not (files_known and _is_data_folder(change.key))
+        and not _moved(change.was, change.now)
+    ]
+
+
+def _in_warm_up(cfg, iteration):
+    return iteration <= (cfg.get('train_cfg') or {}).get('warmup_iters', -1)
+
+
+def _is_data_folder(key):
+    parts = key.split('.')
+    return parts[-1] in ('data_root', 'bank') and 'pipeline' not in parts
+
+
+def _moved(was, now):
+    """Whether both are paths of the same name."""
+    if not (isinstance(was, str) and isinstance(now, str)):
+        return False
+    paths = '/' in was or '/' in now
+    return paths and (
+        was.rstrip('/').rsplit('/', 1)[-1] == now.rstrip('/').rsplit('/', 1)[-1]
+    )
+
+
+def _hook_changes(was, now):
+    hooks = [_acting_hooks(was), _acting_hooks(now)]
+    for name in sorted(hooks[0].keys() | hooks[1].keys()):
+        a, b = (h.get(name, ABSENT) for h in hooks)
+        if a != b:
+            for key, old, new in config_differences(a, b):
+                key = f'custom_hooks.{name}' + (f'.{key}' if key else '')
+                yield PlanChange(key, old, new)
+
+
+def _acting_hooks(cfg):
+    """Hooks that may change what is trained: type -> settings."""
+    given = list(cfg.get('custom_hooks') or [])
+    given += list((cfg.get('default_hooks') or {}).values())
+    hooks = {}
+    for hook in given:
+        name = str((hook or {}).get('type', '')).rsplit('.', 1)[-1]
+        # No type: a change to one of mmengine's default hooks.
+        if name and name not in _WATCHING_HOOKS:
+            settings = {
+                k: v for k, v in hook.items() if k not in _HOOK_NEUTRAL
+            }
+            hooks[name] = (
+                settings
+                if name not in hooks
+                else [hooks[name], settings]
+            )
+    return hooks
+
+
+def training_facts(runner) -> dict:
+    """What a checkpoint should know that its config does not show.
+
+    Args:
+        runner (Runner): With its optimiser and training data.
+
+    Returns:
+        dict: ``processes``; ``batch_size`` of one process; ``images``, pairs
+        of domain and number, and ``files``, a hash of the images' names in
+        their order; ``parameters``, names of each parameter group; and
+        ``trained``, those with a gradient.
+    """
+    images, names = [], hashlib.sha256()
+    for leaf in leaf_datasets(runner.train_dataloader.dataset):
+        domain = getattr(leaf, 'domain', None) or type(leaf).__name__
+        images.append([str(domain), len(leaf)])
+        for name in _file_names(leaf):
+            names.update(name.encode(errors='surrogateescape') + b'\0')
+    model = runner.model
+    known = {
+        id(p): name.removeprefix('module.')
+        for name, p in model.named_parameters()
+    }
+    groups = getattr(runner.optim_wrapper, 'param_groups', None) or []
+    return dict(
+        processes=runner.world_size,
+        batch_size=runner.train_dataloader.batch_size,
+        images=images,
+        files=names.hexdigest(),
+        parameters=[
+            [known.get(id(p), '') for p in group['params']]
+            for group in groups
+            if isinstance(group['params'], (list, tuple))
+        ],
+        trained=[
+            name.removeprefix('module.')
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        ],
+    )
+
+
+def _file_names(leaf):
+    """Paths of a dataset's images below its root, in order."""
+    root = getattr(leaf, 'files_root', None) or getattr(leaf, 'data_root', '')
+    for index in range(len(leaf) if hasattr(leaf, 'get_data_info') else 0):
+        path = str(leaf.get_data_info(index).get('img_path', ''))
+        yield path.removeprefix(str(root or '')).lstrip('/')
+
+
+def fact_changes(was: dict | None, now: dict) -> list[PlanChange]:
+    """Compare the facts of a checkpoint with those of the run.
+
+    Args:
+        was: ``training_facts`` of the checkpoint; None if it is older.
+        now: Those of the run that resumes.
+
+    Returns:
+        list[PlanChange]: Other images, batches or parameters.
+    """
+    if not was:
+        return []
+    changes = []
+    if was['images'] != now['images']:
+        changes.append(
+            PlanChange(
+                'train_dataloader.dataset',
+                _counts(was['images']),
+                _counts(now['images']),
+            )
+        )
+    elif was['files'] != now['files']:
+        changes.append(
+            PlanChange(
+                'train_dataloader.dataset',
+                _counts(was['images']),
+                'as many images of other names, or in another order',
+            )
+        )
+    totals = [
+        (facts['batch_size'] or 0) * facts['processes'] for facts in (was, now)
+    ]
+    if totals[0] != totals[1]:
+        changes.append(
+            PlanChange('total_batch_size', *map(_batch, (was, now)))
+        )
+    if was['parameters'] != now['parameters']:
+        changes.append(
+            PlanChange(
+                'optim_wrapper',
+                _groups(was['parameters']),
+                _groups(now['parameters']),
+                'the optimiser would take the state of one parameter for '
+                'that of another',
+            )
+        )
+    for text, a, b in (
+        ('frozen', 'was trained', set(was['trained']) - set(now['trained'])),
+        ('trained', 'was frozen', set(now['trained']) - set(was['trained'])),
+    ):
+        if b:
+            changes.append(PlanChange('model', f'{_some(b)} {a}', text))
+    return changes
+
+
+def _counts(images):
+    return ', '.join(f'{domain} {number}' for domain, number in images)
+
+
+def _batch(facts):
+    size, processes = facts['batch_size'], facts['processes']
+    return f'{(size or 0) * processes} ({size} x {processes})'
+
+
+def _groups(groups):
+    return f'{sum(map(len, groups))} parameters in {len(groups)} groups'
+
+
+def _some(names):
+    first = min(names)
+    return first if len(names) == 1 else f'{first} and {len(names) - 1} more'
+
+
+def group_changes(
+    saved: Sequence[dict],
+    state: dict,
+    groups: Sequence[dict],
+    *,
+    settings: bool,
+) -> list[PlanChange]:
+    """Compare the parameter groups of a checkpoint with the optimiser's.
+
+    Args:
+        saved: ``param_groups`` of the checkpoint.
+        state: ``state`` of the checkpoint: index of a parameter -> tensors.
+        groups: Those of the optimiser that is to take them.
+        settings: Compare weight decay and the like, too: where the
+            checkpoint has no config to compare.
+
+    Returns:
+        list[PlanChange]: What does not fit.
+    """
+    sizes = [[len(g['params']) for g in each] for each in (saved, groups)]
+    if sizes[0] != sizes[1]:
+        texts = [f'{sum(s)} parameters in {len(s)} groups' for s in sizes]
+        return [
+            PlanChange(
+                'optim_wrapper',
+                *texts,
+                'the checkpoint has no state for these groups',
+            )
+        ]
+    for old, new in zip(saved, groups):
+        for index, parameter in zip(old['params'], new['params']):
+            for name, value in state.get(index, {}).items():
+                shape = tuple(getattr(value, 'shape', ()))
+                if shape and shape != tuple(parameter.shape):
+                    return [
+                        PlanChange(
+                            'optim_wrapper',
+                            f'{name} of shape {shape}',
+                            f'a parameter of shape {tuple(parameter.shape)}',
+                            'the groups hold other parameters',
+                        )
+                    ]
+    if not settings:
+        return []
+    found = {}
+    for old, new in zip(saved, groups):
+        for key in sorted(old.keys() & new.keys()):
+            scheduled = key in SCHEDULED or key.startswith('initial_')
+            values = plain_config(old[key]), plain_config(new[key])
+            if key not in ('params', 'param_names') and not scheduled:
+                if values[0] != values[1]:
+                    found.setdefault(f'optim_wrapper.optimizer.{key}', values)
+    return [PlanChange(key, *values) for key, values in found.items()]
+
+
+def accepted_keys(cfg) -> list[str]:
+    """What the config says may change on resume.
+
+    Args:
+        cfg (Config): With ``resume_cfg=dict(accept=[...])``, or without.
+
+    Returns:
+        list[str]: Dotted keys.
+
+    Raises:
+        UserError: It is written otherwise.
+    """
+    given = cfg.get('resume_cfg') or {}
+    keys = given.get('accept', []) if hasattr(given, 'get') else None
+    if isinstance(keys, str):
+        keys = [keys]
+    if not isinstance(keys, (list, tuple)) or set(given) - {'accept'}:
+        raise UserError(
+            f'resume_cfg is {given!r}, but must be a dict with the list of '
+            'keys that may change: --cfg-options '
+            'resume_cfg.accept="[optim_wrapper.clip_grad]"'
+        )
+    return [str(key) for key in keys]
+
+
+def require_same_plan(
+    changes: Sequence[PlanChange],
+    accepted: Sequence[str],
+    path: str,
+    iteration: int,
+) -> list[str]:
+    """Refuse to resume under another plan, unless it is accepted.
+
+    Args:
+        changes: All that differs.
+        accepted: Of :func:`accepted_keys`.
+        path: The checkpoint.
+        iteration: Iterations that it has.
+
+    Returns:
+        list[str]: A sentence for each accepted change.
+
+    Raises:
+        UserError: One error with all changes that are not accepted.
+    """
+    open_ = [
+        c for c in changes if c.refused or not _below(c.key, accepted)
+    ]
+    if not open_:
+        return [
+            f'the first {iteration} iterations were trained with {c.key} '
+            f'{_short(c.was)}, the later ones with {_short(c.now)}'
+            for c in changes
+        ]
+    lines = '\n'.join(f'  {change}' for change in open_)
+    keys = ','.join(
+        dict.fromkeys([*accepted, *(c.key for c in open_ if not c.refused)])
+    )
+    advice = (
+        'restore these settings (was -> is), or start a new training from '
+        f'its weights: --cfg-options load_from={path} without --resume'
+    )
+    if not any(c.refused for c in open_):
+        advice += (
+            f'; to have the new settings from iteration {iteration + 1} on, '
+            f'knowingly: --cfg-options resume_cfg.accept="[{keys}]"'
+        )
+    raise UserError(
+        f'{path} was trained for {iteration} iterations with other settings '
+        'than this config has, so the run would be that of neither:\n'
+        f'{lines}\n{advice}'
+    )
