@@ -108,6 +108,25 @@ class ResumableRunner(PortableRunner):
             meta = dict(meta or {}, training=self._training_facts())
         super().save_checkpoint(*args, meta=meta, **kwargs)
 
+    def call_hook(self, fn_name, **kwargs):
+        """Call hooks; before a checkpoint is saved, make it readable.
+
+        mmengine puts a function of ``OneCycleLR`` into it, and a checkpoint
+        that needs code to be read is refused.
+
+        Args:
+            fn_name (str): Which method of the hooks.
+            **kwargs: Its arguments.
+        """
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_save_checkpoint':
+            states = kwargs['checkpoint'].get('param_schedulers') or []
+            if isinstance(states, dict):
+                states = [s for each in states.values() for s in each]
+            for state in states:
+                for key in [k for k, v in state.items() if callable(v)]:
+                    del state[key]
+
     def _training_facts(self):
         if self._facts is None:
             self._facts = training_facts(self)

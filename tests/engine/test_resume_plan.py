@@ -112,6 +112,28 @@ def test_a_longer_run_equals_the_run_in_one_go(run, optimizer, schedulers):
     assert notes_of(resumed) == []
 
 
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        dict(type='OneCycleLR', eta_max=0.1, total_steps=8, by_epoch=False),
+        dict(type='MultiStepLR', milestones=[3, 5], by_epoch=False),
+        dict(type='CosineRestartLR', periods=[9], eta_min=0, by_epoch=False),
+    ],
+    ids=lambda schedule: schedule['type'],
+)
+def test_every_schedule_can_be_resumed(run, schedule):
+    plan = dict(param_scheduler=[schedule])
+    longer = dict(plan, train_cfg=dict(EXACT, max_iters=6))
+    run('parted', **plan, train_cfg=EXACT)
+    resumed = run('parted', **longer, resume=True)
+    through = run('through', **longer)
+    assert notes_of(resumed) == []
+    found, groups, _ = tensors(resumed)
+    expected, expected_groups, _ = tensors(through)
+    assert groups == expected_groups
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_a_decay_to_another_end_is_followed_and_said(run, caplog):
     plan = dict(param_scheduler=[POLY], train_cfg=EXACT)
     longer = dict(plan, train_cfg=dict(EXACT, max_iters=8, val_interval=8))
