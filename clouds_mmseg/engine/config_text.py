@@ -30,7 +30,8 @@ def parse_config_text(text: str | None) -> dict | None:
     return {
         node.targets[0].id: _value(node.value)
         for node in body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
     } or None
 
 
@@ -56,7 +57,7 @@ def _value(node):
 def _pairs(node):
     return {
         str(_value(key)): _value(value)
-        for key, value in zip(node.keys, node.values)
+        for key, value in zip(node.keys, node.values, strict=False)
         if key is not None
     }
 
@@ -113,7 +114,7 @@ def config_differences(
         if len(was) != len(now):
             yield key, was, now
             return
-        for index, (a, b) in enumerate(zip(was, now)):
+        for index, (a, b) in enumerate(zip(was, now, strict=False)):
             yield from config_differences(a, b, f'{key}.{index}')
     elif was != now:
         yield key, was, now

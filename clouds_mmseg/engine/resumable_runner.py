@@ -283,7 +283,7 @@ class ResumableRunner(PortableRunner):
         groups = getattr(self.optim_wrapper, 'param_groups', [])
         return all(
             plain_config(old[key]) == plain_config(new[key])
-            for old, new in zip(saved, groups)
+            for old, new in zip(saved, groups, strict=False)
             for key in old.keys() & new.keys()
             if key.startswith('initial_')
             or key not in (*NO_SETTINGS, *SCHEDULED)
@@ -312,7 +312,7 @@ class ResumableRunner(PortableRunner):
             )
         if schedulers:
             fast_forward(schedulers, iteration)
-        for target, group in zip(targets, groups):
+        for target, group in zip(targets, groups, strict=False):
             indices = target['params']
             target.clear()
             target.update(group, params=indices)
@@ -422,7 +422,7 @@ def _same_states(states, schedulers):
         return False
     if len(states) != len(schedulers):
         return False
-    for state, scheduler in zip(states, schedulers):
+    for state, scheduler in zip(states, schedulers, strict=False):
         own = scheduler.state_dict()
         for key in (state.keys() | own.keys()) - set(_MOVING):
             a, b = state.get(key), own.get(key)
@@ -445,7 +445,7 @@ def _initial_settings(group):
 
 def _first_apart(saved, expected, names):
     """Name and both values of the first rate that differs, or None."""
-    for old, new in zip(saved, expected):
+    for old, new in zip(saved, expected, strict=False):
         for name in names:
             if name in old and name in new and old[name] != new[name]:
                 return name, float(old[name]), float(new[name])

@@ -8,6 +8,7 @@ compared by their values, in ``schedule_replay.py``.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -177,7 +178,8 @@ def _moved(was, now):
         return False
     paths = '/' in was or '/' in now
     return paths and (
-        was.rstrip('/').rsplit('/', 1)[-1] == now.rstrip('/').rsplit('/', 1)[-1]
+        was.rstrip('/').rsplit('/', 1)[-1]
+        == now.rstrip('/').rsplit('/', 1)[-1]
     )
 
 
@@ -204,9 +206,7 @@ def _acting_hooks(cfg):
                 k: v for k, v in hook.items() if k not in _HOOK_NEUTRAL
             }
             hooks[name] = (
-                settings
-                if name not in hooks
-                else [hooks[name], settings]
+                settings if name not in hooks else [hooks[name], settings]
             )
     return hooks
 
@@ -254,11 +254,16 @@ def training_facts(runner) -> dict:
 
 
 def _file_names(leaf):
-    """Paths of a dataset's images below its root, in order."""
-    root = getattr(leaf, 'files_root', None) or getattr(leaf, 'data_root', '')
-    for index in range(len(leaf) if hasattr(leaf, 'get_data_info') else 0):
-        path = str(leaf.get_data_info(index).get('img_path', ''))
-        yield path.removeprefix(str(root or '')).lstrip('/')
+    """Paths of a dataset's images below their common folder, in order."""
+    if not hasattr(leaf, 'get_data_info'):
+        return []
+    paths = [
+        str(leaf.get_data_info(index).get('img_path', ''))
+        for index in range(len(leaf))
+    ]
+    # Of characters, then of folders: quicker than commonpath.
+    folder = os.path.commonprefix(paths).rpartition('/')[0]
+    return [path[len(folder) :].lstrip('/') for path in paths]
 
 
 def fact_changes(was: dict | None, now: dict) -> list[PlanChange]:
@@ -363,8 +368,10 @@ def group_changes(
                 'the checkpoint has no state for these groups',
             )
         ]
-    for old, new in zip(saved, groups):
-        for index, parameter in zip(old['params'], new['params']):
+    for old, new in zip(saved, groups, strict=False):
+        for index, parameter in zip(
+            old['params'], new['params'], strict=False
+        ):
             for name, value in state.get(index, {}).items():
                 shape = tuple(getattr(value, 'shape', ()))
                 if shape and shape != tuple(parameter.shape):
@@ -379,7 +386,7 @@ def group_changes(
     if not settings:
         return []
     found = {}
-    for old, new in zip(saved, groups):
+    for old, new in zip(saved, groups, strict=False):
         for key in sorted(old.keys() & new.keys()):
             scheduled = key in SCHEDULED or key.startswith('initial_')
             values = plain_config(old[key]), plain_config(new[key])
@@ -434,9 +441,7 @@ def require_same_plan(
     Raises:
         UserError: One error with all changes that are not accepted.
     """
-    open_ = [
-        c for c in changes if c.refused or not _below(c.key, accepted)
-    ]
+    open_ = [c for c in changes if c.refused or not _below(c.key, accepted)]
     if not open_:
         return [
             f'the first {iteration} iterations were trained with {c.key} '

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from tiny_run import read_config, write_images
 
+from clouds_mmseg.ablation.rows import ROWS
+from clouds_mmseg.engine.config_text import parse_config_text, plain_config
 from clouds_mmseg.engine.launch import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
+from clouds_mmseg.engine.resume_plan import config_changes
 from clouds_mmseg.engine.run_header import bare_model
 from clouds_mmseg.utils.errors import UserError
 
@@ -83,17 +87,13 @@ ADAMW = dict(
             ADAMW,
             [
                 dict(type='PolyRestartLR', period=4, warmup=2, by_epoch=False),
-                dict(
-                    type='CosineAnnealingMomentum', T_max=9, by_epoch=False
-                ),
+                dict(type='CosineAnnealingMomentum', T_max=9, by_epoch=False),
             ],
         ),
         (
             None,
             [
-                dict(
-                    type='LinearLR', start_factor=0.1, end=2, by_epoch=False
-                ),
+                dict(type='LinearLR', start_factor=0.1, end=2, by_epoch=False),
                 dict(POLY, begin=2, end=9),
             ],
         ),
@@ -149,9 +149,7 @@ def test_a_decay_to_another_end_is_followed_and_said(run, caplog):
     log = log_of(resumed)
     assert log.count(note) == 2
     assert 'not those of one run with this config' in log
-    results = json.loads(
-        (Path(resumed.work_dir) / 'results.json').read_text()
-    )
+    results = json.loads((Path(resumed.work_dir) / 'results.json').read_text())
     assert results['resumed_with_changes'] == [note]
     # Who continues it once more hears of it, too.
     again = run(
@@ -185,9 +183,7 @@ def test_another_number_or_type_of_schedulers(run, before, after):
 
 def test_another_learning_rate_is_used_and_said(run):
     run('parted')
-    changes = dict(
-        optim_wrapper__optimizer__lr=0.2, train_cfg__max_iters=6
-    )
+    changes = dict(optim_wrapper__optimizer__lr=0.2, train_cfg__max_iters=6)
     resumed = run('parted', resume=True, **changes)
     lr = resumed.optim_wrapper.optimizer.param_groups[0]['lr']
     assert lr == pytest.approx(0.2)
@@ -444,6 +440,34 @@ class TestAccumulation:
         )
         with pytest.raises(UserError, match='3 is no multiple of 2'):
             runner.train()
+
+
+@pytest.mark.parametrize(
+    'row', [r for r in ROWS if r.warm_up], ids=lambda row: row.name
+)
+def test_rows_of_the_ablation_share_their_warm_up(row, repo_root):
+    paths = {r.name: repo_root / r.config for r in ROWS}
+    was, now = (
+        plain_config(Config.fromfile(paths[name]).to_dict())
+        for name in (row.warm_up, row.name)
+    )
+    begin = now['train_cfg']['warmup_iters']
+    assert was != now
+    assert config_changes(was, now, begin) == []
+    assert config_changes(was, now, begin + 1) != []
+
+
+def test_the_text_of_a_config_has_its_values(repo_root):
+    for name in ('toycity/clouds.py', 'clouds/gta2cs.py', 'warmup/syn2cs.py'):
+        cfg = Config.fromfile(repo_root / 'configs' / name)
+        assert parse_config_text(cfg.pretty_text) == plain_config(
+            cfg.to_dict()
+        )
+    assert parse_config_text("a = dict({'b c': [(1, -2.5), None]})") == {
+        'a': {'b c': [[1, -2.5], None]}
+    }
+    assert parse_config_text('a = (') is None
+    assert parse_config_text('') is None
 
 
 def test_accept_must_be_a_list(build, trained):

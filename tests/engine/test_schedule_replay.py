@@ -116,7 +116,7 @@ def test_fast_forward_equals_stepping(name, optimizer):
         # And it goes on as the other does.
         if steps < LENGTH:
             other._global_step = 0
-            for one, two in zip(stepped, schedulers):
+            for one, two in zip(stepped, schedulers, strict=False):
                 one.step()
                 two.step()
             assert settings(other.param_groups) == settings(
@@ -139,9 +139,9 @@ def test_a_schedule_does_not_differ_from_itself(name):
 
 def difference(was, now, steps, **lengths):
     (a, old), (b, new) = build(was), build(now)
-    return first_difference((old, a.param_groups), (new, b.param_groups), steps)[
-        0
-    ]
+    return first_difference(
+        (old, a.param_groups), (new, b.param_groups), steps
+    )[0]
 
 
 def test_a_longer_decay_differs_from_the_second_iteration_on():

@@ -109,6 +109,49 @@ def test_warm_up_of_another_run_can_be_shared(tmp_path, whole, config):
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
+def test_a_beginning_that_ended_its_schedule_can_be_shared(tmp_path, config):
+    # `end` is filled in with max_iters, so the schedules differ by it.
+    rates = dict(type='PolyRestartLR', period=4, warmup=2, by_epoch=False)
+    plan = dict(
+        param_scheduler=[rates],
+        train_cfg__warmup_iters=4,
+        train_cfg__max_iters=8,
+    )
+    build_runner(read_config(config, tmp_path / 'whole', **plan)).train()
+    short = dict(plan, train_cfg__max_iters=4)
+    build_runner(read_config(config, tmp_path / 'short', **short)).train()
+    shared = tmp_path / 'short' / 'iter_4.pth'
+    build_runner(
+        read_config(config, tmp_path / 'work', resume=str(shared), **plan)
+    ).train()
+    expected, got = (
+        torch.load(tmp_path / name / 'iter_8.pth', weights_only=False)
+        for name in ('whole', 'work')
+    )
+    for key, value in expected['state_dict'].items():
+        assert torch.equal(got['state_dict'][key], value), key
+    for index, state in expected['optimizer']['state'].items():
+        for key, value in state.items():
+            assert torch.equal(got['optimizer']['state'][index][key], value)
+    for key in ('param_groups', 'base_param_settings'):
+        a, b = (c['optimizer'].get(key) for c in (expected, got))
+        assert str(a) == str(b)
+    assert expected['param_schedulers'] == got['param_schedulers']
+
+
+def test_only_the_warm_up_can_be_shared(tmp_path, whole, config):
+    first = Path(whole[0]) / 'iter_9.pth'
+    for changes, key in (
+        (dict(train_cfg__warmup_iters=4), 'train_cfg.warmup_iters: 3 -> 4'),
+        (dict(model__teacher_decay=0.9), 'model.teacher_decay: 0.5 -> 0.9'),
+    ):
+        cfg = read_config(
+            config, tmp_path / 'work', resume=str(first), **changes
+        )
+        with pytest.raises(UserError, match=key):
+            build_runner(cfg).train()
+
+
 def test_named_checkpoint_is_resumed_in_another_folder(
     tmp_path, whole, config
 ):
