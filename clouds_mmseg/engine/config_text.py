@@ -57,7 +57,7 @@ def _value(node):
 def _pairs(node):
     return {
         str(_value(key)): _value(value)
-        for key, value in zip(node.keys, node.values, strict=False)
+        for key, value in zip(node.keys, node.values, strict=True)
         if key is not None
     }
 
@@ -114,7 +114,7 @@ def config_differences(
         if len(was) != len(now):
             yield key, was, now
             return
-        for index, (a, b) in enumerate(zip(was, now, strict=False)):
+        for index, (a, b) in enumerate(zip(was, now, strict=True)):
             yield from config_differences(a, b, f'{key}.{index}')
     elif was != now:
         yield key, was, now

@@ -149,9 +149,9 @@ def fast_forward(
     replay = Replay(schedulers, groups, [i for _, i in kinds.values()])
     for _ in range(steps):
         replay.step()
-    for group, kind in zip(groups, of_group, strict=False):
+    for group, kind in zip(groups, of_group, strict=True):
         group.update(replay.groups[kind])
-    for scheduler, stepped in zip(schedulers, replay.schedulers, strict=False):
+    for scheduler, stepped in zip(schedulers, replay.schedulers, strict=True):
         scheduler._global_step = stepped._global_step
         scheduler.last_step = stepped.last_step
         scheduler._last_value = [stepped._last_value[k] for k in of_group]
@@ -193,7 +193,7 @@ def first_difference(
 
 
 def _compare(was, now, names, iteration):
-    for old, new in zip(was.groups, now.groups, strict=False):
+    for old, new in zip(was.groups, now.groups, strict=True):
         for name in names:
             # Without a scheduler Adam's momentum is the first of its betas.
             a, b = (_rate(group, name) for group in (old, new))
