@@ -8,7 +8,7 @@ from clouds_mmseg.utils.pretrained import (
     find_pretrained,
     in_repository,
     is_offline,
-    missing_weights,
+    missing_error,
 )
 
 # Files up to this many bytes are hashed whole; of the larger ones (weights)
@@ -63,7 +63,7 @@ def unreachable(model, marker, error):
         marker (str): Name of the file that its folder would hold.
         error (Exception): What the hub's client raised.
     """
-    missing = missing_weights(
+    missing = missing_error(
         f'--model {model}',
         in_repository(model, [marker]),
         repository=model,

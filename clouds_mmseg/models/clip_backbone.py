@@ -113,6 +113,21 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             self._compiled = torch.compile(self.pyramid, **options)
         self.set_frozen(frozen)
 
+    @staticmethod
+    def find_weights(cfg: dict) -> None:
+        """Raise an error if the weights of a config are not here.
+
+        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        """
+        from clouds_mmseg.models.clip_towers import (
+            check_model_name,
+            locate_weights,
+        )
+
+        if cfg.get('pretrained'):
+            name = check_model_name(cfg['model_name'])
+            locate_weights(name, cfg['pretrained'], fetch=False)
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature pyramid.
 

@@ -93,6 +93,34 @@ def class_text_embeddings(
     return embeddings, counts
 
 
+def find_text_weights(
+    classes: Sequence[str | Sequence[str]],
+    *,
+    model_name: str,
+    pretrained: str | None,
+    templates: Sequence[str | Callable[[str], str]] | None = None,
+    cache_dir: str | Path | None = None,
+) -> None:
+    """Raise an error if embeddings could not be made on this machine.
+
+    Takes the arguments of :func:`class_text_embeddings`; nothing is read or
+    fetched. Embeddings on disk need no weights.
+
+    Raises:
+        UserError: As :func:`class_text_embeddings`, where it can be known.
+    """
+    words, templates = _words(classes), _templates(templates)
+    model_name = check_model_name(model_name)
+    if not pretrained:
+        return
+    if not Path(pretrained).expanduser().is_file():
+        prompts = [[t(w) for t in templates] for names in words for w in names]
+        path = _cache_file(prompts, model_name, pretrained, cache_dir)
+        if path.is_file():
+            return
+    locate_weights(model_name, pretrained, fetch=False)
+
+
 def _words(classes):
     """Return each class as a list of synonyms."""
     if isinstance(classes, str) or not len(classes):

@@ -14,16 +14,13 @@ from pathlib import Path
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import (
     find_or_fetch,
-    find_pretrained,
-    in_repository,
-    is_offline,
-    missing_weights,
+    find_or_fetch_from_hub,
 )
 
 _TOY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
@@ -50,7 +47,9 @@ def check_model_name(model_name: str) -> str:
     )
 
 
-def locate_weights(model_name: str, pretrained: str) -> Path:
+def locate_weights(
+    model_name: str, pretrained: str, *, fetch: bool = True
+) -> Path:
     """Return the file of some weights, fetching it if it is a tag.
 
     Args:
@@ -58,6 +57,7 @@ def locate_weights(model_name: str, pretrained: str) -> Path:
         pretrained (str): A local file, or a tag that open_clip knows for the
             model. A tag's file is looked for in the pretrained folder first
             (``--pretrained-dir``); downloads go to open_clip's own cache.
+        fetch (bool): False only looks.
 
     Raises:
         UserError: If it is neither.
@@ -76,27 +76,18 @@ def locate_weights(model_name: str, pretrained: str) -> Path:
     what = f'pretrained={pretrained!r} of {model_name}'
     url = config.get('url')
     hub = config.get('hf_hub')
-    # OpenAI's own archives are published under an address as well.
-    places = [os.path.basename(url)] if url else []
     if not hub:
-        return find_or_fetch(url, what, folder='~/.cache/clip')
+        return find_or_fetch(url, what, folder='~/.cache/clip', fetch=fetch)
     repository, name = os.path.split(hub)
-    names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    places = in_repository(repository, names) + places
-    found = find_pretrained(places)
-    if found:
-        return found
-    try:
-        # Without network, or with HF_HUB_OFFLINE, it looks into its cache.
-        return Path(download_pretrained(config))
-    except Exception as error:
-        raise missing_weights(
-            what,
-            places,
-            repository=repository,
-            error=None if is_offline() else error,
-            instead='the path of the file as pretrained=',
-        ) from error
+    return find_or_fetch_from_hub(
+        repository,
+        [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME],
+        what,
+        # OpenAI's own archives are published under an address as well.
+        places=[os.path.basename(url)] if url else [],
+        instead='the path of the file as pretrained=',
+        fetch=fetch,
+    )
 
 
 def needs_quick_gelu(model_name: str, pretrained: str | None) -> bool:
