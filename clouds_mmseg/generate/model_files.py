@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.utils.pretrained import (
+    check_hub_reachable,
     find_pretrained,
     in_repository,
     is_offline,
@@ -53,6 +54,15 @@ def local_folder(model, marker):
         )
     found = find_pretrained(in_repository(model, [marker]))
     return found and found.parent
+
+
+def reach_hub() -> None:
+    """Raise an OSError at once where the hub would be asked in vain.
+
+    Where ``HF_HUB_OFFLINE`` is set, its client looks into its cache only.
+    """
+    if not is_offline():
+        check_hub_reachable()
 
 
 def unreachable(model, marker, error):
