@@ -16,7 +16,7 @@ from clouds_mmseg.utils.pretrained import use_pretrained_dir
 _OPTIONS = (
     'model', 'size', 'scheduler', 'steps', 'guidance', 'negative_prompt',
     'strength', 'dtype', 'device', 'batch_size', 'threads', 'variant',
-    'revision',
+    'revision', 'safety_checker',
 )  # fmt: skip
 
 
@@ -90,7 +90,16 @@ def parse_args(argv=None):
         'keeps the one it was begun with',
     )  # fmt: skip
     group.add_argument('--threads', type=int, help='on CPU; default 1')
-    group.add_argument('--variant', help='of the weights, such as fp16')
+    group.add_argument(
+        '--variant',
+        help='of the weight files, such as fp16; by default the plain ones, '
+        'or the only variant where there are none',
+    )
+    group.add_argument(
+        '--safety-checker', choices=['default', 'on', 'off'],
+        help='of Stable Diffusion: default as the model comes. An image that '
+        'it blacks out is made again with the next seed, up to 6 times',
+    )  # fmt: skip
     group.add_argument('--revision', help='commit or branch on the hub')
     return parser.parse_args(argv)
 

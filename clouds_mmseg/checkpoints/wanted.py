@@ -13,6 +13,7 @@ from clouds_mmseg.checkpoints.head_shapes import head_arguments
 from clouds_mmseg.checkpoints.layouts import OURS, STEPS, TEACHER
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.later_weights import weights_come_later
 
 _BACKBONE = 'backbone.'
 _VISUAL = 'backbone.visual.'
@@ -153,7 +154,9 @@ def of_config(path, weights):
     model = copy.deepcopy(cfg.model)
     dimensions = weights[_VOID].shape[1] if _VOID in weights else None
     _without_weights(model, dimensions)
-    return shapes_of(MODELS.build(model)), f'the model of {path}', cfg
+    with weights_come_later(True):
+        shapes = shapes_of(MODELS.build(model))
+    return shapes, f'the model of {path}', cfg
 
 
 def _without_weights(config, dimensions):
@@ -164,14 +167,7 @@ def _without_weights(config, dimensions):
     if not isinstance(config, dict):
         return
     kind = config.get('type')
-    if kind == 'CLIPBackbone' and config.get('pretrained'):
-        # That weights will come is said by init_cfg, which is not run.
-        config.update(
-            pretrained=None, init_cfg=dict(type='Pretrained', checkpoint='')
-        )
-    elif kind == 'FrozenTIMMBackbone' and config.get('weights'):
-        config['weights'] = None
-    elif kind == 'TIMMBackbone':
+    if kind == 'TIMMBackbone':
         config['pretrained'] = False
     elif kind == 'text' and dimensions is not None:
         # Only its width shows in the weights.

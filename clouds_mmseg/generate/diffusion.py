@@ -15,6 +15,7 @@ from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.model_files import pick_device, pick_dtype
 from clouds_mmseg.generate.pipeline import (
     load_pipeline,
+    set_safety_checker,
     set_scheduler,
     truncations,
 )
@@ -50,8 +51,9 @@ class DiffusionBackend:
         batch_size (int): Images at once. Rounding depends on it, so a bank
             keeps the one that it was begun with.
         threads (int): On CPU, threads of torch; rounding depends on it.
-        variant (str, optional): Of the weight files, such as ``'fp16'``.
+        variant (str, optional): See :func:`~.pipeline.load_pipeline`.
         revision (str, optional): Commit or branch on the hub.
+        safety_checker (str): See :func:`~.pipeline.set_safety_checker`.
 
     Raises:
         GenerationError: diffusers is missing, the model is not there or of
@@ -78,6 +80,7 @@ class DiffusionBackend:
         threads=1,
         variant=None,
         revision=None,
+        safety_checker='default',
     ):
         self.model = model
         self.mode = mode
@@ -95,6 +98,7 @@ class DiffusionBackend:
             model, mode, dtype=self.dtype, variant=variant, revision=revision
         )
         self.name, self.fingerprint = loaded.name, loaded.fingerprint
+        self.variant = loaded.variant
         self.pipe = loaded.pipe.to(self.device)
         if negative_prompt and 'negative_prompt' not in (
             inspect.signature(self.pipe.__call__).parameters
@@ -103,6 +107,9 @@ class DiffusionBackend:
                 f'--negative-prompt: {type(self.pipe).__name__} takes none'
             )
         self.scheduler = set_scheduler(self.pipe, scheduler, self.name)
+        self.checks_safety = set_safety_checker(
+            self.pipe, safety_checker, self.name
+        )
         self._check_size()
 
     def _check(self):
@@ -151,6 +158,8 @@ class DiffusionBackend:
             negative_prompt=self.negative_prompt,
             dtype=str(self.dtype).removeprefix('torch.'),
             batch_size=self.batch_size,
+            variant=self.variant,
+            safety_checker=self.checks_safety,
         )
         if self.mode == 'img2img':
             recipe['strength'] = self.strength
@@ -198,7 +207,9 @@ class DiffusionBackend:
         """
         if self.mode == 'txt2img':
             width, height = self.size
-            return self._run(requests, width=width, height=height)
+            made = self._run(requests, width=width, height=height)
+            self._check_made(made, requests, self.size)
+            return made
         sources = [open_source(r.source_path) for r in requests]
         sizes = [working_size(s.size, self.size, self.multiple)
                  for s in sources]  # fmt: skip
@@ -212,6 +223,7 @@ class DiffusionBackend:
                 image=[sources[i].resize(size, Image.LANCZOS) for i in at],
                 strength=self.strength,
             )
+            self._check_made(made, [requests[i] for i in at], size)
             for i, picture in zip(at, made, strict=True):
                 pictures[i] = _restored(picture, sources[i].size)
         return pictures
@@ -230,14 +242,32 @@ class DiffusionBackend:
             options['negative_prompt'] = [self.negative_prompt] * len(requests)
         try:
             with self._reproducible():
-                images = self.pipe(**options).images  # (B, H, W, 3)
+                output = self.pipe(**options)
         except torch.OutOfMemoryError as error:
             raise GenerationError(
                 f'{self.device} runs out of memory with --batch-size '
                 f'{self.batch_size} and --size {self.size}: make one of them '
                 'smaller (and begin another bank: rounding depends on them)'
             ) from error
-        return [Picture(np.asarray(image)) for image in images]
+        # None where the model has no safety checker.
+        unsafe = getattr(output, 'nsfw_content_detected', None)
+        unsafe = unsafe or [False] * len(requests)
+        return [
+            Picture(np.asarray(image), unsafe=bool(flag))  # (H, W, 3)
+            for image, flag in zip(output.images, unsafe, strict=True)
+        ]
+
+    def _check_made(self, pictures, requests, size):
+        """Refuse images of another size than was asked for."""
+        for picture, request in zip(pictures, requests, strict=True):
+            found = picture.image.shape[1::-1]
+            if found != tuple(size):
+                raise GenerationError(
+                    f'image {request.index} (prompt line {request.line}) came '
+                    f'out {found[0]}x{found[1]}, asked for was '
+                    f'{size[0]}x{size[1]}: {self.name} makes images of other '
+                    'sizes only. Change --size.'
+                )
 
     @contextmanager
     def _reproducible(self):
@@ -261,4 +291,4 @@ def _restored(picture, size):
         return picture
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     resized = Image.fromarray(image).resize(size, Image.LANCZOS)
-    return Picture(np.asarray(resized))
+    return Picture(np.asarray(resized), unsafe=picture.unsafe)

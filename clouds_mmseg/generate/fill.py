@@ -14,6 +14,12 @@ from clouds_mmseg.generate.request import next_attempt, request_for
 from clouds_mmseg.utils.bank_manifest import sha256_of
 
 MAX_ATTEMPTS = 6
+_ADVICE = {
+    'nan': 'The model overflows in this precision: use --dtype float32 or '
+    'bfloat16 and another folder',
+    'safety checker': 'Change the prompt, or use --safety-checker off and '
+    'another folder',
+}
 
 
 @dataclass
@@ -98,21 +104,17 @@ def fill_bank(
 
 def _until_not_blank(backend, request, picture, seed, counts):
     """Try further seeds, alone, until the image shows something."""
-    while reason := blank_reason(picture.image):
+    while reason := _rejected(picture):
         counts[reason] += 1
         print_log(
-            f'image {request.index} (seed {request.seed}) came out blank '
-            f'({reason}); it is made again with the next seed',
+            f'image {request.index} (seed {request.seed}, prompt line '
+            f'{request.line}) came out blank ({reason}); it is made again '
+            'with the next seed',
             logger='current',
             level=logging.WARNING,
         )
         if request.attempt + 1 >= MAX_ATTEMPTS:
-            advice = (
-                'The model overflows in this precision: use --dtype float32 '
-                'or bfloat16 and another folder'
-                if reason == 'nan'
-                else 'Change the prompt or the model'
-            )
+            advice = _ADVICE.get(reason, 'Change the prompt or the model')
             raise GenerationError(
                 f'image {request.index} came out blank ({reason}) with '
                 f'{MAX_ATTEMPTS} seeds, the last one {request.seed}; its '
@@ -121,6 +123,13 @@ def _until_not_blank(backend, request, picture, seed, counts):
         request = next_attempt(request, seed)
         (picture,) = backend.generate([request])
     return request, picture
+
+
+def _rejected(picture):
+    """Say why an image must not be kept; None for a good one."""
+    if picture.unsafe:
+        return 'safety checker'
+    return blank_reason(picture.image)
 
 
 def _add(bank, backend, request, picture):

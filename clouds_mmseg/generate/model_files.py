@@ -5,10 +5,11 @@ from pathlib import Path
 
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.utils.pretrained import (
+    check_hub_reachable,
     find_pretrained,
     in_repository,
     is_offline,
-    missing_weights,
+    missing_error,
 )
 
 # Files up to this many bytes are hashed whole; of the larger ones (weights)
@@ -55,6 +56,15 @@ def local_folder(model, marker):
     return found and found.parent
 
 
+def reach_hub() -> None:
+    """Raise an OSError at once where the hub would be asked in vain.
+
+    Where ``HF_HUB_OFFLINE`` is set, its client looks into its cache only.
+    """
+    if not is_offline():
+        check_hub_reachable()
+
+
 def unreachable(model, marker, error):
     """Return the error for an id that cannot be had.
 
@@ -63,7 +73,7 @@ def unreachable(model, marker, error):
         marker (str): Name of the file that its folder would hold.
         error (Exception): What the hub's client raised.
     """
-    missing = missing_weights(
+    missing = missing_error(
         f'--model {model}',
         in_repository(model, [marker]),
         repository=model,

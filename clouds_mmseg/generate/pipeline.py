@@ -1,5 +1,8 @@
 """Loading of diffusion pipelines: the only file that imports diffusers."""
 
+import logging
+import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +12,7 @@ from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.model_files import (
     fingerprint,
     local_folder,
+    reach_hub,
     unreachable,
 )
 
@@ -16,6 +20,13 @@ from clouds_mmseg.generate.model_files import (
 DEFAULT_SCHEDULER = 'EulerDiscreteScheduler'
 _MARKER = 'model_index.json'
 _QUOTED = 60
+# diffusion_pytorch_model.fp16.safetensors, or with -00001-of-00002 behind
+# the variant; without a variant, that part is missing.
+_WEIGHTS = re.compile(
+    r'(?:diffusion_pytorch_model|pytorch_model|model)'
+    r'(?:\.([\w-]+?))?(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)'
+)
+SAFETY_CHECKERS = ('default', 'on', 'off')
 
 
 class Loaded(NamedTuple):
@@ -25,11 +36,13 @@ class Loaded(NamedTuple):
         pipe: The pipeline of diffusers, on the CPU.
         name: Name of its folder, or its id.
         fingerprint: Of its files, or its commit on the hub.
+        variant: Of the weight files that were loaded.
     """
 
     pipe: Any
     name: str
     fingerprint: str
+    variant: str | None
 
 
 def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
@@ -40,15 +53,18 @@ def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
             Hugging Face hub.
         mode (str): ``'txt2img'`` or ``'img2img'``.
         dtype (torch.dtype): Of the weights.
-        variant (str, optional): Of the weight files, such as ``'fp16'``.
+        variant (str, optional): Of the weight files, such as ``'fp16'``. By
+            default the plain ones, or where a part has none, the only
+            variant that there is.
         revision (str, optional): Commit or branch on the hub.
 
     Returns:
         Loaded: Without a progress bar of its own.
 
     Raises:
-        GenerationError: diffusers is missing, or the model is not there or
-            of an unknown kind.
+        GenerationError: diffusers is missing, the model is not there or of
+            an unknown kind, there is no such variant, or the files do not
+            have all of the weights.
     """
     try:
         import diffusers
@@ -65,6 +81,7 @@ def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
         mark = fingerprint(folder)
     else:
         try:
+            reach_hub()
             folder = diffusers.DiffusionPipeline.download(
                 model, variant=variant, revision=revision
             )
@@ -72,22 +89,149 @@ def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
             raise unreachable(model, _MARKER, error) from error
         # A snapshot's folder is named after its commit.
         name, mark = model, str(folder).replace('\\', '/').split('/')[-1]
+    variant = pick_variant(Path(folder), variant, model)
     loader = (
         diffusers.AutoPipelineForText2Image
         if mode == 'txt2img'
         else diffusers.AutoPipelineForImage2Image
     )
     try:
-        pipe = loader.from_pretrained(
-            str(folder), dtype=dtype, variant=variant
-        )
+        with _complete():
+            pipe = loader.from_pretrained(
+                str(folder), dtype=dtype, variant=variant
+            )
     except Exception as error:
         raise GenerationError(
             f'--model {model} cannot be loaded for {mode} '
             f'({type(error).__name__}: {error})'
         ) from error
     pipe.set_progress_bar_config(disable=True)
-    return Loaded(pipe, name, mark)
+    return Loaded(pipe, name, mark, variant)
+
+
+def pick_variant(folder: Path, wanted: str | None, model: str) -> str | None:
+    """Choose the variant of the weight files of a pipeline's folder.
+
+    Args:
+        folder: What ``save_pretrained`` wrote.
+        wanted: The variant asked for; None chooses.
+        model: What the user called it.
+
+    Returns:
+        A variant that at least one part has, where the others have plain
+        files; None for the plain files.
+
+    Raises:
+        GenerationError: No part has the variant, a part has neither it nor
+            plain files, or there are several to choose from.
+    """
+    parts = {}
+    for path in sorted(folder.glob('*/*')):
+        match = _WEIGHTS.fullmatch(path.name)
+        if match:
+            parts.setdefault(path.parent.name, set()).add(match.group(1))
+    present = sorted({v for found in parts.values() for v in found if v})
+    bare = sorted(name for name, found in parts.items() if None not in found)
+    there = (
+        f'the variants there are {", ".join(present)}'
+        if present
+        else 'it has no variants: leave --variant out'
+    )
+    if wanted is not None and wanted not in present:
+        raise GenerationError(
+            f'--variant {wanted}: --model {model} has no such weight files; '
+            + there
+        )
+    # What has no plain files must all have one variant.
+    fitting = [v for v in present if all(v in parts[name] for name in bare)]
+    if wanted is None and not bare:
+        return None
+    if wanted is None and len(fitting) == 1:
+        print_log(
+            f'{model} has plain weights for some parts or none; --variant '
+            f'{fitting[0]} is used, the only one that {", ".join(bare)} has',
+            logger='current',
+        )
+        return fitting[0]
+    if wanted in fitting:
+        return wanted
+    having = '; '.join(
+        f'{name}: {", ".join(sorted(v or "plain" for v in found))}'
+        for name, found in parts.items()
+    )
+    raise GenerationError(
+        f'--model {model} has several variants of weight files ({having}). '
+        + (
+            f'Choose one with --variant {"|".join(fitting)}.'
+            if fitting
+            else 'None of them is there for every part: download the rest.'
+        )
+    )
+
+
+def set_safety_checker(pipe: Any, wanted: str, name: str) -> bool:
+    """Switch the check for unsafe images on or off.
+
+    Args:
+        pipe: A pipeline of diffusers; is changed.
+        wanted: ``'default'`` leaves it as the model has it, ``'on'`` demands
+            one, ``'off'`` removes it.
+        name: What the model is called in messages.
+
+    Returns:
+        Whether the pipeline checks its images.
+
+    Raises:
+        GenerationError: ``'on'``, and the model has none.
+    """
+    if wanted not in SAFETY_CHECKERS:
+        raise GenerationError(
+            f'--safety-checker must be one of {", ".join(SAFETY_CHECKERS)}, '
+            f'got {wanted!r}'
+        )
+    if wanted == 'off' and getattr(pipe, 'safety_checker', None) is not None:
+        pipe.safety_checker = None
+        pipe.register_to_config(requires_safety_checker=False)
+    there = getattr(pipe, 'safety_checker', None) is not None
+    if wanted == 'on' and not there:
+        raise GenerationError(f'--safety-checker on: {name} comes without one')
+    return there
+
+
+@contextmanager
+def _complete():
+    """Turn a warning that some weights are random into an error.
+
+    diffusers and transformers initialise what a file lacks and go on; such a
+    model makes images of noise.
+    """
+
+    class Collect(logging.Handler):
+        found = []
+
+        def emit(self, record):
+            text = record.getMessage()
+            if 'newly initialized' in text:
+                self.found.append(text)
+
+    collect = Collect()
+    collect.found = []
+    loggers = [logging.getLogger(n) for n in ('diffusers', 'transformers')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(collect)
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(collect)
+            logger.setLevel(level)
+    if collect.found:
+        raise ValueError(
+            'its files lack weights, or have some of another shape: '
+            + ' '.join(collect.found[0].split())
+        )
 
 
 def set_scheduler(pipe, wanted, name):

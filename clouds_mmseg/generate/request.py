@@ -46,10 +46,12 @@ class Picture:
             model failed.
         label: (H, W) uint8 train ids where the backend knows them and was
             asked to keep them.
+        unsafe: The safety checker of the model has blacked the image out.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
+    unsafe: bool = False
 
 
 class Backend(Protocol):

@@ -27,11 +27,16 @@ class CLIPBackbone(FreezableMixin, BaseModule):
     and standard deviation (68.50, 66.63, 70.32).
 
     Args:
-        model_name (str): A model of open_clip.
-        pretrained (str | None): A tag that open_clip knows for the model, a
+        model_name (str | None): A model of open_clip; or
+            ``hf-hub:owner/name`` or ``local-dir:folder``, which have weights
+            of their own. None where ``pretrained`` says which model it is.
+        pretrained (str | None): A tag that open_clip knows for the model; a
             local file (a whole CLIP checkpoint, OpenAI's TorchScript
-            archive, or a visual tower alone), or None for random weights.
-            Not read where a checkpoint replaces them, as in a test.
+            archive, or a visual tower alone) or its address;
+            ``hf-hub:owner/name``, ``local-dir:folder`` or a folder as
+            open_clip and its hub keep models, with their config; or None
+            for random weights. Not read where a checkpoint replaces them,
+            as in a test.
         frozen (bool): No gradients, eval mode, constant statistics.
         compile (bool | dict): Run the tower through ``torch.compile``, with
             these arguments if a dict. Every new size of images is compiled
@@ -42,6 +47,9 @@ class CLIPBackbone(FreezableMixin, BaseModule):
     Attributes:
         channels (list[int]): Width of each of the four maps.
         strides (list[int]): 4, 8, 16, 32.
+        image_mean (list[float] | None): Mean of the images that the weights
+            were trained with, RGB in [0, 255]; None for random weights.
+        image_std (list[float] | None): Likewise.
 
     Raises:
         UserError: If the model or the tag is unknown, the weights cannot be
@@ -51,7 +59,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
 
     def __init__(
         self,
-        model_name: str,
+        model_name: str | None = None,
         pretrained: str | None = None,
         frozen: bool = True,
         *,
@@ -75,43 +83,51 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             probe_pyramid,
             remove_modules,
         )
-        from clouds_mmseg.models.clip_towers import (
-            build_visual,
-            check_model_name,
-            locate_weights,
-        )
+        from clouds_mmseg.models.clip_source import find_clip
+        from clouds_mmseg.models.clip_towers import build_visual
 
-        model_name = check_model_name(model_name)
-        pyramid = probe_pyramid(model_name)
         coming = are_weights_coming()
-        path = None
-        if pretrained and not coming:
-            path = locate_weights(model_name, pretrained)
+        source = find_clip(model_name, pretrained, weights=not coming)
+        pyramid = probe_pyramid(source.model)
         self.channels = pyramid.channels
         self.strides = pyramid.strides
         self.indices = pyramid.indices
-        self.visual = build_visual(model_name)
+        self.visual = build_visual(source.model)
         remove_modules(self.visual, pyramid.unused)
-        if path:
+        if source.weights:
             load_strictly(
                 self.visual,
-                _visual_part(read_state_dict(path)),
-                source=str(path),
+                _visual_part(read_state_dict(source.weights)),
+                source=str(source.weights),
                 allow_unexpected=pyramid.unused,
             )
         elif frozen and not init_cfg and not coming:
             print_log(
-                f'{model_name} is frozen with random weights; give '
+                f'{source.name} is frozen with random weights; give '
                 'pretrained= or a checkpoint, or set frozen=False.',
                 logger='current',
                 level=logging.WARNING,
             )
-        self.weights_loaded = bool(pretrained)
+        self.weights_loaded = bool(pretrained or source.weights)
+        self.image_mean = self.image_std = None
+        if self.weights_loaded:
+            self.image_mean = [255 * value for value in source.mean]
+            self.image_std = [255 * value for value in source.std]
         self._compiled = None
         if compile:
             options = compile if isinstance(compile, dict) else {}
             self._compiled = torch.compile(self.pyramid, **options)
         self.set_frozen(frozen)
+
+    @staticmethod
+    def find_weights(cfg: dict) -> None:
+        """Raise an error if the weights of a config are not here.
+
+        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        """
+        from clouds_mmseg.models.clip_source import find_clip
+
+        find_clip(cfg.get('model_name'), cfg.get('pretrained'), fetch=False)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature pyramid.

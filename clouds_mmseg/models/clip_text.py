@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,21 +10,19 @@ from pathlib import Path
 import open_clip
 import torch
 from mmengine.logging import print_log
+from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from clouds_mmseg.checkpoints.files import is_torchscript, read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
-from clouds_mmseg.models.clip_towers import (
-    build_text,
-    check_model_name,
-    hub_needed,
-    locate_weights,
-    needs_quick_gelu,
-)
+from clouds_mmseg.models.clip_source import CLIPSource, find_clip
+from clouds_mmseg.models.clip_towers import build_text, hub_needed
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.pretrained import MissingWeightsError
 
 # Parts of a checkpoint that change no text embedding.
 _NO_TEXT = ('logit_scale', 'logit_bias', 'visual')
@@ -39,7 +38,7 @@ _BATCH = 128
 def class_text_embeddings(
     classes: Sequence[str | Sequence[str]],
     *,
-    model_name: str,
+    model_name: str | None = None,
     pretrained: str | None,
     templates: Sequence[str | Callable[[str], str]] | None = None,
     cache_dir: str | Path | None = None,
@@ -56,9 +55,9 @@ def class_text_embeddings(
     Args:
         classes (Sequence[str | Sequence[str]]): A name a class, or a list of
             synonyms.
-        model_name (str): A model of open_clip.
-        pretrained (str | None): A tag that open_clip knows for the model, a
-            local file, or None for random weights (never cached).
+        model_name (str | None): See :func:`~.clip_source.find_clip`.
+        pretrained (str | None): Likewise; None for random weights, which
+            are never cached.
         templates (Sequence[str | Callable] | None): Strings with one ``{}``
             for the name, or functions of it. By default open_clip's own
             templates for ImageNet.
@@ -78,19 +77,63 @@ def class_text_embeddings(
     """
     words = _words(classes)
     templates = _templates(templates)
-    model_name = check_model_name(model_name)
     prompts = [[t(w) for t in templates] for names in words for w in names]
     counts = [len(names) for names in words]
-    path = None
-    if pretrained:
-        path = _cache_file(prompts, model_name, pretrained, cache_dir)
-        embeddings = _read_cache(path, len(prompts))
-        if embeddings is not None:
-            return embeddings, counts
-    embeddings = _embed(prompts, model_name, pretrained)
-    if path:
+    path = _cached(prompts, model_name, pretrained, cache_dir)
+    embeddings = path and _read_cache(path, len(prompts))
+    if embeddings is not None:
+        return embeddings, counts
+    source = find_clip(model_name, pretrained)
+    if not source.weights:
+        print_log(
+            f'The text tower of {source.name} has random weights: its '
+            'embeddings say nothing about classes. Give pretrained=.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return _embed(prompts, source), counts
+    path = _cache_file(prompts, source, cache_dir)
+    embeddings = _read_cache(path, len(prompts))
+    if embeddings is None:
+        embeddings = _embed(prompts, source)
         _write_cache(path, embeddings)
     return embeddings, counts
+
+
+def find_text_weights(
+    classes: Sequence[str | Sequence[str]],
+    *,
+    model_name: str | None = None,
+    pretrained: str | None,
+    templates: Sequence[str | Callable[[str], str]] | None = None,
+    cache_dir: str | Path | None = None,
+) -> None:
+    """Raise an error if embeddings could not be made on this machine.
+
+    Takes the arguments of :func:`class_text_embeddings`; nothing is read or
+    fetched. Embeddings on disk need no weights.
+
+    Raises:
+        UserError: As :func:`class_text_embeddings`, where it can be known.
+    """
+    words, templates = _words(classes), _templates(templates)
+    prompts = [[t(w) for t in templates] for names in words for w in names]
+    path = _cached(prompts, model_name, pretrained, cache_dir, fetch=False)
+    if path is None or not path.is_file():
+        find_clip(model_name, pretrained, fetch=False)
+
+
+def _cached(prompts, model_name, pretrained, cache_dir, *, fetch=True):
+    """Where embeddings are kept whose weights need not be here.
+
+    None where only the content of a file says which weights they are, or
+    where the model's config is not here either.
+    """
+    try:
+        source = find_clip(model_name, pretrained, weights=False, fetch=fetch)
+    except MissingWeightsError:
+        return None
+    return source.identity and _cache_file(prompts, source, cache_dir)
 
 
 def _words(classes):
@@ -127,14 +170,14 @@ def _templates(templates):
 
 
 @torch.no_grad()
-def _embed(prompts, model_name, pretrained):
+def _embed(prompts, source):
     """Run the text tower over lists of prompts: (len(prompts), D)."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = _load_text(model_name, pretrained).to(device)
-    tokenize = _tokenizer(model_name)
+    model = _load_text(source).to(device)
+    tokenize = _tokenizer(source)
     flat = [p for group in prompts for p in group]
     print_log(
-        f'Embedding {len(flat)} prompts with the text tower of {model_name}',
+        f'Embedding {len(flat)} prompts with the text tower of {source.name}',
         logger='current',
     )
     rows = [
@@ -148,15 +191,15 @@ def _embed(prompts, model_name, pretrained):
     return F.normalize(rows.mean(1), dim=-1).float().cpu()
 
 
-def _load_text(model_name, pretrained):
+def _load_text(source: CLIPSource):
     """Build the text tower and load it, strict about all its weights."""
-    if not pretrained:
-        return build_text(model_name, quick_gelu=False)
-    path = locate_weights(model_name, pretrained)
+    path = source.weights
+    if path is None:
+        return build_text(source.model, quick_gelu=False)
     # OpenAI's archives say nothing about activations, but all of theirs
     # were trained with QuickGELU.
-    quick_gelu = needs_quick_gelu(model_name, pretrained)
-    model = build_text(model_name, quick_gelu or is_torchscript(path))
+    quick_gelu = source.quick_gelu or is_torchscript(path)
+    model = build_text(source.model, quick_gelu)
     state_dict = read_state_dict(path)
     if hasattr(model, 'text'):
         state_dict = _under_text(state_dict)
@@ -184,29 +227,39 @@ def _under_text(state_dict):
     }
 
 
-def _tokenizer(model_name):
+def _tokenizer(source):
+    config = open_clip.get_model_config(source.model)['text_cfg']
+    name = config.get('hf_tokenizer_name')
+    folder = source.folder
     try:
-        return open_clip.get_tokenizer(model_name)
+        if name and folder and not any(folder.glob('tokenizer*')):
+            # open_clip would look for it beside the config only.
+            return HFTokenizer(
+                name,
+                context_length=config.get('context_length', 77),
+                tokenizer_mode=config.get('tokenizer_mode'),
+                **config.get('tokenizer_kwargs', {}),
+            )
+        return open_clip.get_tokenizer(source.model)
     except OSError as error:
-        raise hub_needed(f'The tokenizer of {model_name}', error) from error
+        what = f'The tokenizer of {source.name}'
+        raise hub_needed(what, error) from error
 
 
-def _cache_file(prompts, model_name, pretrained, cache_dir):
+def _cache_file(prompts, source, cache_dir):
     """Return the file that holds or will hold these embeddings."""
     root = cache_dir or os.path.join(
         os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'clouds_mmseg', 'text'
     )
-    weights = Path(pretrained).expanduser()
-    identity = f'tag {pretrained}'
-    if weights.is_file():
-        with open(weights, 'rb') as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        identity = f'sha256 {digest.hexdigest()}'
-    content = json.dumps([prompts, model_name, identity])
+    identity = source.identity or f'sha256 {sha256_of(source.weights)}'
+    model = source.model
+    if source.folder:
+        # A folder's name says nothing of what is in it.
+        model = open_clip.get_model_config(model)
+    content = json.dumps([prompts, model, identity])
     name = hashlib.sha256(content.encode()).hexdigest()[:24]
-    return Path(root).expanduser() / f'{model_name}-{name}.safetensors'
+    label = Path(source.name).name
+    return Path(root).expanduser() / f'{label}-{name}.safetensors'
 
 
 def _read_cache(path, rows):

@@ -1,6 +1,9 @@
 """The segmentor of the benchmarks."""
 
+import logging
+
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.models.utils import resize
@@ -19,6 +22,10 @@ class DGSegmentor(EncoderDecoder):
     In the mode ``slide`` several windows go through the network at once:
     ``test_cfg.window_batch`` of them, 4 by default.
 
+    A backbone that knows how the images were normalised that its weights
+    were trained with (``image_mean``, ``image_std``) is compared with the
+    data preprocessor; a difference is a warning.
+
     Args:
         **kwargs: As for :class:`mmseg.models.EncoderDecoder`.
 
@@ -26,6 +33,10 @@ class DGSegmentor(EncoderDecoder):
         ValueError: ``decode_head`` states no ``in_channels`` and the
             backbone has no attribute ``channels``.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _check_normalization(self.backbone, self.data_preprocessor)
 
     def _init_decode_head(self, decode_head):
         if 'in_channels' not in decode_head:
@@ -132,3 +143,41 @@ def _spans(side, crop, stride):
     number = max(side - crop + stride - 1, 0) // stride + 1
     ends = [min(i * stride + crop, side) for i in range(number)]
     return [slice(max(end - crop, 0), end) for end in ends]
+
+
+def _check_normalization(backbone, preprocessor):
+    """Warn if a backbone gets other images than its weights were made with.
+
+    Nothing fails then, and the features are worse.
+    """
+    names = (('image_mean', 'mean'), ('image_std', 'std'))
+    for wanted, given in names:
+        wanted = getattr(backbone, wanted, None)
+        found = getattr(preprocessor, given, None)
+        if wanted is None or found is None:
+            continue
+        found = found.flatten().tolist()
+        if all(abs(a - b) < 0.5 for a, b in zip(wanted, found, strict=True)):
+            continue
+        swapped = all(
+            abs(a - b) < 0.5 for a, b in zip(wanted, found[::-1], strict=True)
+        )
+        print_log(
+            f'The weights of {type(backbone).__name__} were trained with '
+            f'images of {given} {[round(value, 2) for value in wanted]} '
+            f'(RGB), data_preprocessor.{given} is '
+            f'{[round(value, 2) for value in found]}'
+            + (', which is the order BGR' if swapped else '')
+            + ': its features will be worse.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if getattr(backbone, 'image_mean', None) is not None and not getattr(
+        preprocessor, '_channel_conversion', True
+    ):
+        print_log(
+            f'The weights of {type(backbone).__name__} were trained with RGB '
+            'images and get BGR: set data_preprocessor.bgr_to_rgb=True.',
+            logger='current',
+            level=logging.WARNING,
+        )

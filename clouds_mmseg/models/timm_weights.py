@@ -9,10 +9,7 @@ import torch
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import (
     find_or_fetch,
-    find_pretrained,
-    in_repository,
-    is_offline,
-    missing_weights,
+    find_or_fetch_from_hub,
 )
 
 # As timm names the files of its repositories.
@@ -40,6 +37,33 @@ def read_timm_weights(
             none of that model.
         MissingWeightsError: If they are not here and cannot be fetched.
     """
+    path = locate_timm_weights(model_name)
+    try:
+        model = timm.create_model(
+            model_name,
+            pretrained=True,
+            pretrained_cfg_overlay=dict(file=str(path)),
+            **(kwargs or {}),
+        )
+    except Exception as error:
+        raise UserError(
+            f'{path} cannot be loaded as the weights of timm/{model_name} '
+            f'({type(error).__name__}: {error})'
+        ) from error
+    return model.state_dict()
+
+
+def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
+    """Return the file of timm's own weights of a model.
+
+    Args:
+        model_name: A model of timm, with or without a tag.
+        fetch: False only looks.
+
+    Raises:
+        UserError: If timm has no weights for the model.
+        MissingWeightsError: If they are not here and cannot be fetched.
+    """
     what = f'the weights of timm/{model_name}'
     config = timm.models.get_pretrained_cfg(model_name)
     repository, url = (
@@ -50,32 +74,13 @@ def read_timm_weights(
             f'timm has no weights for {model_name}; give a file as weights=, '
             'or a name with a tag from timm.list_pretrained()'
         )
-    names = [config.hf_hub_filename] if config.hf_hub_filename else _FILES
-    places = in_repository(repository, names) if repository else []
-    if url:
-        places.append(Path(urlparse(url).path).name)
-    path = find_pretrained(places)
-    if path is None and not repository:
-        path = find_or_fetch(url, what)
-    overlay = dict(file=str(path)) if path else None
-    try:
-        model = timm.create_model(
-            model_name,
-            pretrained=True,
-            pretrained_cfg_overlay=overlay,
-            **(kwargs or {}),
-        )
-    except Exception as error:
-        if path is not None:
-            raise UserError(
-                f'{path} cannot be loaded as {what} '
-                f'({type(error).__name__}: {error})'
-            ) from error
-        raise missing_weights(
-            what,
-            places,
-            repository=repository,
-            error=None if is_offline() else error,
-            instead='the path of the file as weights=',
-        ) from error
-    return model.state_dict()
+    if not repository:
+        return find_or_fetch(url, what, fetch=fetch)
+    return find_or_fetch_from_hub(
+        repository,
+        [config.hf_hub_filename] if config.hf_hub_filename else _FILES,
+        what,
+        places=[Path(urlparse(url).path).name] if url else [],
+        instead='the path of the file as weights=',
+        fetch=fetch,
+    )

@@ -16,6 +16,7 @@ from clouds_mmseg.refine.options import check_choice, check_range
 from clouds_mmseg.refine.points import POINT_MODES, sample_prompts
 from clouds_mmseg.refine.prompts import find_components
 from clouds_mmseg.refine.sam_model import PromptedSAM
+from clouds_mmseg.refine.sam_weights import find_weights
 from clouds_mmseg.utils.cityscapes import IGNORE
 
 OVERLAPS = ('drop', 'best_score')
@@ -122,6 +123,14 @@ class SAMRefiner:
         self.ignore_index = ignore_index
         self._cache = cache_dir and ArrayCache(cache_dir, cache_bytes)
         self.sam = self._load(variant, checkpoint)
+
+    @staticmethod
+    def find_weights(cfg):
+        """Raise an error if the weights of a config are not here.
+
+        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        """
+        find_weights(cfg.get('checkpoint'), cfg.get('variant'), fetch=False)
 
     def _load(self, variant, checkpoint):
         return PromptedSAM(variant, checkpoint)

@@ -14,7 +14,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import (
     find_or_fetch,
     find_pretrained,
-    missing_weights,
+    missing_error,
 )
 
 _OFFICIAL = 'https://dl.fbaipublicfiles.com/segment_anything/'
@@ -67,7 +67,7 @@ def sam_module(variant):
     return module
 
 
-def find_weights(checkpoint, variant):
+def find_weights(checkpoint, variant, *, fetch=True):
     """Return a local file of weights, fetched first if it is an address.
 
     Args:
@@ -78,6 +78,7 @@ def find_weights(checkpoint, variant):
             ``hub/checkpoints`` of torch's cache folder and not fetched
             again.
         variant (str): For the message.
+        fetch (bool): False only looks.
 
     Returns:
         Path: An existing file.
@@ -94,11 +95,11 @@ def find_weights(checkpoint, variant):
             f'got {checkpoint!r}. They are published at {source}'
         )
     if re.match(r'\w+://', str(checkpoint)):
-        return find_or_fetch(str(checkpoint), what)
+        return find_or_fetch(str(checkpoint), what, fetch=fetch)
     path = Path(checkpoint).expanduser()
     found = path if path.is_file() else find_pretrained([path.name])
     if found is None:
-        raise missing_weights(
+        raise missing_error(
             f'{what}, checkpoint {checkpoint}',
             [path.name],
             origin=source,

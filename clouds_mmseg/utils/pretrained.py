@@ -15,11 +15,13 @@ import torch
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.reachable import check_reachable
 
 PRETRAINED_VARIABLE = 'CLOUDS_PRETRAINED_DIR'
 # The switch of Hugging Face's client, which holds here for every download.
 OFFLINE_VARIABLE = 'HF_HUB_OFFLINE'
 _HUB = 'https://huggingface.co/'
+_NOT_ASKED = 'no server was asked for it'
 # OpenMMLab and PyTorch end a name with the beginning of the file's SHA-256.
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
 
@@ -123,7 +125,7 @@ def find_pretrained(places):
     return None
 
 
-def missing_weights(
+def missing_error(
     what,
     places,
     *,
@@ -189,7 +191,7 @@ def hub_cache():
     return HF_HUB_CACHE
 
 
-def find_or_fetch(address, what, *, folder=None):
+def find_or_fetch(address, what, *, folder=None, fetch=True):
     """Return the file that an address names, fetched if it must be.
 
     Looked up in the pretrained folder by its name, then where torch keeps
@@ -202,6 +204,7 @@ def find_or_fetch(address, what, *, folder=None):
         what (str): Whose weights, for the messages.
         folder (str | Path | None): Where fetched files are kept; by default
             ``hub/checkpoints`` of torch's cache.
+        fetch (bool): False only looks.
 
     Returns:
         Path: An existing file.
@@ -218,15 +221,101 @@ def find_or_fetch(address, what, *, folder=None):
     if kept.is_file():
         return kept
     error = None
-    if not is_offline():
+    if fetch and not is_offline():
         try:
             _fetch(address, kept)
             return kept
         except (OSError, ValueError, RuntimeError) as problem:
             error = problem
-    raise missing_weights(
-        what, [name], origin=address, looked=[kept], error=error
+    raise missing_error(
+        what,
+        [name],
+        origin=address,
+        looked=[kept],
+        error=error,
+        reason=None if fetch else _NOT_ASKED,
     ) from error
+
+
+def find_or_fetch_from_hub(
+    repository, names, what, *, places=(), instead=None, fetch=True
+):
+    """Return a file of a repository on the Hugging Face hub.
+
+    Looked up in the pretrained folder, then in the hub's own cache; only
+    then is the hub asked.
+
+    Args:
+        repository (str): ``owner/name``, with ``@revision`` behind it if
+            not the main one is meant.
+        names (Sequence[str]): Files that would do, the preferred one first.
+        what (str): Whose weights, for the messages.
+        places (Sequence[str]): Further relative paths in the pretrained
+            folder.
+        instead (str | None): Another way to name a local file.
+        fetch (bool): False only looks.
+
+    Returns:
+        Path: An existing file.
+
+    Raises:
+        MissingWeightsError: None of them is here, or can be fetched.
+    """
+    repository, _, revision = repository.partition('@')
+    places = [*in_repository(repository, names), *places]
+    found = find_pretrained(places)
+    if found is None:
+        found = _in_hub_cache(repository, names, revision or None)
+    if found is not None:
+        return found
+    error = None
+    if fetch and not is_offline():
+        try:
+            return _fetch_from_hub(repository, names, revision or None)
+        except Exception as problem:
+            error = problem
+    raise missing_error(
+        what,
+        places,
+        repository=repository,
+        error=error,
+        reason=None if fetch else _NOT_ASKED,
+        instead=instead,
+    ) from error
+
+
+def check_hub_reachable():
+    """Raise an OSError where the Hugging Face hub does not answer.
+
+    Its client tries again for half a minute, and for each file.
+    """
+    from huggingface_hub.constants import ENDPOINT
+
+    check_reachable(ENDPOINT)
+
+
+def _in_hub_cache(repository, names, revision):
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _fetch_from_hub(repository, names, revision):
+    """Ask the hub for the first of some files that a repository has."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    check_hub_reachable()
+    for name in names:
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except EntryNotFoundError as error:
+            absent = error
+    raise absent
 
 
 def _fetch(address, path):
@@ -239,6 +328,7 @@ def _fetch(address, path):
             # Another process may have fetched it meanwhile.
             if path.is_file():
                 return
+            check_reachable(address)
             print_log(f'Fetching {address} to {path}', 'current')
             digest = _HASH_IN_NAME.search(path.name)
             torch.hub.download_url_to_file(
@@ -249,3 +339,76 @@ def _fetch(address, path):
             )
     finally:
         lock.unlink(missing_ok=True)
+
+
+def missing_weights(cfg: dict, name: str = 'model') -> list[str]:
+    """Say which pretrained weights of a config are not on this machine.
+
+    Nothing is fetched and no network is touched; nothing is built and no
+    weights are read. A class says what it needs by a static method
+    ``find_weights(cfg)``, which raises an error for what is not here;
+    weights that are named by ``init_cfg=dict(type='Pretrained', ...)`` or
+    ``pretrained='torchvision://...'`` need none. The class must be in the
+    registry of models (``import clouds_mmseg``).
+
+    What a checkpoint (``load_from``, ``--resume``) will replace is told as
+    well: whoever loads one need not ask.
+
+    Args:
+        cfg: The ``model`` of a config, or any other part of one that names
+            weights somewhere inside: a refiner, a hook with a refiner, an
+            entry of ``banks``.
+        name: What it is called in the messages.
+
+    Returns:
+        A message for each file that is missing: where the config names it,
+        where it was looked for, where it is published and how to have it.
+        Empty if everything is here. Other mistakes about weights, such as
+        an unknown tag, are among them.
+    """
+    from mmseg.registry import MODELS
+
+    problems = {}
+    for place, node in _nodes(cfg, name):
+        kind = node.get('type')
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        try:
+            _find_named(node)
+            if hasattr(kind, 'find_weights'):
+                kind.find_weights(dict(node))
+        except UserError as error:
+            problems.setdefault(str(error), place)
+    return [f'{place}: {message}' for message, place in problems.items()]
+
+
+def _nodes(value, name):
+    """Dicts inside of a config, the outer ones first, and their names."""
+    if isinstance(value, dict):
+        yield name, value
+        parts = [(f'{name}.{key}', part) for key, part in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f'{name}[{i}]', part) for i, part in enumerate(value)]
+    else:
+        return
+    for place, part in parts:
+        yield from _nodes(part, place)
+
+
+def _find_named(node):
+    """Look for weights that are named as mmengine names them."""
+    from clouds_mmseg.utils.zoo_address import fetch_checkpoint
+
+    named = node.get('pretrained')
+    if node.get('type') == 'Pretrained':
+        named = node.get('checkpoint')
+    if isinstance(named, str) and '://' in named:
+        fetch_checkpoint(named, 'pretrained weights', fetch=False)
+    elif node.get('type') == 'Pretrained' and named:
+        if not Path(named).expanduser().is_file():
+            raise UserError(f'checkpoint={named}: there is no such file')
+    model = node.get('model')
+    if node.get('backend') == 'diffusers' and isinstance(model, str):
+        if not Path(model).expanduser().exists():
+            find_or_fetch_from_hub(
+                model, ['model_index.json'], f'model={model}', fetch=False
+            )

@@ -61,12 +61,13 @@ def resolve_address(name):
     return models[model]
 
 
-def fetch_checkpoint(name, what):
+def fetch_checkpoint(name, what, *, fetch=True):
     """Return the local file of a checkpoint that is named by an address.
 
     Args:
         name (str): See :func:`resolve_address`.
         what (str): What it is for, for the messages.
+        fetch (bool): False only looks.
 
     Returns:
         Path | None: From the pretrained folder or torch's cache, or fetched;
@@ -76,4 +77,4 @@ def fetch_checkpoint(name, what):
         MissingWeightsError: It is not here and cannot be fetched.
     """
     address = resolve_address(name)
-    return address and find_or_fetch(address, f'{what}, {name}')
+    return address and find_or_fetch(address, f'{what}, {name}', fetch=fetch)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from clouds_mmseg.checkpoints import CheckpointMismatchError
 from clouds_mmseg.models import clip_text
+from clouds_mmseg.models.clip_source import find_clip
 from clouds_mmseg.models.clip_text import class_text_embeddings
 from clouds_mmseg.models.clip_vocabulary import (
     CITYSCAPES_SYNONYMS,
@@ -148,7 +149,8 @@ def test_cache_lies_in_the_users_cache_folder(weights, tmp_path, monkeypatch):
 def test_a_known_tag_in_the_cache_needs_no_weights(tmp_path, towers):
     # Written as if the weights had been here once.
     prompts = [['a bus']]
-    path = clip_text._cache_file(prompts, 'RN50', 'openai', tmp_path)
+    source = find_clip('RN50', 'openai', weights=False)
+    path = clip_text._cache_file(prompts, source, tmp_path)
     row = F.normalize(torch.randn(1, 1024), dim=1)
     clip_text._write_cache(path, row)
     rows, _ = class_text_embeddings(
@@ -200,11 +202,14 @@ def test_archives_of_openai_get_quick_gelu(tiny_clip, tmp_path):
 
 
 def test_tags_trained_with_quick_gelu_are_known():
-    assert clip_text.needs_quick_gelu('RN50', 'openai')
-    assert not clip_text.needs_quick_gelu(
+    def trained_with_it(*names):
+        return find_clip(*names, weights=False).quick_gelu
+
+    assert trained_with_it('RN50', 'openai')
+    assert not trained_with_it(
         'convnext_large_d_320', 'laion2b_s29b_b131k_ft_soup'
     )
-    assert not clip_text.needs_quick_gelu('RN50', None)
+    assert not trained_with_it('RN50', None)
 
 
 def test_weights_of_another_text_tower(weights, tmp_path):

@@ -9,12 +9,17 @@ import torch
 from safetensors.torch import save_file
 
 from clouds_mmseg.models import FrozenTIMMBackbone
-from clouds_mmseg.models.clip_towers import locate_weights
+from clouds_mmseg.models.clip_source import find_clip
 from clouds_mmseg.models.packaged_weights import read_packaged_weights
 from clouds_mmseg.models.timm_weights import read_timm_weights
 from clouds_mmseg.refine.sam_weights import PUBLISHED, find_weights
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import MissingWeightsError
+
+
+def locate_weights(model_name, pretrained):
+    return find_clip(model_name, pretrained).weights
+
 
 LAION = 'laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup'
 TAG = ('convnext_large_d_320', 'laion2b_s29b_b131k_ft_soup')

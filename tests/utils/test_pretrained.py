@@ -15,7 +15,7 @@ from clouds_mmseg.utils.pretrained import (
     find_pretrained,
     in_repository,
     is_offline,
-    missing_weights,
+    missing_error,
     pretrained_dir,
     use_pretrained_dir,
 )
@@ -111,7 +111,7 @@ def test_offline_is_read_as_the_hub_reads_it(monkeypatch, value, offline):
 
 def test_the_message_says_what_where_and_how(folder):
     message = str(
-        missing_weights(
+        missing_error(
             "pretrained='openai' of RN50",
             ['timm/x/a.safetensors', 'timm/x/a.bin'],
             repository='timm/x',

@@ -30,6 +30,7 @@ from clouds_mmseg.models.mask2former.targets import (
     stack_labels,
     stack_weights,
 )
+from clouds_mmseg.models.mask2former.text_source import find_text_source
 from clouds_mmseg.models.mask2former.transformer_decoder import (
     MaskedDecoder,
     attendable,
@@ -152,6 +153,15 @@ class CLOUDSHead(BaseModule):
         self.criterion = MaskCriterion(
             num_classes=num_classes, ignore_index=ignore_index, **(loss or {})
         )
+
+    @staticmethod
+    def find_weights(cfg):
+        """Raise an error if the weights of a text classifier are not here.
+
+        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        """
+        source = (cfg.get('classifier') or {}).get('text_embeddings')
+        find_text_source(source)
 
     def forward(self, x, batch_data_samples=None):
         """Predict classes and masks for every query, after every layer.

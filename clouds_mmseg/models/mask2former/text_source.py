@@ -67,6 +67,28 @@ def load_text_embeddings(
     return rows.float(), counts
 
 
+def find_text_source(source: Tensor | str | Path | dict | None) -> None:
+    """Raise an error if text embeddings could not be made on this machine.
+
+    Args:
+        source: As for :func:`load_text_embeddings`; None passes.
+
+    Raises:
+        UserError: A file is not there, or CLIP's text tower would be needed
+            and its weights are not here.
+    """
+    if isinstance(source, dict):
+        from clouds_mmseg.models.clip_text import find_text_weights
+
+        find_text_weights(**source)
+    elif isinstance(source, (str, Path)):
+        if not Path(source).expanduser().is_file():
+            raise UserError(
+                f'classifier.text_embeddings={str(source)!r}: there is no '
+                'such file'
+            )
+
+
 def _read(source):
     if isinstance(source, Tensor):
         return source, None
