@@ -8,6 +8,7 @@ from clouds_mmseg.datasets.corruption_set import read_entries
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.corruptions import CORRUPTIONS, SEVERITIES
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.images import ImageFileError, read_image
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
@@ -72,11 +73,10 @@ def write_sheet(folder, source):
 
 def _tile(path):
     try:
-        with Image.open(path) as image:
-            image = image.convert('RGB')
-    except (OSError, SyntaxError) as error:
+        image = Image.fromarray(read_image(path))
+    except ImageFileError as error:
         raise UserError(
-            f'{path} cannot be decoded ({error}); --verify finds damaged '
+            f'{path} {error}; --verify finds damaged '
             'images and makes them anew'
         ) from error
     height = max(1, round(image.height * _WIDTH / image.width))

@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from clouds_mmseg.datasets.corrupt import (
@@ -24,7 +23,6 @@ from clouds_mmseg.datasets.corruption_set import (
     read_set,
 )
 from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.datasets.transforms.integrity import require_complete
 from clouds_mmseg.engine.corruption_plan import (
     digest_images,
     list_images,
@@ -37,6 +35,7 @@ from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.corruptions import check_choice, domain_of
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.images import ImageFileError, read_image
 from clouds_mmseg.utils.processes import map_in_processes
 
 # What the pixels of a corrupted image may depend on.
@@ -179,14 +178,10 @@ def _corrupt_one(source, out, seed, item):
     """Write one image under one corruption; return its entries."""
     name, corruption, severities = item
     path = Path(source, name)
-    require_complete(path, 'image')
     try:
-        with Image.open(path) as opened:
-            image = np.asarray(opened.convert('RGB'))
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f'image {path} cannot be decoded ({error}). Replace the file.'
-        ) from error
+        image = read_image(path)
+    except ImageFileError as error:
+        raise DataError(f'image {path} {error}. Replace the file.') from error
     entries = []
     for severity in severities:
         own = image_seed(Path(name).stem, corruption, severity, seed)
