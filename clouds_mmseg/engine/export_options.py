@@ -140,7 +140,7 @@ def _size_of(path):
     try:
         return read_image(path).shape[:2]
     except ImageFileError as error:
-        raise UserError(f'the image {path} {error}') from error
+        raise UserError(f'--format-only: {error}') from error
 
 
 def _check_images(leaves, split):

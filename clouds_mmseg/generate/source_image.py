@@ -64,8 +64,8 @@ def open_source(path):
         return Image.fromarray(read_image(path))
     except ImageFileError as error:
         raise GenerationError(
-            f'the source image {path} {error}. Replace it, or move it out of '
-            'the folder.'
+            f'the source {error}. Replace it by a file of 8 bits, or move it '
+            'out of the folder.'
         ) from error
 
 

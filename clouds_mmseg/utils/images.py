@@ -64,7 +64,8 @@ _GREY = 128
 class ImageFileError(UserError):
     """A file cannot be used as an image or a label.
 
-    The message follows the name of the file: ``is truncated: ...``.
+    Unless said otherwise the message follows the name of the file: ``is
+    truncated: ...``.
     """
 
 
@@ -141,15 +142,17 @@ def read_image(path, image_range=None):
         np.ndarray: (H, W, 3) uint8, **RGB**, upright.
 
     Raises:
-        ImageFileError: See :func:`decode_image`, or it cannot be opened.
+        ImageFileError: See :func:`decode_image`, or it cannot be opened. The
+            message begins with the name of the file.
     """
     try:
-        payload = fileio.get(str(path))
+        image = decode_image(fileio.get(str(path)), image_range)
     except OSError as error:
         raise ImageFileError(
-            f'cannot be read: {error.strerror or error}'
+            f'image {path} cannot be read: {error.strerror or error}'
         ) from error
-    image = decode_image(payload, image_range)
+    except ImageFileError as error:
+        raise ImageFileError(f'image {path} {error}') from error
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

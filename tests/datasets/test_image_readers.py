@@ -1,6 +1,8 @@
 """All readers of images agree, and datasets hand on how files are read."""
 
 import io
+import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,16 +13,20 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from clouds_mmseg.datasets import (
+    CorruptedDataset,
     DataError,
     FolderDataset,
     LoadSegImage,
     LoadSegLabels,
-    PackDGInputs,
 )
+from clouds_mmseg.datasets.label_table import build_label_table
 from clouds_mmseg.datasets.prepare.recode import decode_image
 from clouds_mmseg.datasets.verify import Task, verify
 from clouds_mmseg.engine import prediction_pictures_hook
-from clouds_mmseg.engine.make_corruptions import _corrupt_one
+from clouds_mmseg.engine.make_corruptions import (
+    _corrupt_one,
+    make_corruptions,
+)
 from clouds_mmseg.generate.source_image import open_source
 from clouds_mmseg.utils.errors import UserError
 
@@ -120,7 +126,8 @@ def test_corruption_of_the_same_pixels(tmp_path, name):
 
     path = tmp_path / name
     FILES[name](path, Image.fromarray(PIXELS))
-    _corrupt_one(str(tmp_path), str(tmp_path / 'out'), 0, (name, 'fog', [3]))
+    job = (name, 'fog', [3])
+    _corrupt_one(str(tmp_path), str(tmp_path / 'out'), 0, None, job)
     (made,) = (tmp_path / 'out').rglob('*.png')
     seed = image_seed(Path(name).stem, 'fog', 3, 0)
     wanted = np.ascontiguousarray(by_loader(path, tmp_path))
@@ -171,15 +178,19 @@ def folder(tmp_path):
     return tmp_path
 
 
-def deep_folder(root, **kwargs):
-    return FolderDataset(
+def deep_config(root):
+    steps = ('LoadSegImage', 'LoadSegLabels', 'PackDGInputs')
+    return dict(
         data_root=str(root),
         domain='deep',
         metainfo=dict(classes=['road', 'car']),
         names=dict(void=0, road=7000, car=33001),
-        pipeline=[LoadSegImage(), LoadSegLabels(), PackDGInputs()],
-        **kwargs,
+        pipeline=[dict(type=step) for step in steps],
     )
+
+
+def deep_folder(root, **kwargs):
+    return FolderDataset(**deep_config(root), **kwargs)
 
 
 def test_a_set_of_12_bit_images_and_16_bit_labels(folder):
@@ -210,6 +221,45 @@ def test_verification_of_it(folder):
     found, report = kinds()
     assert found == ['depth'] and '18000' in report.findings[0].message
     assert kinds(image_range=(0, 65535))[0] == []
+
+
+def test_corruptions_of_12_bit_images(folder, tmp_path):
+    pytest.importorskip('imagecorruptions')
+    out = tmp_path / 'out'
+    for path in (folder / 'images').iterdir():
+        values = np.asarray(Image.open(path))
+        Image.fromarray(np.tile(values, (3, 3))).save(path)
+        label = folder / 'labels' / path.name
+        ids = np.asarray(Image.open(label))
+        Image.fromarray(np.tile(ids, (3, 3))).save(label)
+    make = partial(
+        make_corruptions, folder / 'images', out, corruptions=['fog'],
+        severities=[1], workers=1,
+    )  # fmt: skip
+    with pytest.raises(DataError, match='would be black'):
+        make()
+    with pytest.raises(UserError, match='another seed.*image_range'):
+        make(image_range=(0, 4095))
+    shutil.rmtree(out)
+    make(image_range=(0, 4095))
+    config = dict(
+        deep_config(folder), type='FolderDataset', image_range=(0, 4095)
+    )
+    kinds = dict(corruptions=['fog'], severities=[1], clean=False)
+    made, now = (
+        CorruptedDataset(dataset=config, folder=f, **kinds)
+        for f in (out, None)
+    )
+    np.testing.assert_array_equal(made[1]['inputs'], now[1]['inputs'])
+
+
+def test_instance_ids_are_named(tmp_path):
+    ids = np.array([[26001, 7, 26002]], np.uint16)
+    Image.fromarray(ids).save(tmp_path / 'a.png')
+    table = build_label_table({7: 0, 26: 1}, [255])
+    info = dict(seg_map_path=str(tmp_path / 'a.png'), label_table=table)
+    with pytest.raises(DataError, match='26001-26002.*instance ids'):
+        LoadSegLabels()(info)
 
 
 def test_labels_that_were_interpolated(tmp_path):

@@ -5,7 +5,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
 from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.datasets.label_table import apply_label_table
+from clouds_mmseg.datasets.label_table import UNDEFINED, apply_label_table
 from clouds_mmseg.datasets.transforms.load_image import read_file
 from clouds_mmseg.utils.images import (
     ImageFileError,
@@ -63,11 +63,12 @@ class LoadSegLabels(BaseTransform):
         table = results['label_table']
         mapped, undefined = apply_label_table(raw, table)
         if undefined:
-            known = np.flatnonzero(table != 254)
+            known = np.flatnonzero(table != UNDEFINED)
             raise DataError(
                 f'label {path} has ids outside the classes: '
                 f'{describe_ids(undefined)}; the dataset defines '
-                f'{describe_ids(known.tolist())}.{interpolation(undefined)}',
+                f'{describe_ids(known.tolist())}.'
+                + hint_about_ids(undefined, table),
                 'Check that these are the label files its layout asks for.',
                 kind='ids',
             )
@@ -95,15 +96,31 @@ class LoadSegLabels(BaseTransform):
         return f'{type(self).__name__}(backend_args={self.backend_args})'
 
 
-def interpolation(undefined):
-    """Say where many ids that nobody defines come from, or nothing."""
-    if len(undefined) < _MANY:
-        return ''
-    return (
-        ' So many of them come from a label that was resized with '
-        'interpolation or went through a lossy format: make it again, with '
-        'nearest neighbours.'
-    )
+def hint_about_ids(undefined, table):
+    """Say where ids that the table does not define may come from, or nothing.
+
+    Args:
+        undefined (list[int]): The ids.
+        table (np.ndarray): See ``label_table``.
+
+    Returns:
+        str: A sentence with a blank in front, or nothing.
+    """
+    large = [i for i in undefined if i >= 1000]
+    if large and all(
+        i // 1000 < len(table) and table[i // 1000] != UNDEFINED for i in large
+    ):
+        return (
+            ' They look like instance ids (class id * 1000 + number, as in '
+            'instanceIds of Cityscapes): use the semantic label files.'
+        )
+    if len(undefined) >= _MANY:
+        return (
+            ' So many of them come from a label that was resized with '
+            'interpolation or went through a lossy format: make it again, '
+            'with nearest neighbours.'
+        )
+    return ''
 
 
 def describe_ids(numbers):
