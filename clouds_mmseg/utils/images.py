@@ -372,14 +372,19 @@ def _valid(orientation):
 
 
 def _decode_8_bits(payload):
-    image = _imdecode(payload, cv2.IMREAD_COLOR)
+    # OpenCV leaves the orientation of AVIF to its caller, and that of WebP in
+    # some versions.
+    ours = payload[4:12] in (b'ftypavif', b'ftypavis') or (
+        payload.startswith(b'RIFF')
+    )
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if ours else 0)
+    image = _imdecode(payload, flags)
     if image is None:
         raise ImageFileError(_undecodable(payload))
     if payload.startswith(JPEG) and _has_grey_corner(image):
         if ends_early(payload, image):
             raise ImageFileError(ENDS_EARLY)
-    if payload[4:12] in (b'ftypavif', b'ftypavis'):
-        # The one format whose orientation OpenCV leaves to its caller.
+    if ours:
         image = orient(image, exif_orientation(payload))
     return image
 

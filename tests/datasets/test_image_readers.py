@@ -22,6 +22,7 @@ from clouds_mmseg.datasets import (
 from clouds_mmseg.datasets.label_table import build_label_table
 from clouds_mmseg.datasets.prepare.recode import decode_image
 from clouds_mmseg.datasets.verify import Task, verify
+from clouds_mmseg.datasets.verify.recall import report_of
 from clouds_mmseg.engine import prediction_pictures_hook
 from clouds_mmseg.engine.make_corruptions import (
     _corrupt_one,
@@ -213,6 +214,9 @@ def test_verification_of_it(folder):
         return [f.kind for f in report.findings], report
 
     assert kinds()[0] == ['image'] * 3
+    # That report is none of the same files read with a range.
+    asked = deep_folder(folder, lazy_init=True, image_range=(0, 4095))
+    assert report_of(asked) is None
     found, report = kinds(image_range=(0, 4095))
     assert found == [] and report.pixels == [321, 318]
     for path in (folder / 'images').iterdir():
