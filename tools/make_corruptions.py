@@ -36,6 +36,14 @@ def parse_args(argv=None):
         action='store_true',
         help='compare the hash of every image that is there',
     )
+    parser.add_argument(
+        '--image-range',
+        nargs=2,
+        type=float,
+        metavar=('BLACK', 'WHITE'),
+        help='the values in the files that become 0 and 255, such as 0 4095 '
+        'for 12 bits in 16-bit files; as image_range of the dataset',
+    )
     return parser.parse_args(argv)
 
 

@@ -9,6 +9,7 @@ from clouds_mmseg.datasets.prepare.manifest import PREPARED_SUFFIX
 from clouds_mmseg.datasets.prepare.recode import recoded
 from clouds_mmseg.datasets.prepared import find_manifest
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
+from clouds_mmseg.utils.images import check_image_range
 
 
 class DGDataset(FileChecks, BaseSegDataset):
@@ -21,7 +22,7 @@ class DGDataset(FileChecks, BaseSegDataset):
     there and that each image has its label file.
 
     Every ``data_info`` has, besides mmseg's keys, ``domain`` (str),
-    ``label_table`` ((256,) uint8: id in the file -> class index) and
+    ``label_table`` (uint8: id in the file -> class index) and
     ``label_channel`` (None for label files with one channel).
 
     A data root made by ``tools/prepare_dataset.py`` is known by its manifest:
@@ -48,6 +49,11 @@ class DGDataset(FileChecks, BaseSegDataset):
         rare_class (dict, optional): Draw rare classes more often in
             training: arguments of :class:`RareClassDataset`, ``dict()`` for
             its defaults. :class:`KeyedDataset` sees to it.
+        image_range (Sequence[float], optional): The values in the image
+            files that become 0 and 255, such as ``(0, 4095)`` for 12 bits in
+            16-bit files or ``(0, 1)`` for floating point values. Needed for
+            images that do not use the whole range of 8 or 16 bits; see
+            :mod:`clouds_mmseg.utils.images`.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
 
     Raises:
@@ -83,6 +89,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         expected=None,
         skip=(),
         rare_class=None,
+        image_range=None,
         img_suffix=None,
         seg_map_suffix=None,
         metainfo=None,
@@ -104,6 +111,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         self.expected = expected
         self.skip = skip
         self.rare_class = rare_class
+        self.image_range = check_image_range(image_range)
         metainfo = self._uniform_metainfo(metainfo)
         data_root = resolve_data_root(data_root)
         suffix = self.SEG_MAP_SUFFIX
@@ -180,13 +188,15 @@ class DGDataset(FileChecks, BaseSegDataset):
         info = super().get_data_info(idx)
         info['label_table'] = self.class_table()
         info['label_channel'] = self.LABEL_CHANNEL
+        if self.image_range is not None:
+            info['image_range'] = self.image_range
         return info
 
     def class_table(self):
         """Return id in the file -> index of the classes that are asked for.
 
         Returns:
-            np.ndarray: (256,) uint8, ``label_table`` unless ``metainfo`` asks
+            np.ndarray: uint8, ``label_table`` unless ``metainfo`` asks
             for some of the classes only.
         """
         if not self.label_map:

@@ -4,6 +4,7 @@ import difflib
 import json
 from pathlib import Path
 
+from clouds_mmseg.datasets.label_table import MAX_ID
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -16,11 +17,11 @@ def read_names(names):
             file with either.
 
     Returns:
-        dict[str, tuple[int]]: Name -> ids in 0..255.
+        dict[str, tuple[int]]: Name -> ids in 0..65535.
 
     Raises:
         UserError: The file cannot be read, a name occurs twice, or an id is
-            no integer in 0..255 or has two names.
+            no integer in 0..65535 or has two names.
     """
     where = 'names'
     if isinstance(names, (str, Path)):
@@ -46,10 +47,10 @@ def read_names(names):
     for name, ids in names.items():
         ids = tuple(ids) if isinstance(ids, (list, tuple)) else (ids,)
         for number in ids:
-            if type(number) is not int or not 0 <= number <= 255:
+            if type(number) is not int or not 0 <= number <= MAX_ID:
                 raise UserError(
                     f'{where}: {name!r} has the id {number!r}; ids are '
-                    'integers in 0..255, what an 8-bit label file can hold'
+                    f'integers in 0..{MAX_ID}, what a 16-bit label file holds'
                 )
             if number in owner:
                 raise UserError(

@@ -8,17 +8,19 @@ from clouds_mmseg.datasets.corruption_set import read_entries
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.corruptions import CORRUPTIONS, SEVERITIES
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.images import ImageFileError, read_image
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
 
 
-def write_sheet(folder, source):
+def write_sheet(folder, source, image_range=None):
     """Draw one image under every corruption that a set has.
 
     Args:
         folder (str | Path): The set.
         source (str | Path): Folder of the images as they are.
+        image_range (Sequence[float], optional): Of these images.
 
     Returns:
         Path: ``folder/contact_sheet.png``: a row a corruption, a column a
@@ -38,7 +40,7 @@ def write_sheet(folder, source):
         if entry['source'] == name
     }
     rows = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
-    clean = _tile(Path(source, name))
+    clean = _tile(Path(source, name), image_range)
     height = clean.height + _GAP
     columns = 1 + len(SEVERITIES)
     sheet = Image.new(
@@ -70,14 +72,12 @@ def write_sheet(folder, source):
     return folder / SHEET_FILE
 
 
-def _tile(path):
+def _tile(path, image_range=None):
     try:
-        with Image.open(path) as image:
-            image = image.convert('RGB')
-    except (OSError, SyntaxError) as error:
+        image = Image.fromarray(read_image(path, image_range))
+    except ImageFileError as error:
         raise UserError(
-            f'{path} cannot be decoded ({error}); --verify finds damaged '
-            'images and makes them anew'
+            f'{error}; --verify finds damaged images and makes them anew'
         ) from error
     height = max(1, round(image.height * _WIDTH / image.width))
     return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)

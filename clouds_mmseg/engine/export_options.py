@@ -6,7 +6,6 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
-from PIL import Image
 
 from clouds_mmseg.engine.corruption_options import domain_of_config
 from clouds_mmseg.engine.launch import dataset_configs
@@ -16,6 +15,7 @@ from clouds_mmseg.evaluation.submission import (
     rules_of,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.images import ImageFileError, read_image
 
 # Type of a dataset -> the server that knows its test labels.
 _SERVER_OF = dict(CityscapesDGDataset='cityscapes', ACDCDataset='acdc')
@@ -136,6 +136,13 @@ def _without_labels(leaf, split):
     return leaf
 
 
+def _size_of(path):
+    try:
+        return read_image(path).shape[:2]
+    except ImageFileError as error:
+        raise UserError(f'--format-only: {error}') from error
+
+
 def _check_images(leaves, split):
     """Compare names, number and size of the images with the rules.
 
@@ -155,13 +162,12 @@ def _check_images(leaves, split):
         problems = check_names(
             [f'{Path(path).stem}.png' for path in paths], rules, split=split
         )
-        with Image.open(paths[0]) as image:
-            if image.size != rules.size:
-                problems.append(
-                    f'{paths[0]} has {image.width}x{image.height} pixels, '
-                    f'the images of {rules.title} have '
-                    f'{rules.size[0]}x{rules.size[1]}'
-                )
+        height, width = _size_of(paths[0])
+        if (width, height) != rules.size:
+            problems.append(
+                f'{paths[0]} has {width}x{height} pixels, the images of '
+                f'{rules.title} have {rules.size[0]}x{rules.size[1]}'
+            )
         if problems:
             raise UserError(
                 f'--format-only: these are not the {split} images of '

@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from clouds_mmseg.datasets.corrupt import (
@@ -24,7 +23,6 @@ from clouds_mmseg.datasets.corruption_set import (
     read_set,
 )
 from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.datasets.transforms.integrity import require_complete
 from clouds_mmseg.engine.corruption_plan import (
     digest_images,
     list_images,
@@ -37,6 +35,11 @@ from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.corruptions import check_choice, domain_of
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.images import (
+    ImageFileError,
+    check_image_range,
+    read_image,
+)
 from clouds_mmseg.utils.processes import map_in_processes
 
 # What the pixels of a corrupted image may depend on.
@@ -72,6 +75,7 @@ def make_corruptions(
     seed=0,
     workers=None,
     verify=False,
+    image_range=None,
 ):
     """Corrupt every image below a folder, or those that are missing.
 
@@ -91,6 +95,8 @@ def make_corruptions(
         workers (int, optional): Processes. Defaults to the number of cores.
         verify (bool): Compare the hash of every image that is there, and
             make anew those that differ.
+        image_range (Sequence[float], optional): The values in the files that
+            become 0 and 255, see :mod:`clouds_mmseg.utils.images`.
 
     Returns:
         Summary: What was done.
@@ -107,6 +113,9 @@ def make_corruptions(
     recipe = dict(
         seed=seed, images=len(names), digest=digest_images(source, names)
     )
+    image_range = check_image_range(image_range)
+    if image_range is not None:
+        recipe['image_range'] = list(image_range)
     complete = _open(out, recipe, source)
     wanted = [domain_of(c, s) for c in corruptions for s in severities]
     entries = read_entries(out)
@@ -121,9 +130,9 @@ def make_corruptions(
         # Not whole while it is being mended.
         complete -= {domain_of(c, s) for _, c, some in plan for s in some}
         _write_set(out, recipe, complete, source)
-        _make(source, out, seed, plan, workers)
+        _make(source, out, seed, image_range, plan, workers)
     complete |= set(wanted)
-    sheet = _finish(out, recipe, complete, source)
+    sheet = _finish(out, recipe, complete, source, image_range)
     return Summary(missing, there, len(names), len(wanted), sheet)
 
 
@@ -143,19 +152,20 @@ def _open(out, recipe, source):
         return set()
     found = read_set(out)
     if found['recipe'] != recipe:
-        odd = [k for k in recipe if found['recipe'].get(k) != recipe[k]]
+        keys = dict.fromkeys([*recipe, *found['recipe']])
+        odd = [k for k in keys if found['recipe'].get(k) != recipe.get(k)]
         said = ', '.join(f'{k} {found["recipe"].get(k)!r}' for k in odd)
         raise UserError(
             f'{out} was made of other images or with another seed: it has '
             f'{said}; asked for: '
-            + ', '.join(f'{k} {recipe[k]!r}' for k in odd)
+            + ', '.join(f'{k} {recipe.get(k)!r}' for k in odd)
             + '. Write to another folder, or delete this one.'
         )
     return set(found['complete'])
 
 
-def _make(source, out, seed, plan, workers):
-    job = partial(_corrupt_one, str(source), str(out), seed)
+def _make(source, out, seed, image_range, plan, workers):
+    job = partial(_corrupt_one, str(source), str(out), seed, image_range)
     with open(out / MANIFEST_FILE, 'ab') as manifest:
         try:
             # A line that a kill cut short must not swallow the next one.
@@ -175,18 +185,14 @@ def _make(source, out, seed, plan, workers):
             raise
 
 
-def _corrupt_one(source, out, seed, item):
+def _corrupt_one(source, out, seed, image_range, item):
     """Write one image under one corruption; return its entries."""
     name, corruption, severities = item
     path = Path(source, name)
-    require_complete(path, 'image')
     try:
-        with Image.open(path) as opened:
-            image = np.asarray(opened.convert('RGB'))
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f'image {path} cannot be decoded ({error}). Replace the file.'
-        ) from error
+        image = read_image(path, image_range)
+    except ImageFileError as error:
+        raise DataError(f'{error}.', 'Or replace the file.') from error
     entries = []
     for severity in severities:
         own = image_seed(Path(name).stem, corruption, severity, seed)
@@ -228,7 +234,7 @@ def _write_set(out, recipe, complete, source):
         )
 
 
-def _finish(out, recipe, complete, source):
+def _finish(out, recipe, complete, source, image_range):
     """Put the manifest in order, say what is whole, and draw the sheet."""
     entries = read_entries(out)
     with atomic_path(out / MANIFEST_FILE) as temporary:
@@ -236,4 +242,4 @@ def _finish(out, recipe, complete, source):
             b''.join(_encode(entries[file]) for file in sorted(entries))
         )
     _write_set(out, recipe, complete, source)
-    return write_sheet(out, source)
+    return write_sheet(out, source, image_range)

@@ -11,6 +11,7 @@ from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.panels import legend, stack, strip
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.images import read_image
 
 
 @HOOKS.register_module()
@@ -166,7 +167,7 @@ class PredictionPicturesHook(Hook):
         label = None
         if 'gt_sem_seg' in sample:
             label = sample.gt_sem_seg.data.squeeze().cpu().numpy()
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        image = read_image(sample.img_path, sample.get('image_range'))
         height, width = prediction.shape
         if image.shape[:2] != prediction.shape:
             image = mmcv.imresize(image, (width, height))

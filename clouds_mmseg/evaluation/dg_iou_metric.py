@@ -155,7 +155,9 @@ class DGIoUMetric(IoUMetric):
         mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
         name = Path(sample['img_path']).with_suffix('.png').name
         with atomic_path(folder / name) as temporary:
-            Image.fromarray(mask.astype(np.uint8)).save(temporary)
+            # 16 bits where there are more classes than 8 bits can tell.
+            kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
+            Image.fromarray(mask.astype(kind)).save(temporary)
 
     def compute_metrics(self, results):
         """Compute all values and log the tables.

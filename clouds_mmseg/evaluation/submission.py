@@ -201,7 +201,13 @@ def _check_picture(archive, entry, rules):
                     f'{rules.title} have {rules.size[0]}x{rules.size[1]}'
                 )
             histogram = image.histogram()
-    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        zipfile.BadZipFile,
+        Image.DecompressionBombError,
+    ) as error:
         return f'cannot be decoded ({error})'
     legal = set(rules.ids.values())
     odd = [i for i, n in enumerate(histogram) if n and i not in legal]

@@ -78,6 +78,13 @@ class SubmissionMetric(BaseMetric):
                     f'wants {rules.size[0]}x{rules.size[1]} (width x '
                     'height): test on the images as they are published'
                 )
+            if not 0 <= mask.min() <= mask.max() < len(rules.ids):
+                raise UserError(
+                    f'the prediction of {sample["img_path"]} has class '
+                    f'indices {mask.min()}..{mask.max()}, but {rules.title} '
+                    f'evaluates {len(rules.ids)} classes (0..'
+                    f'{len(rules.ids) - 1}): test a model of these classes'
+                )
             name = f'{Path(sample["img_path"]).stem}.png'
             with atomic_path(self._folder(server) / name) as temporary:
                 Image.fromarray(self._tables[server][mask]).save(

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.bank_manifest import read_entries
+from clouds_mmseg.utils.images import read_image
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH = 256
@@ -48,8 +49,7 @@ def write_contact_sheet(root, *, count=24, columns=4):
 
 
 def _tile(root, entry):
-    with Image.open(root / entry['file']) as image:
-        image = image.convert('RGB')
+    image = Image.fromarray(read_image(root / entry['file']))
     height = max(1, round(image.height * _WIDTH / image.width))
     image = image.resize((_WIDTH, height), Image.BILINEAR)
     tile = Image.new('RGB', (_WIDTH, height + _LINES * _LINE_HEIGHT), 'white')

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.utils.images import ImageFileError, read_image
 
 _SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.webp'}
 
@@ -51,7 +52,7 @@ def digest_sources(sources):
 
 
 def open_source(path):
-    """Read an image as RGB.
+    """Read an image as RGB, upright as in training.
 
     Returns:
         PIL.Image.Image: Decoded.
@@ -60,12 +61,11 @@ def open_source(path):
         GenerationError: It cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert('RGB')
-    except (OSError, SyntaxError) as error:
+        return Image.fromarray(read_image(path))
+    except ImageFileError as error:
         raise GenerationError(
-            f'the source image {path} cannot be read ({error}). Replace it, '
-            'or move it out of the folder.'
+            f'the source {error}. Replace it by a file of 8 bits, or move it '
+            'out of the folder.'
         ) from error
 
 

@@ -89,7 +89,7 @@ def test_tables_of_names(tmp_path):
     [
         (['road', 'car', 'road'], 'twice there are: road'),
         (dict(road=1, car=[2, 1]), "id 1 is both 'road' and 'car'"),
-        (dict(road=256), "'road' has the id 256"),
+        (dict(road=65536), "'road' has the id 65536"),
         (dict(road=True), "'road' has the id True"),
         (dict(), 'must be a table name -> id'),
         ('nowhere.json', 'nowhere.json cannot be read'),

@@ -12,17 +12,26 @@ from clouds_mmseg.datasets.label_table import (
     build_label_table,
 )
 
-tables = st.dictionaries(st.integers(0, 255), st.integers(0, 253), max_size=30)
-labels = hnp.arrays(
-    st.sampled_from([np.uint8, np.uint16, np.int32]),
-    hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
-    elements=st.integers(0, 255),
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
+# Ids of 8 bits in the one half of the cases, of 16 bits in the other.
+cases = st.sampled_from(
+    [(255, np.uint8), (255, np.uint16), (255, np.int32)]
+    + [(65535, np.uint16), (65535, np.int32), (2000, np.uint16)]
+).flatmap(
+    lambda case: st.tuples(
+        st.dictionaries(
+            st.integers(0, case[0]), st.integers(0, 253), max_size=30
+        ),
+        st.sets(st.integers(0, case[0]), max_size=30),
+        hnp.arrays(case[1], SHAPES, elements=st.integers(0, case[0])),
+    )
 )
 
 
-@given(tables, st.sets(st.integers(0, 255), max_size=30), labels)
-def test_equals_a_loop_over_pixels(ids, ignored, raw):
-    ignored -= set(ids)
+@given(cases)
+def test_equals_a_loop_over_pixels(case):
+    ids, ignored, raw = case
+    ignored = ignored - set(ids)
     table = build_label_table(ids, ignored)
     mapped, undefined = apply_label_table(raw, table)
     unknown = {int(i) for i in raw.ravel()} - set(ids) - ignored
@@ -33,6 +42,18 @@ def test_equals_a_loop_over_pixels(ids, ignored, raw):
     assert mapped.dtype == np.uint8 and mapped.shape == raw.shape
     for got, number in zip(mapped.ravel(), raw.ravel(), strict=True):
         assert got == ids.get(int(number), 255)
+
+
+def test_ids_of_16_bits():
+    raw = np.array([[7000, 1000, 33001, 255, 0]], np.uint16)
+    table = build_label_table({7000: 0, 33001: 4}, [255, 0, 1000])
+    mapped, undefined = apply_label_table(raw, table)
+    assert mapped.tolist() == [[0, 255, 4, 255, 255]] and not undefined
+    # 7000 cut to 8 bits is 88.
+    raw = np.array([[88, 65535]], np.uint16)
+    assert apply_label_table(raw, table) == (None, [88, 65535])
+    # Tables of 8-bit ids, and with them the reports beside data, stay.
+    assert build_label_table({255: 3}).shape == (256,)
 
 
 @pytest.mark.parametrize('number', [256, 40000, -1])
@@ -47,9 +68,9 @@ def test_marker_is_no_class():
     assert UNDEFINED == 254
     with pytest.raises(ValueError, match='0..253'):
         build_label_table({0: 254})
-    with pytest.raises(ValueError, match='outside 0..255'):
-        build_label_table({256: 0})
-    with pytest.raises(ValueError, match='outside 0..255'):
+    with pytest.raises(ValueError, match='outside 0..65535'):
+        build_label_table({65536: 0})
+    with pytest.raises(ValueError, match='outside 0..65535'):
         build_label_table({}, [-1])
     with pytest.raises(ValueError, match='at the same time'):
         build_label_table({3: 0}, [3])

@@ -100,7 +100,7 @@ def test_lost_and_damaged_images_are_made_again(source, tmp_path):
     # A file of the right size whose bytes rotted.
     path = out / 'contrast/2/a/2.png'
     path.write_bytes(path.read_bytes()[:-20] + b'x' * 20)
-    with pytest.raises(UserError, match='contrast/2/a/2.png cannot be dec'):
+    with pytest.raises(UserError, match='contrast/2/a/2.png is trunc'):
         make_corruptions(source, out, workers=1, **CHOICE)
     assert (out / 'contrast/1/a/1.png').is_file()
     done = make_corruptions(source, out, workers=1, verify=True, **CHOICE)

@@ -206,3 +206,16 @@ def test_an_archive_that_breaks_a_rule_does_not_appear(tmp_path, monkeypatch):
     assert not list(tmp_path.glob('*.zip'))
     with pytest.raises(UserError, match=r'is 16x16, but ACDC wants 32x16'):
         metric.process({}, predictions(NAMES['acdc'], (16, 16), 'x'))
+
+
+@pytest.mark.parametrize('number', [19, 254])
+def test_classes_that_the_server_does_not_know(tmp_path, monkeypatch, number):
+    """They would become id 0, which is the road for ACDC."""
+    rules = shrink(monkeypatch, 'acdc', size=(32, 16))
+    metric = METRICS.build(
+        dict(type='SubmissionMetric', servers=dict(x='acdc'), out_dir=tmp_path)
+    )
+    samples = predictions(NAMES['acdc'][:1], rules.size, 'x')
+    samples[0]['pred_sem_seg']['data'][0, 3, 4] = number
+    with pytest.raises(UserError, match=rf'0..{number}, but ACDC evaluates'):
+        metric.process({}, samples)

@@ -119,7 +119,7 @@ def test_sources(source_images, tmp_path):
         list_sources(tmp_path)
     broken = tmp_path / 'broken.png'
     broken.write_bytes((source_images / 'part0/0.png').read_bytes()[:40])
-    with pytest.raises(GenerationError, match='broken.png cannot be read'):
+    with pytest.raises(GenerationError, match='broken.png is truncated'):
         open_source(broken)
 
 

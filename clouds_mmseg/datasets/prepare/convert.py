@@ -15,15 +15,13 @@ from clouds_mmseg.datasets.label_table import (
     apply_label_table,
     build_label_table,
 )
-from clouds_mmseg.datasets.transforms.load_labels import (
-    decode_ids,
-    describe_ids,
-)
+from clouds_mmseg.datasets.transforms.load_labels import describe_ids
 from clouds_mmseg.utils.cityscapes import (
     IGNORE,
     LABEL_ID_TO_TRAIN_ID,
     LABEL_IDS,
 )
+from clouds_mmseg.utils.images import ImageFileError, decode_ids
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class TableConverter:
     """Labels whose ids a table maps.
 
     Attributes:
-        table (bytes): 256 bytes: id in the file -> train id.
+        table (bytes): 256 or 65536 bytes: id in the file -> train id.
         channel (str, optional): As in :class:`DGDataset`.
     """
 
@@ -68,14 +66,9 @@ class TableConverter:
     def __call__(self, payload, name):
         """Return the train ids of a file."""
         try:
-            raw = decode_ids(payload, self.channel, name)
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f'label {name} cannot be decoded '
-                f'({type(error).__name__}: {error})'
-            ) from error
+            raw = decode_ids(payload, self.channel)
+        except ImageFileError as error:
+            raise DataError(f'label {name} {error}') from error
         table = np.frombuffer(self.table, np.uint8)
         mapped, undefined = apply_label_table(raw, table)
         if undefined:

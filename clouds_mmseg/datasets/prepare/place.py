@@ -1,7 +1,6 @@
 """Put one file where it belongs."""
 
 import errno
-import io
 import os
 import shutil
 from contextlib import contextmanager
@@ -19,9 +18,12 @@ from clouds_mmseg.datasets.prepare.convert import (
 )
 from clouds_mmseg.datasets.prepare.disk import FULL, write_error
 from clouds_mmseg.datasets.prepare.recode import decode_image, encode_exactly
-from clouds_mmseg.datasets.transforms.integrity import incomplete
-from clouds_mmseg.datasets.verify.checksums import damaged_chunk
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.image_files import (
+    damaged_chunk,
+    truncated,
+    truncated_file,
+)
 
 MADE, THERE, BAD = 'made', 'there', 'bad'
 
@@ -159,7 +161,7 @@ class Placer:
         """Return what is wrong with a file of a folder, or None."""
         try:
             with open(job.member.place, 'rb') as stream:
-                problem = incomplete(stream)
+                problem = truncated_file(stream)
         except OSError as error:
             problem = f'cannot be read ({error})'
         if problem:
@@ -197,7 +199,7 @@ def _require(payload, job, name, sums):
 
     Decoders read a label with a flipped bit into other ids, without a word.
     """
-    problem = incomplete(io.BytesIO(payload))
+    problem = truncated(payload)
     if not problem and sums:
         chunk = damaged_chunk(payload)
         if chunk:

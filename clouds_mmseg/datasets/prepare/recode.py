@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.utils import images
 
 # Formats of --recode: OpenCV, which decodes images in training, reads both.
 RECODES = ('bmp', 'webp')
@@ -57,10 +58,10 @@ def decode_image(payload, name):
     Raises:
         DataError: It cannot be decoded.
     """
-    image = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f'image {name} cannot be decoded')
-    return image
+    try:
+        return images.decode_image(payload)
+    except images.ImageFileError as error:
+        raise DataError(f'image {name} {error}') from error
 
 
 def encode_exactly(image, kind, name):

@@ -1,11 +1,9 @@
 """WildDash 2: ``wd_public_v2p0.zip`` or the older ``wd_public_02.zip``."""
 
-import io
 import json
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.prepare.convert import TableConverter
@@ -16,6 +14,7 @@ from clouds_mmseg.datasets.wilddash2 import (
     wilddash2_ids,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE
+from clouds_mmseg.utils.images import open_picture
 
 _LABEL = 'labels/{file}_labelTrainIds.png'
 
@@ -39,7 +38,7 @@ class SegmentConverter:
         Source: COCO, panoptic format.
         """
         try:
-            with Image.open(io.BytesIO(payload)) as image:
+            with open_picture(payload) as image:
                 rgb = np.asarray(image.convert('RGB'), np.int64)
         except Exception as error:
             raise DataError(

@@ -1,19 +1,21 @@
 """Reading of label files."""
 
-import io
-
-import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine import fileio
 from mmseg.registry import TRANSFORMS
-from PIL import Image
 
 from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.datasets.label_table import apply_label_table
-from clouds_mmseg.datasets.transforms.integrity import require_complete
+from clouds_mmseg.datasets.label_table import UNDEFINED, apply_label_table
+from clouds_mmseg.datasets.transforms.load_image import read_file
+from clouds_mmseg.utils.images import (
+    ImageFileError,
+    decode_ids,
+    exif_orientation,
+)
 
 _ADVICE = "Mend the file, or name its image in the dataset's skip list."
+# Undefined ids of one label from which on they are no slip of a table.
+_MANY = 16
 
 
 @TRANSFORMS.register_module()
@@ -43,35 +45,30 @@ class LoadSegLabels(BaseTransform):
                 the image, or holds an id that the dataset does not define.
         """
         path = results['seg_map_path']
-        require_complete(path, 'label')
+        payload = read_file(path, 'label', self.backend_args)
         try:
-            raw = self._decode(path, results.get('label_channel'))
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f'label {path} cannot be decoded '
-                f'({type(error).__name__}: {error}).',
-                _ADVICE,
-            ) from error
+            raw = decode_ids(payload, results.get('label_channel'))
+        except ImageFileError as error:
+            raise DataError(f'label {path} {error}.', _ADVICE) from error
         image_shape = results.get('ori_shape')
         if image_shape is not None and raw.shape != tuple(image_shape[:2]):
             raise DataError(
                 f'label {path} is {raw.shape[1]}x{raw.shape[0]}, but its '
                 f'image {results.get("img_path")} is '
                 f'{image_shape[1]}x{image_shape[0]} (width x height): they '
-                'must be equal.',
+                f'must be equal.{self._turned(results, raw.shape)}',
                 _ADVICE,
                 kind='size',
             )
         table = results['label_table']
         mapped, undefined = apply_label_table(raw, table)
         if undefined:
-            known = np.flatnonzero(table != 254)
+            known = np.flatnonzero(table != UNDEFINED)
             raise DataError(
                 f'label {path} has ids outside the classes: '
                 f'{describe_ids(undefined)}; the dataset defines '
-                f'{describe_ids(known.tolist())}.',
+                f'{describe_ids(known.tolist())}.'
+                + hint_about_ids(undefined, table),
                 'Check that these are the label files its layout asks for.',
                 kind='ids',
             )
@@ -79,55 +76,51 @@ class LoadSegLabels(BaseTransform):
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
 
-    def _decode(self, path, channel):
-        """Return the ids of a label file: (H, W), uint8 or uint16."""
-        payload = fileio.get(path, backend_args=self.backend_args)
-        return decode_ids(payload, channel, path)
+    def _turned(self, results, shape):
+        """Say whether an EXIF orientation makes the sizes differ."""
+        height, width = results['ori_shape'][:2]
+        if shape != (width, height) or 'img_path' not in results:
+            return ''
+        path = results['img_path']
+        payload = read_file(path, 'image', self.backend_args)
+        orientation = exif_orientation(payload)
+        if orientation < 5:
+            return ''
+        return (
+            f' The image has EXIF orientation {orientation} and is read '
+            'turned upright, the label is stored as the image was before: '
+            "turn the label, or remove the image's EXIF orientation."
+        )
 
     def __repr__(self):
         return f'{type(self).__name__}(backend_args={self.backend_args})'
 
 
-def decode_ids(payload, channel, name):
-    """Decode the bytes of a label file.
+def hint_about_ids(undefined, table):
+    """Say where ids that the table does not define may come from, or nothing.
 
     Args:
-        payload (bytes): The file.
-        channel (str, optional): ``'first'`` for files with several channels
-            and the class id in the first one in file order.
-        name (str): Of the file, for messages.
+        undefined (list[int]): The ids.
+        table (np.ndarray): See ``label_table``.
 
     Returns:
-        np.ndarray: (H, W) uint8 or uint16: the ids as in the file.
-
-    Raises:
-        DataError: The file has several channels and ``channel`` is None.
-        Exception: What the decoder raises on a damaged file.
+        str: A sentence with a blank in front, or nothing.
     """
-    if channel == 'first':
-        # Pillow cuts 16-bit colour PNGs down to 8 bits. OpenCV keeps
-        # them, with the channels in reverse order.
-        raw = cv2.imdecode(
-            np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED
+    large = [i for i in undefined if i >= 1000]
+    if large and all(
+        i // 1000 < len(table) and table[i // 1000] != UNDEFINED for i in large
+    ):
+        return (
+            ' They look like instance ids (class id * 1000 + number, as in '
+            'instanceIds of Cityscapes): use the semantic label files.'
         )
-        if raw is None:
-            raise ValueError('OpenCV cannot decode it')
-        if raw.ndim == 3:
-            # With an alpha channel the order is B, G, R, A.
-            raw = raw[..., 2]
-        return np.ascontiguousarray(raw)
-    # OpenCV turns palette PNGs into colours; Pillow keeps the indices.
-    with Image.open(io.BytesIO(payload)) as image:
-        raw = np.asarray(image)
-    if raw.ndim != 2:
-        raise DataError(
-            f'label {name} has {raw.shape[2]} channels, but a label file '
-            'has one, with a class id in each pixel. This looks like a '
-            'picture of the classes in colour: use the id files.'
+    if len(undefined) >= _MANY:
+        return (
+            ' So many of them come from a label that was resized with '
+            'interpolation or went through a lossy format: make it again, '
+            'with nearest neighbours.'
         )
-    if raw.dtype == bool:
-        raw = raw.astype(np.uint8)
-    return raw
+    return ''
 
 
 def describe_ids(numbers):

@@ -19,7 +19,9 @@ class PackDGInputs(PackSegInputs):
     def __init__(self, domain=None, **kwargs):
         super().__init__(**kwargs)
         self.domain = domain
-        self.meta_keys = (*dict.fromkeys((*self.meta_keys, 'domain')),)
+        self.meta_keys = (
+            *dict.fromkeys((*self.meta_keys, 'domain', 'image_range')),
+        )
 
     def transform(self, results):
         """Return ``inputs`` ((3, H, W) uint8) and ``data_samples``.

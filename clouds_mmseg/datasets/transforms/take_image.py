@@ -27,6 +27,8 @@ class TakeImageFrom(BaseTransform):
         below = os.path.relpath(results['img_path'], self.source)
         path = Path(self.folder, below).with_suffix('.png')
         results['img_path'] = str(path)
+        # What depth the files have that it was made of does not matter.
+        results.pop('image_range', None)
         return results
 
     def __repr__(self):

@@ -15,10 +15,13 @@ ERRORS = {
     'orphan': 'labels without image',
     'leak': 'images of training that evaluation has too',
     'ignored': 'labels in which no class ever occurs',
+    'depth': 'images that do not use the depth of their files',
 }
 WARNINGS = {
     'duplicate': 'images that occur twice',
     'all_ignored': 'images whose label is ignored as a whole',
+    'orientation': 'images that are turned, and labels that are not',
+    'dark': 'images that are black',
 }
 # Those that moving a pair of files aside mends.
 MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')

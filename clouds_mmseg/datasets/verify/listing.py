@@ -68,6 +68,9 @@ def set_key(dataset):
         words.append(table_digest(dataset.label_table, dataset.LABEL_CHANNEL))
     if dataset.ann_file:
         words.append(os.path.relpath(dataset.ann_file, root))
+    if dataset.image_range is not None:
+        # What was found with another range is no longer so.
+        words.append('{:g}..{:g}'.format(*dataset.image_range))
     return ' '.join(words)
 
 

@@ -142,6 +142,7 @@ def _verify_one(task, workers):
         listing.root,
         dataset.class_table() if labelled else None,
         dataset.LABEL_CHANNEL if labelled else None,
+        image_range=getattr(dataset, 'image_range', None),
     )
     samples = map_in_processes(
         check, listing.pairs, workers=workers, title=task.name
@@ -173,7 +174,7 @@ def _collect(report, samples):
     """Add up what was found; returns the rows of class statistics."""
     pixels = np.zeros(256, np.int64)
     images_with = np.zeros(256, np.int64)
-    sizes, rows = Counter(), {}
+    sizes, rows, maxima = Counter(), {}, []
     for sample in samples:
         report.images += 1
         report.findings += sample.findings
@@ -185,10 +186,22 @@ def _collect(report, samples):
             report.digests[pair.image] = (sample.digest, pair.label)
         if sample.size:
             sizes['{}x{}'.format(*sample.size)] += 1
+        if sample.maximum is not None:
+            maxima.append(sample.maximum)
         if sample.pixels is not None:
             pixels += sample.pixels
             images_with += sample.pixels > 0
             rows[sample.pair.label] = statistics_row(sample)
+    if maxima and max(maxima) < 2**15:
+        report.findings.append(
+            Finding(
+                'depth',
+                f'{len(maxima)} images have 16 bits, but no value above '
+                f'{max(maxima)}, and are read that dark: give the dataset '
+                'their range, such as image_range=(0, 4095) for 12 bits, or '
+                'image_range=(0, 65535) if they are meant so.',
+            )
+        )
     number = len(report.classes)
     report.sizes = dict(sizes.most_common())
     report.pixels = pixels[:number].tolist() if rows else []

@@ -8,11 +8,20 @@ import numpy as np
 
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
-from clouds_mmseg.datasets.transforms.integrity import require_complete
-from clouds_mmseg.datasets.verify.checksums import damaged_chunk
+from clouds_mmseg.datasets.transforms.load_image import read_file
 from clouds_mmseg.datasets.verify.findings import Finding
 from clouds_mmseg.datasets.verify.stamps import stamp
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.image_files import damaged_chunk, is_progressive
+from clouds_mmseg.utils.images import (
+    ENDS_EARLY,
+    ends_early,
+    exif_orientation,
+    stored_maximum,
+)
+
+# An image without a value above that shows nothing.
+_DARK = 16
 
 
 @dataclass
@@ -40,6 +49,9 @@ class SampleReport:
         digest (str): Hash of the image file.
         pixels (np.ndarray | None): (256,) int64: pixels of each class index,
             at 255 the ignored ones; None if the label cannot be used.
+        orientation (int | None): EXIF orientation of the image; None if it
+            was not read.
+        maximum (int | None): Greatest value in an image of 16 bits.
     """
 
     pair: Pair
@@ -48,6 +60,8 @@ class SampleReport:
     size: tuple = None
     digest: str = ''
     pixels: np.ndarray = None
+    orientation: int = None
+    maximum: int = None
 
 
 class SampleCheck:
@@ -55,16 +69,20 @@ class SampleCheck:
 
     Args:
         root (str): Folder that the paths of pairs are below.
-        table (np.ndarray): (256,) uint8, see ``label_table``.
+        table (np.ndarray): uint8, see ``label_table``.
         channel (str | None): See ``label_channel`` of :class:`DGDataset`.
         images (bool): Whether to read the images, not the labels alone.
+        image_range (tuple, optional): Of :class:`DGDataset`.
     """
 
-    def __init__(self, root, table, channel=None, images=True):
+    def __init__(
+        self, root, table, channel=None, images=True, image_range=None
+    ):
         self.root = root
         self.table = table
         self.channel = channel
         self.images = images
+        self.image_range = image_range
 
     def __call__(self, pair):
         """Read the files of a pair.
@@ -79,6 +97,7 @@ class SampleCheck:
         info = {}
         if pair.image and self.images:
             info['img_path'] = self._path(pair.image)
+            info['image_range'] = self.image_range
             self._run(report, 'image', self._read_image, info)
         if pair.label:
             info['seg_map_path'] = self._path(pair.label)
@@ -111,36 +130,48 @@ class SampleCheck:
         payload = _read_whole(info['img_path'], 'image')
         report.digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
         info.update(LoadSegImage()(dict(info)))
+        if is_progressive(payload) and ends_early(payload, info['img']):
+            raise DataError(f'image {info["img_path"]} {ENDS_EARLY}.')
         height, width = info['ori_shape']
         report.size = (width, height)
+        report.orientation = exif_orientation(payload)
+        if self.image_range is None:
+            report.maximum = stored_maximum(payload)
+        if info['img'].max() < _DARK:
+            self._warn(report, 'dark', f'image {report.pair.image} is black.')
+
+    @staticmethod
+    def _warn(report, kind, message):
+        pair = report.pair
+        report.findings.append(Finding(kind, message, pair.image, pair.label))
 
     def _read_label(self, report, info):
-        _read_whole(info['seg_map_path'], 'label')
+        payload = _read_whole(info['seg_map_path'], 'label')
+        turned = exif_orientation(payload)
+        if report.orientation not in (None, turned):
+            self._warn(
+                report,
+                'orientation',
+                f'image {report.pair.image} has EXIF orientation '
+                f'{report.orientation} and is read turned upright, label '
+                f'{report.pair.label} has {turned}: is it stored upright?',
+            )
         label = LoadSegLabels()(info)['gt_seg_map']
         report.pixels = np.bincount(label.ravel(), minlength=256)
         if report.pixels[IGNORE] == label.size:
-            report.findings.append(
-                Finding(
-                    'all_ignored',
-                    f'label {report.pair.label} has ignored pixels only.',
-                    report.pair.image,
-                    report.pair.label,
-                )
+            self._warn(
+                report,
+                'all_ignored',
+                f'label {report.pair.label} has ignored pixels only.',
             )
 
 
 def _read_whole(path, kind):
-    """Return the bytes of a file whose end and checksums are right."""
-    require_complete(path, kind)
-    try:
-        with open(path, 'rb') as stream:
-            payload = stream.read()
-    except OSError as error:
-        raise DataError(
-            f'{kind} {path} cannot be read: {error.strerror}.'
-        ) from error
+    """Return the bytes of a file whose checksums are right."""
+    payload = read_file(path, kind)
     chunk = damaged_chunk(payload)
-    if chunk is not None:
+    # A file without its end is told by the decoders.
+    if chunk not in (None, 'end'):
         raise DataError(
             f'{kind} {path} is damaged: the checksum of its PNG chunk '
             f'{chunk} is wrong.'

@@ -11,9 +11,9 @@ from PIL import Image
 
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.label_table import build_label_table, table_digest
-from clouds_mmseg.datasets.verify.checksums import damaged_chunk
 from clouds_mmseg.datasets.verify.sample import Pair, SampleCheck
 from clouds_mmseg.datasets.verify.stamps import changed_files, stamp
+from clouds_mmseg.utils.image_files import damaged_chunk
 
 TABLE = build_label_table({7: 0, 8: 1, 26: 13}, [0, 255])
 PAIR = Pair('images/00001.png', 'labels/00001.png')
@@ -30,7 +30,8 @@ PNG = png()
 
 
 @settings(max_examples=60, deadline=None)
-@given(place=st.integers(8, len(PNG) - 1), bit=st.integers(0, 7))
+# The last four are the checksum of an end that has no content.
+@given(place=st.integers(8, len(PNG) - 5), bit=st.integers(0, 7))
 def test_every_flipped_bit_of_a_png_is_found(place, bit):
     payload = bytearray(PNG)
     payload[place] ^= 1 << bit
@@ -104,6 +105,77 @@ def test_an_image_of_another_size(pairs, found, files):
     assert finding.kind == 'size'
     assert finding.file == PAIR.label
     assert '20x12' in finding.message and '5x5' in finding.message
+
+
+def rewrite(path, **options):
+    with Image.open(path) as picture:
+        picture.load()
+    picture.save(path, **options)
+
+
+@pytest.mark.parametrize('orientation', [2, 3])
+def test_a_turned_image_with_an_upright_label(pairs, found, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    rewrite(pairs / PAIR.image, exif=exif)
+    (finding,) = found().findings
+    assert finding.kind == 'orientation' and not finding.is_error
+    assert f'EXIF orientation {orientation}' in finding.message
+    # A label that is turned likewise agrees.
+    rewrite(pairs / PAIR.label, exif=exif)
+    assert found().findings == []
+
+
+def test_an_image_that_lies_on_its_side(pairs, found):
+    exif = Image.Exif()
+    exif[274] = 6
+    rewrite(pairs / PAIR.image, exif=exif)
+    turned, size = found().findings
+    assert (turned.kind, size.kind) == ('orientation', 'size')
+    assert 'image has EXIF orientation 6' in size.message
+    assert 'turn the label' in size.message
+
+
+def test_data_behind_the_end(pairs, found):
+    for name in (PAIR.image, PAIR.label):
+        path = pairs / name
+        path.write_bytes(path.read_bytes() + b'ftypmp42' * 2000)
+    assert found().findings == []
+
+
+def test_an_image_that_is_black(pairs, found, files):
+    Image.fromarray(np.full((*files.shape, 3), 9, np.uint8)).save(
+        pairs / PAIR.image
+    )
+    assert [f.kind for f in found().findings] == ['dark']
+
+
+def test_a_progressive_jpeg_that_ends_early(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'JPEG', progressive=True)
+    payload = stream.getvalue()
+    (tmp_path / 'a.jpg').write_bytes(payload)
+    check = SampleCheck(str(tmp_path), TABLE)
+    assert check(Pair('a.jpg')).findings == []
+    (tmp_path / 'a.jpg').write_bytes(
+        payload[: len(payload) // 2] + b'\xff\xd9'
+    )
+    (finding,) = check(Pair('a.jpg')).findings
+    assert finding.kind == 'image' and 'truncated' in finding.message
+
+
+def test_12_bits_need_a_range(tmp_path):
+    values = np.linspace(0, 4000, 640, dtype=np.uint16).reshape(20, 32)
+    Image.fromarray(values).save(tmp_path / 'a.png')
+    (finding,) = SampleCheck(str(tmp_path), TABLE)(Pair('a.png')).findings
+    assert finding.kind == 'image' and 'image_range' in finding.message
+    check = SampleCheck(str(tmp_path), TABLE, image_range=(0, 4095))
+    assert check(Pair('a.png')).findings == []
+    # 14 bits are found when all images are known.
+    Image.fromarray(values * 4).save(tmp_path / 'a.png')
+    report = SampleCheck(str(tmp_path), TABLE)(Pair('a.png'))
+    assert report.findings == [] and report.maximum == 16000
 
 
 def test_ids_that_are_not_defined(pairs, found, files):
