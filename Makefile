@@ -32,8 +32,11 @@ ablation: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)
 	$(BIN)/python tools/ablation.py --work-dir $(WORK)/ablation
 
+# In a random order, whose seed is printed at the end; `make test SEED=N` runs
+# that order again. -r s names what was skipped and why.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -r s \
+	  $(if $(SEED),--randomly-seed=$(SEED)) \
 	  --cov --cov-report=term:skip-covered --cov-fail-under=90 \
 	  --durations=15
 

@@ -11,26 +11,37 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('NUMBA_DISABLE_JIT', '1')
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / 'shared'
+# CamVid's licence keeps it out of the repository.
+CAMVID = (
+    os.environ.get('CAMVID_ROOT', ''),
+    ROOT / 'data' / 'camvid_mini',
+    ROOT.parent / 'shared' / 'data' / 'camvid_mini',
+)
 
 
-def _shared(name):
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f'{name} of the shared test data is not at {SHARED}')
-    return path
+def pytest_terminal_summary(terminalreporter, config):
+    """Say how the order and the random numbers are had again."""
+    seed = config.getoption('randomly_seed', None)
+    if seed is not None:
+        terminalreporter.write_line(f'repeat with --randomly-seed={seed}')
 
 
 @pytest.fixture(scope='session')
 def reference_dir():
     """Folder of outputs recorded from other implementations."""
-    return _shared('reference')
+    return ROOT / 'tests' / 'data' / 'reference'
 
 
 @pytest.fixture(scope='session')
 def camvid_dir():
     """Folder of the 36 real driving photographs."""
-    return _shared('data/camvid_mini')
+    for path in filter(None, CAMVID):
+        if (Path(path) / 'images').is_dir():
+            return Path(path)
+    pytest.skip(
+        'needs the photographs of CamVid: CAMVID_ROOT=FOLDER, or '
+        'data/camvid_mini'
+    )
 
 
 @pytest.fixture(scope='session')

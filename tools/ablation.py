@@ -2,9 +2,8 @@
 
 import argparse
 
-from clouds_mmseg.ablation.rows import ROWS
-from clouds_mmseg.ablation.run import run_ablation
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.names import ABLATION_ROWS
 
 
 def parse_args():
@@ -27,8 +26,8 @@ def parse_args():
     parser.add_argument(
         '--rows',
         nargs='+',
-        choices=[row.name for row in ROWS],
-        default=[row.name for row in ROWS],
+        choices=ABLATION_ROWS,
+        default=list(ABLATION_ROWS),
         help='default: all',
     )
     parser.add_argument(
@@ -53,6 +52,13 @@ def parse_args():
     return parser.parse_args()
 
 
+def main():
+    args = parse_args()
+    from clouds_mmseg.ablation.run import run_ablation
+
+    run_ablation(**vars(args))
+
+
 if __name__ == '__main__':
     with plain_errors():
-        run_ablation(**vars(parse_args()))
+        main()

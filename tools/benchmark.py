@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from clouds_mmseg.benchmark.arguments import parse_args
-from clouds_mmseg.benchmark.command import run
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg_cli.benchmark import parse_args
+from clouds_mmseg_cli.errors import plain_errors
 
 PLAIN = Path(__file__).resolve().parents[1] / 'tests' / 'plain'
 
 
 def main(argv=None):
-    run(parse_args(argv), PLAIN)
+    args = parse_args(argv)
+    from clouds_mmseg.benchmark.command import run
+
+    run(args, PLAIN)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from clouds_mmseg.checkpoints.parity import check_file
+from clouds_mmseg_cli.errors import plain_errors
 
 
 def main():
@@ -15,6 +15,8 @@ def main():
     )
     parser.add_argument('files', nargs='+', metavar='FILE')
     files = parser.parse_args().files
+    from clouds_mmseg.checkpoints.parity import check_file
+
     width = max(len(name) for name in files)
     failed = False
     for name in files:
@@ -26,4 +28,5 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    with plain_errors():
+        main()

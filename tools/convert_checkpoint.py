@@ -2,10 +2,8 @@
 
 import argparse
 
-from clouds_mmseg.checkpoints.convert_file import convert_file
-from clouds_mmseg.checkpoints.layouts import KINDS
-from clouds_mmseg.checkpoints.report import report_lines
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.names import CHECKPOINT_KINDS as KINDS
 
 
 def parse_args(argv=None):
@@ -54,6 +52,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.checkpoints.convert_file import convert_file
+    from clouds_mmseg.checkpoints.report import report_lines
+
     outcome = convert_file(
         args.source,
         args.target,

@@ -5,11 +5,9 @@ Started by torchrun, srun or mpirun, the processes share the work.
 
 import argparse
 
-from clouds_mmseg.engine.launch import add_pretrained_dir, plain_errors
-from clouds_mmseg.engine.make_bank import BACKENDS, make_bank
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.sharding import parse_shard
-from clouds_mmseg.utils.pretrained import use_pretrained_dir
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.names import IMAGE_BACKENDS as BACKENDS
+from clouds_mmseg_cli.options import add_pretrained_dir
 
 # Options of one backend only: without a default here, so that what was not
 # given is left to the backend, and what it does not know is an error.
@@ -106,6 +104,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.engine.make_bank import make_bank
+    from clouds_mmseg.generate.sharding import parse_shard
+    from clouds_mmseg.utils.pretrained import use_pretrained_dir
+
     use_pretrained_dir(args.pretrained_dir)
     given = {name: getattr(args, name) for name in _OPTIONS}
     given = {name: v for name, v in given.items() if v is not None}
@@ -124,7 +126,7 @@ def main(argv=None):
             **given,
         )
     except KeyboardInterrupt:
-        raise GenerationError(
+        raise KeyboardInterrupt(
             f'stopped. Every image in the manifest of {args.out} is whole; '
             'the same command continues.'
         ) from None

@@ -2,14 +2,8 @@
 
 import argparse
 
-from clouds_mmseg.engine.launch import add_pretrained_dir, plain_errors
-from clouds_mmseg.generate.coverage import class_coverage, coverage_lines
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.grammar import template_prompts
-from clouds_mmseg.generate.instruction import INSTRUCTION
-from clouds_mmseg.generate.llm import PromptWriter
-from clouds_mmseg.generate.prompt_file import write_prompts
-from clouds_mmseg.utils.pretrained import use_pretrained_dir
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.options import add_pretrained_dir
 
 
 def parse_args(argv=None):
@@ -46,6 +40,10 @@ def parse_args(argv=None):
 
 
 def make_prompts(args):
+    from clouds_mmseg.generate.errors import GenerationError
+    from clouds_mmseg.generate.grammar import template_prompts
+    from clouds_mmseg.generate.llm import PromptWriter
+
     if args.backend == 'template':
         prompts, duplicates = template_prompts(args.num, seed=args.seed)
         return prompts, dict(
@@ -77,6 +75,11 @@ def make_prompts(args):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.generate.coverage import class_coverage, coverage_lines
+    from clouds_mmseg.generate.instruction import INSTRUCTION
+    from clouds_mmseg.generate.prompt_file import write_prompts
+    from clouds_mmseg.utils.pretrained import use_pretrained_dir
+
     use_pretrained_dir(args.pretrained_dir)
     if args.show_instruction:
         print(INSTRUCTION)

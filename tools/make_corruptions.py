@@ -7,9 +7,7 @@ python tools/make_corruptions.py data/cityscapes/leftImg8bit/val \
 
 import argparse
 
-from clouds_mmseg.engine.launch import plain_errors
-from clouds_mmseg.engine.make_corruptions import make_corruptions
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.errors import plain_errors
 
 
 def parse_args(argv=None):
@@ -49,10 +47,12 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.engine.make_corruptions import make_corruptions
+
     try:
         done = make_corruptions(**vars(args))
     except KeyboardInterrupt:
-        raise UserError(
+        raise KeyboardInterrupt(
             f'stopped. Every image in {args.out} is whole; the same command '
             'continues.'
         ) from None

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from clouds_mmseg.engine.launch import plain_errors
-from clouds_mmseg.utils.model_zoo import write_model_zoo
+from clouds_mmseg_cli.errors import plain_errors
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 
@@ -14,6 +13,8 @@ def main():
     parser.add_argument('--source', default=DOCS / 'model_zoo.yaml')
     parser.add_argument('--out', default=DOCS / 'model_zoo.md')
     args = parser.parse_args()
+    from clouds_mmseg.utils.model_zoo import write_model_zoo
+
     count = write_model_zoo(args.source, args.out)
     print(f'{args.out}: {count} weights')
 

@@ -5,10 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from clouds_mmseg.datasets.toycity import write_toycity
-from clouds_mmseg.datasets.toycity.manifest import MANIFEST, read_manifest
-from clouds_mmseg.datasets.toycity.sheet import write_contact_sheet
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.errors import plain_errors
 
 
 def parse_args(argv=None):
@@ -40,6 +37,14 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.datasets.toycity import write_toycity
+    from clouds_mmseg.datasets.toycity.manifest import (
+        MANIFEST,
+        read_manifest,
+    )
+    from clouds_mmseg.datasets.toycity.sheet import write_contact_sheet
+    from clouds_mmseg.utils.errors import UserError
+
     start = time.perf_counter()
     try:
         written = write_toycity(
@@ -68,4 +73,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    with plain_errors():
+        main()

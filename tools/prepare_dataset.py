@@ -2,12 +2,9 @@
 
 import argparse
 
-from clouds_mmseg.datasets.data_root import resolve_data_root
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.recode import RECODES
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
-from clouds_mmseg.datasets.prepare.sets import NAMES
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.names import PREPARED_SETS as NAMES
+from clouds_mmseg_cli.names import RECODES
 
 
 def parse_args(argv=None):
@@ -65,6 +62,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.datasets.data_root import resolve_data_root
+    from clouds_mmseg.datasets.prepare.options import Options
+    from clouds_mmseg.datasets.prepare.run import prepare_dataset
+
     out = args.out or resolve_data_root(f'data/{args.name}')
     options = Options(
         link=args.link,

@@ -2,8 +2,7 @@
 
 import argparse
 
-from clouds_mmseg.checkpoints.publish import publish, published_lines
-from clouds_mmseg.engine.launch import plain_errors
+from clouds_mmseg_cli.errors import plain_errors
 
 
 def parse_args(argv=None):
@@ -32,6 +31,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from clouds_mmseg.checkpoints.publish import publish, published_lines
+
     done = publish(
         args.source,
         args.target,

@@ -2,27 +2,12 @@
 
 import argparse
 
-from clouds_mmseg.engine.corruption_options import (
-    add_corruption_arguments,
-    apply_corruption_arguments,
-)
-from clouds_mmseg.engine.evaluation_options import (
-    enable_tta,
-    predict_in_bf16,
-    show_pictures,
-    write_predictions,
-)
-from clouds_mmseg.engine.export_options import (
-    add_export_arguments,
-    apply_export_arguments,
-)
-from clouds_mmseg.engine.launch import (
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.options import (
     add_common_arguments,
-    build_runner,
-    load_config,
-    plain_errors,
+    add_corruption_arguments,
+    add_export_arguments,
 )
-from clouds_mmseg.evaluation.protocols import apply_protocol
 
 
 def parse_args():
@@ -73,6 +58,19 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from clouds_mmseg.engine.corruption_options import (
+        apply_corruption_arguments,
+    )
+    from clouds_mmseg.engine.evaluation_options import (
+        enable_tta,
+        predict_in_bf16,
+        show_pictures,
+        write_predictions,
+    )
+    from clouds_mmseg.engine.export_options import apply_export_arguments
+    from clouds_mmseg.engine.launch import build_runner, load_config
+    from clouds_mmseg.evaluation.protocols import apply_protocol
+
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     cfg.resume = False

@@ -2,18 +2,8 @@
 
 import argparse
 
-from clouds_mmseg.engine.launch import (
-    add_common_arguments,
-    build_runner,
-    enable_amp,
-    load_config,
-    plain_errors,
-)
-from clouds_mmseg.engine.verify_data import (
-    config_command,
-    config_tasks,
-    verify_data,
-)
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.options import add_common_arguments
 
 
 def parse_args():
@@ -41,6 +31,17 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from clouds_mmseg.engine.launch import (
+        build_runner,
+        enable_amp,
+        load_config,
+    )
+    from clouds_mmseg.engine.verify_data import (
+        config_command,
+        config_tasks,
+        verify_data,
+    )
+
     cfg = load_config(args)
     if args.check_data:
         fine, report = verify_data(

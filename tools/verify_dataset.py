@@ -8,18 +8,9 @@ import argparse
 import os
 import shlex
 
-from mmengine.config import DictAction
-from mmengine.registry import init_default_scope
-
-import clouds_mmseg  # noqa: F401
-from clouds_mmseg.datasets.data_root import resolve_data_root
-from clouds_mmseg.datasets.verify import SETS, named_tasks
-from clouds_mmseg.engine.launch import load_config, plain_errors
-from clouds_mmseg.engine.verify_data import (
-    config_command,
-    config_tasks,
-    verify_data,
-)
+from clouds_mmseg_cli.cfg_options import CfgOptions
+from clouds_mmseg_cli.errors import plain_errors
+from clouds_mmseg_cli.names import VERIFIED_SETS as SETS
 
 
 def parse_args():
@@ -56,7 +47,7 @@ def parse_args():
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='with --config: override its settings',
     )
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
@@ -65,6 +56,17 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmengine.registry import init_default_scope
+
+    from clouds_mmseg.datasets.data_root import resolve_data_root
+    from clouds_mmseg.datasets.verify import named_tasks
+    from clouds_mmseg.engine.launch import load_config
+    from clouds_mmseg.engine.verify_data import (
+        config_command,
+        config_tasks,
+        verify_data,
+    )
+
     if args.config:
         tasks = config_tasks(load_config(args))
         command = config_command(args)

@@ -9,40 +9,8 @@ from clouds_mmseg.utils.corruptions import CLEAN, check_choice, domain_of
 from clouds_mmseg.utils.errors import UserError
 
 
-def add_corruption_arguments(parser):
-    """Add the options about corruptions.
-
-    Args:
-        parser (argparse.ArgumentParser): Receives them.
-    """
-    group = parser.add_argument_group(
-        'common corruptions',
-        'test on one data set under fifteen corruptions at five severities; '
-        'with the domain cityscapes this is Cityscapes-C',
-    )
-    group.add_argument(
-        '--corrupt',
-        metavar='DOMAIN',
-        help='test set of the config that is corrupted, such as cityscapes',
-    )
-    group.add_argument(
-        '--corrupted-images',
-        metavar='FOLDER',
-        help='what tools/make_corruptions.py wrote; without it the images '
-        'are corrupted as they are read',
-    )
-    group.add_argument(
-        '--corruptions',
-        nargs='+',
-        help='names, or categories: noise blur weather digital; default all',
-    )
-    group.add_argument(
-        '--severities', nargs='+', type=int, help='1 to 5; default all'
-    )
-
-
 def apply_corruption_arguments(cfg, args):
-    """Apply the options of :func:`add_corruption_arguments`.
+    """Apply the options of ``add_corruption_arguments``.
 
     Args:
         cfg (Config): Changed in place where ``--corrupt`` is given.

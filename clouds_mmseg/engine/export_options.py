@@ -23,26 +23,8 @@ _SERVER_OF = dict(CityscapesDGDataset='cityscapes', ACDCDataset='acdc')
 _LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'EvaluateAtInputSize')
 
 
-def add_export_arguments(parser):
-    """Add the option for test servers.
-
-    Args:
-        parser (argparse.ArgumentParser): Receives it.
-    """
-    parser.add_argument(
-        '--format-only',
-        nargs='?',
-        const='test',
-        choices=['test', 'val'],
-        metavar='SPLIT',
-        help='measure nothing, but predict the test split (or val, as a '
-        'rehearsal) and write the zip file that the server of Cityscapes or '
-        'ACDC takes, to --out or <work dir>/submission',
-    )
-
-
 def apply_export_arguments(cfg, args):
-    """Apply the option of :func:`add_export_arguments`.
+    """Apply the option of ``add_export_arguments``.
 
     Args:
         cfg (Config): Changed in place.

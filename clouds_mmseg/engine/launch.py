@@ -1,76 +1,24 @@
 """From command line options to a config, for tools/train.py and test.py."""
 
 import gc
-import linecache
 import os
 import os.path as osp
-import sys
-import traceback
-from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmseg.registry import RUNNERS
 
-from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.engine.benchmark_options import on_benchmark
 from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import use_pretrained_dir
 
-_PACKAGE = str(Path(__file__).resolve().parents[1])
-
-
-def add_common_arguments(parser):
-    """Add the options that training and test share with MMSegmentation.
-
-    Args:
-        parser (argparse.ArgumentParser): Receives them.
-    """
-    parser.add_argument(
-        'config', help="config file, or mmseg::NAME of MMSegmentation's zoo"
-    )
-    parser.add_argument(
-        '--work-dir',
-        help='folder for logs, checkpoints and results; '
-        'default: work_dirs/<name of the config>',
-    )
-    parser.add_argument(
-        '--data-root',
-        help='folder that holds the data sets, in place of ./data',
-    )
-    add_pretrained_dir(parser)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config: key=value, '
-        'key="[a,b]", train_cfg.max_iters=100',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes of a distributed run are started',
-    )
-    # torchrun sets LOCAL_RANK; torch.distributed.launch passes an option.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-
-
-def add_pretrained_dir(parser):
-    """Add the option that names the folder of pretrained weights.
-
-    Args:
-        parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.utils.pretrained.use_pretrained_dir`.
-    """
-    parser.add_argument(
-        '--pretrained-dir',
-        metavar='DIR',
-        help='folder in which pretrained weights are looked up before any '
-        'hub is asked; default: CLOUDS_PRETRAINED_DIR',
-    )
+# Scripts import these from here as well.
+from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
+from clouds_mmseg_cli.options import (  # noqa: F401
+    add_common_arguments,
+    add_pretrained_dir,
+)
 
 
 def load_config(args):
@@ -164,44 +112,3 @@ def build_runner(cfg):
     # searched, and not copied by the memory pages of forked workers.
     gc.freeze()
     return RUNNERS.build(cfg)
-
-
-def _raised_on_purpose(error):
-    """Whether this package raised an error by a ``raise`` statement."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return False
-    last = frames[-1]
-    line = linecache.getline(last.filename, last.lineno or 0)
-    return last.filename.startswith(_PACKAGE) and line.strip().startswith(
-        'raise '
-    )
-
-
-@contextmanager
-def plain_errors():
-    """Print mistakes of the user as one message and exit with status 1.
-
-    Those are :class:`UserError`, files that do not exist, and whatever this
-    package raises deliberately. Anything else is a defect and keeps its
-    traceback. ``CLOUDS_TRACEBACK=1`` keeps every traceback.
-
-    Raises:
-        SystemExit: With status 1, after the message.
-    """
-    try:
-        yield
-    except Exception as error:
-        mistake = isinstance(
-            error, (UserError, FileNotFoundError, IncompatibleStackError)
-        )
-        if os.environ.get('CLOUDS_TRACEBACK') or not (
-            mistake or _raised_on_purpose(error)
-        ):
-            raise
-        # str() of a KeyError is the repr of its message.
-        message = error.args[0] if isinstance(error, KeyError) else error
-        rank = os.environ.get('RANK')
-        where = f' (process {rank})' if rank not in (None, '0') else ''
-        print(f'error{where}: {message}', file=sys.stderr)
-        raise SystemExit(1) from None

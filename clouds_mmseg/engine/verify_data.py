@@ -19,6 +19,7 @@ from clouds_mmseg.datasets.verify.recall import current_reports
 from clouds_mmseg.datasets.verify.text import counted
 from clouds_mmseg.engine.launch import dataset_configs
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.cfg_options import format_value
 
 
 def config_tasks(cfg):
@@ -74,7 +75,10 @@ def config_command(args):
         words += ['--data-root', args.data_root]
     if args.cfg_options:
         words.append('--cfg-options')
-        words += [f'{k}={v}' for k, v in args.cfg_options.items()]
+        words += [
+            f'{key}={format_value(value)}'
+            for key, value in args.cfg_options.items()
+        ]
     return shlex.join(words)
 
 

@@ -149,6 +149,25 @@ def test_what_the_package_raises_is_one_message(capsys, monkeypatch):
     assert err == 'error (process 3): width must be positive, got 0\n'
 
 
+def test_what_the_system_refuses_is_one_message(tmp_path, capsys):
+    with pytest.raises(SystemExit), plain_errors():
+        (tmp_path / 'file').write_text('')
+        (tmp_path / 'file' / 'below').mkdir()
+    err = capsys.readouterr().err
+    assert err == f'error: {tmp_path}/file/below: Not a directory\n'
+
+
+def test_interruption_is_no_traceback(capsys):
+    for stop, said in (
+        (KeyboardInterrupt(), 'stopped by Ctrl-C\n'),
+        (KeyboardInterrupt('the same command continues'), 'the same comma'),
+    ):
+        with pytest.raises(SystemExit) as caught, plain_errors():
+            raise stop
+        assert caught.value.code == 130
+        assert capsys.readouterr().err.startswith(said)
+
+
 def test_defects_keep_their_traceback(monkeypatch):
     with pytest.raises(ZeroDivisionError), plain_errors():
         1 / 0  # noqa: B018
@@ -162,7 +181,7 @@ def test_defects_keep_their_traceback(monkeypatch):
 
 def test_a_key_error_is_not_quoted(capsys, monkeypatch):
     monkeypatch.setattr(
-        'clouds_mmseg.engine.launch._raised_on_purpose', lambda error: True
+        'clouds_mmseg_cli.errors._raised_on_purpose', lambda error: True
     )
     with pytest.raises(SystemExit), plain_errors():
         raise KeyError('no such key')

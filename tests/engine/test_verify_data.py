@@ -82,7 +82,8 @@ def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
     add_common_arguments(parser)
     words = [str(tiny_config), '--data-root', str(tmp_path), '--cfg-options']
-    args = parser.parse_args([*words, 'a.b=[1,2]', 'c=words'])
+    options = ['a.b=[1,2]', 'c=two words', "d='1'", 'e=[x y, None]']
+    args = parser.parse_args([*words, *options])
     said = shlex.split(config_command(args))
     assert said[:4] == [
         'python',
@@ -96,7 +97,9 @@ def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
         == args.cfg_options
         == {
             'a.b': [1, 2],
-            'c': 'words',
+            'c': 'two words',
+            'd': '1',
+            'e': ['x y', None],
         }
     )
     load_config(again)

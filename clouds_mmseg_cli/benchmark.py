@@ -2,12 +2,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
-from clouds_mmseg.benchmark.files import SETS, STORAGES
-from clouds_mmseg.benchmark.measure import CLOCKS
-from clouds_mmseg.benchmark.random_sam import VARIANTS
-from clouds_mmseg.benchmark.setting import DTYPES
+from clouds_mmseg_cli import names
+from clouds_mmseg_cli.cfg_options import CfgOptions
 
 # Width and height, and images: those of the timings of the official code.
 _STEP_SIZES = dict(
@@ -43,7 +39,7 @@ def parse_args(argv=None):
         step.add_argument(
             '--model',
             nargs='+',
-            action=DictAction,
+            action=CfgOptions,
             default={},
             metavar='KEY=VALUE',
             help='changes to the model, as decode_head.num_queries=50',
@@ -63,7 +59,9 @@ def parse_args(argv=None):
 def _add_images(work, size, batch):
     work.add_argument('--size', type=_size, default=size, metavar='WxH')
     work.add_argument('--batch', type=int, default=batch)
-    work.add_argument('--dtype', choices=DTYPES, default='fp32')
+    work.add_argument(
+        '--dtype', choices=names.BENCHMARK_DTYPES, default='fp32'
+    )
 
 
 def _add_refine(works, common):
@@ -72,7 +70,7 @@ def _add_refine(works, common):
     )
     refine.add_argument(
         '--variant',
-        choices=VARIANTS,
+        choices=names.BENCHMARK_SAMS,
         default='vit_t',
         help='a SAM of random weights: the size of MobileSAM, or ViT-B',
     )
@@ -94,7 +92,7 @@ def _add_loader(works, common):
     loader.add_argument(
         '--sets',
         nargs='+',
-        default=list(SETS),
+        default=list(names.BENCHMARK_SETS),
         metavar='SET',
         help='without --config: published sizes to write and load '
         '(default: all of %(default)s)',
@@ -107,7 +105,7 @@ def _add_loader(works, common):
         nargs='+',
         metavar='STORAGE',
         help='compare these with the published files, and no other decoders; '
-        f'known are {", ".join(STORAGES)}',
+        f'known are {", ".join(names.benchmark_storages())}',
     )
     loader.add_argument(
         '--photos', help='make the pictures of the photographs in a folder'
@@ -145,7 +143,7 @@ def _add_resume(works, common):
     resume.add_argument(
         '--model',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         default={},
         metavar='KEY=VALUE',
     )
@@ -164,7 +162,7 @@ def _common():
     common.add_argument('--repeats', type=int, default=5)
     common.add_argument(
         '--clock',
-        choices=list(CLOCKS),
+        choices=list(names.BENCHMARK_CLOCKS),
         default='wall',
         help='cpu: processor time, where the machine has other work',
     )

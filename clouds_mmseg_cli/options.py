@@ -1,0 +1,104 @@
+"""Options that several tools have, or that one tool has many of."""
+
+from clouds_mmseg_cli.cfg_options import CfgOptions
+
+
+def add_common_arguments(parser):
+    """Add the options that training and test share with MMSegmentation.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives them.
+    """
+    parser.add_argument(
+        'config', help="config file, or mmseg::NAME of MMSegmentation's zoo"
+    )
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and results; '
+        'default: work_dirs/<name of the config>',
+    )
+    parser.add_argument(
+        '--data-root',
+        help='folder that holds the data sets, in place of ./data',
+    )
+    add_pretrained_dir(parser)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        help='override settings of the config: key=value, '
+        'key="[a,b]", train_cfg.max_iters=100',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes of a distributed run are started',
+    )
+    # torchrun sets LOCAL_RANK; torch.distributed.launch passes an option.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_pretrained_dir(parser):
+    """Add the option that names the folder of pretrained weights.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives it; what it is given is
+            for :func:`~clouds_mmseg.utils.pretrained.use_pretrained_dir`.
+    """
+    parser.add_argument(
+        '--pretrained-dir',
+        metavar='DIR',
+        help='folder in which pretrained weights are looked up before any '
+        'hub is asked; default: CLOUDS_PRETRAINED_DIR',
+    )
+
+
+def add_export_arguments(parser):
+    """Add the option for test servers.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives it.
+    """
+    parser.add_argument(
+        '--format-only',
+        nargs='?',
+        const='test',
+        choices=['test', 'val'],
+        metavar='SPLIT',
+        help='measure nothing, but predict the test split (or val, as a '
+        'rehearsal) and write the zip file that the server of Cityscapes or '
+        'ACDC takes, to --out or <work dir>/submission',
+    )
+
+
+def add_corruption_arguments(parser):
+    """Add the options about corruptions.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives them.
+    """
+    group = parser.add_argument_group(
+        'common corruptions',
+        'test on one data set under fifteen corruptions at five severities; '
+        'with the domain cityscapes this is Cityscapes-C',
+    )
+    group.add_argument(
+        '--corrupt',
+        metavar='DOMAIN',
+        help='test set of the config that is corrupted, such as cityscapes',
+    )
+    group.add_argument(
+        '--corrupted-images',
+        metavar='FOLDER',
+        help='what tools/make_corruptions.py wrote; without it the images '
+        'are corrupted as they are read',
+    )
+    group.add_argument(
+        '--corruptions',
+        nargs='+',
+        help='names, or categories: noise blur weather digital; default all',
+    )
+    group.add_argument(
+        '--severities', nargs='+', type=int, help='1 to 5; default all'
+    )

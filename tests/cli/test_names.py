@@ -1,0 +1,24 @@
+"""What --help lists is what the package has."""
+
+from clouds_mmseg.ablation.rows import ROWS
+from clouds_mmseg.benchmark import files, measure, random_sam, setting
+from clouds_mmseg.checkpoints.layouts import KINDS
+from clouds_mmseg.datasets.prepare.recode import RECODES
+from clouds_mmseg.datasets.prepare.sets import NAMES
+from clouds_mmseg.datasets.verify import SETS
+from clouds_mmseg.engine.make_bank import BACKENDS
+from clouds_mmseg_cli import names
+
+
+def test_the_names_of_the_options_are_those_of_the_package():
+    assert names.PREPARED_SETS == tuple(NAMES)
+    assert names.VERIFIED_SETS == tuple(SETS)
+    assert names.RECODES == tuple(RECODES)
+    assert names.IMAGE_BACKENDS == tuple(BACKENDS)
+    assert names.CHECKPOINT_KINDS == tuple(KINDS)
+    assert names.ABLATION_ROWS == tuple(row.name for row in ROWS)
+    assert names.BENCHMARK_SETS == tuple(files.SETS)
+    assert names.benchmark_storages() == tuple(files.STORAGES)
+    assert names.BENCHMARK_SAMS == tuple(random_sam.VARIANTS)
+    assert names.BENCHMARK_CLOCKS == tuple(measure.CLOCKS)
+    assert names.BENCHMARK_DTYPES == tuple(setting.DTYPES)
