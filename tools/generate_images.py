@@ -14,7 +14,7 @@ from clouds_mmseg_cli.options import add_pretrained_dir
 _OPTIONS = (
     'model', 'size', 'scheduler', 'steps', 'guidance', 'negative_prompt',
     'strength', 'dtype', 'device', 'batch_size', 'threads', 'variant',
-    'revision', 'safety_checker',
+    'revision', 'safety_checker', 'single_file_config',
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def parse_args(argv=None):
         'mpirun say',
     )  # fmt: skip
     group = parser.add_argument_group('options of --backend diffusers')
-    group.add_argument('--model', help='folder or id of a pipeline')
+    group.add_argument('--model', help='folder, file or id of a pipeline')
     add_pretrained_dir(group)
     group.add_argument(
         '--scheduler',
@@ -98,6 +98,11 @@ def parse_args(argv=None):
         help='of Stable Diffusion: default as the model comes. An image that '
         'it blacks out is made again with the next seed, up to 6 times',
     )  # fmt: skip
+    group.add_argument(
+        '--single-file-config',
+        help='where --model is a checkpoint in one file: folder of a pipeline '
+        'of that kind, for its configs and tokenizer',
+    )
     group.add_argument('--revision', help='commit or branch on the hub')
     return parser.parse_args(argv)
 

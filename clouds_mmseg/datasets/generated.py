@@ -13,6 +13,7 @@ from clouds_mmseg.utils.bank_manifest import (
     read_bank,
     read_entries,
     sha256_of,
+    warn_of_copies,
 )
 
 _NAMED = 5
@@ -99,6 +100,7 @@ class GeneratedDataset(DGDataset):
                 'tools/generate_images.py command that began it.'
             )
         self._check(entries)
+        warn_of_copies(self.bank, entries)
         if len(entries) < asked:
             print_log(
                 f'{self._who()}: the bank {self.bank} has {len(entries)} of '

@@ -1,17 +1,23 @@
 """Make a bank of generated images: where generation meets the renderer."""
 
 import logging
+from pathlib import Path
 
 from mmengine.logging import print_log
 
 from clouds_mmseg.generate.bank import Bank
-from clouds_mmseg.generate.contact_sheet import write_contact_sheet
+from clouds_mmseg.generate.contact_sheet import (
+    SHEET_FILE,
+    write_contact_sheet,
+)
+from clouds_mmseg.generate.coverage import class_coverage
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.fill import fill_bank
 from clouds_mmseg.generate.prompt_file import read_prompts
 from clouds_mmseg.generate.request import MAX_IMAGES, SEED_MODULUS
 from clouds_mmseg.generate.sharding import shard_from_environment
 from clouds_mmseg.generate.source_image import digest_sources, list_sources
+from clouds_mmseg.utils.bank_manifest import read_entries, warn_of_copies
 
 BACKENDS = ('toycity', 'diffusers')
 
@@ -98,9 +104,25 @@ def make_bank(
         )  # fmt: skip
     finally:
         bank.close()
+    if summary.complete:
+        warn_of_copies(out, read_entries(out).values())
     if contact_sheet and summary.complete:
-        write_contact_sheet(out)
+        _look_after_sheet(Path(out), anew=summary.made > 0)
     return summary
+
+
+def _look_after_sheet(out, *, anew):
+    """Write the contact sheet where it is missing or old."""
+    if not anew and (out / SHEET_FILE).is_file():
+        return
+    try:
+        write_contact_sheet(out)
+    except OSError as error:
+        print_log(
+            f'{out / SHEET_FILE} is not written: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _build(name, *, mode, keep_labels, local, options):
@@ -176,6 +198,22 @@ def _report(maker, lines, prompts):
     note = maker.info().get('note')
     if note:
         print_log(f'{maker.recipe()["backend"]}: {note}', logger='current')
+    texts = [text for _, text in lines]
+    unnamed = [name for name, n in class_coverage(texts).items() if not n]
+    if unnamed:
+        # The 19 classes may not be the user's; it is for him to judge.
+        print_log(
+            f'{prompts}: of the classes of Cityscapes no prompt names '
+            + ', '.join(unnamed),
+            logger='current',
+        )
+    if len(set(texts)) < len(texts):
+        print_log(
+            f'{prompts}: {len(texts) - len(set(texts))} of {len(texts)} '
+            'prompts stand there more than once',
+            logger='current',
+            level=logging.WARNING,
+        )
     warnings = maker.check_prompts(lines)
     if warnings:
         print_log(

@@ -7,9 +7,12 @@ images in flight and nothing else.
 
 import errno
 import json
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+from mmengine.logging import print_log
 
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.recipe import differences
@@ -27,6 +30,8 @@ from clouds_mmseg.utils.bank_manifest import (
     sha256_of,
 )
 
+# Of the info: what images depend on beside the recipe, less than on that.
+_VERSIONS = ('torch', 'diffusers', 'transformers', 'device')
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -52,10 +57,31 @@ class Bank:
         self.recipe = json.loads(json.dumps(recipe))
         self.info = info
         self.num = num
+        self.rank = rank
+        self._shard = None
         with self._explained():
             self._open()
+
+    def begin(self):
+        """Claim the share of this process, before the first image is added.
+
+        Raises:
+            BankBusyError: Another process of the same rank is at work.
+            GenerationError: The folder cannot be written.
+        """
+        for key in _VERSIONS:
+            before, now = self.before.get(key), self.info.get(key)
+            if before != now and None not in (before, now):
+                print_log(
+                    f'the bank {self.root} was begun with {key} {before}, '
+                    f'the rest of it is made with {now}: its images may '
+                    'differ in more than rounding',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+        with self._explained():
             self._shard = ShardFile(
-                self.root / SHARD_FOLDER / f'rank-{rank:05d}.jsonl'
+                self.root / SHARD_FOLDER / f'rank-{self.rank:05d}.jsonl'
             )
 
     def _open(self):
@@ -72,6 +98,7 @@ class Bank:
                 )
             self._create(path)
         found = read_bank(self.root)
+        self.before = found.get('info') or {}
         problems = differences(found['recipe'], self.recipe)
         if problems:
             raise GenerationError(
@@ -157,6 +184,8 @@ class Bank:
         Raises:
             GenerationError: The disk is full or fails.
         """
+        if self._shard is None:
+            self.begin()
         name = image_name(index)
         entry = dict(index=index, file=f'{IMAGE_FOLDER}/{name}', **entry)
         with self._explained():
@@ -195,17 +224,29 @@ class Bank:
             entries = read_entries(self.root)
             if not set(range(read_bank(self.root)['num'])) <= set(entries):
                 return False
-            with atomic_path(self.root / MANIFEST_FILE) as temporary:
-                temporary.write_bytes(
-                    b''.join(encode_entry(e) for e in entries.values())
-                )
-            self._shard.remove()
-            remove_idle(self.root / SHARD_FOLDER)
+            self._write_manifest(entries)
+            if self._shard is not None:
+                self._shard.remove()
+            if (self.root / SHARD_FOLDER).is_dir():
+                remove_idle(self.root / SHARD_FOLDER)
             return True
+
+    def _write_manifest(self, entries):
+        """Write the manifest, unless it says the same already.
+
+        A bank that is complete may lie on a disk that cannot be written.
+        """
+        path = self.root / MANIFEST_FILE
+        payload = b''.join(encode_entry(e) for e in entries.values())
+        if path.is_file() and path.read_bytes() == payload:
+            return
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(payload)
 
     def close(self):
         """Let other processes write to the shard of this one."""
-        self._shard.close()
+        if self._shard is not None:
+            self._shard.close()
 
     @contextmanager
     def _explained(self):

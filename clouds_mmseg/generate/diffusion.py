@@ -31,8 +31,8 @@ class DiffusionBackend:
     from a CPU generator of its own, so that it does not depend on the device.
 
     Args:
-        model (str): Folder that ``save_pretrained`` wrote, or an id on the
-            Hugging Face hub.
+        model (str): Folder that ``save_pretrained`` wrote, a checkpoint in
+            one file, or an id on the Hugging Face hub.
         mode (str): ``'txt2img'`` or ``'img2img'``.
         size (tuple[int, int] | int): Width and height in pixels; an int is
             both of them, or in mode img2img the short edge at which the
@@ -54,6 +54,8 @@ class DiffusionBackend:
         variant (str, optional): See :func:`~.pipeline.load_pipeline`.
         revision (str, optional): Commit or branch on the hub.
         safety_checker (str): See :func:`~.pipeline.set_safety_checker`.
+        single_file_config (str, optional): See
+            :func:`~.pipeline.load_pipeline`.
 
     Raises:
         GenerationError: diffusers is missing, the model is not there or of
@@ -81,6 +83,7 @@ class DiffusionBackend:
         variant=None,
         revision=None,
         safety_checker='default',
+        single_file_config=None,
     ):
         self.model = model
         self.mode = mode
@@ -95,7 +98,12 @@ class DiffusionBackend:
         self.device = pick_device(device, local)
         self.dtype = pick_dtype(dtype, self.device)
         loaded = load_pipeline(
-            model, mode, dtype=self.dtype, variant=variant, revision=revision
+            model,
+            mode,
+            dtype=self.dtype,
+            variant=variant,
+            revision=revision,
+            single_file_config=single_file_config,
         )
         self.name, self.fingerprint = loaded.name, loaded.fingerprint
         self.variant = loaded.variant

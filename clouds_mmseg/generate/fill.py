@@ -76,8 +76,17 @@ def fill_bank(
         if shard.owns(unit)
     ]
     indices = {index for batch in own for index in batch}
-    bank.sweep(indices)
-    done = bank.done(labels=backend.keeps_labels, verify=verify) & indices
+
+    def found():
+        return indices & bank.done(labels=backend.keeps_labels, verify=verify)
+
+    done = found()
+    # A bank that lacks nothing may lie where nothing can be written.
+    if done != indices:
+        bank.begin()
+        bank.sweep(indices)
+        # Another process may have made some until it gave up its claim.
+        done = found()
     summary = Summary(there=len(done))
     progress = Progress(len(indices), len(done))
     for batch in own:

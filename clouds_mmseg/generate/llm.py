@@ -18,6 +18,7 @@ from clouds_mmseg.generate.model_files import (
     local_folder,
     pick_device,
     pick_dtype,
+    reach_hub,
     unreachable,
 )
 from clouds_mmseg.generate.prompt_file import Unique
@@ -108,12 +109,23 @@ class PromptWriter:
         folder = local_folder(self.model, _MARKER)
         source = str(folder or self.model)
         try:
+            if folder is None:
+                reach_hub()
             self.tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=revision
             )
-            self.lm = AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, dtype=self.dtype
+            self.lm, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                dtype=self.dtype,
+                output_loading_info=True,
             )
+            # transformers initialises what a file lacks, and goes on.
+            if report['missing_keys']:
+                raise ValueError(
+                    f'its files lack {len(report["missing_keys"])} weights, '
+                    f'such as {min(report["missing_keys"])}'
+                )
         except OSError as error:
             if folder is None:
                 raise unreachable(self.model, _MARKER, error) from error

@@ -20,13 +20,14 @@ _END = 1 << 20
 _KEPT = {'.json', '.txt', '.model', '.safetensors', '.bin', '.jinja'}
 
 
-def local_folder(model, marker):
+def local_folder(model, marker, *, option='--model'):
     """Return the folder of a model that is on this machine.
 
     Args:
         model (str): Path of a folder, or the id of a model on a hub, which
             is looked up in the pretrained folder (``--pretrained-dir``).
         marker (str): Name of the file that such a folder must hold.
+        option (str): What names it, for the messages.
 
     Returns:
         Path | None: None where the hub must be asked for an id.
@@ -38,18 +39,18 @@ def local_folder(model, marker):
     if path.is_dir():
         if not (path / marker).is_file():
             raise GenerationError(
-                f'--model {model} is a folder without {marker}. Give the '
+                f'{option} {model} is a folder without {marker}. Give the '
                 'folder that save_pretrained wrote.'
             )
         return path
     if path.is_file():
         raise GenerationError(
-            f'--model {model} is a file. Give the folder that '
+            f'{option} {model} is a file. Give the folder that '
             f'save_pretrained wrote (it holds {marker}).'
         )
     if model.startswith(('.', '/', '~')) or model.count('/') > 1:
         raise GenerationError(
-            f'--model {model}: there is no such folder, and it is no id of '
+            f'{option} {model}: there is no such folder, and it is no id of '
             'the form owner/name either'
         )
     found = find_pretrained(in_repository(model, [marker]))
@@ -83,20 +84,26 @@ def unreachable(model, marker, error):
     return GenerationError(str(missing))
 
 
-def fingerprint(folder):
+def fingerprint(folder, *, configs=False):
     """Hash the files of a model, cheaply for large ones.
 
     Args:
-        folder (Path): Folder of the model.
+        folder (Path): Folder of the model, or its one file, whose name does
+            not count.
+        configs (bool): Leave weights out.
 
     Returns:
         str: 16 hexadecimal digits; a moved or copied folder keeps them.
     """
     digest = hashlib.sha256()
-    files = [p for p in folder.rglob('*') if p.suffix in _KEPT and p.is_file()]
+    kept = _KEPT - {'.safetensors', '.bin'} if configs else _KEPT
+    files = [p for p in folder.rglob('*') if p.suffix in kept and p.is_file()]
+    alone = folder.is_file()
+    if alone:
+        files, folder = [folder], folder.parent
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
         size = path.stat().st_size
-        name = path.relative_to(folder).as_posix()
+        name = '' if alone else path.relative_to(folder).as_posix()
         digest.update(f'{name}\0{size}\0'.encode())
         with open(path, 'rb') as stream:
             if size <= _WHOLE:

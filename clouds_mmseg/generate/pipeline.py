@@ -15,6 +15,10 @@ from clouds_mmseg.generate.model_files import (
     reach_hub,
     unreachable,
 )
+from clouds_mmseg.utils.pretrained import (
+    MissingWeightsError,
+    find_or_fetch_from_hub,
+)
 
 # The official CLOUDS code samples with it.
 DEFAULT_SCHEDULER = 'EulerDiscreteScheduler'
@@ -45,18 +49,31 @@ class Loaded(NamedTuple):
     variant: str | None
 
 
-def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
+def load_pipeline(
+    model,
+    mode,
+    *,
+    dtype,
+    variant=None,
+    revision=None,
+    single_file_config=None,
+):
     """Load a pipeline of diffusers.
 
     Args:
-        model (str): Folder that ``save_pretrained`` wrote, or an id on the
-            Hugging Face hub.
+        model (str): Folder that ``save_pretrained`` wrote, a checkpoint in
+            one file (``.safetensors``, ``.ckpt``), or an id on the Hugging
+            Face hub.
         mode (str): ``'txt2img'`` or ``'img2img'``.
         dtype (torch.dtype): Of the weights.
         variant (str, optional): Of the weight files, such as ``'fp16'``. By
             default the plain ones, or where a part has none, the only
             variant that there is.
         revision (str, optional): Commit or branch on the hub.
+        single_file_config (str, optional): For a checkpoint in one file: the
+            folder of a pipeline of that kind, whose configs and tokenizer
+            are taken. By default that of the original model, where it is
+            in the pretrained folder or the hub's cache.
 
     Returns:
         Loaded: Without a progress bar of its own.
@@ -73,6 +90,18 @@ def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
             f'the diffusers backend cannot be imported ({error}); install it '
             "with: pip install 'clouds_mmseg[generate]'"
         ) from error
+    if Path(model).expanduser().is_file():
+        if variant or revision:
+            raise GenerationError(
+                f'--model {model} is one file: --variant and --revision do '
+                'not belong to it'
+            )
+        return _load_file(model, mode, dtype, single_file_config)
+    if single_file_config:
+        raise GenerationError(
+            '--single-file-config belongs to a --model that is a file, got '
+            f'--model {model}'
+        )
     folder = local_folder(model, _MARKER)
     if folder is not None:
         # In the pretrained folder a model keeps its id.
@@ -107,6 +136,86 @@ def load_pipeline(model, mode, *, dtype, variant=None, revision=None):
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return Loaded(pipe, name, mark, variant)
+
+
+def _load_file(model, mode, dtype, config):
+    """Load a checkpoint that has all parts of a pipeline in one file."""
+    import diffusers
+
+    path = Path(model).expanduser()
+    folder = _config_folder(path, config)
+    try:
+        # diffusers reads pickles with weights_only: none of them runs.
+        index = diffusers.DiffusionPipeline.load_config(str(folder))
+        kind = getattr(diffusers, index['_class_name'])
+        with _complete():
+            pipe = kind.from_single_file(
+                str(path),
+                config=str(folder),
+                dtype=dtype,
+                local_files_only=True,
+            )
+        for name, part in pipe.components.items():
+            lost = [
+                key
+                for key, value in getattr(part, 'state_dict', dict)().items()
+                if getattr(value, 'is_meta', False)
+            ]
+            if lost:
+                raise ValueError(
+                    f'it lacks {len(lost)} weights of {name}, '
+                    f'such as {lost[0]}'
+                )
+        if mode == 'img2img':
+            pipe = diffusers.AutoPipelineForImage2Image.from_pipe(pipe)
+    except Exception as error:
+        raise GenerationError(
+            f'--model {model} cannot be loaded for {mode} with the configs '
+            f'of {folder} ({type(error).__name__}: {error}). '
+            '--single-file-config names the folder of a pipeline of the same '
+            'kind.'
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    mark = f'{fingerprint(path)}-{fingerprint(folder, configs=True)}'
+    return Loaded(pipe, path.name, mark, None)
+
+
+def _config_folder(path, given):
+    """The folder with the configs and the tokenizer of a checkpoint."""
+    from diffusers.loaders.single_file_utils import (
+        fetch_diffusers_config,
+        load_single_file_checkpoint,
+    )
+
+    if given:
+        folder = local_folder(given, _MARKER, option='--single-file-config')
+        if folder is not None:
+            return folder
+        repository = given
+    else:
+        try:
+            checkpoint = load_single_file_checkpoint(str(path))
+            repository = fetch_diffusers_config(checkpoint)
+            repository = repository['pretrained_model_name_or_path']
+        except Exception as error:
+            raise GenerationError(
+                f'--model {path} is no checkpoint that diffusers reads '
+                f'({type(error).__name__}: {error})'
+            ) from error
+    try:
+        return find_or_fetch_from_hub(
+            repository, [_MARKER], f'the configs of {repository}', fetch=False
+        ).parent
+    except MissingWeightsError as error:
+        raise GenerationError(
+            f'--model {path} is a checkpoint in one file: it holds weights, '
+            'and neither configs nor a tokenizer. It looks like '
+            f'{repository}, whose configs are not here. Give the folder of a '
+            'pipeline of that kind as --single-file-config (its weights are '
+            'not needed), or have it with:\n  hf download '
+            f"{repository} --exclude '*.safetensors' '*.bin' '*.ckpt' "
+            '--local-dir DIR'
+        ) from error
 
 
 def pick_variant(folder: Path, wanted: str | None, model: str) -> str | None:

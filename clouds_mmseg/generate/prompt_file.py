@@ -69,6 +69,9 @@ def write_prompts(path, prompts, how):
 
     Returns:
         Path: The JSON file.
+
+    Raises:
+        GenerationError: They cannot be written there.
     """
     path = Path(path)
     beside = path.with_suffix('.json')
@@ -84,13 +87,17 @@ def write_prompts(path, prompts, how):
         coverage=class_coverage(prompts),
         sha256=hashlib.sha256(payload).hexdigest(),
     )
-    with atomic_path(beside) as temporary:
-        temporary.write_text(
-            json.dumps(how, indent=2, ensure_ascii=False) + '\n',
-            encoding='utf-8',
-        )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(payload)
+    text = json.dumps(how, indent=2, ensure_ascii=False) + '\n'
+    try:
+        for file, content in ((beside, text.encode()), (path, payload)):
+            # The same prompts may lie where nothing can be written.
+            if not (file.is_file() and file.read_bytes() == content):
+                with atomic_path(file) as temporary:
+                    temporary.write_bytes(content)
+    except OSError as error:
+        raise GenerationError(
+            f'the prompts cannot be written to {path}: {error}'
+        ) from error
     return beside
 
 

@@ -20,6 +20,7 @@ from clouds_mmseg.models.packaged_weights import (
 from clouds_mmseg.models.timm_weights import (
     locate_timm_weights,
     read_timm_weights,
+    resolve_timm_name,
 )
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import are_weights_coming
@@ -32,7 +33,8 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
     """Any timm backbone with a feature pyramid, frozen unless told not to.
 
     Args:
-        model_name (str): Name of a timm model.
+        model_name (str): Name of a timm model; or ``hf-hub:owner/name`` or
+            ``local-dir:folder``, as timm names models that have a config.
         weights (str | None): A local file (of the whole classifier or of the
             backbone alone; the classifier in it is passed over), or
             ``'package:efficientnet_lite0'`` for the ImageNet weights of the
@@ -80,7 +82,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
                 'into weights=.'
             )
         super().__init__(
-            model_name,
+            resolve_timm_name(model_name),
             pretrained=False,
             init_cfg=init_cfg,
             out_indices=tuple(out_indices),
@@ -108,6 +110,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
         """
         weights = cfg.get('weights')
+        resolve_timm_name(cfg['model_name'], fetch=False)
         if cfg.get('pretrained'):
             locate_timm_weights(cfg['model_name'], fetch=False)
         elif weights and weights.startswith(_PACKAGE):
@@ -139,7 +142,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         """
         kwargs = _timm_arguments(kwargs)
         with torch.device('meta'):
-            whole = timm.create_model(model_name, **kwargs)
+            whole = timm.create_model(resolve_timm_name(model_name), **kwargs)
         if not weights:
             state_dict = read_timm_weights(model_name, kwargs)
         elif weights.startswith(_PACKAGE):

@@ -16,6 +16,46 @@ from clouds_mmseg.utils.pretrained import (
 _FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
+_HUB, _FOLDER = 'hf-hub:', 'local-dir:'
+
+
+def resolve_timm_name(model_name: str, *, fetch: bool = True) -> str:
+    """Return a name that timm builds without asking the hub.
+
+    Args:
+        model_name: A model of timm, ``hf-hub:owner/name`` (with
+            ``@revision`` if need be) or ``local-dir:folder``; the last two
+            have a ``config.json`` that says which model it is.
+        fetch: False only looks.
+
+    Returns:
+        The name, or ``local-dir:`` with the folder of the config.
+
+    Raises:
+        UserError: The folder is none of a timm model.
+        MissingWeightsError: The config is not here and cannot be fetched.
+    """
+    model_name = model_name.replace('hf_hub:', _HUB, 1)
+    if model_name.startswith(_HUB):
+        config = find_or_fetch_from_hub(
+            model_name.removeprefix(_HUB),
+            ['config.json'],
+            model_name,
+            instead='local-dir:FOLDER as model_name=',
+            fetch=fetch,
+        )
+        return f'{_FOLDER}{config.parent}'
+    if model_name.startswith(_FOLDER):
+        folder = Path(model_name.removeprefix(_FOLDER)).expanduser()
+        if not (folder / 'config.json').is_file():
+            raise UserError(
+                f'model_name={model_name!r}: {folder} holds no config.json, '
+                'which says which model of timm it is'
+            )
+        return f'{_FOLDER}{folder}'
+    return model_name
+
+
 def read_timm_weights(
     model_name: str, kwargs: dict | None = None
 ) -> dict[str, torch.Tensor]:
@@ -26,7 +66,7 @@ def read_timm_weights(
 
     Args:
         model_name (str): A model of timm, with or without a tag
-            (``convnext_base.fb_in1k``).
+            (``convnext_base.fb_in1k``), or see :func:`resolve_timm_name`.
         kwargs (dict | None): Further arguments of ``timm.create_model``.
 
     Returns:
@@ -40,9 +80,9 @@ def read_timm_weights(
     path = locate_timm_weights(model_name)
     try:
         model = timm.create_model(
-            model_name,
+            resolve_timm_name(model_name),
             pretrained=True,
-            pretrained_cfg_overlay=dict(file=str(path)),
+            pretrained_cfg_overlay=dict(file=str(path), source=''),
             **(kwargs or {}),
         )
     except Exception as error:
@@ -57,7 +97,7 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
     """Return the file of timm's own weights of a model.
 
     Args:
-        model_name: A model of timm, with or without a tag.
+        model_name: See :func:`read_timm_weights`.
         fetch: False only looks.
 
     Raises:
@@ -65,6 +105,21 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
         MissingWeightsError: If they are not here and cannot be fetched.
     """
     what = f'the weights of timm/{model_name}'
+    model_name = model_name.replace('hf_hub:', _HUB, 1)
+    if model_name.startswith(_HUB):
+        return find_or_fetch_from_hub(
+            model_name.removeprefix(_HUB),
+            _FILES,
+            what,
+            instead='local-dir:FOLDER as model_name=',
+            fetch=fetch,
+        )
+    if model_name.startswith(_FOLDER):
+        folder = Path(model_name.removeprefix(_FOLDER)).expanduser()
+        for name in _FILES:
+            if (folder / name).is_file():
+                return folder / name
+        raise UserError(f'{folder} holds neither {" nor ".join(_FILES)}')
     config = timm.models.get_pretrained_cfg(model_name)
     repository, url = (
         (config.hf_hub_id, config.url) if config else (None, None)

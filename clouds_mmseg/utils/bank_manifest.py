@@ -15,7 +15,11 @@ other, and this file is what they share.
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterable
 from pathlib import Path
+
+from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
 
@@ -109,6 +113,35 @@ def read_entries(root):
             if entry['index'] not in entries or 'evaluation_label' in entry:
                 entries[entry['index']] = entry
     return dict(sorted(entries.items()))
+
+
+def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:
+    """Warn if images of a bank are the same to the last byte.
+
+    A model that passes over seeds or prompts makes such images, and a bank
+    of them has less to say than its number of images.
+
+    Args:
+        root: Folder of the bank, for the message.
+        entries: Of :func:`read_entries`.
+
+    Returns:
+        How many images are copies of an earlier one.
+    """
+    first, copies = {}, []
+    for entry in entries:
+        other = first.setdefault(entry['sha256'], entry['file'])
+        if other != entry['file']:
+            copies.append(f'{entry["file"]} of {other}')
+    if copies:
+        print_log(
+            f'{len(copies)} of the {len(first) + len(copies)} images of the '
+            f'bank {root} are copies of others: {", ".join(copies[:3])}'
+            + (', ...' if len(copies) > 3 else ''),
+            logger='current',
+            level=logging.WARNING,
+        )
+    return len(copies)
 
 
 def _parse(line, path, number):

@@ -1,5 +1,7 @@
 """A tiny random diffusion pipeline, and what the tests here compare by."""
 
+import re
+
 import torch
 
 
@@ -123,3 +125,93 @@ def tree(root):
         for path in sorted(root.rglob('*'))
         if path.is_file()
     }
+
+
+# A part of a name in diffusers -> in the checkpoints of Stable Diffusion's
+# own code, which are one file.
+_UNET_RESNET = {
+    'norm1': 'in_layers.0', 'conv1': 'in_layers.2', 'norm2': 'out_layers.0',
+    'conv2': 'out_layers.3', 'time_emb_proj': 'emb_layers.1',
+    'conv_shortcut': 'skip_connection',
+}  # fmt: skip
+_VAE_ATTENTION = {
+    'group_norm': 'norm', 'to_q': 'q', 'to_k': 'k', 'to_v': 'v',
+    'to_out.0': 'proj_out',
+}  # fmt: skip
+
+
+def original_weights(pipe):
+    """The weights of :func:`build_pipeline` under their original names."""
+    weights = {}
+    for key, value in pipe.unet.state_dict().items():
+        weights[f'model.diffusion_model.{_unet_name(key)}'] = value
+    for key, value in pipe.vae.state_dict().items():
+        name = _vae_name(key)
+        if '.attn_1.' in name and value.dim() == 2:
+            value = value[:, :, None, None]
+        weights[f'first_stage_model.{name}'] = value
+    for key, value in pipe.text_encoder.state_dict().items():
+        key = key.removeprefix('text_model.')
+        weights[f'cond_stage_model.transformer.text_model.{key}'] = value
+    return {key: value.contiguous() for key, value in weights.items()}
+
+
+def _replaced(text, names):
+    for old, new in names.items():
+        text = re.sub(rf'(?<![\w]){re.escape(old)}(?!\w)', new, text)
+    return text
+
+
+def _unet_name(key):
+    """Two levels of one block each; a level takes two places."""
+    whole = {
+        'time_embedding.linear_1': 'time_embed.0',
+        'time_embedding.linear_2': 'time_embed.2',
+        'conv_in': 'input_blocks.0.0',
+        'conv_norm_out': 'out.0',
+        'conv_out': 'out.2',
+        'down_blocks.0.downsamplers.0.conv': 'input_blocks.2.0.op',
+        'up_blocks.0.upsamplers.0.conv': 'output_blocks.1.2.conv',
+        'mid_block.resnets.0': 'middle_block.0',
+        'mid_block.attentions.0': 'middle_block.1',
+        'mid_block.resnets.1': 'middle_block.2',
+    }
+    for level in range(2):
+        place = f'input_blocks.{2 * level + 1}'
+        whole[f'down_blocks.{level}.resnets.0'] = f'{place}.0'
+        whole[f'down_blocks.{level}.attentions.0'] = f'{place}.1'
+        for block in range(2):
+            place = f'output_blocks.{2 * level + block}'
+            old = f'up_blocks.{level}'
+            whole[f'{old}.resnets.{block}'] = f'{place}.0'
+            whole[f'{old}.attentions.{block}'] = f'{place}.1'
+    for old, new in whole.items():
+        if key.startswith(old + '.'):
+            rest = key.removeprefix(old)
+            if '.resnets.' in old:
+                rest = _replaced(rest, _UNET_RESNET)
+            return new + rest
+    raise KeyError(key)
+
+
+def _vae_name(key):
+    """Levels of the decoder are counted from the other end."""
+    key = re.sub(r'down_blocks\.(\d)\.resnets', r'down.\1.block', key)
+    key = re.sub(
+        r'down_blocks\.(\d)\.downsamplers\.0', r'down.\1.downsample', key
+    )
+    for level in range(2):
+        up = f'decoder.up.{1 - level}'
+        key = key.replace(f'decoder.up_blocks.{level}.resnets', f'{up}.block')
+        key = key.replace(
+            f'decoder.up_blocks.{level}.upsamplers.0', f'{up}.upsample'
+        )
+    for block in range(2):
+        key = key.replace(
+            f'mid_block.resnets.{block}', f'mid.block_{block + 1}'
+        )
+    if 'mid_block.attentions.0' in key:
+        key = key.replace('mid_block.attentions.0', 'mid.attn_1')
+        key = _replaced(key, _VAE_ATTENTION)
+    key = key.replace('conv_norm_out', 'norm_out')
+    return key.replace('conv_shortcut', 'nin_shortcut')

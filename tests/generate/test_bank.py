@@ -164,12 +164,16 @@ def test_only_own_leftovers_are_swept(tmp_path):
 
 
 def test_the_same_rank_twice_is_an_error(tmp_path):
-    first = make(tmp_path)
+    first, second = make(tmp_path), make(tmp_path)
+    first.begin()
     with pytest.raises(GenerationError, match='another process is writing'):
-        make(tmp_path)
-    make(tmp_path, rank=1).close()
+        second.begin()
+    other = make(tmp_path, rank=1)
+    other.begin()
+    other.close()
     first.close()
-    make(tmp_path).close()
+    second.begin()
+    second.close()
 
 
 def test_finishing_leaves_a_busy_shard_alone(tmp_path):

@@ -1,5 +1,8 @@
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.instruction import (
@@ -119,3 +122,14 @@ def test_bad_arguments(tiny_lm, tmp_path):
 def test_num_must_be_positive(writer):
     with pytest.raises(GenerationError, match='--num'):
         writer.write(0)
+
+
+def test_weights_that_a_model_lacks_are_not_drawn_at_random(tiny_lm, tmp_path):
+    folder = shutil.copytree(tiny_lm(), tmp_path / 'lm')
+    weights = load_file(folder / 'model.safetensors')
+    del weights['model.layers.0.self_attn.q_proj.weight']
+    save_file(
+        weights, folder / 'model.safetensors', metadata=dict(format='pt')
+    )
+    with pytest.raises(GenerationError, match='lack 1 weights.*q_proj'):
+        PromptWriter(str(folder), device='cpu')

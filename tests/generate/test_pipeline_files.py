@@ -1,9 +1,11 @@
 """The files of a diffusion model, in every form that they come in."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from generate_helpers import build_pipeline
+from generate_helpers import build_pipeline, original_weights
 from safetensors.torch import load_file, save_file
 
 from clouds_mmseg.engine.make_bank import make_bank
@@ -180,3 +182,94 @@ def test_an_image_that_is_blacked_out_is_made_again(
     unchecked, same = read_entries(tmp_path / 'unchecked').values()
     assert first['sha256'] != unchecked['sha256']
     assert second['sha256'] == same['sha256']
+
+
+@pytest.fixture(scope='module')
+def single(tmp_path_factory):
+    """The weights of tiny_sd in one file, under their original names."""
+    path = tmp_path_factory.mktemp('single') / 'tiny.safetensors'
+    save_file(original_weights(build_pipeline()), path)
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.ckpt'])
+def test_a_checkpoint_in_one_file_is_the_same_model(
+    single, tiny_sd, tmp_path, suffix
+):
+    path = single
+    if suffix == '.ckpt':
+        path = tmp_path / 'tiny.ckpt'
+        torch.save(dict(state_dict=load_file(single)), path)
+    backend, image = first_image(path, single_file_config=str(tiny_sd))
+    assert np.array_equal(image, first_image(tiny_sd)[1])
+    assert backend.recipe()['model'] == path.name
+    # The same file elsewhere is the same model, another is not.
+    moved = tmp_path / 'other.safetensors'
+    weights = load_file(single)
+    save_file(weights, moved)
+    mark = first_image(moved, single_file_config=str(tiny_sd))[0].fingerprint
+    weights['model.diffusion_model.out.2.bias'] += 1
+    save_file(weights, moved)
+    other = first_image(moved, single_file_config=str(tiny_sd))[0].fingerprint
+    assert other != mark
+    assert mark == backend.fingerprint or suffix == '.ckpt'
+
+
+def test_a_checkpoint_in_one_file_restyles_too(
+    single, tiny_sd, tmp_path, prompt_file, source_images
+):
+    summary = make_bank(
+        tmp_path / 'bank', prompts=prompt_file, num=1, backend='diffusers',
+        model=str(single), single_file_config=str(tiny_sd), mode='img2img',
+        source=source_images, size=16, steps=2, device='cpu',
+        contact_sheet=False,
+    )  # fmt: skip
+    assert summary.made == 1
+
+
+def test_what_one_file_needs_beside_it_is_named(
+    single, tiny_sd, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        'huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub')
+    )
+    monkeypatch.delenv('CLOUDS_PRETRAINED_DIR', raising=False)
+    with pytest.raises(GenerationError) as error:
+        DiffusionBackend(str(single), **SMALL)
+    message = str(error.value)
+    assert 'neither configs nor a tokenizer' in message
+    assert '--single-file-config' in message
+    assert 'hf download stable-diffusion-v1-5/' in message
+    # Where it is in the pretrained folder, nothing need be said.
+    name = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
+    shutil.copytree(tiny_sd, tmp_path / 'weights' / name)
+    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', str(tmp_path / 'weights'))
+    assert np.array_equal(first_image(single)[1], first_image(tiny_sd)[1])
+
+
+def test_one_file_that_will_not_do(single, tiny_sd, tmp_path):
+    config = dict(single_file_config=str(tiny_sd))
+    weights = load_file(single)
+    lost = [k for k in weights if k.endswith('final_layer_norm.bias')]
+    del weights[lost[0]]
+    save_file(weights, tmp_path / 'short.safetensors')
+    with pytest.raises(GenerationError, match='final_layer_norm.bias'):
+        DiffusionBackend(
+            str(tmp_path / 'short.safetensors'), **config, **SMALL
+        )
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'ran'), 'w'))
+
+    torch.save(dict(state_dict=Evil()), tmp_path / 'evil.ckpt')
+    for options in (config, {}):
+        with pytest.raises(GenerationError, match='evil.ckpt'):
+            DiffusionBackend(str(tmp_path / 'evil.ckpt'), **options, **SMALL)
+    assert not (tmp_path / 'ran').exists()
+    with pytest.raises(GenerationError, match='do not belong to it'):
+        DiffusionBackend(str(single), variant='fp16', **config, **SMALL)
+    with pytest.raises(GenerationError, match='belongs to a --model that is'):
+        DiffusionBackend(str(tiny_sd), **config, **SMALL)
+    with pytest.raises(GenerationError, match='--single-file-config /no/'):
+        DiffusionBackend(str(single), single_file_config='/no/x', **SMALL)

@@ -147,3 +147,31 @@ def test_packaged_weights_come_from_the_folder(folder):
     shutil.rmtree(folder)
     with pytest.raises(UserError, match='CLOUDS_PRETRAINED_DIR'):
         read_packaged_weights('efficientnet_lite0', model.state_dict())
+
+
+def test_timm_models_of_a_folder_or_a_repository(folder, contacts, tmp_path):
+    torch.manual_seed(1)
+    model = timm.create_model('test_resnet', num_classes=7)
+    saved = tmp_path / 'saved'
+    timm.models.save_for_hf(
+        model, saved, model_config=dict(num_classes=7), safe_serialization=True
+    )
+    shutil.copytree(saved, folder / 'o' / 'tiny')
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = model.eval().forward_intermediates(
+            image, intermediates_only=True
+        )[-4:]
+    for name in (f'local-dir:{saved}', 'hf-hub:o/tiny', 'hf_hub:o/tiny'):
+        backbone = FrozenTIMMBackbone(name, pretrained=True).eval()
+        with torch.no_grad():
+            for found, want in zip(backbone(image), wanted, strict=True):
+                assert torch.equal(found, want)
+    with pytest.raises(MissingWeightsError, match='config.json is not here'):
+        FrozenTIMMBackbone('hf-hub:o/other', pretrained=True)
+    (saved / 'model.safetensors').unlink()
+    with pytest.raises(UserError, match='holds neither model.safetensors'):
+        FrozenTIMMBackbone(f'local-dir:{saved}', pretrained=True)
+    with pytest.raises(UserError, match='holds no config.json'):
+        FrozenTIMMBackbone(f'local-dir:{tmp_path}')
+    assert not contacts
