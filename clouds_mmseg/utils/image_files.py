@@ -8,6 +8,7 @@ no damage to its pixels.
 import os
 import re
 import zlib
+from typing import BinaryIO
 
 PNG = b'\x89PNG\r\n\x1a\n'
 JPEG = b'\xff\xd8\xff'
@@ -28,14 +29,14 @@ _METADATA = frozenset(
 )
 
 
-def truncated(payload):
+def truncated(payload: bytes) -> str | None:
     """Say what is missing in a PNG, JPEG, BMP or WebP file.
 
     Args:
-        payload (bytes): The file.
+        payload: The file.
 
     Returns:
-        str | None: What is wrong, to follow the file's name; None for a
+        What is wrong, to follow the file's name; None for a
         whole file and for other formats.
     """
     size = len(payload)
@@ -55,14 +56,14 @@ def truncated(payload):
     return f'is truncated: its {size} bytes lack the end marker'
 
 
-def truncated_file(stream):
+def truncated_file(stream: BinaryIO) -> str | None:
     """Do as :func:`truncated`, reading no more of a file than is needed.
 
     Args:
-        stream (BinaryIO): The file.
+        stream: The file.
 
     Returns:
-        str | None: As :func:`truncated`.
+        As :func:`truncated`.
     """
     head = stream.read(64)
     size = stream.seek(0, os.SEEK_END)
@@ -93,14 +94,14 @@ def _length(head):
     return 0
 
 
-def jpeg_end(payload):
+def jpeg_end(payload: bytes) -> int:
     """Find the end marker of the first picture in a JPEG file.
 
     Args:
-        payload (bytes): The file.
+        payload: The file.
 
     Returns:
-        int: Place of the marker, -1 if there is none. Thumbnails inside of
+        Place of the marker, -1 if there is none. Thumbnails inside of
         the metadata and pictures behind the first one do not count.
 
     Source: ITU-T T.81, annex B.
@@ -132,14 +133,14 @@ def jpeg_end(payload):
     return -1
 
 
-def is_progressive(payload):
+def is_progressive(payload: bytes) -> bool:
     """Whether a file is a JPEG whose pixels come in several scans.
 
     Args:
-        payload (bytes): The file.
+        payload: The file.
 
     Returns:
-        bool: False for all other files.
+        False for all other files.
     """
     if not payload.startswith(JPEG):
         return False
@@ -183,14 +184,14 @@ def _has_png_end(payload):
     return False
 
 
-def png_chunks(payload):
+def png_chunks(payload: bytes) -> list[tuple[bytes, bytes]]:
     """List the chunks of a PNG file.
 
     Args:
-        payload (bytes): The file.
+        payload: The file.
 
     Returns:
-        list[tuple[bytes, bytes]]: Name and data of each whole chunk whose
+        Name and data of each whole chunk whose
         checksum is right.
     """
     return [
@@ -200,7 +201,7 @@ def png_chunks(payload):
     ]
 
 
-def damaged_chunk(payload):
+def damaged_chunk(payload: bytes) -> str | None:
     """Find the first chunk of a PNG whose pixels cannot be trusted.
 
     Decoders differ in what they check: Pillow reads a label with a flipped
@@ -209,10 +210,10 @@ def damaged_chunk(payload):
     damage: decoders read such files well.
 
     Args:
-        payload (bytes): A whole file. Other formats pass.
+        payload: A whole file. Other formats pass.
 
     Returns:
-        str | None: The chunk's name, ``'end'`` if the file breaks off inside
+        The chunk's name, ``'end'`` if the file breaks off inside
         of one; None if all is well.
 
     Source: PNG specification (W3C, third edition), section 5.3.
@@ -227,16 +228,16 @@ def damaged_chunk(payload):
     return 'end'
 
 
-def without_damaged_chunks(payload):
+def without_damaged_chunks(payload: bytes) -> bytes:
     """Leave out the metadata of a PNG whose checksums are wrong.
 
     Pillow refuses files for them that OpenCV reads.
 
     Args:
-        payload (bytes): Any file.
+        payload: Any file.
 
     Returns:
-        bytes: The same file if there is nothing to leave out.
+        The same file if there is nothing to leave out.
     """
     if not payload.startswith(PNG):
         return payload

@@ -22,6 +22,8 @@ and generation:
 
 import io
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -69,15 +71,16 @@ class ImageFileError(UserError):
     """
 
 
-def check_image_range(image_range):
+def check_image_range(
+    image_range: Sequence[float] | None,
+) -> tuple[float, float] | None:
     """Check the argument ``image_range``.
 
     Args:
-        image_range (Sequence[float], optional): The values in the files that
-            become 0 and 255.
+        image_range: The values in the files that become 0 and 255.
 
     Returns:
-        tuple[float, float] | None: The same.
+        The same.
 
     Raises:
         UserError: It is not two finite numbers, the lower one first.
@@ -98,16 +101,18 @@ def check_image_range(image_range):
     return low, high
 
 
-def decode_image(payload, image_range=None):
+def decode_image(
+    payload: bytes, image_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Decode the bytes of an image file.
 
     Args:
-        payload (bytes): The file.
-        image_range (tuple[float, float], optional): The values that become
-            0 and 255. Defaults to the range of 8 and 16-bit files.
+        payload: The file.
+        image_range: The values that become 0 and 255. Defaults to the range
+            of 8 and 16-bit files.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, BGR, upright.
+        (H, W, 3) uint8, BGR, upright.
 
     Raises:
         ImageFileError: It is truncated, no image, too large, or its values
@@ -130,16 +135,17 @@ def decode_image(payload, image_range=None):
     return to_8_bits(values, image_range)
 
 
-def read_image(path, image_range=None):
+def read_image(
+    path: str | Path, image_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Read an image file, local or of any of mmengine's file backends.
 
     Args:
-        path (str | Path): The file.
-        image_range (tuple[float, float], optional): As in
-            :func:`decode_image`.
+        path: The file.
+        image_range: As in :func:`decode_image`.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, **RGB**, upright.
+        (H, W, 3) uint8, **RGB**, upright.
 
     Raises:
         ImageFileError: See :func:`decode_image`, or it cannot be opened. The
@@ -156,17 +162,18 @@ def read_image(path, image_range=None):
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def to_8_bits(values, image_range=None):
+def to_8_bits(
+    values: np.ndarray, image_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Scale the values of an image file to 0..255.
 
     Args:
-        values (np.ndarray): Any shape and number type.
-        image_range (tuple[float, float], optional): What becomes 0 and 255.
-            Defaults to the whole range of unsigned 16-bit values; other
-            types have none.
+        values: Any shape and number type.
+        image_range: What becomes 0 and 255. Defaults to the whole range of
+            unsigned 16-bit values; other types have none.
 
     Returns:
-        np.ndarray: uint8, of the same shape.
+        uint8, of the same shape.
 
     Raises:
         ImageFileError: There is no range, or a value lies outside of it, is
@@ -196,14 +203,14 @@ def to_8_bits(values, image_range=None):
     return _visible(scaled, values) if image_range is None else scaled
 
 
-def stored_maximum(payload):
+def stored_maximum(payload: bytes) -> int | None:
     """Return the greatest value in a file of 16 bits.
 
     Args:
-        payload (bytes): An image file.
+        payload: An image file.
 
     Returns:
-        int | None: None for files of 8 bits, and those that say their range.
+        None for files of 8 bits, and those that say their range.
     """
     if _pnm_range(payload) or not _is_deep(payload):
         return None
@@ -237,16 +244,16 @@ def _visible(scaled, values):
     return scaled
 
 
-def decode_ids(payload, channel=None):
+def decode_ids(payload: bytes, channel: str | None = None) -> np.ndarray:
     """Decode the bytes of a label file.
 
     Args:
-        payload (bytes): The file.
-        channel (str, optional): ``'first'`` for files with several channels
-            and the id in the first one in file order.
+        payload: The file.
+        channel: ``'first'`` for files with several channels and the id in
+            the first one in file order.
 
     Returns:
-        np.ndarray: (H, W) uint8, uint16 or int32: the ids as in the file,
+        (H, W) uint8, uint16 or int32: the ids as in the file,
         upright.
 
     Raises:
@@ -279,17 +286,17 @@ def decode_ids(payload, channel=None):
         raise ImageFileError(_undecodable(payload, error)) from error
 
 
-def open_picture(payload):
+def open_picture(payload: bytes) -> Image.Image:
     """Open a file with Pillow, whatever its size up to our limit.
 
     Pillow's own limit holds for the process; it is neither changed nor asked
     for the formats that labels have.
 
     Args:
-        payload (bytes): The file.
+        payload: The file.
 
     Returns:
-        PIL.Image.Image: Not decoded yet.
+        Not decoded yet.
 
     Raises:
         ImageFileError: It is larger than :data:`MAX_PIXELS`.
@@ -317,14 +324,14 @@ def open_picture(payload):
     return image
 
 
-def exif_orientation(payload):
+def exif_orientation(payload: bytes) -> int:
     """Read the EXIF orientation of a file.
 
     Args:
-        payload (bytes): The file.
+        payload: The file.
 
     Returns:
-        int: 1..8; 1 (upright) if there is none. Orientation that stands in
+        1..8; 1 (upright) if there is none. Orientation that stands in
         XMP alone is not read, as OpenCV does not.
     """
     exif = None
@@ -346,15 +353,15 @@ def exif_orientation(payload):
         return 1
 
 
-def orient(pixels, orientation):
+def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn pixels as an EXIF orientation says.
 
     Args:
-        pixels (np.ndarray): (H, W) or (H, W, C) as stored.
-        orientation (int): 1..8.
+        pixels: (H, W) or (H, W, C) as stored.
+        orientation: 1..8.
 
     Returns:
-        np.ndarray: Upright; (W, H) or (W, H, C) for 5..8.
+        Upright; (W, H) or (W, H, C) for 5..8.
 
     Source: EXIF 2.32, tag 274.
     """
@@ -389,7 +396,7 @@ def _decode_8_bits(payload):
     return image
 
 
-def ends_early(payload, image):
+def ends_early(payload: bytes, image: np.ndarray) -> bool:
     """Whether the data of a JPEG do not suffice for its pixels.
 
     Decoders fill the rest and say nothing. Here bytes are put in front of the
@@ -398,11 +405,11 @@ def ends_early(payload, image):
     without its last scans is not found: it shows less detail, everywhere.
 
     Args:
-        payload (bytes): A JPEG file with an end marker.
-        image (np.ndarray): (H, W, 3) uint8, BGR, decoded from it.
+        payload: A JPEG file with an end marker.
+        image: (H, W, 3) uint8, BGR, decoded from it.
 
     Returns:
-        bool: True if pixels are missing.
+        True if pixels are missing.
     """
     end = jpeg_end(payload)
     filled = payload[:end] + bytes(range(1, 251)) * 16 + payload[end:]

@@ -20,8 +20,10 @@ from clouds_mmseg.datasets import (
     LoadSegLabels,
 )
 from clouds_mmseg.datasets.label_table import build_label_table
+from clouds_mmseg.datasets.prepare.convert import TableConverter
 from clouds_mmseg.datasets.prepare.recode import decode_image
 from clouds_mmseg.datasets.verify import Task, verify
+from clouds_mmseg.datasets.verify.class_statistics import class_pixels
 from clouds_mmseg.datasets.verify.recall import report_of
 from clouds_mmseg.engine import prediction_pictures_hook
 from clouds_mmseg.engine.make_corruptions import (
@@ -225,6 +227,24 @@ def test_verification_of_it(folder):
     found, report = kinds()
     assert found == ['depth'] and '18000' in report.findings[0].message
     assert kinds(image_range=(0, 65535))[0] == []
+
+
+def test_statistics_of_16_bit_labels(folder):
+    dataset = deep_folder(folder)
+    # 320 pixels, three ids in turn.
+    assert class_pixels(dataset, workers=1).tolist() == [[107, 106]] * 3
+    # From the file beside the data.
+    assert class_pixels(dataset, workers=1).tolist() == [[107, 106]] * 3
+
+
+def test_preparation_of_16_bit_labels(folder):
+    payload = (folder / 'labels/0.png').read_bytes()
+    convert = TableConverter.from_ids({7000: 4, 33001: 13}, [0])
+    label = convert(payload, '0.png')
+    assert label.dtype == np.uint8
+    assert label.ravel()[:4].tolist() == [255, 4, 13, 255]
+    with pytest.raises(DataError, match='33001'):
+        TableConverter.from_ids({7000: 4}, [0])(payload, '0.png')
 
 
 def test_corruptions_of_12_bit_images(folder, tmp_path):

@@ -91,16 +91,16 @@ class LoadSegImage(LoadImageFromFile):
         return image
 
 
-def read_file(path, kind, backend_args=None):
+def read_file(path: str, kind: str, backend_args: dict | None = None) -> bytes:
     """Read the bytes of a file of a dataset.
 
     Args:
-        path (str): The file.
-        kind (str): 'image' or 'label', for the message.
-        backend_args (dict, optional): Of mmengine's file backend.
+        path: The file.
+        kind: 'image' or 'label', for the message.
+        backend_args: Of mmengine's file backend.
 
     Returns:
-        bytes: The file.
+        The file.
 
     Raises:
         DataError: It does not exist or cannot be read.

@@ -96,15 +96,15 @@ class LoadSegLabels(BaseTransform):
         return f'{type(self).__name__}(backend_args={self.backend_args})'
 
 
-def hint_about_ids(undefined, table):
+def hint_about_ids(undefined: list[int], table: np.ndarray) -> str:
     """Say where ids that the table does not define may come from, or nothing.
 
     Args:
-        undefined (list[int]): The ids.
-        table (np.ndarray): See ``label_table``.
+        undefined: The ids.
+        table: See ``label_table``.
 
     Returns:
-        str: A sentence with a blank in front, or nothing.
+        A sentence with a blank in front, or nothing.
     """
     large = [i for i in undefined if i >= 1000]
     if large and all(
