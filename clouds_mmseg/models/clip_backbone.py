@@ -13,6 +13,12 @@ from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import are_weights_coming
 
+# Mean and standard deviation of OpenAI's CLIP and of LAION's models.
+_CLIP_COLOURS = (
+    (122.7709383, 116.7460125, 104.09373615),
+    (68.5005327, 66.6321579, 70.32316305),
+)
+
 
 @MODELS.register_module()
 class CLIPBackbone(FreezableMixin, BaseModule):
@@ -42,6 +48,8 @@ class CLIPBackbone(FreezableMixin, BaseModule):
     Attributes:
         channels (list[int]): Width of each of the four maps.
         strides (list[int]): 4, 8, 16, 32.
+        expects (tuple | None): Mean and standard deviation, RGB in
+            [0, 255], that the pretrained weights were trained with.
 
     Raises:
         UserError: If the model or the tag is unknown, the weights cannot be
@@ -107,6 +115,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 level=logging.WARNING,
             )
         self.weights_loaded = bool(pretrained)
+        self.expects = _CLIP_COLOURS if pretrained else None
         self._compiled = None
         if compile:
             options = compile if isinstance(compile, dict) else {}
