@@ -67,8 +67,10 @@ class DGSegmentor(EncoderDecoder):
         try:
             super().__init__(**kwargs)
         except UserError as error:
+            # If files are not the reason, it is raised again. The first
+            # attempt has handed `pretrained` on to the backbone.
             with weights_come_later(True):
-                super().__init__(**kwargs)
+                super().__init__(**dict(kwargs, pretrained=None))
             missing = error
         self.missing_weights = missing
         check_test_cfg(self.test_cfg)
