@@ -47,8 +47,8 @@ def check_test_cfg(test_cfg: dict | None) -> None:
         unused = [k for k, value in given.items() if value is not None]
         if unused:
             print_log(
-                f'model.test_cfg has {" and ".join(unused)}, which are not '
-                "used in the mode 'whole'; windows are mode='slide'",
+                f'model.test_cfg has {" and ".join(unused)}, not used in the '
+                "mode 'whole'; windows are mode='slide'",
                 logger='current',
                 level=logging.WARNING,
             )

@@ -56,7 +56,7 @@ def test_windows_are_described(change, message):
     [
         (
             dict(mode='whole', crop_size=(9, 9)),
-            "crop_size, which are not used in the mode 'whole'",
+            "crop_size, not used in the mode 'whole'",
         ),
         (dict(WINDOWS, crop_sise=(9, 9)), "did you mean 'crop_size'"),
     ],
