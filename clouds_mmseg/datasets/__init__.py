@@ -4,6 +4,7 @@ from clouds_mmseg.datasets.acdc import ACDCDataset
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.bdd100k import BDD100KDGDataset
 from clouds_mmseg.datasets.cityscapes import CityscapesDGDataset
+from clouds_mmseg.datasets.concat import DGConcatDataset
 from clouds_mmseg.datasets.corrupted import CorruptedDataset
 from clouds_mmseg.datasets.dark_zurich import DarkZurichDGDataset
 from clouds_mmseg.datasets.errors import DataError
@@ -35,6 +36,7 @@ __all__ = [
     'CityscapesDGDataset',
     'CorruptImage',
     'CorruptedDataset',
+    'DGConcatDataset',
     'DGDataset',
     'DarkZurichDGDataset',
     'DataError',

@@ -4,6 +4,7 @@ import logging
 
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
 from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
 from clouds_mmseg.datasets.verify.listing import same_files
@@ -86,7 +87,31 @@ def check_dataset(dataset, split):
         if same_files(leaf) not in verified:
             check_verified(leaf, split)
         verified.add(same_files(leaf))
+        if split == 'train':
+            require_labels(leaf)
         leaf[0]
+
+
+def require_labels(dataset):
+    """Refuse to train on images whose labels nobody reads.
+
+    A test predicts such images; in training each head has another error.
+
+    Args:
+        dataset (Dataset): At the bottom of all wrappers, opened.
+
+    Raises:
+        UserError: Its pipeline reads labels, but it has none.
+    """
+    prefix = getattr(dataset, 'data_prefix', None) or {}
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    reads = any(type(step).__name__ == 'LoadSegLabels' for step in steps)
+    if reads and not prefix.get('seg_map_path'):
+        raise UserError(
+            f'the train dataset {type(dataset).__name__} '
+            f'({getattr(dataset, "domain", None)}) has no label folder; give '
+            'data_prefix=dict(img_path=..., seg_map_path=...)'
+        )
 
 
 def require_keyed_rare_class(dataset, split):
@@ -191,7 +216,7 @@ def check_classes(dataset, model, split):
         split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
-        UserError: Their numbers differ.
+        UserError: Their numbers differ, or a head of MMSegmentation has one.
     """
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     head = getattr(model, 'decode_head', None)
@@ -200,4 +225,13 @@ def check_classes(dataset, model, split):
         raise UserError(
             f'the {split} dataset has {len(classes)} classes, but '
             f'model.decode_head.num_classes is {outputs}; make them equal'
+        )
+    if outputs == 1 and isinstance(head, BaseDecodeHead):
+        raise UserError(
+            f'{type(head).__name__} of MMSegmentation predicts 1 for its only '
+            'class, whose label is 0: every score would be wrong. Give the '
+            "dataset two classes, such as classes=['background', "
+            f'{str(classes[0] if classes else "thing")!r}], and '
+            'model.decode_head.num_classes=2, out_channels=1; or take '
+            'CLOUDSHead'
         )

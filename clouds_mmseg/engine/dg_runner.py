@@ -26,6 +26,7 @@ from clouds_mmseg.engine.resume import (
     require_checkpoint,
 )
 from clouds_mmseg.engine.run_header import bare_model, run_header
+from clouds_mmseg.models import DGSegmentor
 from clouds_mmseg.utils.later_weights import weights_come_later
 from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
@@ -70,11 +71,17 @@ class DGRunner(ResumableRunner):
     def build_model(self, model):
         """Build the model, without files that a checkpoint replaces.
 
+        The runs compare labels: results have no ``seg_logits``, unless
+        ``model.test_cfg.keep_scores`` is True or a wrapper averages them.
+
         Args:
             model (nn.Module | dict): As for mmengine.
 
         Returns:
             nn.Module: The model.
+
+        Raises:
+            UserError: Pretrained weights are missing.
         """
         coming = self._checkpoint_to_resume() is not None
         if self._load_from and not coming:
@@ -84,7 +91,13 @@ class DGRunner(ResumableRunner):
                 for prefix in lacking
             )
         with weights_come_later(coming):
-            return super().build_model(model)
+            model = super().build_model(model)
+        missing = getattr(bare_model(model), 'missing_weights', None)
+        if missing is not None:
+            raise missing
+        if isinstance(model, DGSegmentor):
+            model.keep_scores = False
+        return model
 
     def train(self):
         """Check checkpoint and data, then train.

@@ -55,8 +55,15 @@ def enable_tta(cfg):
         cfg (Config): Changed in place.
 
     Raises:
-        UserError: A test pipeline does not end with packing the inputs.
+        UserError: A test pipeline does not end with packing the inputs, or
+            the model has one class.
     """
+    head = cfg.model.get('decode_head') or {}
+    if head.get('num_classes') == 1:
+        raise UserError(
+            '--tta averages the scores of classes, and a model of one class '
+            'has a threshold instead; test it without --tta'
+        )
     for dataset in dataset_configs(cfg.test_dataloader.dataset):
         if cfg.get('tta_pipeline'):
             dataset.pipeline = cfg.tta_pipeline

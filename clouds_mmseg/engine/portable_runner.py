@@ -11,6 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 
+from clouds_mmseg.engine.loader_options import consistent_loader
 from clouds_mmseg.engine.terminal import install_terminal_filter
 from clouds_mmseg.utils.errors import UserError
 
@@ -84,6 +85,23 @@ class PortableRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         install_terminal_filter(logger)
         return logger
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs):
+        """Build a loader, once its options agree.
+
+        Args:
+            dataloader (DataLoader | dict): As for mmengine; see
+                :func:`consistent_loader`.
+            *args: As for mmengine.
+            **kwargs: As for mmengine.
+
+        Returns:
+            DataLoader: The loader.
+        """
+        if isinstance(dataloader, dict):
+            dataloader = consistent_loader(dataloader)
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def build_visualizer(self, visualizer=None):
         """Build the visualizer, with TensorBoard where it is installed.

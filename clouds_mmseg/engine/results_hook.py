@@ -133,7 +133,13 @@ class ResultsHook(Hook):
 
     @master_only
     def _write(self, runner, phase, metrics, evaluator):
-        """Collect everything and write it twice."""
+        """Collect everything and write it twice.
+
+        Images without labels have no values: the results of the last
+        evaluation stay.
+        """
+        if not metrics:
+            return
         results = dict(phase=phase, protocol=None, metrics=metrics)
         for metric in evaluator.metrics:
             results['protocol'] = getattr(metric, 'protocol', None)

@@ -23,7 +23,8 @@ def read_config(name):
             installed MMSegmentation; ``.py`` may be left out.
 
     Returns:
-        Config: The config; one of the zoo with :func:`use_clouds_head`.
+        Config: The config; one of the zoo with :func:`use_clouds_head`,
+        and with ``DGSegmentor`` in place of ``EncoderDecoder``.
 
     Raises:
         UserError: There is no such config, or it is one of the zoo that
@@ -37,7 +38,11 @@ def read_config(name):
             )
         return Config.fromfile(name)
     cfg = Config.fromfile(_zoo_path(name), import_custom_modules=False)
-    use_clouds_head(cfg.get('model') or {})
+    model = cfg.get('model') or {}
+    if model.get('type') == 'EncoderDecoder':
+        # The same network; predicts images of any sizes in bounded memory.
+        model.type = 'DGSegmentor'
+    use_clouds_head(model)
     _require_packages(cfg.get('model'), name)
     return cfg
 
@@ -65,7 +70,7 @@ def use_clouds_head(model):
     """Replace the zoo's Mask2Former head, which needs mmdet, by ours.
 
     ``CLOUDSHead`` is the same network with the same names of its weights;
-    losses are those that all of the zoo's configs have.
+    weights and points of the losses are those of the config.
 
     Args:
         model (ConfigDict): ``model`` of a config, changed in place.
@@ -76,6 +81,8 @@ def use_clouds_head(model):
     encoder = head.pixel_decoder.encoder
     decoder = head.transformer_decoder
     attention = encoder.layer_cfg.self_attn_cfg
+    train_cfg = head.get('train_cfg') or {}
+    class_weight = list(head.loss_cls.class_weight)
     model.decode_head = dict(
         type='CLOUDSHead',
         in_channels=list(head.in_channels),
@@ -92,6 +99,17 @@ def use_clouds_head(model):
         decoder_ffn_channels=decoder.layer_cfg.ffn_cfg.feedforward_channels,
         num_groups=head.pixel_decoder.norm_cfg.num_groups,
         align_corners=head.align_corners,
+        loss=dict(
+            class_weight=class_weight,
+            class_loss_weight=head.loss_cls.loss_weight,
+            mask_weight=head.loss_mask.loss_weight,
+            dice_weight=head.loss_dice.loss_weight,
+            num_points=train_cfg.get('num_points', 12544),
+            oversample_ratio=train_cfg.get('oversample_ratio', 3.0),
+            importance_sample_ratio=train_cfg.get(
+                'importance_sample_ratio', 0.75
+            ),
+        ),
     )
 
 

@@ -42,6 +42,25 @@ def confusion_matrix(prediction, label, num_classes, ignore_index):
     return cells.reshape(num_classes, num_classes).cpu()
 
 
+def confusion_with_background(prediction, label):
+    """Count the pixels of one image for a single class.
+
+    All that is not the class is background, ignored pixels too: there is
+    nothing else that it could be mistaken for.
+
+    Args:
+        prediction (torch.Tensor): (H, W), integer, 0 for the class.
+        label (torch.Tensor): (H, W), integer, 0 for the class.
+
+    Returns:
+        torch.Tensor: (2, 2) int64 on the CPU: rows labels, columns
+        predictions, of the class and of the background, pixels.
+    """
+    return confusion_matrix(
+        (prediction != 0).long(), (label != 0).long(), 2, ignore_index=-1
+    )
+
+
 def areas(confusion):
     """Reduce a confusion matrix to what mmseg's formulas take.
 

@@ -13,6 +13,7 @@ from PIL import Image
 from clouds_mmseg.evaluation.confusion import (
     areas,
     confusion_matrix,
+    confusion_with_background,
     mean_percent,
 )
 from clouds_mmseg.evaluation.tables import class_table, domain_table
@@ -40,6 +41,15 @@ class DGIoUMetric(IoUMetric):
     domain's mean. A class that is predicted but never labelled counts as 0.
     Both are the rules of mmseg and of cityscapesscripts
     (``evalPixelLevelSemanticLabeling.getIouScoreForLabel``).
+
+    Images without labels are predicted and counted: with ``output_dir``
+    their predictions are written, and what is logged says that there was
+    nothing to compare. Without it they are an error.
+
+    With a single class all other pixels are background: a pixel of
+    ``ignore_index`` on which the class is predicted counts against it, and
+    its IoU is over the whole image. (Otherwise every prediction of "the
+    class everywhere" would have 100.)
 
     After an evaluation ``last_results`` (dict, main process only) holds
     ``protocol``, ``classes``, ``mean`` (name -> value) and ``domains``:
@@ -110,6 +120,9 @@ class DGIoUMetric(IoUMetric):
         """
         for sample in data_samples:
             domain = self._domain(sample)
+            if 'gt_sem_seg' not in sample and not self.format_only:
+                self._process_unlabelled(sample, domain)
+                continue
             before = len(self.results)
             folder, self.output_dir = self.output_dir, None
             try:
@@ -122,6 +135,20 @@ class DGIoUMetric(IoUMetric):
             ]
             if folder is not None:
                 self._write_prediction(sample, Path(folder) / domain)
+
+    def _process_unlabelled(self, sample, domain):
+        """Write the prediction of an image that cannot be compared."""
+        if self.output_dir is None:
+            raise UserError(
+                f'{sample.get("img_path")} has no label (domain {domain}), '
+                'so there is nothing to compare; give --out FOLDER to '
+                'tools/test.py for the predictions, or the label folder: '
+                'data_prefix.seg_map_path of the dataset, and LoadSegLabels '
+                'in its pipeline'
+            )
+        self._write_prediction(sample, Path(self.output_dir) / domain)
+        # As many results as images: ranks are joined by their number.
+        self.results.append((domain, None))
 
     def _domain(self, sample):
         domain = sample.get('domain')
@@ -144,8 +171,11 @@ class DGIoUMetric(IoUMetric):
 
         Returns:
             tuple[torch.Tensor]: See :func:`confusion_matrix`, which takes
-            the same arguments.
+            the same arguments. With one class it has a second row and
+            column, of the background.
         """
+        if num_classes == 1:
+            return (confusion_with_background(pred_label, label),)
         return (
             confusion_matrix(pred_label, label, num_classes, ignore_index),
         )
@@ -173,9 +203,16 @@ class DGIoUMetric(IoUMetric):
         if self.format_only:
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
-        grouped = {}
+        grouped, unlabelled = {}, {}
         for domain, confusion in results:
-            grouped.setdefault(domain, []).append(confusion)
+            if confusion is None:
+                unlabelled[domain] = unlabelled.get(domain, 0) + 1
+            else:
+                grouped.setdefault(domain, []).append(confusion)
+        self._say_unlabelled(unlabelled, grouped, logger)
+        if not grouped and unlabelled:
+            self.last_results = {}
+            return {}
         self._warn_about_absent(grouped, logger)
         order = self.domains or sorted(grouped)
         reports = {
@@ -208,9 +245,14 @@ class DGIoUMetric(IoUMetric):
         """Reduce the (C, C) int64 matrices of a domain's images."""
         classes = self.dataset_meta['classes']
         confusion = sum(confusions)
+        counted = areas(confusion)
+        # Of one class: the background is no class.
+        counted = [area[: len(classes)] for area in counted]
         values = self.total_area_to_metrics(
-            *areas(confusion), self.metrics, self.nan_to_num, self.beta
+            *counted, self.metrics, self.nan_to_num, self.beta
         )
+        if len(classes) == 1:
+            values['aAcc'] = confusion.diag().sum() / confusion.sum()
         report = dict(images=len(confusions), metrics={})
         metrics = report['metrics']
         if 'IoU' in values:
@@ -240,6 +282,23 @@ class DGIoUMetric(IoUMetric):
             name: float(np.mean([metrics[name] for metrics in targets]))
             for name in targets[0]
         }
+
+    def _say_unlabelled(self, unlabelled, grouped, logger):
+        """Say which images were predicted and not compared."""
+        for domain, count in unlabelled.items():
+            compared = len(grouped.get(domain, ()))
+            print_log(
+                f'{domain}: {count} of {count + compared} images have no '
+                'label: their predictions are in '
+                f'{Path(self.output_dir) / domain}, and '
+                + (
+                    f'the values are of the other {compared}.'
+                    if compared
+                    else 'there is nothing to compare.'
+                ),
+                logger=logger,
+                level=logging.WARNING if grouped else logging.INFO,
+            )
 
     def _warn_about_absent(self, grouped, logger):
         absent = [d for d in self.domains or () if d not in grouped]

@@ -13,6 +13,8 @@ from clouds_mmseg.models.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import are_weights_coming
 
+# Mean and standard deviation of OpenAI's CLIP and of LAION's models.
+
 
 @MODELS.register_module()
 class CLIPBackbone(FreezableMixin, BaseModule):
@@ -47,9 +49,8 @@ class CLIPBackbone(FreezableMixin, BaseModule):
     Attributes:
         channels (list[int]): Width of each of the four maps.
         strides (list[int]): 4, 8, 16, 32.
-        image_mean (list[float] | None): Mean of the images that the weights
-            were trained with, RGB in [0, 255]; None for random weights.
-        image_std (list[float] | None): Likewise.
+        expects (tuple | None): Mean and standard deviation, RGB in
+            [0, 255], that the pretrained weights were trained with.
 
     Raises:
         UserError: If the model or the tag is unknown, the weights cannot be
@@ -109,10 +110,12 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 level=logging.WARNING,
             )
         self.weights_loaded = bool(pretrained or source.weights)
-        self.image_mean = self.image_std = None
+        self.expects = None
         if self.weights_loaded:
-            self.image_mean = [255 * value for value in source.mean]
-            self.image_std = [255 * value for value in source.std]
+            self.expects = tuple(
+                [255 * value for value in values]
+                for values in (source.mean, source.std)
+            )
         self._compiled = None
         if compile:
             options = compile if isinstance(compile, dict) else {}

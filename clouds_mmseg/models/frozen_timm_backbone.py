@@ -53,6 +53,8 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
     Attributes:
         channels (list[int]): Width of each returned map.
         strides (list[int]): Stride of each returned map.
+        expects (tuple | None): Mean and standard deviation, RGB in
+            [0, 255], that timm says the pretrained weights want.
 
     Raises:
         UserError: If more than one of ``weights``, ``pretrained`` and
@@ -101,6 +103,9 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
                 level=logging.WARNING,
             )
         self.weights_loaded = bool(weights or pretrained)
+        self.expects = None
+        if self.weights_loaded:
+            self.expects = _colours(model_name)
         self.set_frozen(frozen)
 
     @staticmethod
@@ -158,6 +163,17 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
             source=weights or f'timm/{model_name}',
             allow_unexpected=dropped,
         )
+
+
+def _colours(model_name):
+    """Mean and deviation of a timm model's weights, or None if not told."""
+    config = timm.models.get_pretrained_cfg(model_name)
+    if config is None or not config.mean or not config.std:
+        return None
+    return tuple(
+        tuple(255 * value for value in values)
+        for values in (config.mean, config.std)
+    )
 
 
 def _timm_arguments(kwargs):

@@ -8,7 +8,7 @@ import torch
 from clouds_mmseg.utils.cityscapes import IGNORE
 
 
-def label_from_scores(scores, threshold=None):
+def label_from_scores(scores, threshold=None, *, class_threshold=0.5):
     """Label each pixel with its best class.
 
     CLOUDS takes the plain argmax (section 3.3; no threshold in the official
@@ -19,6 +19,8 @@ def label_from_scores(scores, threshold=None):
             ``predict`` of the head gives them.
         threshold (float | None): In [0, 1]. Pixels of a lower confidence
             are labelled 255.
+        class_threshold (float): Read if there is one class: it is where its
+            score is greater; elsewhere is nothing, 255.
 
     Returns:
         tuple[Tensor, Tensor]: Labels (N, H, W) int64, and confidences
@@ -27,6 +29,15 @@ def label_from_scores(scores, threshold=None):
         the score, can be compared between pixels.
     """
     scores = scores.float()
+    if scores.shape[1] == 1:
+        # The argmax would be the class everywhere, at a confidence of one.
+        score = scores[:, 0].clamp(max=1)
+        label = torch.full_like(score, IGNORE, dtype=torch.long)
+        label.masked_fill_(score > class_threshold, 0)
+        confidence = torch.where(label == 0, score, 1 - score)
+        if threshold is not None:
+            label = label.masked_fill(confidence < threshold, IGNORE)
+        return label, confidence
     best, label = scores.max(dim=1)
     # (N, H, W); a pixel that no mask claims has all-zero scores.
     confidence = best / scores.sum(dim=1).clamp(min=1e-6)

@@ -17,6 +17,7 @@ from clouds_mmseg.models.pseudo_labels import (
     label_from_scores,
 )
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.errors import UserError
 
 
 @MODELS.register_module()
@@ -43,6 +44,7 @@ class SelfTrainingSegmentor(DGSegmentor):
 
     Raises:
         ValueError: ``teacher_decay`` or ``label_threshold`` out of range.
+        UserError: The head has one output for two classes.
     """
 
     # What a checkpoint of the warm-up does not have, with which training
@@ -58,6 +60,12 @@ class SelfTrainingSegmentor(DGSegmentor):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if self.out_channels == 1 and self.num_classes > 1:
+            raise UserError(
+                'self-training needs a score of each class, but the head has '
+                f'one output for {self.num_classes} classes; leave '
+                'decode_head.out_channels out'
+            )
         if not 0 < teacher_decay < 1:
             raise ValueError(
                 f'teacher_decay must lie in (0, 1), got {teacher_decay}'
@@ -108,10 +116,21 @@ class SelfTrainingSegmentor(DGSegmentor):
 
         Returns:
             dict[str, Tensor]: The losses.
+
+        Raises:
+            UserError: A sample has neither.
         """
         unlabelled = [s for s in data_samples if 'gt_sem_seg' not in s]
         if not unlabelled:
             return super().loss(inputs, data_samples)
+        for sample in unlabelled:
+            if 'clean_img' not in sample:
+                raise UserError(
+                    f'the training sample {sample.get("img_path")} has '
+                    'neither a label nor a clean view: load its label '
+                    '(LoadSegLabels, and data_prefix.seg_map_path), or put '
+                    'KeepCleanView into its pipeline'
+                )
         clean = self._clean_views(unlabelled, inputs.shape[-2:])
         features, clean_features = self._extract_both(inputs, clean)
         self._label(unlabelled, clean_features, inputs.shape[-2:])
@@ -207,7 +226,11 @@ class SelfTrainingSegmentor(DGSegmentor):
         scores = self.teacher.module['decode_head'].predict(
             clean_features, metas, self.test_cfg
         )
-        return label_from_scores(scores, self.label_threshold)
+        return label_from_scores(
+            scores,
+            self.label_threshold,
+            class_threshold=getattr(self.decode_head, 'threshold', None),
+        )
 
     def _label(self, samples, clean_features, size):
         """Give each sample the teacher's label of its clean view.

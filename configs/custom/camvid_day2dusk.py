@@ -10,6 +10,12 @@ model = dict(
     data_preprocessor=dict(size=(256, 256)),
     decode_head=dict(num_classes=11, loss=dict(num_points=2048)),
 )
+# An image that is no sample of a dataset: what MMSegmentation's
+# inference_model and MMSegInferencer run.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
@@ -24,6 +30,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ConcatDataset',
+        pipeline=test_pipeline,
         datasets=[{{_base_.val_camvid_day}}, {{_base_.val_camvid_dusk}}],
     ),
 )

@@ -87,7 +87,7 @@ def test_a_folder_says_which_model_it_is(saved):
         assert backbone.weights_loaded
         assert same_maps(backbone, model)
         assert backbone.channels == [64, 128, 256, 512]
-        assert backbone.image_mean == pytest.approx([127.5, 102, 76.5])
+        assert backbone.expects[0] == pytest.approx([127.5, 102, 76.5])
 
 
 def test_open_clip_itself_loads_the_same(saved):

@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import clouds_mmseg  # noqa: F401
+from clouds_mmseg.utils.errors import UserError
 
 # The student's views are padded to this; the images are smaller.
 SIZE = (64, 96)
@@ -139,6 +140,14 @@ def test_labelled_batches_take_the_ordinary_way():
     model._label = None
     losses, _ = compute(model, make_batch(unlabelled=0))
     assert torch.isfinite(losses['decode.loss_cls'])
+
+
+def test_a_sample_without_label_and_clean_view():
+    batch = make_batch()
+    del batch['data_samples'][2].clean_img
+    batch['data_samples'][2].set_metainfo(dict(img_path='c.png'))
+    with pytest.raises(UserError, match='c.png has neither a label nor'):
+        compute(build(), batch)
 
 
 def test_gradients_reach_the_student_alone():

@@ -27,7 +27,8 @@ class LoadSegLabels(BaseTransform):
     ``Resize`` in a test that compares at the label's own size.
 
     Required keys: ``seg_map_path``, ``label_table``; optional ``ori_shape``
-    (of the loaded image), ``label_channel``.
+    (of the loaded image), ``label_channel``. A sample of a dataset without
+    label files has no ``seg_map_path`` and passes as it is.
     Added keys: ``gt_seg_map``; ``seg_fields`` grows by it.
 
     Args:
@@ -44,7 +45,9 @@ class LoadSegLabels(BaseTransform):
             DataError: The file is missing, damaged, has another size than
                 the image, or holds an id that the dataset does not define.
         """
-        path = results['seg_map_path']
+        path = results.get('seg_map_path')
+        if path is None:
+            return results
         payload = read_file(path, 'label', self.backend_args)
         try:
             raw = decode_ids(payload, results.get('label_channel'))

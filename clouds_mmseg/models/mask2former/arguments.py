@@ -1,6 +1,110 @@
 """Checks of the head's arguments, before anything is built of them."""
 
+import difflib
+import inspect
 from numbers import Integral, Real
+
+from clouds_mmseg.utils.errors import UserError
+
+_LARGEST = 1e30
+# What mmdet's and mmseg's Mask2FormerHead, and transformers'
+# Mask2FormerConfig, call otherwise.
+_UPSTREAM = dict(
+    loss_cls='loss=dict(class_weight=...), a number, or a list with the '
+    'weight of each class',
+    loss_mask='loss=dict(mask_weight=...)',
+    loss_dice='loss=dict(dice_weight=...)',
+    train_cfg='loss=dict(num_points=..., oversample_ratio=..., '
+    'importance_sample_ratio=...)',
+    class_weights='loss=dict(class_weight=[...])',
+    ignore_value='ignore_index',
+    num_things_classes='num_classes, of things and stuff together',
+    num_stuff_classes='num_classes, of things and stuff together',
+    enforce_decoder_input_project='nothing: feat_channels are the channels '
+    'of both, and no projection is needed',
+    num_transformer_feat_level='nothing: there are three levels',
+    positional_encoding='nothing: it is a sine encoding of feat_channels',
+    pixel_decoder='num_encoder_layers, encoder_ffn_channels, num_heads, '
+    'num_points and num_groups',
+    transformer_decoder='num_decoder_layers, decoder_ffn_channels and '
+    'num_heads',
+    num_attention_heads='num_heads',
+    encoder_layers='num_encoder_layers',
+    decoder_layers='num_decoder_layers, one less than transformers counts',
+    encoder_feedforward_dim='encoder_ffn_channels',
+    dim_feedforward='decoder_ffn_channels',
+    hidden_dim='feat_channels',
+    mask_feature_size='out_channels',
+    feature_size='out_channels',
+    train_num_points='loss=dict(num_points=...)',
+    no_object_weight='loss=dict(no_object_weight=...)',
+    class_weight='loss=dict(class_weight=...)',
+    mask_weight='loss=dict(mask_weight=...)',
+    dice_weight='loss=dict(dice_weight=...)',
+    oversample_ratio='loss=dict(oversample_ratio=...)',
+    importance_sample_ratio='loss=dict(importance_sample_ratio=...)',
+    eos_coef='no_object_weight',
+    loss_weight='class_weight, mask_weight or dice_weight',
+    dropout='nothing: as in all published models there is no dropout',
+    dropout_ratio='nothing: as in all published models there is no dropout',
+    use_auxiliary_loss='nothing: every layer has its losses',
+    pre_norm='nothing: layers are normalised behind, as in all published '
+    'models',
+    channels='feat_channels',
+    in_index='nothing: all four maps are read',
+    loss_decode='loss=dict(class_weight=..., mask_weight=..., '
+    'dice_weight=...)',
+    norm_cfg='num_groups, of the group normalisations',
+    sampler='nothing: pixels are drawn as loss.num_points and its '
+    'neighbours say',
+)
+
+
+def refuse_unknown(name, unknown, function):
+    """Say what an option is called that does not exist.
+
+    Args:
+        name (str): Of what is configured.
+        unknown (dict): Options that it does not have.
+        function (Callable): Whose keyword arguments it has.
+
+    Raises:
+        UserError: ``unknown`` is not empty.
+    """
+    if not unknown:
+        return
+    known = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    option = next(iter(unknown))
+    near = difflib.get_close_matches(option, known, n=1)
+    hint = ''
+    if option in _UPSTREAM:
+        hint = f'; here it is {_UPSTREAM[option]}.'
+    elif near:
+        hint = f'; did you mean {near[0]!r}?'
+    raise UserError(
+        f'{name} has no option {option!r}{hint or "."} It has '
+        f'{", ".join(known)}'
+    )
+
+
+def check_threshold(threshold):
+    """Check the score above which the only class is predicted.
+
+    Args:
+        threshold (float): In (0, 1).
+
+    Raises:
+        UserError: It is not.
+    """
+    if not _in(threshold, 0, 1) or threshold in (0, 1):
+        raise UserError(
+            'threshold of CLOUDSHead must be between 0 and 1, got '
+            f'{threshold!r}'
+        )
 
 
 def check_widths(*, in_channels, strides, feat_channels, num_heads, groups):
@@ -86,10 +190,79 @@ def check_loss(
             f'{importance_sample_ratio!r}'
         )
     for name, value in weights.items():
-        if not _in(value, 0, float('inf')):
+        if not _in(value, 0, _LARGEST):
             raise ValueError(
                 f'loss.{name} must not be negative, got {value!r}'
             )
+
+
+def read_class_weights(
+    num_classes: int,
+    class_weight,
+    loss_weight: float | None,
+    no_object_weight: float | None,
+) -> tuple[float, list[float]]:
+    """Tell the weight of a loss from the weights of its classes.
+
+    Args:
+        num_classes (int): K.
+        class_weight (float | Sequence[float]): Of the loss, or K or K + 1
+            of the classes.
+        loss_weight (float, optional): Of the loss, beside a list.
+        no_object_weight (float, optional): Of "no object".
+
+    Returns:
+        tuple[float, list[float]]: Of the loss; K + 1 of the classes.
+
+    Raises:
+        UserError: They do not fit together, or are no weights.
+    """
+    if isinstance(class_weight, Real):
+        if loss_weight is not None:
+            raise UserError(
+                'loss.class_loss_weight is for a loss.class_weight that is a '
+                f'list, but that is {class_weight!r}; give one of them'
+            )
+        loss_weight, weights = class_weight, [1.0] * num_classes
+    elif isinstance(class_weight, (list, tuple)):
+        loss_weight = 2.0 if loss_weight is None else loss_weight
+        weights = list(class_weight)
+    else:
+        raise UserError(
+            'loss.class_weight must be a number or a list with one of each '
+            f'class, got {class_weight!r}'
+        )
+    if len(weights) == num_classes:
+        last = 0.1 if no_object_weight is None else no_object_weight
+        weights.append(last)
+    elif len(weights) != num_classes + 1:
+        raise UserError(
+            f'loss.class_weight has {len(weights)} values for {num_classes} '
+            f'classes; give {num_classes}, or {num_classes + 1} with that of '
+            '"no object" as the last'
+        )
+    elif no_object_weight not in (None, weights[-1]):
+        raise UserError(
+            f'loss.class_weight says {weights[-1]} for "no object" and '
+            f'loss.no_object_weight {no_object_weight}; give one of them'
+        )
+    for name, value in (
+        ('class_loss_weight', loss_weight),
+        ('no_object_weight', weights[-1]),
+        *(('class_weight', value) for value in weights),
+    ):
+        if not _in(value, 0, _LARGEST):
+            if name == 'class_loss_weight' and value is class_weight:
+                name = 'class_weight'
+            raise UserError(
+                f'loss.{name} must not be negative or infinite, got {value!r}'
+            )
+    if not any(weights):
+        raise UserError(
+            'all of loss.class_weight are zero: nothing would be learnt, and '
+            'the loss be 0 / 0'
+        )
+    return loss_weight, weights
 
 
 def _is_count(value):

@@ -3,7 +3,11 @@
 import torch
 import torch.nn.functional as F
 
-from clouds_mmseg.models.mask2former.arguments import check_loss
+from clouds_mmseg.models.mask2former.arguments import (
+    check_loss,
+    read_class_weights,
+    refuse_unknown,
+)
 from clouds_mmseg.models.mask2former.matching import (
     assign,
     count_masks,
@@ -26,11 +30,20 @@ class MaskCriterion:
     Args:
         num_classes (int): K.
         ignore_index (int): Label of pixels that belong to no class.
-        class_weight (float): Weight of the cross entropy over classes, in
-            the loss and in the matching.
+        class_weight (float | Sequence[float]): A number: weight of the
+            cross entropy over classes, in the loss and in the matching. A
+            list: how much each of the K classes counts inside the cross
+            entropy, optionally with "no object" as the last, K + 1. As in
+            mmdet's and MMSegmentation's head, the sum over queries is
+            divided by the sum of their weights, and the matching does not
+            use them.
+        class_loss_weight (float, optional): Where ``class_weight`` is a
+            list: what it is where it is a number; 2 by default.
         mask_weight (float): Weight of the binary cross entropy of masks.
         dice_weight (float): Weight of the dice loss of masks.
-        no_object_weight (float): Weight of "no object" among the classes.
+        no_object_weight (float, optional): Weight of "no object" among the
+            classes; 0.1 by default, or the last of K + 1 in
+            ``class_weight``.
         num_points (int): Points at which two masks are compared.
         oversample_ratio (float): Candidates for each point of the losses.
         importance_sample_ratio (float): Share of undecided points.
@@ -40,6 +53,8 @@ class MaskCriterion:
 
     Raises:
         ValueError: For an option outside its range.
+        UserError: For an option that does not exist, and for class weights
+            that do not fit the classes.
     """
 
     def __init__(
@@ -50,12 +65,18 @@ class MaskCriterion:
         class_weight=2.0,
         mask_weight=5.0,
         dice_weight=5.0,
-        no_object_weight=0.1,
+        no_object_weight=None,
+        class_loss_weight=None,
         num_points=12544,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
         ignore_unlabelled=False,
+        **unknown,
     ):
+        refuse_unknown('loss of CLOUDSHead', unknown, MaskCriterion.__init__)
+        class_weight, self.class_weights = read_class_weights(
+            num_classes, class_weight, class_loss_weight, no_object_weight
+        )
         check_loss(
             num_points=num_points,
             oversample_ratio=oversample_ratio,
@@ -63,12 +84,10 @@ class MaskCriterion:
             class_weight=class_weight,
             mask_weight=mask_weight,
             dice_weight=dice_weight,
-            no_object_weight=no_object_weight,
         )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.weights = (class_weight, mask_weight, dice_weight)
-        self.no_object_weight = no_object_weight
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
@@ -229,13 +248,14 @@ class MaskCriterion:
         logits = torch.stack(cls_logits)
         targets = matches.target.new_full(logits.shape[:3], self.num_classes)
         targets[matches.output, matches.image, matches.query] = matches.target
-        weight = logits.new_ones(self.num_classes + 1)
-        weight[-1] = self.no_object_weight
+        weight = logits.new_tensor(self.class_weights)
         value = F.cross_entropy(
             logits.flatten(0, 2), targets.flatten(), weight, reduction='none'
         )
         value = value.view(len(logits), -1).sum(1)
-        return value / weight[targets].flatten(1).sum(1)
+        # Zero if "no object" weighs nothing and no class is matched.
+        total = weight[targets].flatten(1).sum(1)
+        return value / total.clamp(min=1e-6)
 
     def mask_losses(
         self,

@@ -10,7 +10,9 @@ from torch import nn
 
 from clouds_mmseg.models.mask2former.arguments import (
     check_counts,
+    check_threshold,
     check_widths,
+    refuse_unknown,
 )
 from clouds_mmseg.models.mask2former.classifier import build_classifier
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
@@ -25,7 +27,10 @@ from clouds_mmseg.models.mask2former.pixel_decoder import (
     PixelDecoder,
 )
 from clouds_mmseg.models.mask2former.positional import sine_encoding
-from clouds_mmseg.models.mask2former.semantic_scores import semantic_scores
+from clouds_mmseg.models.mask2former.semantic_scores import (
+    semantic_labels,
+    semantic_scores,
+)
 from clouds_mmseg.models.mask2former.targets import (
     stack_labels,
     stack_weights,
@@ -69,7 +74,12 @@ class CLOUDSHead(BaseModule):
             CLOUDS'.
         align_corners (bool): How the segmentor resizes the result.
         ignore_index (int): Label of pixels that belong to no class.
+        threshold (float): With ``num_classes=1``: the class is predicted
+            where its score is greater, elsewhere 255 ("nothing"). Not read
+            otherwise.
         init_cfg (dict, optional): As for any ``BaseModule``.
+        **unknown: None; what upstream heads call otherwise is an error that
+            says how it is called here.
 
     Raises:
         ValueError: For an argument that breaks one of the rules above.
@@ -96,9 +106,13 @@ class CLOUDSHead(BaseModule):
         loss=None,
         align_corners=False,
         ignore_index=255,
+        threshold=0.5,
         init_cfg=None,
+        **unknown,
     ):
         super().__init__(init_cfg)
+        refuse_unknown('CLOUDSHead', unknown, CLOUDSHead.__init__)
+        check_threshold(threshold)
         check_counts(
             num_classes=num_classes,
             feat_channels=feat_channels,
@@ -123,6 +137,7 @@ class CLOUDSHead(BaseModule):
         self.out_channels = num_classes
         self.align_corners = align_corners
         self.ignore_index = ignore_index
+        self.threshold = threshold
         self.strides = tuple(strides)
         self.pixel_decoder = PixelDecoder(
             in_channels=in_channels,
@@ -316,11 +331,32 @@ class CLOUDSHead(BaseModule):
         Raises:
             ValueError: If the metainfo does not fit the features.
         """
+        size = self._input_size(x, batch_img_metas, test_cfg)
+        return semantic_scores(*self.last_prediction(x), size)
+
+    def predict_labels(self, x, batch_img_metas, test_cfg=None):
+        """Predict the best class of each pixel, without holding all scores.
+
+        Args:
+            x (Sequence[Tensor]): As for :meth:`forward`.
+            batch_img_metas (list[dict]): As for :meth:`predict`.
+            test_cfg (dict, optional): As for :meth:`predict`.
+
+        Returns:
+            Tensor: (N, H, W) int64, the labels of what :meth:`predict`
+            gives. Of one class: 0 where its score is above ``threshold``,
+            255 elsewhere.
+        """
+        size = self._input_size(x, batch_img_metas, test_cfg)
+        return semantic_labels(
+            *self.last_prediction(x), size, threshold=self.threshold
+        )
+
+    def _input_size(self, x, batch_img_metas, test_cfg):
         slide = (test_cfg or {}).get('mode', 'whole') == 'slide'
-        size = input_size(
+        return input_size(
             batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
         )
-        return semantic_scores(*self.last_prediction(x), size)
 
 
 def _resize(maps, size):

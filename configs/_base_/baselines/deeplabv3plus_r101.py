@@ -7,7 +7,7 @@ _base_ = 'mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x102
     - {'model', 'optim_wrapper', 'param_scheduler'}
     - {'train_cfg', 'val_cfg', 'test_cfg'}
 ]
-model = dict(data_preprocessor=dict(size=(768, 768)))
+model = dict(type='DGSegmentor', data_preprocessor=dict(size=(768, 768)))
 train_cfg = dict(type='ExactTrainLoop')
 # What the zoo's processes and images a process come to.
 total_batch_size = 8

@@ -9,7 +9,7 @@ _base_ = (
     - {'model', 'optim_wrapper', 'param_scheduler'}
     - {'train_cfg', 'val_cfg', 'test_cfg'}
 ]
-model = dict(data_preprocessor=dict(size=(768, 768)))
+model = dict(type='DGSegmentor', data_preprocessor=dict(size=(768, 768)))
 train_cfg = dict(type='ExactTrainLoop')
 # What the zoo's processes and images a process come to.
 total_batch_size = 8

@@ -10,6 +10,7 @@ _base_ = 'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py'
 # The zoo's head needs mmdet. CLOUDSHead is the same network, with the same
 # names of its weights.
 model = dict(
+    type='DGSegmentor',
     data_preprocessor=dict(size=(768, 768)),
     decode_head=dict(
         _delete_=True,

@@ -9,6 +9,7 @@ _base_ = 'mmseg::segformer/segformer_mit-b5_8xb1-160k_cityscapes-1024x1024.py'
 ]
 # The protocol is the benchmark's, without windows.
 model = dict(
+    type='DGSegmentor',
     data_preprocessor=dict(size=(768, 768)),
     test_cfg=dict(_delete_=True, mode='whole'),
 )

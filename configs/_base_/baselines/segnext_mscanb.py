@@ -9,6 +9,7 @@ _base_ = 'mmseg::segnext/segnext_mscan-b_1xb16-adamw-160k_ade20k-512x512.py'
 ]
 # The zoo trains this model on the 150 classes of ADE20K only.
 model = dict(
+    type='DGSegmentor',
     data_preprocessor=dict(size=(768, 768)),
     decode_head=dict(num_classes=19),
 )

@@ -12,6 +12,7 @@ _base_ = (
 # The zoo's backbone needs mmpretrain. This is timm's of the same architecture
 # and data, which has no normalisation after each map.
 model = dict(
+    type='DGSegmentor',
     data_preprocessor=dict(size=(768, 768)),
     backbone=dict(
         _delete_=True,

@@ -9,6 +9,7 @@ _base_ = 'mmseg::swin/swin-base-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k
 ]
 # The zoo trains this model on the 150 classes of ADE20K only.
 model = dict(
+    type='DGSegmentor',
     data_preprocessor=dict(size=(768, 768)),
     decode_head=dict(num_classes=19),
     auxiliary_head=dict(num_classes=19),

@@ -1,5 +1,9 @@
 # Train on Cityscapes; test on each weather of ACDC's validation split.
-_base_ = ['../datasets/cityscapes.py', '../datasets/acdc.py']
+_base_ = [
+    '../datasets/single_image.py',
+    '../datasets/cityscapes.py',
+    '../datasets/acdc.py',
+]
 train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
@@ -12,6 +16,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ConcatDataset',
+        pipeline={{_base_.test_pipeline}},
         datasets=[
             {{_base_.val_acdc_fog}},
             {{_base_.val_acdc_night}},

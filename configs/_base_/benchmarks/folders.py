@@ -23,18 +23,24 @@ test_pipeline_folders = [
     dict(type='LoadSegLabels'),
     dict(type='PackDGInputs'),
 ]
+# An image that is no sample of a dataset: what MMSegmentation's
+# inference_model and MMSegInferencer run.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     dataset=dict(type='FolderDataset', pipeline=train_pipeline_folders),
 )
 val_dataloader = dict(
-    # Images of different sizes do not fit into one batch.
+    # In a batch of more, images of different sizes are taken one by one.
     batch_size=1,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='ConcatDataset'),
+    dataset=dict(type='ConcatDataset', pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type='DGIoUMetric', protocol='native')

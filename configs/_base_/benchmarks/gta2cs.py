@@ -1,5 +1,6 @@
 # Train on GTA5; test on Cityscapes, BDD100K and Mapillary Vistas.
 _base_ = [
+    '../datasets/single_image.py',
     '../datasets/gta5.py',
     '../datasets/cityscapes.py',
     '../datasets/bdd100k.py',
@@ -17,6 +18,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ConcatDataset',
+        pipeline={{_base_.test_pipeline}},
         datasets=[
             {{_base_.val_cityscapes}},
             {{_base_.val_bdd100k}},

@@ -2,6 +2,7 @@
 # SYNTHIA has no terrain, truck and train: the mean over the other 16 classes
 # is reported beside the mean over all 19.
 _base_ = [
+    '../datasets/single_image.py',
     '../datasets/synthia.py',
     '../datasets/cityscapes.py',
     '../datasets/bdd100k.py',
@@ -19,6 +20,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ConcatDataset',
+        pipeline={{_base_.test_pipeline}},
         datasets=[
             {{_base_.val_cityscapes}},
             {{_base_.val_bdd100k}},

@@ -1,6 +1,12 @@
 # Train on ToyCity's game-like source; test on a held-out part of it and on
 # the five targets.
 _base_ = '../datasets/toycity.py'
+# An image that is no sample of a dataset: what MMSegmentation's
+# inference_model and MMSegInferencer run.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
@@ -13,6 +19,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ConcatDataset',
+        pipeline=test_pipeline,
         datasets=[
             {{_base_.val_toycity_source}},
             {{_base_.val_toycity_clear}},

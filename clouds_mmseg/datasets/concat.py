@@ -1,0 +1,49 @@
+"""Several datasets one after another, and how to read a single image."""
+
+from mmengine.dataset import ConcatDataset as _ConcatDataset
+from mmseg.registry import DATASETS
+
+from clouds_mmseg.utils.errors import UserError
+
+# Steps that need what only a sample of a dataset has.
+_OF_DATASETS = ('LoadSegLabels', 'LoadAnnotations', 'PackDGInputs')
+
+
+@DATASETS.register_module(name='ConcatDataset')
+class DGConcatDataset(_ConcatDataset):
+    """mmengine's ``ConcatDataset``, with the pipeline of a single image.
+
+    MMSegmentation's ``MMSegInferencer`` looks it up at
+    ``test_dataloader.dataset.pipeline``, where a concatenation has none.
+
+    Args:
+        datasets (Sequence[dict | BaseDataset]): What is concatenated. Each
+            reads its samples with its own pipeline.
+        pipeline (Sequence[dict], optional): For images that are no sample of
+            a dataset: begins with ``LoadImageFromFile`` and reads no labels.
+            The datasets do not use it.
+        **kwargs: As for mmengine's ``ConcatDataset``.
+
+    Raises:
+        UserError: ``pipeline`` has a step that needs a dataset: it was
+            meant for the datasets.
+    """
+
+    def __init__(self, datasets=(), pipeline=None, **kwargs):
+        wrong = [
+            step['type']
+            for step in pipeline or ()
+            if step['type'] in _OF_DATASETS
+        ]
+        if wrong:
+            raise UserError(
+                f'pipeline of a ConcatDataset has {wrong[0]}, but it is for '
+                'single images without labels and no dataset uses it; give '
+                'the pipeline to each of its datasets'
+            )
+        if not datasets:
+            raise UserError(
+                'a ConcatDataset of the config has no datasets; give '
+                'datasets=[dict(type=...), ...]'
+            )
+        super().__init__(datasets, **kwargs)
