@@ -2,23 +2,39 @@
 
 import logging
 import os
+from collections import Counter
 
 from mmengine import fileio
 from mmengine.logging import print_log
 
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.pairing import (
+    Lookup,
+    as_suffixes,
+    list_files_below,
+    other_images,
+    suffix_text,
+    without_suffix,
+)
 from clouds_mmseg.datasets.prepare.manifest import MANIFEST
 from clouds_mmseg.datasets.skip_list import (
     QUARANTINE,
     SKIP_FILE,
-    is_skipped,
+    matching_names,
     read_skip_list,
     set_aside,
 )
+from clouds_mmseg.utils.text_files import read_lines
 
 # How many missing files an error names.
 _NAMED = 5
+# What folders of splits are called.
+_SPLITS = dict(
+    train=('train', 'training'),
+    val=('val', 'validation', 'valid'),
+    test=('test', 'testing'),
+)
 
 
 class FileChecks:
@@ -30,6 +46,10 @@ class FileChecks:
 
     # Paths below the data root of images that preparation has left out.
     left_out = frozenset()
+    # Whether tools/prepare_dataset.py has made the data root.
+    is_prepared = False
+    # Folder -> its files; kept while the dataset is opened.
+    _listed = None
 
     @property
     def _label_folder(self):
@@ -55,9 +75,14 @@ class FileChecks:
         return os.path.commonpath(folders) or os.curdir
 
     def _expected_layout(self):
-        lines = [f'  {self.data_prefix["img_path"]}/**/*{self.img_suffix}']
+        folders = [(self.data_prefix['img_path'], self.img_suffix)]
         if self._label_folder:
-            lines.append(f'  {self._label_folder}/**/*{self.seg_map_suffix}')
+            folders.append((self._label_folder, self.seg_map_suffix))
+        lines = [
+            f'  {folder}/**/*{end}'
+            for folder, suffix in folders
+            for end in as_suffixes(suffix)
+        ]
         return '\n'.join(lines)
 
     def data_error(self, problem):
@@ -93,16 +118,174 @@ class FileChecks:
         Raises:
             DataError: A folder is missing, or holds no image.
         """
+        self._listed = {}
         self._check_folders()
-        infos = super().load_data_list()
+        if self.ann_file:
+            names = self._names_of_list()
+        else:
+            names = sorted(self._names_of_folder())
+        infos = [self._sample(name) for name in names]
         aside = os.path.join(self.files_root, QUARANTINE, '')
         infos = [i for i in infos if not i['img_path'].startswith(aside)]
         if not infos:
-            raise self.data_error(
-                f'found no image *{self.img_suffix} in '
-                f'{self.data_prefix["img_path"]}'
-            )
+            raise self._no_image()
         return infos
+
+    def _sample(self, name):
+        """Return mmseg's entry of an image below the image folder."""
+        info = dict(img_path=os.path.join(self.data_prefix['img_path'], name))
+        if self._label_folder:
+            stem = without_suffix(name, self.img_suffix)
+            end = as_suffixes(self.seg_map_suffix)[0]
+            info['seg_map_path'] = os.path.join(self._label_folder, stem + end)
+        info['label_map'] = self.label_map
+        info['reduce_zero_label'] = self.reduce_zero_label
+        info['seg_fields'] = []
+        return info
+
+    def _files(self, folder):
+        """List a folder, once while the dataset is opened."""
+        if self._listed is None:
+            return list_files_below(folder, self.backend_args)
+        if folder not in self._listed:
+            self._listed[folder] = list_files_below(folder, self.backend_args)
+        return self._listed[folder]
+
+    def _names_of_folder(self):
+        """Images below the image folder, without what else lies there."""
+        folder = self.data_prefix['img_path']
+        return [
+            name
+            for name in self._files(folder).names
+            if without_suffix(name, self.img_suffix) is not None
+            and not self._is_label(folder, name)
+        ]
+
+    def _is_label(self, folder, name):
+        """Whether a file of the image folder is known as a label."""
+        labels = self._label_folder
+        if not labels or (without_suffix(name, self.seg_map_suffix) is None):
+            return False
+        path = os.path.normpath(os.path.join(folder, name))
+        labels, images = os.path.normpath(labels), os.path.normpath(folder)
+        if labels == images:
+            # '0_mask.png' beside '0.png'.
+            return self._longest_is_label(name)
+        return labels.startswith(os.path.join(images, '')) and (
+            path.startswith(os.path.join(labels, ''))
+        )
+
+    def _longest_is_label(self, name):
+        def cut(suffix):
+            stem = without_suffix(name, suffix)
+            return -1 if stem is None else len(name) - len(stem)
+
+        return cut(self.seg_map_suffix) > cut(self.img_suffix)
+
+    def _names_of_list(self):
+        """Images that ``ann_file`` names, in its order."""
+        what = 'ann_file'
+        lines = read_lines(self.ann_file, what, self.backend_args)
+        if not lines:
+            raise self.data_error(f'ann_file {self.ann_file} names no image')
+        files = Lookup(
+            self._files(self.data_prefix['img_path']).names, self.img_suffix
+        )
+        published = as_suffixes(self.IMG_SUFFIX)
+        ends = (*as_suffixes(self.img_suffix), *published)
+        names = []
+        for _, line in lines:
+            name = files.find_written(line, published)
+            if name is None:
+                stem = without_suffix(line, ends)
+                name = (line if stem is None else stem) + ends[0]
+            names.append(name)
+        double = [name for name, times in Counter(names).items() if times > 1]
+        if double:
+            self._warn(
+                f'ann_file {self.ann_file} names {len(double)} images more '
+                f'than once, for example {double[0]}: they are drawn and '
+                'evaluated as often'
+            )
+        return names
+
+    def _no_image(self):
+        folder = self.data_prefix['img_path']
+        problem = f'found no image {suffix_text(self.img_suffix)} in {folder}'
+        others = self.untaken_images()
+        if others:
+            there = ', '.join(
+                f'{len(names)} *{end}' for end, names in others.items()
+            )
+            first = next(iter(others))
+            problem += (
+                f'; there are {there}: say so with img_suffix={first!r}, or '
+                'several in a list'
+            )
+        return self.data_error(problem)
+
+    def untaken_images(self):
+        """Find images below the image folder that the suffix leaves out.
+
+        Returns:
+            dict[str, list[str]]: Ending -> paths below the image folder.
+            Empty where ``ann_file`` says what is meant, or preparation has
+            put images of two formats there.
+        """
+        if self.ann_file or self.is_prepared:
+            return {}
+        folder = self.data_prefix['img_path']
+        names = self._files(folder).names
+        aside = os.path.relpath(
+            os.path.join(self.files_root, QUARANTINE), folder
+        )
+        known = {
+            name
+            for name in names
+            if without_suffix(name, self.img_suffix) is not None
+            or self._is_label(folder, name)
+            or name.startswith(os.path.join(aside, ''))
+        }
+        return other_images(names, known, self.img_suffix)
+
+    def two_of_a_label(self, infos):
+        """Find images that have the same label.
+
+        Args:
+            infos (list[dict]): Samples.
+
+        Returns:
+            list[tuple[str, str]]: Paths of images, such as ``0.jpg`` and
+            ``0.png``.
+        """
+        owner, double = {}, []
+        for info in infos:
+            label = info.get('seg_map_path')
+            first = owner.setdefault(label, info['img_path'])
+            if label is not None and first != info['img_path']:
+                double.append((first, info['img_path']))
+        return double
+
+    def label_orphans(self, infos):
+        """List the labels that belong to none of the images.
+
+        Args:
+            infos (list[dict]): All samples, skipped ones included, after
+                :meth:`missing_files`.
+
+        Returns:
+            set[str]: Paths of labels.
+        """
+        there = self.files_below(self._label_folder, self.seg_map_suffix)
+        images = {
+            os.path.join(self._label_folder, name)
+            for name in self._names_of_folder()
+        }
+        same = os.path.normpath(self._label_folder) == os.path.normpath(
+            self.data_prefix['img_path']
+        )
+        there -= {info['seg_map_path'] for info in infos}
+        return there - images if same else there
 
     def without_skipped(self, infos):
         """Leave out what ``skip`` and the list of moved files name.
@@ -113,7 +296,7 @@ class FileChecks:
         Returns:
             list[dict]: The others.
         """
-        kept = self._kept(infos, read_skip_list(self.skip), 'skip')
+        kept = self._kept(infos, read_skip_list(self.skip))
         root = self.files_root
         aside = set_aside(root) | self.left_out
         if aside:
@@ -129,19 +312,45 @@ class FileChecks:
             kept = below
         return kept
 
-    def _kept(self, infos, names, who):
+    def _kept(self, infos, names):
+        """Leave out the images that ``skip`` names; say what it misses."""
         if not names:
             return infos
-        kept = [
-            info
-            for info in infos
-            if not self.is_named(info['img_path'], names)
-        ]
-        self._say_skipped(len(infos) - len(kept), f'{who} names {len(names)}')
+        kept, found = [], Counter()
+        for info in infos:
+            mine = self.names_of(info['img_path'], names)
+            found.update(mine)
+            if not mine:
+                kept.append(info)
+        self._say_skipped(len(infos) - len(kept), f'skip names {len(names)}')
+        unknown = sorted(names - set(found) - self._known_as_left_out(names))
+        if unknown:
+            more = f' and {len(unknown) - _NAMED} more'
+            self._warn(
+                f'skip names {len(unknown)} images that are not there: '
+                + ', '.join(unknown[:_NAMED])
+                + (more if len(unknown) > _NAMED else '')
+            )
+        several = [name for name, times in sorted(found.items()) if times > 1]
+        if several:
+            self._warn(
+                f'{several[0]!r} in skip is the name of '
+                f'{found[several[0]]} images in different folders, and all '
+                'of them are skipped; give the path below '
+                f'{self.data_prefix["img_path"]} to mean one of them'
+            )
         return kept
 
-    def is_named(self, image, names):
-        """Whether a skip list names an image.
+    def _known_as_left_out(self, names):
+        """Names of images that preparation or verification took away."""
+        root = self.files_root
+        known = set()
+        for path in set_aside(root) | self.left_out:
+            known |= self.names_of(os.path.join(root, path), names)
+        return known
+
+    def names_of(self, image, names):
+        """Find the entries of a skip list that name an image.
 
         Args:
             image (str): Path of the image.
@@ -149,14 +358,18 @@ class FileChecks:
                 as published, also where they were recoded.
 
         Returns:
-            bool: True if the image is to be left out.
+            set[str]: Some of ``names``; empty if the image is not to be left
+            out.
         """
         folder = self.data_prefix['img_path']
-        end = self.img_suffix.rpartition('.')[2]
-        published = self.IMG_SUFFIX.rpartition('.')[2]
-        same = image.removesuffix(end) + published
-        return is_skipped(image, folder, self.img_suffix, names) or is_skipped(
-            same, folder, self.IMG_SUFFIX, names
+        ends = (*as_suffixes(self.img_suffix), *as_suffixes(self.IMG_SUFFIX))
+        return matching_names(os.path.relpath(image, folder), ends, names)
+
+    def _warn(self, text):
+        print_log(
+            f'{type(self).__name__} (domain {self.domain}): {text}',
+            logger='current',
+            level=logging.WARNING,
         )
 
     def _say_skipped(self, number, why):
@@ -169,36 +382,46 @@ class FileChecks:
     def missing_files(self, infos, key, suffix):
         """List the samples whose file does not exist.
 
+        Where only the case of the suffix differs (``0.PNG``), or there are
+        several suffixes, the sample is pointed to the file that exists.
+
         Args:
             infos (list[dict]): Samples.
             key (str): ``'img_path'`` or ``'seg_map_path'``.
-            suffix (str): Of these files.
+            suffix (str | Sequence[str]): Of these files.
 
         Returns:
             list[dict]: Some of ``infos``.
         """
-        present = self.files_below(self.data_prefix[key], suffix)
-        return [info for info in infos if info[key] not in present]
+        folder = self.data_prefix[key]
+        files = Lookup(self._files(folder).names, suffix)
+        present = self.files_below(folder, suffix)
+        missing = []
+        for info in infos:
+            if info[key] in present:
+                continue
+            below = os.path.relpath(info[key], folder)
+            found = files.find(without_suffix(below, suffix) or below)
+            if found is None:
+                missing.append(info)
+            else:
+                info[key] = os.path.join(folder, found)
+        return missing
 
     def files_below(self, prefix, suffix):
         """List a folder and all below it.
 
         Args:
             prefix (str): The folder.
-            suffix (str): Of the files that count.
+            suffix (str | Sequence[str]): Of the files that count.
 
         Returns:
             set[str]: Paths that begin with ``prefix``.
         """
         return {
             os.path.join(prefix, name)
-            for name in fileio.list_dir_or_file(
-                prefix,
-                list_dir=False,
-                suffix=suffix,
-                recursive=True,
-                backend_args=self.backend_args,
-            )
+            for name in self._files(prefix).names
+            if without_suffix(name, suffix) is not None
         }
 
     def _check_folders(self):
@@ -246,3 +469,88 @@ class FileChecks:
             missing (list[dict]): The samples whose file is missing.
         """
         return ''
+
+    def check_samples(self, samples, infos):
+        """Check everything that names of files tell, when the set is opened.
+
+        Args:
+            samples (list[dict]): From :meth:`all_samples`.
+            infos (list[dict]): Those of them that are used.
+
+        Raises:
+            DataError: Files are missing, or a label belongs to two images.
+        """
+        if self.ann_file:
+            self._check_files(infos, 'img_path', 'image', self.img_suffix)
+        self._refuse_broken_links(infos, 'img_path')
+        if self._label_folder:
+            self._check_files(
+                infos, 'seg_map_path', 'label', self.seg_map_suffix
+            )
+            self._refuse_broken_links(infos, 'seg_map_path')
+            double = self.two_of_a_label(infos)
+            if double:
+                raise self.data_error(
+                    f'{len(double)} labels belong to two images, for example '
+                    f'that of {double[0][0]} and {double[0][1]}: rename or '
+                    'skip one of them'
+                )
+            self._tell_orphans(samples)
+            self._compare_splits()
+        for end, names in self.untaken_images().items():
+            self._warn(
+                f'{len(names)} images *{end} in '
+                f'{self.data_prefix["img_path"]} are not used, for example '
+                f'{names[0]}: img_suffix is {self.img_suffix!r}. Name all '
+                'suffixes in a list, or move them away'
+            )
+
+    def _refuse_broken_links(self, infos, key):
+        folder = self.data_prefix[key]
+        broken = self._files(folder).broken
+        mine = [
+            i[key] for i in infos if os.path.relpath(i[key], folder) in broken
+        ]
+        if mine:
+            raise self.data_error(
+                f'{len(mine)} files are links to files that do not exist, '
+                f'for example {mine[0]}'
+            )
+
+    def _tell_orphans(self, samples):
+        if self.ann_file:
+            return
+        self.missing_files(samples, 'seg_map_path', self.seg_map_suffix)
+        root = self.files_root
+        aside = {os.path.join(root, path) for path in set_aside(root)}
+        quarantine = os.path.join(root, QUARANTINE, '')
+        orphans = sorted(
+            path
+            for path in self.label_orphans(samples) - aside
+            if not path.startswith(quarantine)
+        )
+        if orphans:
+            self._warn(
+                f'{len(orphans)} labels have no image, for example '
+                f'{orphans[0]}: are images missing?'
+            )
+
+    def _compare_splits(self):
+        """Tell images of one split with labels of another."""
+        words = [
+            next(
+                (
+                    split
+                    for part in reversed(os.path.normpath(folder).split('/'))
+                    for split, known in _SPLITS.items()
+                    if part.lower() in known
+                ),
+                None,
+            )
+            for folder in (self.data_prefix['img_path'], self._label_folder)
+        ]
+        if None not in words and words[0] != words[1]:
+            self._warn(
+                f'the images are those of {self.data_prefix["img_path"]}, '
+                f'the labels those of {self._label_folder}: is that meant?'
+            )

@@ -13,12 +13,14 @@ ERRORS = {
     'no_image': 'images that a list names and that do not exist',
     'no_label': 'images without label',
     'orphan': 'labels without image',
+    'same_label': 'images that have the label of another one',
     'leak': 'images of training that evaluation has too',
     'ignored': 'labels in which no class ever occurs',
 }
 WARNINGS = {
     'duplicate': 'images that occur twice',
     'all_ignored': 'images whose label is ignored as a whole',
+    'not_used': 'images that no suffix of the dataset fits',
 }
 # Those that moving a pair of files aside mends.
 MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')
