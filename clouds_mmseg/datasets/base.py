@@ -8,6 +8,7 @@ from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
 from clouds_mmseg.datasets.pairing import unique_names
+from clouds_mmseg.datasets.pipeline_check import check_pipeline
 from clouds_mmseg.datasets.prepare.manifest import PREPARED_SUFFIX
 from clouds_mmseg.datasets.prepare.recode import recoded
 from clouds_mmseg.datasets.prepared import find_manifest
@@ -212,6 +213,11 @@ class DGDataset(FileChecks, BaseSegDataset):
             )
         return suffix if isinstance(suffix, str) else tuple(ends)
 
+    @property
+    def has_labels(self):
+        """bool: Whether its samples have labels."""
+        return bool(self.data_prefix.get('seg_map_path'))
+
     def layout_fields(self):
         """Return the values of the braces in ``PREFIX``."""
         return dict(split=self.split)
@@ -265,6 +271,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         Raises:
             DataError: See the class.
         """
+        check_pipeline(self)
         samples = self.all_samples()
         self._check_count(len(samples))
         infos = self.without_skipped(samples)
