@@ -97,6 +97,8 @@ class FolderDataset(DGDataset):
                 f'{len(classes)} classes (indices 0..{len(classes) - 1})'
             )
         self._ids = dict(ids)
+        # What was asked for, without the names that no class takes.
+        self.ignored = frozenset(ignored)
         self._ignored = set(ignored).union(*left.values())
         super().__init__(metainfo=metainfo, **kwargs)
         if left:

@@ -2,6 +2,7 @@
 
 import gc
 import linecache
+import logging
 import os
 import os.path as osp
 import sys
@@ -10,11 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import DictAction
+from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
 from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
+from clouds_mmseg.datasets.verify.report_file import REPORT_DIR_VARIABLE
 from clouds_mmseg.engine.benchmark_options import on_benchmark
+from clouds_mmseg.engine.dataset_options import (
+    apply_dataset_options,
+    warn_of_test_left_behind,
+)
 from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import use_pretrained_dir
@@ -40,6 +47,7 @@ def add_common_arguments(parser):
         '--data-root',
         help='folder that holds the data sets, in place of ./data',
     )
+    add_report_dir(parser)
     add_pretrained_dir(parser)
     parser.add_argument(
         '--cfg-options',
@@ -56,6 +64,31 @@ def add_common_arguments(parser):
     )
     # torchrun sets LOCAL_RANK; torch.distributed.launch passes an option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_report_dir(parser):
+    """Add the option that names a folder for reports about data.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives it; what it is given is
+            for :func:`use_report_dir`.
+    """
+    parser.add_argument(
+        '--report-dir',
+        metavar='DIR',
+        help='folder for what verification finds and counts, where the data '
+        f'is read-only; default: {REPORT_DIR_VARIABLE}, or beside the data',
+    )
+
+
+def use_report_dir(folder):
+    """Keep reports about data in a folder, for this process and its children.
+
+    Args:
+        folder (str, optional): None leaves the environment as it is.
+    """
+    if folder is not None:
+        os.environ[REPORT_DIR_VARIABLE] = osp.abspath(folder)
 
 
 def add_pretrained_dir(parser):
@@ -95,6 +128,7 @@ def load_config(args):
                 "give the folder that stands in for 'data'"
             )
         os.environ[DATA_ROOT_VARIABLE] = osp.abspath(args.data_root)
+    use_report_dir(getattr(args, 'report_dir', None))
     use_pretrained_dir(getattr(args, 'pretrained_dir', None))
     cfg = read_config(args.config)
     name = Path(args.config).stem
@@ -105,6 +139,10 @@ def load_config(args):
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+        warning = warn_of_test_left_behind(cfg, args.cfg_options)
+        if warning:
+            print_log(warning, level=logging.WARNING)
+    apply_dataset_options(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -16,9 +16,12 @@ ERRORS = {
     'same_label': 'images that have the label of another one',
     'leak': 'images of training that evaluation has too',
     'ignored': 'labels in which no class ever occurs',
+    'mask_255': 'a class that may be the id 255, which is ignored',
 }
 WARNINGS = {
     'duplicate': 'images that occur twice',
+    'absent': 'classes that no label of training shows',
+    'much_ignored': 'more than half of all pixels ignored',
     'all_ignored': 'images whose label is ignored as a whole',
     'not_used': 'images that no suffix of the dataset fits',
 }
