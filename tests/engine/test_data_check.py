@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -141,6 +143,7 @@ def test_what_is_ignored_is_the_same_everywhere(folder):
 def test_images_of_training_among_the_tested(folder, caplog):
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
+    caplog.set_level(logging.WARNING)
     try:
         train, other = folder('day_train'), folder('dusk_val', 'dusk')
         check_overlap(train, Concat(other), [Sorting()], 'val')
