@@ -9,7 +9,6 @@ from mmengine.logging import print_log
 from mmseg.datasets import PackSegInputs
 
 from clouds_mmseg.datasets.base import DGDataset
-from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.folder import FolderDataset
 from clouds_mmseg.datasets.pairing import suffix_text
 from clouds_mmseg.datasets.pipeline_check import steps_of
@@ -132,13 +131,14 @@ def check_labels(dataset, split):
     if is_main_process():
         try:
             found = [_label_findings(leaf, split) for leaf in leaves]
-        except DataError as error:
+        except UserError as error:
+            # The other processes are waiting, and stop by it as well.
             found = error
     shared = [found]
     broadcast_object_list(shared)
     found = shared[0]
-    if isinstance(found, DataError):
-        raise UserError(str(found))
+    if isinstance(found, UserError):
+        raise found
     for place, (leaf, (absent, findings)) in enumerate(
         zip(leaves, found, strict=True)
     ):
