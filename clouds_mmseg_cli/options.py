@@ -21,6 +21,7 @@ def add_common_arguments(parser):
         '--data-root',
         help='folder that holds the data sets, in place of ./data',
     )
+    add_report_dir(parser)
     add_pretrained_dir(parser)
     parser.add_argument(
         '--cfg-options',
@@ -37,6 +38,21 @@ def add_common_arguments(parser):
     )
     # torchrun sets LOCAL_RANK; torch.distributed.launch passes an option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_report_dir(parser):
+    """Add the option that names a folder for reports about data.
+
+    Args:
+        parser (argparse.ArgumentParser): Receives it; what it is given is
+            for :func:`~clouds_mmseg.engine.launch.use_report_dir`.
+    """
+    parser.add_argument(
+        '--report-dir',
+        metavar='DIR',
+        help='folder for what verification finds and counts, where the data '
+        'is read-only; default: CLOUDS_REPORT_DIR, or beside the data',
+    )
 
 
 def add_pretrained_dir(parser):

@@ -11,6 +11,7 @@ import shlex
 from clouds_mmseg_cli.cfg_options import CfgOptions
 from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.names import VERIFIED_SETS as SETS
+from clouds_mmseg_cli.options import add_report_dir
 
 
 def parse_args():
@@ -28,6 +29,7 @@ def parse_args():
         help='with NAME: its folder, by default data/NAME; with --config: '
         "the folder that stands in for 'data'",
     )
+    add_report_dir(parser)
     parser.add_argument('--workers', type=int, help='processes; default: all')
     mend = parser.add_mutually_exclusive_group()
     mend.add_argument(
@@ -60,7 +62,7 @@ def main():
 
     from clouds_mmseg.datasets.data_root import resolve_data_root
     from clouds_mmseg.datasets.verify import named_tasks
-    from clouds_mmseg.engine.launch import load_config
+    from clouds_mmseg.engine.launch import load_config, use_report_dir
     from clouds_mmseg.engine.verify_data import (
         config_command,
         config_tasks,
@@ -72,11 +74,14 @@ def main():
         command = config_command(args)
     else:
         init_default_scope('mmseg')
+        use_report_dir(args.report_dir)
         root = args.data_root or resolve_data_root(f'data/{args.name}')
         tasks = named_tasks(args.name, os.path.normpath(root))
         words = ['python', 'tools/verify_dataset.py', args.name]
         if args.data_root:
             words += ['--data-root', args.data_root]
+        if args.report_dir:
+            words += ['--report-dir', args.report_dir]
         command = shlex.join(words)
     fine, text = verify_data(
         tasks, command=command, workers=args.workers, mend=args.mend

@@ -1,15 +1,24 @@
 """What all datasets of a domain-generalisation benchmark have in common."""
 
+import os
+
 from mmseg.datasets import BaseSegDataset
 
 from clouds_mmseg.datasets.data_root import resolve_data_root
 from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
+from clouds_mmseg.datasets.pairing import unique_names
+from clouds_mmseg.datasets.pipeline_check import check_pipeline
 from clouds_mmseg.datasets.prepare.manifest import PREPARED_SUFFIX
 from clouds_mmseg.datasets.prepare.recode import recoded
 from clouds_mmseg.datasets.prepared import find_manifest
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import check_image_range
+from clouds_mmseg.utils.options import check_palette, name_list, near_names
+
+# What reduce_zero_label means, as options of FolderDataset.
+_REDUCED = 'ids={1: 0, 2: 1, ...}, ignored=[0]'
 
 
 class DGDataset(FileChecks, BaseSegDataset):
@@ -22,6 +31,8 @@ class DGDataset(FileChecks, BaseSegDataset):
     there and that each image has its label file.
 
     Every ``data_info`` has, besides mmseg's keys, ``domain`` (str),
+    ``sample_name`` (str: path below the image folder without extension,
+    under which predictions are written; two samples have never the same),
     ``label_table`` (uint8: id in the file -> class index) and
     ``label_channel`` (None for label files with one channel).
 
@@ -37,6 +48,9 @@ class DGDataset(FileChecks, BaseSegDataset):
         data_root (str, optional): Root folder. ``data/...`` is moved by the
             environment variable ``CLOUDS_DATA_ROOT``: see
             :func:`resolve_data_root`.
+        img_suffix (str | Sequence[str], optional): What image files end in,
+            or several such ends; the case of letters does not matter.
+        seg_map_suffix (str | Sequence[str], optional): Likewise of labels.
         data_prefix (dict, optional): ``img_path`` and ``seg_map_path`` below
             the root, instead of the class's layout. Without
             ``seg_map_path`` the images have no labels.
@@ -97,18 +111,36 @@ class DGDataset(FileChecks, BaseSegDataset):
         **kwargs,
     ):
         if reduce_zero_label:
-            raise ValueError(
+            raise UserError(
                 f'{type(self).__name__} does not take reduce_zero_label=True: '
-                'which id means which class is set by its label table'
+                'which id means which class is set by its label table. With '
+                'FolderDataset that is '
+                f'{_REDUCED}'
             )
         self.domain = domain or self.DOMAIN
-        if not self.domain:
-            raise ValueError(
+        if not self.domain or not isinstance(self.domain, str):
+            raise UserError(
                 f'{type(self).__name__} needs domain=...: the name under '
-                'which its results are reported'
+                f'which its results are reported, a str; got {self.domain!r}'
+            )
+        if kwargs.get('ignore_index', IGNORE) != IGNORE:
+            raise UserError(
+                f'{type(self).__name__} (domain {self.domain}) does not take '
+                f'ignore_index={kwargs["ignore_index"]}: what is ignored '
+                f'becomes {IGNORE}, whatever id it has in the label files. '
+                'FolderDataset(ignored=[...]) says which ids those are'
+            )
+        if split and not any('{split}' in f for f in self.PREFIX.values()):
+            raise UserError(
+                f'{type(self).__name__} (domain {self.domain}) does not take '
+                f'split={split!r}: its layout has no folder of splits. '
+                'data_prefix=dict(img_path=..., seg_map_path=...) names the '
+                'folders of one, or ann_file a list of its images'
             )
         self.split = split or self.SPLIT
         self.expected = expected
+        if not isinstance(skip, str):
+            name_list(skip, 'skip', unique=False)
         self.skip = skip
         self.rare_class = rare_class
         self.image_range = check_image_range(image_range)
@@ -124,6 +156,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         if manifest:
             image_suffix = recoded(image_suffix, manifest.recode)
             self.left_out = frozenset(manifest.left_out)
+            self.is_prepared = True
             if not suffix.endswith(PREPARED_SUFFIX):
                 suffix = PREPARED_SUFFIX
             self.LABEL_CHANNEL = None
@@ -139,14 +172,16 @@ class DGDataset(FileChecks, BaseSegDataset):
         super().__init__(
             data_root=data_root,
             data_prefix=data_prefix,
-            img_suffix=img_suffix or image_suffix,
-            seg_map_suffix=seg_map_suffix or suffix,
+            img_suffix=self._suffix(img_suffix or image_suffix, 'img_suffix'),
+            seg_map_suffix=self._suffix(
+                seg_map_suffix or suffix, 'seg_map_suffix'
+            ),
             metainfo=metainfo,
             **kwargs,
         )
 
-    @staticmethod
-    def _uniform_metainfo(metainfo):
+    @classmethod
+    def _uniform_metainfo(cls, metainfo):
         """Give classes and palette the types of METAINFO: they are compared.
 
         A config that went through a file or ``--cfg-options`` has lists where
@@ -156,10 +191,40 @@ class DGDataset(FileChecks, BaseSegDataset):
             return None
         metainfo = dict(metainfo)
         if 'classes' in metainfo:
-            metainfo['classes'] = tuple(metainfo['classes'])
-        if 'palette' in metainfo:
-            metainfo['palette'] = [list(rgb) for rgb in metainfo['palette']]
+            classes = name_list(metainfo['classes'], 'metainfo.classes')
+            known = cls.METAINFO.get('classes')
+            unknown = [c for c in classes if known and c not in known]
+            if unknown:
+                raise UserError(
+                    f'metainfo.classes of {cls.__name__} has names that it '
+                    f'does not know: {", ".join(map(repr, unknown))}'
+                    + near_names(unknown, known)
+                )
+            metainfo['classes'] = tuple(classes)
+        if metainfo.get('palette') is not None:
+            metainfo['palette'] = check_palette(
+                metainfo['palette'],
+                metainfo.get('classes') or cls.METAINFO.get('classes', ()),
+                'metainfo.palette',
+            )
         return metainfo
+
+    @staticmethod
+    def _suffix(suffix, option):
+        """Check a suffix, or several."""
+        ends = [suffix] if isinstance(suffix, str) else suffix
+        ends = name_list(ends, option)
+        if not ends or not all(ends):
+            raise UserError(
+                f'{option}={suffix!r} must be what file names end in, such '
+                "as '.png', or a list of such ends"
+            )
+        return suffix if isinstance(suffix, str) else tuple(ends)
+
+    @property
+    def has_labels(self):
+        """bool: Whether its samples have labels."""
+        return bool(self.data_prefix.get('seg_map_path'))
 
     def layout_fields(self):
         """Return the values of the braces in ``PREFIX``."""
@@ -216,17 +281,19 @@ class DGDataset(FileChecks, BaseSegDataset):
         Raises:
             DataError: See the class.
         """
-        infos = self.all_samples()
-        self._check_count(len(infos))
-        infos = self.without_skipped(infos)
+        check_pipeline(self)
+        samples = self.all_samples()
+        self._check_count(len(samples))
+        infos = self.without_skipped(samples)
         if not infos:
             raise self.data_error('skip names every image')
-        if self.ann_file:
-            self._check_files(infos, 'img_path', 'image', self.img_suffix)
-        if self._label_folder:
-            self._check_files(
-                infos, 'seg_map_path', 'label', self.seg_map_suffix
-            )
-        for info in infos:
+        self.check_samples(samples, infos)
+        self._listed = None
+        folder = self.data_prefix['img_path']
+        names = unique_names(
+            [os.path.relpath(info['img_path'], folder) for info in infos]
+        )
+        for info, name in zip(infos, names, strict=True):
             info['domain'] = self.domain
+            info['sample_name'] = name
         return infos

@@ -2,107 +2,33 @@
 
 import logging
 import os
+from collections import Counter
 
-from mmengine import fileio
 from mmengine.logging import print_log
 
-from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
-from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.file_listing import FileListing
+from clouds_mmseg.datasets.pairing import as_suffixes
 from clouds_mmseg.datasets.prepare.manifest import MANIFEST
 from clouds_mmseg.datasets.skip_list import (
     QUARANTINE,
     SKIP_FILE,
-    is_skipped,
+    matching_names,
     read_skip_list,
     set_aside,
 )
 
 # How many missing files an error names.
 _NAMED = 5
+# What folders of splits are called.
+_SPLITS = dict(
+    train=('train', 'training'),
+    val=('val', 'validation', 'valid'),
+    test=('test', 'testing'),
+)
 
 
-class FileChecks:
-    """The checks of :class:`DGDataset`, on the attributes of mmseg's dataset.
-
-    Files are listed folder by folder instead of looked up one by one: on
-    network storage that is the difference between seconds and minutes.
-    """
-
-    # Paths below the data root of images that preparation has left out.
-    left_out = frozenset()
-
-    @property
-    def _label_folder(self):
-        return self.data_prefix.get('seg_map_path')
-
-    @property
-    def files_root(self):
-        """str: The folder that all files of this dataset are below.
-
-        ``data_root``, unless ``data_prefix`` leads out of it.
-        """
-        folders = [self.data_prefix['img_path']]
-        if self._label_folder:
-            folders.append(self._label_folder)
-        if self.data_root and all(
-            os.path.abspath(folder).startswith(
-                os.path.join(os.path.abspath(self.data_root), '')
-            )
-            or os.path.abspath(folder) == os.path.abspath(self.data_root)
-            for folder in folders
-        ):
-            return self.data_root
-        return os.path.commonpath(folders) or os.curdir
-
-    def _expected_layout(self):
-        lines = [f'  {self.data_prefix["img_path"]}/**/*{self.img_suffix}']
-        if self._label_folder:
-            lines.append(f'  {self._label_folder}/**/*{self.seg_map_suffix}')
-        return '\n'.join(lines)
-
-    def data_error(self, problem):
-        """Make the exception for something wrong with this data set.
-
-        Args:
-            problem (str): What was found, without a full stop.
-
-        Returns:
-            DataError: Also says which files are expected, and how to move
-            the data root.
-        """
-        tool = ''
-        if getattr(self, 'PREPARED', None):
-            tool = (
-                f'tools/prepare_dataset.py {self.PREPARED} makes them from '
-                'the official downloads.\n'
-            )
-        return DataError(
-            f'{type(self).__name__} (domain {self.domain}): {problem}.\n'
-            f'Expected files:\n{self._expected_layout()}\n{tool}'
-            'Put the data there, or set data_root of this dataset, or name '
-            "the folder that stands in for 'data' in all data roots: "
-            f'--data-root of the tools, or the variable {DATA_ROOT_VARIABLE}.'
-        )
-
-    def all_samples(self):
-        """List the images of the layout, whether their labels exist or not.
-
-        Returns:
-            list[dict]: As ``load_data_list`` of mmseg returns them.
-
-        Raises:
-            DataError: A folder is missing, or holds no image.
-        """
-        self._check_folders()
-        infos = super().load_data_list()
-        aside = os.path.join(self.files_root, QUARANTINE, '')
-        infos = [i for i in infos if not i['img_path'].startswith(aside)]
-        if not infos:
-            raise self.data_error(
-                f'found no image *{self.img_suffix} in '
-                f'{self.data_prefix["img_path"]}'
-            )
-        return infos
+class FileChecks(FileListing):
+    """The checks of :class:`DGDataset`: skipped, missing and odd files."""
 
     def without_skipped(self, infos):
         """Leave out what ``skip`` and the list of moved files name.
@@ -113,7 +39,7 @@ class FileChecks:
         Returns:
             list[dict]: The others.
         """
-        kept = self._kept(infos, read_skip_list(self.skip), 'skip')
+        kept = self._kept(infos, read_skip_list(self.skip))
         root = self.files_root
         aside = set_aside(root) | self.left_out
         if aside:
@@ -129,19 +55,45 @@ class FileChecks:
             kept = below
         return kept
 
-    def _kept(self, infos, names, who):
+    def _kept(self, infos, names):
+        """Leave out the images that ``skip`` names; say what it misses."""
         if not names:
             return infos
-        kept = [
-            info
-            for info in infos
-            if not self.is_named(info['img_path'], names)
-        ]
-        self._say_skipped(len(infos) - len(kept), f'{who} names {len(names)}')
+        kept, found = [], Counter()
+        for info in infos:
+            mine = self.names_of(info['img_path'], names)
+            found.update(mine)
+            if not mine:
+                kept.append(info)
+        self._say_skipped(len(infos) - len(kept), f'skip names {len(names)}')
+        unknown = sorted(names - set(found) - self._known_as_left_out(names))
+        if unknown:
+            more = f' and {len(unknown) - _NAMED} more'
+            self._warn(
+                f'skip names {len(unknown)} images that are not there: '
+                + ', '.join(unknown[:_NAMED])
+                + (more if len(unknown) > _NAMED else '')
+            )
+        several = [name for name, times in sorted(found.items()) if times > 1]
+        if several:
+            self._warn(
+                f'{several[0]!r} in skip is the name of '
+                f'{found[several[0]]} images in different folders, and all '
+                'of them are skipped; give the path below '
+                f'{self.data_prefix["img_path"]} to mean one of them'
+            )
         return kept
 
-    def is_named(self, image, names):
-        """Whether a skip list names an image.
+    def _known_as_left_out(self, names):
+        """Names of images that preparation or verification took away."""
+        root = self.files_root
+        known = set()
+        for path in set_aside(root) | self.left_out:
+            known |= self.names_of(os.path.join(root, path), names)
+        return known
+
+    def names_of(self, image, names):
+        """Find the entries of a skip list that name an image.
 
         Args:
             image (str): Path of the image.
@@ -149,15 +101,12 @@ class FileChecks:
                 as published, also where they were recoded.
 
         Returns:
-            bool: True if the image is to be left out.
+            set[str]: Some of ``names``; empty if the image is not to be left
+            out.
         """
         folder = self.data_prefix['img_path']
-        end = self.img_suffix.rpartition('.')[2]
-        published = self.IMG_SUFFIX.rpartition('.')[2]
-        same = image.removesuffix(end) + published
-        return is_skipped(image, folder, self.img_suffix, names) or is_skipped(
-            same, folder, self.IMG_SUFFIX, names
-        )
+        ends = (*as_suffixes(self.img_suffix), *as_suffixes(self.IMG_SUFFIX))
+        return matching_names(os.path.relpath(image, folder), ends, names)
 
     def _say_skipped(self, number, why):
         print_log(
@@ -165,56 +114,6 @@ class FileChecks:
             f'images; {why}',
             logger='current',
         )
-
-    def missing_files(self, infos, key, suffix):
-        """List the samples whose file does not exist.
-
-        Args:
-            infos (list[dict]): Samples.
-            key (str): ``'img_path'`` or ``'seg_map_path'``.
-            suffix (str): Of these files.
-
-        Returns:
-            list[dict]: Some of ``infos``.
-        """
-        present = self.files_below(self.data_prefix[key], suffix)
-        return [info for info in infos if info[key] not in present]
-
-    def files_below(self, prefix, suffix):
-        """List a folder and all below it.
-
-        Args:
-            prefix (str): The folder.
-            suffix (str): Of the files that count.
-
-        Returns:
-            set[str]: Paths that begin with ``prefix``.
-        """
-        return {
-            os.path.join(prefix, name)
-            for name in fileio.list_dir_or_file(
-                prefix,
-                list_dir=False,
-                suffix=suffix,
-                recursive=True,
-                backend_args=self.backend_args,
-            )
-        }
-
-    def _check_folders(self):
-        folders = [('data root', self.data_root)] if self.data_root else []
-        folders.append(('image folder', self.data_prefix['img_path']))
-        if self._label_folder:
-            folders.append(('label folder', self._label_folder))
-        for name, folder in folders:
-            if not fileio.isdir(folder, backend_args=self.backend_args):
-                raise self.data_error(
-                    f'the {name} {folder} does not exist (from {os.getcwd()})'
-                )
-        if self.ann_file and not fileio.isfile(
-            self.ann_file, backend_args=self.backend_args
-        ):
-            raise self.data_error(f'ann_file {self.ann_file} does not exist')
 
     def _check_count(self, count):
         if self.expected is not None and count != self.expected:
@@ -246,3 +145,88 @@ class FileChecks:
             missing (list[dict]): The samples whose file is missing.
         """
         return ''
+
+    def check_samples(self, samples, infos):
+        """Check everything that names of files tell, when the set is opened.
+
+        Args:
+            samples (list[dict]): From :meth:`all_samples`.
+            infos (list[dict]): Those of them that are used.
+
+        Raises:
+            DataError: Files are missing, or a label belongs to two images.
+        """
+        if self.ann_file:
+            self._check_files(infos, 'img_path', 'image', self.img_suffix)
+        self._refuse_broken_links(infos, 'img_path')
+        if self._label_folder:
+            self._check_files(
+                infos, 'seg_map_path', 'label', self.seg_map_suffix
+            )
+            self._refuse_broken_links(infos, 'seg_map_path')
+            double = self.two_of_a_label(infos)
+            if double:
+                raise self.data_error(
+                    f'{len(double)} labels belong to two images, for example '
+                    f'that of {double[0][0]} and {double[0][1]}: rename or '
+                    'skip one of them'
+                )
+            self._tell_orphans(samples)
+            self._compare_splits()
+        for end, names in self.untaken_images().items():
+            self._warn(
+                f'{len(names)} images *{end} in '
+                f'{self.data_prefix["img_path"]} are not used, for example '
+                f'{names[0]}: img_suffix is {self.img_suffix!r}. Name all '
+                'suffixes in a list, or move them away'
+            )
+
+    def _refuse_broken_links(self, infos, key):
+        folder = self.data_prefix[key]
+        broken = self._files(folder).broken
+        mine = [
+            i[key] for i in infos if os.path.relpath(i[key], folder) in broken
+        ]
+        if mine:
+            raise self.data_error(
+                f'{len(mine)} files are links to files that do not exist, '
+                f'for example {mine[0]}'
+            )
+
+    def _tell_orphans(self, samples):
+        if self.ann_file:
+            return
+        self.missing_files(samples, 'seg_map_path', self.seg_map_suffix)
+        root = self.files_root
+        aside = {os.path.join(root, path) for path in set_aside(root)}
+        quarantine = os.path.join(root, QUARANTINE, '')
+        orphans = sorted(
+            path
+            for path in self.label_orphans(samples) - aside
+            if not path.startswith(quarantine)
+        )
+        if orphans:
+            self._warn(
+                f'{len(orphans)} labels have no image, for example '
+                f'{orphans[0]}: are images missing?'
+            )
+
+    def _compare_splits(self):
+        """Tell images of one split with labels of another."""
+        words = [
+            next(
+                (
+                    split
+                    for part in reversed(os.path.normpath(folder).split('/'))
+                    for split, known in _SPLITS.items()
+                    if part.lower() in known
+                ),
+                None,
+            )
+            for folder in (self.data_prefix['img_path'], self._label_folder)
+        ]
+        if None not in words and words[0] != words[1]:
+            self._warn(
+                f'the images are those of {self.data_prefix["img_path"]}, '
+                f'the labels those of {self._label_folder}: is that meant?'
+            )

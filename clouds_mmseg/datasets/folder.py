@@ -6,6 +6,8 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.label_map import map_labels, read_names
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import name_list
 
 
 @DATASETS.register_module()
@@ -37,9 +39,9 @@ class FolderDataset(DGDataset):
         **kwargs: See :class:`DGDataset`.
 
     Raises:
-        UserError: A name is unknown or belongs to two classes.
-        ValueError: ``metainfo`` names no classes, ``ids`` maps to a class
-            that does not exist, or arguments exclude each other.
+        UserError: A name is unknown or belongs to two classes, ``metainfo``
+            names no classes, ``ids`` maps to a class that does not exist, or
+            arguments exclude each other.
     """
 
     METAINFO = dict()
@@ -55,34 +57,48 @@ class FolderDataset(DGDataset):
         **kwargs,
     ):
         if not metainfo or not metainfo.get('classes'):
-            raise ValueError(
+            raise UserError(
                 "FolderDataset needs metainfo=dict(classes=['name', ...]): "
                 'the classes in the order of their indices'
             )
-        classes = metainfo['classes']
+        classes = name_list(metainfo['classes'], 'metainfo.classes')
         left = {}
         if names is not None:
             if ids is not None:
-                raise ValueError(
+                raise UserError(
                     'FolderDataset takes names or ids, not both: they say '
                     'the same'
                 )
             ids, left = map_labels(classes, read_names(names), label_map)
         elif label_map is not None:
-            raise ValueError(
+            raise UserError(
                 'label_map of FolderDataset needs names: what the ids in the '
                 'label files are called, such as names=dict(road=0)'
             )
         elif ids is None:
             ids = range(len(classes))
             ids = dict(zip(ids, ids, strict=True))
+        if not isinstance(ids, dict):
+            raise UserError(
+                f'ids={ids!r} of FolderDataset is no table id in the label '
+                'files -> class index, such as {7: 0, 8: 1}'
+            )
+        if isinstance(ignored, (str, dict)) or not all(
+            type(number) is int for number in ignored
+        ):
+            raise UserError(
+                f'ignored={ignored!r} of FolderDataset is no list of ids, '
+                'such as [11]'
+            )
         wrong = {i: c for i, c in ids.items() if not 0 <= c < len(classes)}
         if wrong:
-            raise ValueError(
+            raise UserError(
                 f'ids={wrong} of FolderDataset point outside its '
                 f'{len(classes)} classes (indices 0..{len(classes) - 1})'
             )
         self._ids = dict(ids)
+        # What was asked for, without the names that no class takes.
+        self.ignored = frozenset(ignored)
         self._ignored = set(ignored).union(*left.values())
         super().__init__(metainfo=metainfo, **kwargs)
         if left:

@@ -8,6 +8,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset, resolve_data_root
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.pipeline_check import check_pipeline
 from clouds_mmseg.utils.bank_manifest import (
     BankError,
     read_bank,
@@ -78,17 +79,23 @@ class GeneratedDataset(DGDataset):
             **kwargs,
         )
 
+    @property
+    def has_labels(self):
+        """bool: Whether labels for evaluation are handed out."""
+        return self.evaluation_labels
+
     def load_data_list(self):
         """List the images of the bank and check their files.
 
         Returns:
-            list[dict]: ``img_path``, ``domain``, ``prompt`` (str),
-            ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
+            list[dict]: ``img_path``, ``domain``, ``sample_name``, ``prompt``
+            (str), ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
             ``evaluation_labels`` also ``seg_map_path``.
 
         Raises:
             DataError: See the class.
         """
+        check_pipeline(self)
         try:
             asked = read_bank(self.bank)['num']
             entries = list(read_entries(self.bank).values())
@@ -120,6 +127,7 @@ class GeneratedDataset(DGDataset):
         info = dict(
             img_path=self._path(entry['file']),
             domain=self.domain,
+            sample_name=os.path.splitext(entry['file'])[0],
             prompt=entry['prompt'],
             label_map=self.label_map,
             reduce_zero_label=False,

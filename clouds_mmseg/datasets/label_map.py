@@ -1,11 +1,11 @@
 """Label maps by name: which names of a data set make up a class."""
 
-import difflib
-import json
 from pathlib import Path
 
 from clouds_mmseg.datasets.label_table import MAX_ID
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import name_list, near_names
+from clouds_mmseg.utils.text_files import read_json
 
 
 def read_names(names):
@@ -26,17 +26,14 @@ def read_names(names):
     where = 'names'
     if isinstance(names, (str, Path)):
         where = f'the table of names {names}'
-        try:
-            names = json.loads(Path(names).read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
+        if not Path(names).is_file():
             raise UserError(
-                f'{where} cannot be read ({error}): it must be a JSON file '
-                'such as {"road": 0, "lane marking": 1}'
-            ) from error
+                f'{where} does not exist: names= takes a JSON file such as '
+                '{"road": 0, "lane marking": 1}, or such a table, or a list'
+            )
+        names = read_json(names, 'the table of names')
     if isinstance(names, (list, tuple)):
-        double = sorted({str(n) for n in names if list(names).count(n) > 1})
-        if double:
-            raise UserError(f'{where}: twice there are: {", ".join(double)}')
+        names = name_list(names, where)
         names = {name: index for index, name in enumerate(names)}
     if not isinstance(names, dict) or not names:
         raise UserError(
@@ -80,8 +77,15 @@ def map_labels(classes, names, label_map=None):
         UserError: Classes or names are unknown, a name belongs to two
             classes, or a class has no name.
     """
+    if not isinstance(label_map or {}, dict):
+        raise UserError(
+            f'label_map={label_map!r} is a {type(label_map).__name__}, not a '
+            "table class -> names, such as dict(road=['lane marking'])"
+        )
     label_map = {
-        key: [value] if isinstance(value, str) else list(value)
+        key: [value]
+        if isinstance(value, str)
+        else name_list(value, f'label_map[{key!r}]')
         for key, value in (label_map or {}).items()
     }
     _refuse_unknown('label_map has classes', label_map, classes)
@@ -91,7 +95,7 @@ def map_labels(classes, names, label_map=None):
         if name not in label_map and unknown:
             raise UserError(
                 f'the class {name!r} is no name of the label files'
-                + _advice([name], names)
+                + near_names([name], names)
                 + '. Say in label_map what it is made of, with [] if it does '
                 f'not occur: label_map={{{name!r}: [...]}}'
             )
@@ -115,16 +119,5 @@ def _refuse_unknown(what, found, known):
     if unknown:
         raise UserError(
             f'{what} that do not exist: {", ".join(map(repr, unknown))}'
-            + _advice(unknown, known)
+            + near_names(unknown, known)
         )
-
-
-def _advice(unknown, known):
-    """Name what was probably meant, and what there is."""
-    near = {
-        match
-        for name in unknown
-        for match in difflib.get_close_matches(str(name), list(known), n=1)
-    }
-    said = f'; perhaps {", ".join(map(repr, sorted(near)))}' if near else ''
-    return f'{said}. There are: {", ".join(known)}'

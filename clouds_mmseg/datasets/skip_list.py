@@ -5,6 +5,9 @@ import os
 from mmengine import fileio
 
 from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.pairing import without_suffix
+from clouds_mmseg.utils.options import name_list
+from clouds_mmseg.utils.text_files import read_lines
 
 # Below a data root: the files that verification has moved aside, under their
 # old paths, and the list of these paths, one a line.
@@ -19,39 +22,46 @@ def read_skip_list(skip):
         skip (Sequence[str] | str): Names, or a text file with one per line.
 
     Returns:
-        set[str]: Without empty lines and surrounding blanks.
+        set[str]: Without empty lines and surrounding blanks, with ``/``.
 
     Raises:
-        DataError: The text file does not exist.
+        UserError: The text file does not exist or is no text, or ``skip`` is
+            no list of names.
     """
-    if isinstance(skip, str):
-        if not fileio.isfile(skip):
-            raise DataError(
-                f'the skip list {skip} does not exist: skip= takes a text '
-                'file with an image name per line, or a list of names'
-            )
-        skip = fileio.get_text(skip).split('\n')
-    return {line.strip() for line in skip} - {''}
+    if not isinstance(skip, str):
+        names = {
+            name.strip() for name in name_list(skip, 'skip', unique=False)
+        } - {''}
+        return {name.replace('\\', '/') for name in names}
+    if not fileio.isfile(skip):
+        raise DataError(
+            f'the skip list {skip} does not exist: skip= takes a text '
+            'file with an image name per line, or a list of names'
+        )
+    lines = read_lines(skip, 'the skip list')
+    return {line.replace('\\', '/') for _, line in lines}
 
 
-def is_skipped(path, folder, suffix, names):
-    """Whether a skip list names an image.
+def matching_names(below, suffixes, names):
+    """Find the entries of a skip list that mean an image.
 
     Args:
-        path (str): Path of the image.
-        folder (str): The image folder.
-        suffix (str): The suffix of images, which a name may leave out.
+        below (str): Path of the image below the image folder.
+        suffixes (Sequence[str]): Of images, which a name may leave out.
         names (set[str]): From :func:`read_skip_list`: paths below the folder
             or file names.
 
     Returns:
-        bool: True if the image is to be left out.
+        set[str]: Some of ``names``.
     """
-    below = os.path.relpath(path, folder)
+    below = below.replace(os.sep, '/')
+    meant = set()
     for name in (below, os.path.basename(below)):
-        if name in names or name.removesuffix(suffix) in names:
-            return True
-    return False
+        stems = {without_suffix(name, suffix) for suffix in suffixes} - {None}
+        # Lists name images as published, also where they were recoded.
+        meant |= {name, os.path.splitext(name)[0]} | stems
+        meant |= {stem + suffix for stem in stems for suffix in suffixes}
+    return meant & names
 
 
 def set_aside(root):
@@ -65,4 +75,6 @@ def set_aside(root):
         there is no list.
     """
     path = os.path.join(root, SKIP_FILE)
-    return read_skip_list(path) if fileio.isfile(path) else set()
+    if not fileio.isfile(path):
+        return set()
+    return {line for _, line in read_lines(path, 'the skip list')}

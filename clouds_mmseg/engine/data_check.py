@@ -1,13 +1,27 @@
 """What can be known about the datasets before the first iteration."""
 
+import itertools
 import logging
+import os
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
+from mmseg.datasets import PackSegInputs
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
+from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.folder import FolderDataset
+from clouds_mmseg.datasets.pairing import suffix_text
+from clouds_mmseg.datasets.pipeline_check import steps_of
 from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
-from clouds_mmseg.datasets.verify.listing import same_files
+from clouds_mmseg.datasets.transforms import PackDGInputs
+from clouds_mmseg.datasets.verify.label_look import (
+    LabelCount,
+    absent_classes,
+    label_findings,
+    look_at_labels,
+)
+from clouds_mmseg.datasets.verify.listing import has_report, same_files
 from clouds_mmseg.datasets.verify.recall import (
     changes_since,
     errors_of,
@@ -15,6 +29,7 @@ from clouds_mmseg.datasets.verify.recall import (
 )
 from clouds_mmseg.datasets.verify.report_file import report_path
 from clouds_mmseg.datasets.verify.text import advice_text, counted
+from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 
 # Bad files that an error names.
@@ -77,10 +92,10 @@ def check_dataset(dataset, split):
         if len(leaf) == 0:
             where = getattr(leaf, 'data_prefix', {}).get('img_path')
             where = where or getattr(leaf, 'data_root', None)
-            suffix = getattr(leaf, 'img_suffix', '')
+            suffix = suffix_text(getattr(leaf, 'img_suffix', ''))
             raise UserError(
                 f'the {split} dataset {type(leaf).__name__} is empty: no '
-                f'image *{suffix} under {where}; check data_root, '
+                f'image {suffix} under {where}; check data_root, '
                 'data_prefix and the suffixes'
             )
         # A test of corruptions reads the same files many times.
@@ -89,6 +104,8 @@ def check_dataset(dataset, split):
         verified.add(same_files(leaf))
         if split == 'train':
             require_labels(leaf)
+    check_labels(dataset, split)
+    for leaf in leaf_datasets(dataset):
         leaf[0]
 
 
@@ -112,6 +129,75 @@ def require_labels(dataset):
             f'({getattr(dataset, "domain", None)}) has no label folder; give '
             'data_prefix=dict(img_path=..., seg_map_path=...)'
         )
+
+
+def check_labels(dataset, split):
+    """Look at labels before training or testing on them.
+
+    All labels of a small dataset are looked at, or those that a few seconds
+    allow. What verification has counted is not counted again.
+
+    Args:
+        dataset (Dataset): Of a loop, opened.
+        split (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        UserError: A label has an id that its dataset does not define, or a
+            class can only be the id 255, which is ignored.
+    """
+    seen, leaves = set(), []
+    for leaf in leaf_datasets(dataset):
+        own = split == 'train' or isinstance(leaf, FolderDataset)
+        if own and has_report(leaf) and leaf.has_labels:
+            if same_files(leaf) not in seen:
+                leaves.append(leaf)
+            seen.add(same_files(leaf))
+    found = []
+    if is_main_process():
+        try:
+            found = [_label_findings(leaf, split) for leaf in leaves]
+        except UserError as error:
+            # The other processes are waiting, and stop by it as well.
+            found = error
+    shared = [found]
+    broadcast_object_list(shared)
+    found = shared[0]
+    if isinstance(found, UserError):
+        raise found
+    for place, (leaf, (absent, findings)) in enumerate(
+        zip(leaves, found, strict=True)
+    ):
+        others = [a for i, (a, _) in enumerate(found) if i != place]
+        for finding in findings:
+            name = f'the {split} dataset {type(leaf).__name__} ({leaf.domain})'
+            text = f'{name}: {finding.message}'
+            if finding.is_error:
+                raise UserError(text)
+            # Another source of training may show the class.
+            if finding.kind == 'absent' and any(
+                not set(absent) & set(other) for other in others
+            ):
+                continue
+            print_log(text, logger='current', level=logging.WARNING)
+
+
+def _label_findings(leaf, split):
+    """Return the classes that are absent, and what to say."""
+    report = report_of(leaf)
+    if report is not None and sum(report.pixels):
+        count = LabelCount.of_classes(
+            report.pixels, report.ignored, labels=report.images
+        )
+    else:
+        report, count = None, look_at_labels(leaf)
+    findings = label_findings(leaf, count, split == 'train')
+    if report is not None:
+        # Errors that verification has found are fixed or accepted by now.
+        known = {f.kind for f in report.findings}
+        findings = [
+            f for f in findings if not f.is_error or f.kind not in known
+        ]
+    return absent_classes(leaf, count), findings
 
 
 def require_keyed_rare_class(dataset, split):
@@ -180,6 +266,25 @@ def check_verified(dataset, split):
         )
 
 
+def packed_domain(dataset):
+    """The domain that the samples of a dataset carry.
+
+    Args:
+        dataset (Dataset): At the bottom of all wrappers.
+
+    Returns:
+        str | None: None where it is known for each sample only, or where the
+        last step leaves it out.
+    """
+    domain = getattr(dataset, 'domain', None)
+    for step in steps_of(getattr(dataset, 'pipeline', None) or []):
+        if isinstance(step, PackDGInputs):
+            domain = step.domain or domain
+        elif isinstance(step, PackSegInputs):
+            domain = domain if 'domain' in step.meta_keys else None
+    return domain
+
+
 def check_domains(dataset, metrics, split):
     """Compare the domains of a dataset with those a metric expects.
 
@@ -189,22 +294,56 @@ def check_domains(dataset, metrics, split):
         split (str): ``'val'`` or ``'test'``, for the message.
 
     Raises:
-        UserError: A dataset has a domain that a metric does not list.
+        UserError: A dataset has a domain that a metric does not list, hands
+            on none, or has that of another one, whose images would be counted
+            as its own.
     """
-    found = [
-        leaf.domain
-        for leaf in leaf_datasets(dataset)
-        if getattr(leaf, 'domain', None)
-    ]
+    leaves = list(leaf_datasets(dataset))
+    found = [packed_domain(leaf) for leaf in leaves]
     for metric in metrics:
-        allowed = getattr(metric, 'domains', None)
-        unknown = [d for d in found if allowed and d not in allowed]
+        if not hasattr(metric, 'domains'):
+            continue
+        for leaf, domain in zip(leaves, found, strict=True):
+            if domain is None and hasattr(leaf, 'domain'):
+                raise UserError(
+                    f'the pipeline of the {split} dataset '
+                    f'{type(leaf).__name__} ({leaf.domain}) does not hand on '
+                    f'the domain, by which {type(metric).__name__} sorts '
+                    "results; end it with dict(type='PackDGInputs')"
+                )
+        named = [domain for domain in found if domain]
+        allowed = metric.domains
+        unknown = [d for d in named if allowed and d not in allowed]
         if unknown:
             raise UserError(
                 f'the {split} datasets have the domain {unknown[0]!r}, but '
                 f'{split}_evaluator.domains is {list(allowed)}; add it '
                 'there or correct the domain of the dataset'
             )
+        _refuse_equal_domains(named, metric, split)
+
+
+def _refuse_equal_domains(domains, metric, split):
+    """Refuse domains whose results or files would become one."""
+    joined = getattr(metric, 'joined_domains', ())
+    known = {}
+    for domain in domains:
+        # Folders of this name are one on the disks of macOS and Windows.
+        other = known.get(domain.casefold())
+        known[domain.casefold()] = domain
+        if other is None or (other == domain and domain in joined):
+            continue
+        if other != domain:
+            raise UserError(
+                f'the {split} datasets have the domains {other!r} and '
+                f'{domain!r}, which differ in case only: their files would '
+                'become one on some disks; rename one of them'
+            )
+        raise UserError(
+            f'two {split} datasets have the domain {domain!r}: give each a '
+            'domain of its own, or count them as one on purpose with '
+            f'{split}_evaluator.joined_domains=[{domain!r}]'
+        )
 
 
 def check_classes(dataset, model, split):
@@ -235,3 +374,144 @@ def check_classes(dataset, model, split):
             'model.decode_head.num_classes=2, out_channels=1; or take '
             'CLOUDSHead'
         )
+
+
+def check_ignored(dataset, model, metrics, split):
+    """Compare what is ignored: by labels, loss, padding and metric.
+
+    Args:
+        dataset (Dataset): Of a loop, wrapped or not.
+        model (nn.Module): A segmentor.
+        metrics (list[BaseMetric]): Of the loop.
+        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: One of them ignores another index than 255, which is what
+            the datasets of this package give to pixels without class.
+    """
+    if not any(isinstance(leaf, DGDataset) for leaf in leaf_datasets(dataset)):
+        return
+    found = {}
+    if split == 'train':
+        head = getattr(model, 'decode_head', None)
+        padding = getattr(model, 'data_preprocessor', None)
+        found['model.decode_head.ignore_index'] = getattr(
+            head, 'ignore_index', None
+        )
+        found['model.data_preprocessor.seg_pad_val'] = getattr(
+            padding, 'seg_pad_val', None
+        )
+    for metric in metrics:
+        found[f'{split}_evaluator.ignore_index'] = getattr(
+            metric, 'ignore_index', None
+        )
+    for option, value in found.items():
+        if type(value) is int and value != IGNORE:
+            raise UserError(
+                f'{option} is {value}, but pixels without class are {IGNORE} '
+                f'in the {split} labels: they would count as a class, and '
+                f'those of class {value} as nothing; leave the option out'
+            )
+
+
+def check_same_classes(trained, tested, split):
+    """Compare the classes of training with those of another loop, in order.
+
+    Equal numbers of classes in another order make no error anywhere, and a
+    result that is wrong.
+
+    Args:
+        trained (Dataset): Of the training loop, opened.
+        tested (Dataset): Of another loop, opened.
+        split (str): ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: They differ.
+    """
+    ours, theirs = (
+        list(getattr(dataset, 'metainfo', {}).get('classes') or [])
+        for dataset in (trained, tested)
+    )
+    if (
+        ours
+        and theirs
+        and list(map(_plain, ours)) != list(map(_plain, theirs))
+    ):
+        place = next(
+            i
+            for i, pair in enumerate(
+                itertools.zip_longest(ours, theirs, fillvalue='')
+            )
+            if _plain(pair[0]) != _plain(pair[1])
+        )
+        raise UserError(
+            f'the classes of the {split} dataset differ from those of the '
+            f'train dataset: class {place} is {theirs[place : place + 1]} '
+            f'there and {ours[place : place + 1]} in training; give both the '
+            'same names in the same order'
+        )
+
+
+def _plain(name):
+    """A name without case and kind of separator, which do not count."""
+    return name.lower().replace('_', ' ').replace('-', ' ').strip()
+
+
+def check_overlap(trained, tested, metrics, split):
+    """Tell images and domains of training that count as unseen ones.
+
+    A dataset whose domain is in ``source_domains`` of the metric is reported
+    and no part of the mean: that is how to measure on the source.
+
+    Args:
+        trained (Dataset): Of the training loop, opened.
+        tested (Dataset): Of another loop, opened.
+        metrics (list[BaseMetric]): Of that loop.
+        split (str): ``'val'`` or ``'test'``, for the message.
+    """
+    if not is_main_process():
+        return
+    sources = {
+        domain
+        for metric in metrics
+        for domain in getattr(metric, 'source_domains', None) or ()
+    }
+    means = any(hasattr(metric, 'source_domains') for metric in metrics)
+    leaves = [leaf for leaf in leaf_datasets(trained) if has_report(leaf)]
+    images = set().union(*map(_image_files, leaves))
+    domains = {leaf.domain for leaf in leaves}
+    for leaf in leaf_datasets(tested):
+        if not has_report(leaf) or leaf.domain in sources:
+            continue
+        mine = _image_files(leaf)
+        shared = sorted(mine & images)
+        advice = f'{split}_evaluator.source_domains=[{leaf.domain!r}]'
+        if shared:
+            print_log(
+                f'{len(shared)} of {len(mine)} images of the {split} domain '
+                f'{leaf.domain} are images of training, for example '
+                f'{shared[0]}: its result says how well the model fits, not '
+                f'how well it generalises. If that is meant: {advice}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        elif means and leaf.domain in domains:
+            print_log(
+                f'the domain {leaf.domain} is trained on, and the {split} '
+                'mean counts it among the unseen ones; to report it beside '
+                f'the mean: {advice}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _image_files(leaf):
+    """Paths of the images of a dataset, links in folder names resolved."""
+    folders, found = {}, set()
+    for index in range(len(leaf)):
+        path = leaf.get_data_info(index)['img_path']
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        found.add(os.path.join(folders[folder], name))
+    return found

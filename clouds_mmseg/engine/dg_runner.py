@@ -16,7 +16,11 @@ from clouds_mmseg.engine.data_check import (
     check_classes,
     check_dataset,
     check_domains,
+    check_ignored,
+    check_overlap,
+    check_same_classes,
 )
+from clouds_mmseg.engine.dataset_options import apply_dataset_options
 from clouds_mmseg.engine.initial_weights import fetch_initial_weights
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.resume import (
@@ -27,6 +31,7 @@ from clouds_mmseg.engine.resume import (
 )
 from clouds_mmseg.engine.run_header import bare_model, run_header
 from clouds_mmseg.models import DGSegmentor
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import weights_come_later
 from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
@@ -60,6 +65,7 @@ class DGRunner(ResumableRunner):
             UserError: A checkpoint does not exist, or cannot be fetched.
         """
         cfg = copy.deepcopy(cfg)
+        apply_dataset_options(cfg)
         for key in ('load_from', 'resume'):
             if isinstance(cfg.get(key), str):
                 path = require_checkpoint(cfg[key], key)
@@ -119,6 +125,12 @@ class DGRunner(ResumableRunner):
             self._val_evaluator,
         ):
             self._check_data('test')
+        if self.val_loop is not None:
+            trained = self.train_loop.dataloader.dataset
+            tested = self.val_loop.dataloader.dataset
+            metrics = self.val_loop.evaluator.metrics
+            check_same_classes(trained, tested, 'val')
+            check_overlap(trained, tested, metrics, 'val')
         self.logger.info(run_header(self, 'train', 'val'))
         return super().train()
 
@@ -223,11 +235,23 @@ class DGRunner(ResumableRunner):
     def _check_data(self, *splits):
         """Open every dataset of some loops before anything else happens."""
         for split in splits:
-            loop = getattr(self, f'{split}_loop')
+            try:
+                loop = getattr(self, f'{split}_loop')
+            except ValueError as error:
+                # Of mmengine's ConcatDataset.
+                if 'meta information' not in str(error):
+                    raise
+                raise UserError(
+                    f'the {split} datasets differ in classes or palette, and '
+                    'datasets that are joined must have the same: '
+                    f'{error}'
+                ) from error
             if loop is None:
                 continue
             dataset = loop.dataloader.dataset
             check_dataset(dataset, split)
-            check_classes(dataset, bare_model(self.model), split)
-            if split != 'train':
-                check_domains(dataset, loop.evaluator.metrics, split)
+            model = bare_model(self.model)
+            metrics = [] if split == 'train' else loop.evaluator.metrics
+            check_classes(dataset, model, split)
+            check_ignored(dataset, model, metrics, split)
+            check_domains(dataset, metrics, split)

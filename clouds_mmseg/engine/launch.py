@@ -1,14 +1,21 @@
 """From command line options to a config, for tools/train.py and test.py."""
 
 import gc
+import logging
 import os
 import os.path as osp
 from pathlib import Path
 
+from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
+from clouds_mmseg.datasets.verify.report_file import REPORT_DIR_VARIABLE
 from clouds_mmseg.engine.benchmark_options import on_benchmark
+from clouds_mmseg.engine.dataset_options import (
+    apply_dataset_options,
+    warn_of_test_left_behind,
+)
 from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import use_pretrained_dir
@@ -18,7 +25,18 @@ from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
 from clouds_mmseg_cli.options import (  # noqa: F401
     add_common_arguments,
     add_pretrained_dir,
+    add_report_dir,
 )
+
+
+def use_report_dir(folder):
+    """Keep reports about data in a folder, for this process and its children.
+
+    Args:
+        folder (str, optional): None leaves the environment as it is.
+    """
+    if folder is not None:
+        os.environ[REPORT_DIR_VARIABLE] = osp.abspath(folder)
 
 
 def load_config(args):
@@ -43,6 +61,7 @@ def load_config(args):
                 "give the folder that stands in for 'data'"
             )
         os.environ[DATA_ROOT_VARIABLE] = osp.abspath(args.data_root)
+    use_report_dir(getattr(args, 'report_dir', None))
     use_pretrained_dir(getattr(args, 'pretrained_dir', None))
     cfg = read_config(args.config)
     name = Path(args.config).stem
@@ -53,6 +72,10 @@ def load_config(args):
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+        warning = warn_of_test_left_behind(cfg, args.cfg_options)
+        if warning:
+            print_log(warning, level=logging.WARNING)
+    apply_dataset_options(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -12,6 +12,7 @@ from mmseg.registry import HOOKS
 from clouds_mmseg.engine.panels import legend, stack, strip
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.images import read_image
+from clouds_mmseg.utils.output_names import OutputNames
 
 
 @HOOKS.register_module()
@@ -19,9 +20,10 @@ class PredictionPicturesHook(Hook):
     """Write image | label | prediction of the first images of each domain.
 
     After a validation ``<run>/pictures/iter_<N>/`` holds
-    ``<domain>_<name>.png`` for every picture and ``overview.png`` with all
-    of them, where ``<run>`` is the folder of the run's log. After a test the
-    folder is ``pictures/test``. Files appear whole or not at all.
+    ``<domain>/<path of the image>.png`` for every picture, with the path
+    below the image folder, and ``overview.png`` with all of them, where
+    ``<run>`` is the folder of the run's log. After a test the folder is
+    ``pictures/test``. Files appear whole or not at all.
 
     Args:
         per_domain (int, optional): Images of each domain; None writes all.
@@ -68,6 +70,7 @@ class PredictionPicturesHook(Hook):
         self.wait_time = wait_time
         self._counts = {}
         self._rows = []
+        self._names = OutputNames()
 
     def before_val_epoch(self, runner):
         """Forget the pictures of the last validation.
@@ -150,7 +153,7 @@ class PredictionPicturesHook(Hook):
                 continue
             self._counts[domain] = count + 1
             row = self._panel(sample, domain, meta['palette'])
-            name = f'{domain}_{Path(sample.img_path).stem}.png'
+            name = self._names.of(sample)
             key = legend(meta['classes'], meta['palette'], row.width)
             picture = stack([row, key])
             with atomic_path(folder / name) as temporary:

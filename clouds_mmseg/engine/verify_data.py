@@ -73,6 +73,8 @@ def config_command(args):
     words = ['python', 'tools/verify_dataset.py', '--config', args.config]
     if args.data_root is not None:
         words += ['--data-root', args.data_root]
+    if getattr(args, 'report_dir', None) is not None:
+        words += ['--report-dir', args.report_dir]
     if args.cfg_options:
         words.append('--cfg-options')
         words += [

@@ -19,6 +19,8 @@ from clouds_mmseg.evaluation.confusion import (
 from clouds_mmseg.evaluation.tables import class_table, domain_table
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import name_list
+from clouds_mmseg.utils.output_names import OutputNames
 
 
 @METRICS.register_module()
@@ -66,9 +68,13 @@ class DGIoUMetric(IoUMetric):
             over which a further mean is taken, for example ``'16'`` for the
             classes of SYNTHIA.
         protocol (str): Name of the evaluation protocol; only recorded.
+        joined_domains (Sequence[str]): Domains that several test sets may
+            have: their pixels are counted together. Without it two sets of
+            one domain are an error before the test.
         **kwargs: Arguments of :class:`mmseg.evaluation.IoUMetric`. With
             ``output_dir``, predictions are written to
-            ``output_dir/<domain>/<image name>.png`` (class indices).
+            ``output_dir/<domain>/<path of the image>.png`` (class indices),
+            the path being that below the image folder.
 
     Raises:
         UserError: A sample has no domain or one that is not in ``domains``,
@@ -83,12 +89,20 @@ class DGIoUMetric(IoUMetric):
         source_domains=(),
         class_subsets=None,
         protocol='clouds',
+        joined_domains=(),
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.domains = list(domains) if domains is not None else None
-        self.source_domains = list(source_domains)
-        self.class_subsets = dict(class_subsets or {})
+        self.domains = (
+            name_list(domains, 'domains') if domains is not None else None
+        )
+        self.source_domains = name_list(source_domains, 'source_domains')
+        self.joined_domains = name_list(joined_domains, 'joined_domains')
+        self.class_subsets = {
+            name: name_list(subset, f'class_subsets[{name!r}]')
+            for name, subset in (class_subsets or {}).items()
+        }
+        self._names = OutputNames()
         self.protocol = protocol
         self.last_results = {}
 
@@ -134,7 +148,9 @@ class DGIoUMetric(IoUMetric):
                 (domain, confusion) for (confusion,) in self.results[before:]
             ]
             if folder is not None:
-                self._write_prediction(sample, Path(folder) / domain)
+                self._write_prediction(
+                    sample, Path(folder) / self._names.of(sample)
+                )
 
     def _process_unlabelled(self, sample, domain):
         """Write the prediction of an image that cannot be compared."""
@@ -146,7 +162,9 @@ class DGIoUMetric(IoUMetric):
                 'data_prefix.seg_map_path of the dataset, and LoadSegLabels '
                 'in its pipeline'
             )
-        self._write_prediction(sample, Path(self.output_dir) / domain)
+        self._write_prediction(
+            sample, Path(self.output_dir) / self._names.of(sample)
+        )
         # As many results as images: ranks are joined by their number.
         self.results.append((domain, None))
 
@@ -181,10 +199,9 @@ class DGIoUMetric(IoUMetric):
         )
 
     @staticmethod
-    def _write_prediction(sample, folder):
+    def _write_prediction(sample, path):
         mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
-        name = Path(sample['img_path']).with_suffix('.png').name
-        with atomic_path(folder / name) as temporary:
+        with atomic_path(path) as temporary:
             # 16 bits where there are more classes than 8 bits can tell.
             kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
             Image.fromarray(mask.astype(kind)).save(temporary)

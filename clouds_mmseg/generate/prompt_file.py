@@ -7,6 +7,8 @@ from pathlib import Path
 from clouds_mmseg.generate.coverage import class_coverage
 from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import read_lines
 
 
 def read_prompts(path):
@@ -23,32 +25,12 @@ def read_prompts(path):
     """
     path = Path(path)
     hint = 'Make one with: python tools/generate_prompts.py --num 100 --out'
+    what = 'the prompt file'
     try:
-        payload = path.read_bytes()
-    except OSError as error:
-        raise GenerationError(
-            f'the prompt file {path} cannot be read ({error.strerror}). '
-            f'{hint} {path}'
-        ) from error
-    try:
-        text = payload.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = payload[: error.start].count(b'\n') + 1
-        raise GenerationError(
-            f'the prompt file {path} is not UTF-8: line {line} has the byte '
-            f'0x{payload[error.start]:02x}. Save it as UTF-8.'
-        ) from error
-    prompts = []
-    for number, line in enumerate(text.split('\n'), 1):
-        line = line.strip()
-        bad = next((c for c in line if ord(c) < 32 and c != '\t'), None)
-        if bad is not None:
-            raise GenerationError(
-                f'line {number} of the prompt file {path} has the control '
-                f'character {bad!r}: this is not a text file. {hint} FILE'
-            )
-        if line:
-            prompts.append((number, ' '.join(line.split())))
+        lines = read_lines(path, what)
+    except UserError as error:
+        raise GenerationError(f'{error}. {hint} FILE') from error
+    prompts = [(number, ' '.join(line.split())) for number, line in lines]
     if not prompts:
         raise GenerationError(
             f'the prompt file {path} is empty: it must have one prompt a '

@@ -162,7 +162,7 @@ def test_images_without_labels(pairs):
 
 
 def test_domain_is_required_and_can_be_overridden(pairs):
-    with pytest.raises(ValueError, match='needs domain='):
+    with pytest.raises(UserError, match='needs domain='):
         DGDataset(data_root=str(pairs))
     dataset = GTA5Dataset(data_root=str(pairs), domain='toycity_source')
     assert dataset.domain == 'toycity_source'
@@ -170,7 +170,7 @@ def test_domain_is_required_and_can_be_overridden(pairs):
 
 
 def test_zero_label_cannot_be_reduced(pairs):
-    with pytest.raises(ValueError, match='reduce_zero_label'):
+    with pytest.raises(UserError, match='reduce_zero_label'):
         GTA5Dataset(data_root=str(pairs), reduce_zero_label=True)
 
 
@@ -231,9 +231,9 @@ class TestFolder:
         )
 
     def test_wrong_arguments(self, pairs):
-        with pytest.raises(ValueError, match='needs metainfo'):
+        with pytest.raises(UserError, match='needs metainfo'):
             self.make(pairs, metainfo=None)
-        with pytest.raises(ValueError, match='point outside its 2 classes'):
+        with pytest.raises(UserError, match='point outside its 2 classes'):
             self.make(pairs, ids={0: 0, 1: 2})
-        with pytest.raises(ValueError, match='needs domain'):
+        with pytest.raises(UserError, match='needs domain'):
             self.make(pairs, domain=None)

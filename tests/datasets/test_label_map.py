@@ -87,12 +87,12 @@ def test_tables_of_names(tmp_path):
 @pytest.mark.parametrize(
     ('names', 'message'),
     [
-        (['road', 'car', 'road'], 'twice there are: road'),
+        (['road', 'car', 'road'], 'names has twice: road'),
         (dict(road=1, car=[2, 1]), "id 1 is both 'road' and 'car'"),
         (dict(road=65536), "'road' has the id 65536"),
         (dict(road=True), "'road' has the id True"),
         (dict(), 'must be a table name -> id'),
-        ('nowhere.json', 'nowhere.json cannot be read'),
+        ('nowhere.json', 'nowhere.json does not exist'),
     ],
 )
 def test_wrong_tables(names, message):
@@ -148,5 +148,5 @@ def test_ids_without_a_name_are_still_an_error(tmp_path, files):
     ],
 )
 def test_arguments_that_exclude_each_other(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build(tmp_path, **options)

@@ -82,19 +82,19 @@ def test_drawings_are_stacked():
 
 
 def names_of(folder):
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*.png'))
 
 
 def test_a_validation_leaves_the_first_of_each_domain(trained):
     (folder,) = trained.glob('*/pictures/iter_4')
     assert names_of(folder) == [
-        'day_000.png',
-        'day_001.png',
-        'dusk_000.png',
-        'dusk_001.png',
+        'day/000.png',
+        'day/001.png',
+        'dusk/000.png',
+        'dusk/001.png',
         'overview.png',
     ]
-    panel = Image.open(folder / 'day_000.png')
+    panel = Image.open(folder / 'day/000.png')
     overview = Image.open(folder / 'overview.png')
     assert panel.width == overview.width == 3 * 128 + 4 * 6
     assert overview.height > 4 * 128
@@ -110,7 +110,7 @@ def test_a_test_draws_all_that_is_asked_for(build, tmp_path):
     runner = build(custom_hooks=[hook])
     runner.test()
     assert len(names_of(tmp_path / 'show')) == 7
-    label = np.asarray(Image.open(tmp_path / 'show' / 'day_000.png'))
+    label = np.asarray(Image.open(tmp_path / 'show' / 'day/000.png'))
     colors = {tuple(c) for c in label.reshape(-1, 3).tolist()}
     assert tuple(PALETTE[2]) in colors
 
@@ -135,7 +135,7 @@ def test_windows_show_the_panels(build, monkeypatch):
         lambda self, image, name, wait_time: shown.append((name, wait_time)),
     )
     runner.val()
-    assert shown[0] == ('day_000.png', 0.5)
+    assert shown[0] == ('day/000.png', 0.5)
     assert len(shown) == 4
 
 
@@ -150,7 +150,7 @@ def test_a_prediction_of_another_size_is_drawn_at_its_size(build, tiny_data):
     hook.after_test_iter(runner, 0, None, [sample])
     hook.after_test_epoch(runner)
     (folder,) = [*runner_pictures(runner)]
-    panel = np.asarray(Image.open(folder / 'day_000.png'))
+    panel = np.asarray(Image.open(folder / 'day/000.png'))
     assert panel.shape[1] == 3 * 64 + 4 * 6
 
 

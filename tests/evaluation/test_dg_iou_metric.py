@@ -189,6 +189,32 @@ def test_predictions_of_two_domains_do_not_overwrite(samples, tmp_path):
     assert metric.output_dir == str(tmp_path)
 
 
+def test_predictions_of_two_folders_do_not_overwrite(samples, tmp_path):
+    entries = [('fog', [[0, 1]], [[0, 0]]), ('fog', [[2, 1]], [[0, 0]])]
+    batch = samples(entries)
+    for sample, folder in zip(batch, 'ab', strict=True):
+        sample['img_path'] = f'/data/{folder}/0.jpg'
+        sample['sample_name'] = f'{folder}/0'
+    evaluate(batch, output_dir=str(tmp_path))
+    for (_, prediction, _), folder in zip(entries, 'ab', strict=True):
+        image = Image.open(tmp_path / f'fog/{folder}/0.png')
+        np.testing.assert_array_equal(np.asarray(image), prediction)
+    # Other packages' datasets know the file name alone.
+    for sample in batch:
+        del sample['sample_name']
+    with pytest.raises(UserError, match=r'/data/a/0\.jpg and /data/b/0\.jpg'):
+        evaluate(batch, output_dir=str(tmp_path))
+
+
+def test_names_instead_of_lists():
+    with pytest.raises(UserError, match="domains='fog' is a str, not a list"):
+        DGIoUMetric(domains='fog')
+    with pytest.raises(UserError, match="source_domains='fog' is a str"):
+        DGIoUMetric(source_domains='fog')
+    with pytest.raises(UserError, match=r"class_subsets\['16'\]='road'"):
+        DGIoUMetric(class_subsets={'16': 'road'})
+
+
 def test_format_only(batch, tmp_path):
     for sample in batch:
         del sample['gt_sem_seg']

@@ -9,7 +9,7 @@ from mmseg.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class PackDGInputs(PackSegInputs):
-    """``PackSegInputs`` that always hands on the domain of a sample.
+    """``PackSegInputs`` that always hands on domain and name of a sample.
 
     Args:
         domain (str, optional): Used instead of the domain of the dataset.
@@ -19,9 +19,10 @@ class PackDGInputs(PackSegInputs):
     def __init__(self, domain=None, **kwargs):
         super().__init__(**kwargs)
         self.domain = domain
-        self.meta_keys = (
-            *dict.fromkeys((*self.meta_keys, 'domain', 'image_range')),
-        )
+        if isinstance(self.meta_keys, str):
+            self.meta_keys = (self.meta_keys,)
+        keys = (*self.meta_keys, 'domain', 'sample_name', 'image_range')
+        self.meta_keys = (*dict.fromkeys(keys),)
 
     def transform(self, results):
         """Return ``inputs`` ((3, H, W) uint8) and ``data_samples``.

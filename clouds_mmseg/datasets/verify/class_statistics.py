@@ -8,6 +8,10 @@ from mmengine.logging import print_log
 
 from clouds_mmseg.datasets.errors import DataError
 from clouds_mmseg.datasets.label_table import table_digest
+from clouds_mmseg.datasets.verify.report_file import (
+    existing_file,
+    report_folder,
+)
 from clouds_mmseg.datasets.verify.sample import Pair, SampleCheck
 from clouds_mmseg.datasets.verify.stamps import changed_files
 from clouds_mmseg.utils.atomic import atomic_path
@@ -71,7 +75,8 @@ def class_pixels(dataset, workers=None):
         except OSError as error:
             print_log(
                 f'{error.filename or root}: {error.strerror}. The class '
-                'statistics are not kept, and counted again next time.',
+                'statistics are not kept, and counted again next time; '
+                '--report-dir DIR keeps them in another folder.',
                 logger='current',
             )
     counts = np.zeros((len(labels), len(dataset.metainfo['classes'])), int)
@@ -133,9 +138,8 @@ def read_statistics(root):
         can always be made again.
     """
     try:
-        with open(
-            os.path.join(root, STATISTICS), encoding='utf-8', errors=_ODD
-        ) as stream:
+        path = existing_file(root, STATISTICS)
+        with open(path, encoding='utf-8', errors=_ODD) as stream:
             kept = json.load(stream)
         return kept['sets'] if kept['format'] == _FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
@@ -157,7 +161,8 @@ def save_statistics(root, key, classes, rows):
     sets = read_statistics(root)
     files = sets.get(key, {}).get('files', {}) | rows
     sets[key] = dict(classes=list(classes), files=files)
-    with atomic_path(os.path.join(root, STATISTICS)) as temporary:
+    path = os.path.join(report_folder(root), STATISTICS)
+    with atomic_path(path) as temporary:
         temporary.write_text(
             json.dumps(dict(format=_FORMAT, sets=sets), ensure_ascii=False),
             encoding='utf-8',

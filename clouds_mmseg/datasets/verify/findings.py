@@ -13,15 +13,20 @@ ERRORS = {
     'no_image': 'images that a list names and that do not exist',
     'no_label': 'images without label',
     'orphan': 'labels without image',
+    'same_label': 'images that have the label of another one',
     'leak': 'images of training that evaluation has too',
     'ignored': 'labels in which no class ever occurs',
     'depth': 'images that do not use the depth of their files',
+    'mask_255': 'a class that may be the id 255, which is ignored',
 }
 WARNINGS = {
     'duplicate': 'images that occur twice',
+    'absent': 'classes that no label of training shows',
+    'much_ignored': 'more than half of all pixels ignored',
     'all_ignored': 'images whose label is ignored as a whole',
     'orientation': 'images that are turned, and labels that are not',
     'dark': 'images that are black',
+    'not_used': 'images that no suffix of the dataset fits',
 }
 # Those that moving a pair of files aside mends.
 MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.generated import GeneratedDataset
 from clouds_mmseg.datasets.label_table import table_digest
+from clouds_mmseg.datasets.pairing import suffix_text, without_suffix
 from clouds_mmseg.datasets.prepare.manifest import read_manifest
 from clouds_mmseg.datasets.skip_list import QUARANTINE, set_aside
 from clouds_mmseg.datasets.verify.findings import Finding
@@ -60,11 +61,11 @@ def set_key(dataset):
     """
     root = dataset.files_root
     folder = os.path.relpath(dataset.data_prefix['img_path'], root)
-    words = [f'{folder}/*{dataset.img_suffix}']
+    words = [f'{folder}/{suffix_text(dataset.img_suffix)}']
     labels = dataset.data_prefix.get('seg_map_path')
     if labels:
         folder = os.path.relpath(labels, root)
-        words.append(f'{folder}/*{dataset.seg_map_suffix}')
+        words.append(f'{folder}/{suffix_text(dataset.seg_map_suffix)}')
         words.append(table_digest(dataset.label_table, dataset.LABEL_CHANNEL))
     if dataset.ann_file:
         words.append(os.path.relpath(dataset.ann_file, root))
@@ -103,6 +104,7 @@ def list_files(dataset):
     if not has_report(dataset):
         return _list_others(dataset)
     root = dataset.files_root
+    folder = dataset.data_prefix['img_path']
     if '://' in root:
         raise dataset.data_error(
             f'{root} is remote, and verification reads local files only'
@@ -132,6 +134,17 @@ def list_files(dataset):
         infos = _without(infos, gone)
         if not dataset.ann_file:
             findings += _orphans(dataset, samples, below, aside)
+        for first, second in dataset.two_of_a_label(infos):
+            text = f'{below(second)} has the label of {below(first)}.'
+            findings.append(Finding('same_label', text, below(second)))
+    findings += [
+        Finding(
+            'not_used',
+            f'{below(folder)}/*{end}: {len(names)}, for example {names[0]}; '
+            f'img_suffix is {dataset.img_suffix!r}.',
+        )
+        for end, names in dataset.untaken_images().items()
+    ]
     return Listing(
         root=root,
         key=set_key(dataset),
@@ -157,11 +170,8 @@ def _without(infos, gone):
 
 def _orphans(dataset, samples, below, aside):
     """Labels that belong to no image, and are not known as such."""
-    folder = dataset.data_prefix['seg_map_path']
-    there = {
-        below(p) for p in dataset.files_below(folder, dataset.seg_map_suffix)
-    }
-    there -= {below(info['seg_map_path']) for info in samples} | aside
+    dataset.missing_files(samples, 'seg_map_path', dataset.seg_map_suffix)
+    there = {below(path) for path in dataset.label_orphans(samples)} - aside
     return [
         Finding('orphan', f'label {label} has no image.', label=label)
         for label in sorted(there)
@@ -183,7 +193,7 @@ def _set_aside_images(dataset, aside, below, samples):
     present = {below(info['img_path']) for info in samples}
     return sum(
         path.startswith(folder)
-        and path.endswith(dataset.img_suffix)
+        and without_suffix(path, dataset.img_suffix) is not None
         and path not in present
         for path in aside
     )

@@ -94,7 +94,7 @@ def errors_of(report, dataset):
 
     def skipped(image):
         path = os.path.join(report.root, image)
-        return bool(image) and dataset.is_named(path, names)
+        return bool(image) and bool(dataset.names_of(path, names))
 
     return [f for f in report.open_errors if not skipped(f.image)]
 

@@ -1,5 +1,6 @@
-"""The report that lies beside the data."""
+"""The report that lies beside the data, or in a folder for reports."""
 
+import hashlib
 import json
 import os
 
@@ -13,6 +14,43 @@ _FORMAT = 1
 _ODD = 'surrogateescape'
 
 
+# A folder for reports and class statistics where the data is read-only.
+REPORT_DIR_VARIABLE = 'CLOUDS_REPORT_DIR'
+
+
+def report_folder(root):
+    """Where reports and class statistics of a data set are written.
+
+    Args:
+        root (str): ``files_root`` of the data set.
+
+    Returns:
+        str: The root; with ``CLOUDS_REPORT_DIR`` a folder below that, whose
+        name tells roots apart.
+    """
+    elsewhere = os.environ.get(REPORT_DIR_VARIABLE)
+    if not elsewhere or '://' in root:
+        return root
+    whole = os.path.abspath(root)
+    digest = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
+    return os.path.join(elsewhere, f'{os.path.basename(whole)}-{digest}')
+
+
+def existing_file(root, name):
+    """Where a file about a data set is read.
+
+    Args:
+        root (str): ``files_root`` of the data set.
+        name (str): Of the file.
+
+    Returns:
+        str: Its path in :func:`report_folder`, unless only the root has it.
+    """
+    path = os.path.join(report_folder(root), name)
+    beside = os.path.join(root, name)
+    return path if os.path.exists(path) else beside
+
+
 def report_path(root):
     """Where the report of a data set is.
 
@@ -22,7 +60,7 @@ def report_path(root):
     Returns:
         str: Path of the file.
     """
-    return os.path.join(root, REPORT)
+    return existing_file(root, REPORT)
 
 
 def read_reports(root):
@@ -44,7 +82,7 @@ def read_reports(root):
         if kept['format'] != _FORMAT:
             raise ValueError(f'format {kept["format"]}, not {_FORMAT}')
         return {
-            key: SetReport.from_json(value, root, key)
+            key: SetReport.from_json(value, root, key, path)
             for key, value in kept['sets'].items()
         }
     except FileNotFoundError:
@@ -72,7 +110,7 @@ def write_reports(root, reports):
     content = json.dumps(
         dict(format=_FORMAT, sets=sets), indent=1, ensure_ascii=False
     )
-    path = report_path(root)
+    path = os.path.join(report_folder(root), REPORT)
     try:
         with atomic_path(path) as temporary:
             temporary.write_text(content + '\n', encoding='utf-8', errors=_ODD)
@@ -80,5 +118,8 @@ def write_reports(root, reports):
         raise DataError(
             f'the report {path} cannot be written: {error.strerror}.',
             'Without it training does not know what was found. Verify as a '
-            'user who may write there.',
+            'user who may write there, or keep it in another folder, and tell '
+            f'training of it, with --report-dir DIR or {REPORT_DIR_VARIABLE}.',
         ) from error
+    for report in reports:
+        report.kept_at = path

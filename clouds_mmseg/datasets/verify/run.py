@@ -17,6 +17,10 @@ from clouds_mmseg.datasets.verify.class_statistics import (
 )
 from clouds_mmseg.datasets.verify.duplicates import find_duplicates
 from clouds_mmseg.datasets.verify.findings import ACCEPTED, Finding
+from clouds_mmseg.datasets.verify.label_look import (
+    LabelCount,
+    label_findings,
+)
 from clouds_mmseg.datasets.verify.listing import (
     has_report,
     list_files,
@@ -149,8 +153,17 @@ def _verify_one(task, workers):
     )
     rows = _collect(report, samples)
     if rows:
+        if any(report.pixels):
+            report.findings += _label_findings(report, dataset, task.training)
         _keep_statistics(dataset, listing.root, rows)
     return report
+
+
+def _label_findings(report, dataset, training):
+    count = LabelCount.of_classes(
+        report.pixels, report.ignored, labels=report.images
+    )
+    return label_findings(dataset, count, training)
 
 
 def _check_count(report, listing, dataset):

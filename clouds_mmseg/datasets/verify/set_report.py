@@ -28,6 +28,8 @@ class SetReport:
             label. Not kept.
         when (str): Time of the verification.
         command (str): Which command made this.
+        kept_at (str): File that this was written to or read from; '' if it
+            was not written. Not kept.
     """
 
     name: str
@@ -47,6 +49,7 @@ class SetReport:
     digests: dict = field(default_factory=dict)
     when: str = ''
     command: str = ''
+    kept_at: str = ''
 
     @property
     def errors(self):
@@ -66,21 +69,24 @@ class SetReport:
     def to_json(self):
         """Return what is kept, as plain values."""
         kept = asdict(self)
-        for name in ('root', 'key', 'digests'):
+        for name in ('root', 'key', 'digests', 'kept_at'):
             del kept[name]
         return kept
 
     @classmethod
-    def from_json(cls, kept, root, key):
+    def from_json(cls, kept, root, key, path):
         """Read what :meth:`to_json` returned.
 
         Args:
             kept (dict): Plain values.
             root (str): Where the files are now.
             key (str): Of the set.
+            path (str): The file.
 
         Raises:
             TypeError: It is something else.
         """
         found = [Finding(**finding) for finding in kept['findings']]
-        return cls(**dict(kept, root=root, key=key, findings=found))
+        return cls(
+            **dict(kept, root=root, key=key, findings=found, kept_at=path)
+        )

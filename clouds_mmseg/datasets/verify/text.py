@@ -10,7 +10,6 @@ from clouds_mmseg.datasets.verify.findings import (
     OPEN,
     WARNINGS,
 )
-from clouds_mmseg.datasets.verify.report_file import report_path
 
 # Lines of one kind; the rest is in the report.
 _SHOWN = 20
@@ -34,9 +33,16 @@ def reports_text(reports):
     """
     parts = [_sets_table(reports), _class_table(reports)]
     parts += [_findings(r) for r in reports if r.findings]
-    kept = dict.fromkeys(report_path(r.root) for r in reports if r.key)
+    kept = dict.fromkeys(r.kept_at for r in reports if r.kept_at)
     if kept:
         parts.append('\n  '.join(['The reports:', *kept]))
+    lost = dict.fromkeys(r.root for r in reports if r.key and not r.kept_at)
+    if lost:
+        head = (
+            'No report could be written for these folders, and training will '
+            'not know of this; --report-dir DIR keeps reports elsewhere:'
+        )
+        parts.append('\n  '.join([head, *lost]))
     return '\n'.join(part for part in parts if part)
 
 

@@ -1,7 +1,7 @@
 # Pieces: train_camvid_day, val_camvid_day, val_camvid_dusk.
 # An example of your own images and classes: 24 day and 12 dusk photographs,
 # 480x360, in CamVid's 11 classes. The environment variable CAMVID_ROOT, or
-# --cfg-options, says where they are.
+# --cfg-options dataset_options.all.data_root=FOLDER, says where they are.
 data_root_camvid = '{{$CAMVID_ROOT:data/camvid_mini}}'
 metainfo_camvid = dict(
     classes=[

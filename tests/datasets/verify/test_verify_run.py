@@ -214,6 +214,25 @@ def test_a_folder_that_cannot_be_written_to(check, monkeypatch, pairs):
     assert report.images == 3
     assert not keep([report])
     assert not (pairs / 'clouds_verify.json').exists()
+    text = reports_text([report])
+    assert 'The reports:' not in text and 'clouds_verify.json' not in text
+    assert f'--report-dir DIR keeps reports elsewhere:\n  {pairs}' in text
+
+
+def test_a_folder_for_reports(check, monkeypatch, pairs, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp('reports')
+    monkeypatch.setenv('CLOUDS_REPORT_DIR', str(elsewhere))
+    report = check()
+    names = sorted(path.name for path in elsewhere.glob('*/*'))
+    assert names == ['clouds_statistics.json', 'clouds_verify.json']
+    assert not list(pairs.glob('clouds_*'))
+    assert str(elsewhere) in reports_text([report])
+    assert list(read_reports(str(pairs))) == [report.key]
+    # What lies beside the data counts where the folder has nothing.
+    monkeypatch.delenv('CLOUDS_REPORT_DIR')
+    check()
+    monkeypatch.setenv('CLOUDS_REPORT_DIR', str(elsewhere / 'other'))
+    assert list(read_reports(str(pairs))) == [report.key]
 
 
 class TestRecall:

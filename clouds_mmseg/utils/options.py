@@ -1,0 +1,97 @@
+"""Options that are lists of names, and what people give instead."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from clouds_mmseg.utils.errors import UserError
+
+
+def name_list(value: Any, option: str, *, unique: bool = True) -> list[str]:
+    """Take an option that is a list of names.
+
+    ``('road')`` is a str in Python, and a str is a sequence of letters:
+    without this, the classes would be r, o, a, d.
+
+    Args:
+        value: What was given.
+        option: Name of the option, for the message.
+        unique: Whether a name may stand only once.
+
+    Raises:
+        UserError: It is a str or no sequence, an entry is no str, or a name
+            occurs twice.
+    """
+    if isinstance(value, str):
+        raise UserError(
+            f'{option}={value!r} is a str, not a list: write '
+            f'{option}=[{value!r}], or ({value!r},) with the comma'
+        )
+    if isinstance(value, dict) or not isinstance(value, Iterable):
+        raise UserError(
+            f'{option}={value!r} is a {type(value).__name__}, not a list of '
+            'names'
+        )
+    names = list(value)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise UserError(
+            f'{option} has the entry {wrong[0]!r}, a '
+            f'{type(wrong[0]).__name__}: its entries are names (str)'
+        )
+    double = list(dict.fromkeys(n for n in names if names.count(n) > 1))
+    if unique and double:
+        raise UserError(f'{option} has twice: {", ".join(double)}')
+    return names
+
+
+def check_palette(
+    palette: Any, classes: Sequence[str], option: str = 'palette'
+) -> list[list[int]]:
+    """Take the colours of classes.
+
+    Args:
+        palette: What was given: an RGB triple for each class, 0..255.
+        classes: Names.
+        option: Name of the option, for the message.
+
+    Raises:
+        UserError: It has another length, or an entry is no such triple.
+    """
+    if isinstance(palette, (str, dict)) or not isinstance(palette, Iterable):
+        raise UserError(
+            f'{option}={palette!r} is a {type(palette).__name__}, not a list '
+            'of colours such as [[128, 64, 128], [0, 0, 142]]'
+        )
+    colours = list(palette)
+    for place, colour in enumerate(colours):
+        triple = isinstance(colour, (list, tuple)) and len(colour) == 3
+        if not triple or not all(
+            type(value) is int and 0 <= value <= 255 for value in colour
+        ):
+            raise UserError(
+                f'{option}[{place}]={colour!r} is no colour: three integers '
+                'in 0..255 (red, green, blue)'
+            )
+    if len(colours) != len(classes):
+        raise UserError(
+            f'{option} has {len(colours)} colours for {len(classes)} classes '
+            f'({", ".join(classes)}): give one for each, or leave it out'
+        )
+    return [list(colour) for colour in colours]
+
+
+def near_names(wrong: Iterable[str], known: Iterable[str]) -> str:
+    """Say what was probably meant, and what there is.
+
+    Returns:
+        ``'; perhaps 'road'. There are: road, car'``: the end of a message.
+    """
+    known = [str(name) for name in known]
+    near = {
+        match
+        for name in wrong
+        for match in difflib.get_close_matches(str(name), known, n=1)
+    }
+    said = f'; perhaps {", ".join(map(repr, sorted(near)))}' if near else ''
+    return f'{said}. There are: {", ".join(known)}'
