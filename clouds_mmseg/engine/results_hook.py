@@ -16,6 +16,10 @@ from mmseg.registry import HOOKS
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.result_warnings import (
+    forget_result_warnings,
+    result_warnings,
+)
 from clouds_mmseg.version import __version__
 
 _DISTRIBUTIONS = {
@@ -78,7 +82,10 @@ class ResultsHook(Hook):
     domain; percent, null for a class that does not occur), ``iteration``,
     ``checkpoint`` (path and sha256; null for weights that were not saved at
     this iteration), ``seed``, ``config`` (path and text), ``versions``,
-    ``device``, ``processes``, ``seconds`` since the run began, ``date``.
+    ``device``, ``processes``, ``seconds`` since the run began, ``date``,
+    ``warnings`` (list of what makes the numbers doubtful, of
+    :func:`~clouds_mmseg.utils.result_warnings.warn_about_results`; they are
+    logged again below the tables).
     """
 
     # After the checkpoint hook and the logger.
@@ -88,6 +95,7 @@ class ResultsHook(Hook):
         self._begin = time.time()
         self._loaded = {}
         self._hashes = {}
+        self._known_warnings = {}
 
     def before_run(self, runner):
         """Start the clock.
@@ -108,6 +116,16 @@ class ResultsHook(Hook):
         meta = meta if isinstance(meta, dict) else {}
         self._loaded = {k: meta.get(k) for k in ('iter', 'seed')}
 
+    def before_val_epoch(self, runner):
+        """Note which warnings are older than this evaluation.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._known_warnings = result_warnings(runner.message_hub)
+
+    before_test_epoch = before_val_epoch
+
     def after_val_epoch(self, runner, metrics=None):
         """Write the results of a validation.
 
@@ -117,6 +135,7 @@ class ResultsHook(Hook):
         """
         evaluator = runner.val_evaluator
         self._write(runner, 'val', metrics or {}, evaluator)
+        self._forget(runner)
 
     def after_test_epoch(self, runner, metrics=None):
         """Write the results of a test.
@@ -127,6 +146,13 @@ class ResultsHook(Hook):
         """
         evaluator = runner.test_evaluator
         self._write(runner, 'test', metrics or {}, evaluator)
+        self._forget(runner)
+
+    def _forget(self, runner):
+        """Drop the warnings about the evaluation that is over."""
+        now = result_warnings(runner.message_hub)
+        over = [key for key in now if key not in self._known_warnings]
+        forget_result_warnings(over, runner.message_hub)
 
     @master_only
     def _write(self, runner, phase, metrics, evaluator):
@@ -137,11 +163,18 @@ class ResultsHook(Hook):
             for key, value in getattr(metric, 'last_results', {}).items():
                 results.setdefault(key, value)
         results.update(self._provenance(runner))
+        warnings = list(result_warnings(runner.message_hub).values())
+        results['warnings'] = warnings
         text = to_json(results)
         for folder in (runner.log_dir, runner.work_dir):
             with atomic_path(Path(folder) / 'results.json') as temporary:
                 temporary.write_text(text + '\n')
         runner.logger.info(f'Results: {Path(runner.work_dir, "results.json")}')
+        if warnings:
+            runner.logger.warning(
+                'About the numbers above:'
+                + ''.join(f'\n  - {message}' for message in warnings)
+            )
 
     def _provenance(self, runner):
         """All that is needed to repeat an evaluation."""
