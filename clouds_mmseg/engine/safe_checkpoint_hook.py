@@ -7,6 +7,7 @@ from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
+from clouds_mmseg.engine.finite_weights import require_finite_weights
 from clouds_mmseg.utils.atomic import leftovers
 
 
@@ -20,6 +21,9 @@ class SafeCheckpointHook(CheckpointHook):
     that is gone. Here the new checkpoint is complete under its final name
     before ``last_checkpoint`` is replaced by one that names it, and only
     then the oldest goes.
+
+    Weights that are NaN or infinite are never saved: the run stops, and the
+    newest checkpoint stays.
 
     Args:
         backend_args (dict, optional): File backend of mmengine, for stores
@@ -41,11 +45,10 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         local = isinstance(self.file_backend, AtomicLocalBackend)
         if local and is_main_process():
-            checkpoints = osp.join(self.out_dir, self.filename_tmpl)
+            names = self.filename_tmpl.format('*')
+            checkpoints = osp.join(self.out_dir, names)
             pointer = osp.join(runner.work_dir, 'last_checkpoint')
-            for path in leftovers(checkpoints.format('*')) + leftovers(
-                pointer
-            ):
+            for path in leftovers(checkpoints) + leftovers(pointer):
                 path.unlink(missing_ok=True)
                 runner.logger.info(
                     f'Removed {path}, left by a run that was killed.'
@@ -59,7 +62,14 @@ class SafeCheckpointHook(CheckpointHook):
             step (int): Iterations (or epochs) done.
             meta (dict): ``epoch`` and ``iter`` that a resumed run starts
                 with.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; nothing is written
+                or removed.
         """
+        require_finite_weights(
+            runner, f'the weights to save after iteration {meta["iter"]}'
+        )
         retired = self._retire(step) if self.max_keep_ckpts > 0 else None
         if self.max_keep_ckpts > 0:
             # In the message hub before it is saved: a resumed run must

@@ -7,6 +7,11 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from clouds_mmseg.utils.finite import (
+    require_finite_best,
+    require_finite_scores,
+)
+
 
 @MODELS.register_module()
 class DGSegmentor(EncoderDecoder):
@@ -94,14 +99,24 @@ class DGSegmentor(EncoderDecoder):
         Returns:
             list[SegDataSample]: With ``seg_logits`` (K, h, w) and
             ``pred_sem_seg`` (1, h, w) int64.
+
+        Raises:
+            NonFiniteError: A pixel's best score is NaN or infinite; the
+                message names the image.
         """
         if seg_logits.shape[1] == 1:  # Of one class: a threshold decides.
-            return super().postprocess_result(seg_logits, data_samples)
+            results = super().postprocess_result(seg_logits, data_samples)
+            for sample in results:
+                require_finite_scores(
+                    sample.seg_logits.data, sample.get('img_path')
+                )
+            return results
         if data_samples is None:
             data_samples = [SegDataSample() for _ in seg_logits]
         for sample, scores in zip(data_samples, seg_logits, strict=True):
             scores = self._as_loaded(scores, sample.metainfo)
-            label = scores.max(dim=0, keepdim=True).indices
+            best, label = scores.max(dim=0, keepdim=True)
+            require_finite_best(best, sample.get('img_path'))
             sample.seg_logits = PixelData(data=scores)
             sample.pred_sem_seg = PixelData(data=label)
         return data_samples
