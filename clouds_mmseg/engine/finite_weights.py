@@ -49,16 +49,43 @@ def last_good(runner):
         runner (Runner): Of a training.
 
     Returns:
-        str: A sentence. A checkpoint is only saved with finite weights, so
-        the newest is a good one.
+        str: A sentence. Every checkpoint has finite weights; the good one
+        is the newest with which a step's losses and gradients were finite.
     """
-    path = runner.message_hub.get_info('last_ckpt')
-    if path is None:
+    newest = _find(runner, 'last_ckpt')
+    proven = _find(runner, 'proven_ckpt')
+    if newest is None:
         return 'This run has not saved a checkpoint yet.'
+    if newest == proven:
+        return f'The last good checkpoint is {newest}.'
+    return (
+        f'The newest checkpoint, {newest}, has finite weights, but no step '
+        'with finite numbers has been made from it; the last from which one '
+        f'has: {proven or "none of this run"}.'
+    )
+
+
+def note_good_step(runner):
+    """Note that losses and gradients of the newest checkpoint are finite.
+
+    Args:
+        runner (Runner): In an iteration whose numbers are finite, before
+            anything is saved.
+    """
+    newest = runner.message_hub.get_info('last_ckpt')
+    if newest is not None:
+        runner.message_hub.update_info('proven_ckpt', newest)
+
+
+def _find(runner, key):
+    """Path of a checkpoint that the message hub names, None without."""
+    path = runner.message_hub.get_info(key)
+    if path is None:
+        return None
     beside = osp.join(runner.work_dir, osp.basename(path))
     if not osp.exists(path) and osp.exists(beside):
-        path = beside  # The folder has been moved since.
-    return f'The last good checkpoint is {path}.'
+        return beside  # The folder has been moved since.
+    return path
 
 
 def stop(runner, message):

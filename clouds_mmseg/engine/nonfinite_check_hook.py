@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from clouds_mmseg.engine.finite_weights import (
     last_good,
+    note_good_step,
     require_finite_weights,
     stop,
 )
@@ -169,6 +170,8 @@ class NonFiniteCheckHook(Hook):
             if bad:
                 self._refuse(runner, None)
                 self._drop = not due
+            else:
+                note_good_step(runner)
         if due:
             if self._drop:
                 self._restore()
@@ -226,6 +229,7 @@ class NonFiniteCheckHook(Hook):
                 self._refuse(runner, norm)
                 self._drop = True
             else:
+                note_good_step(runner)
                 self._note_effect(runner, norm, optimizer)
         if self._drop:
             # Without gradients an optimiser does nothing.

@@ -13,12 +13,16 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+from clouds_mmseg.checkpoints.strict import has_prefix
+from clouds_mmseg.engine.run_header import bare_model
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.finite import listed
 from clouds_mmseg.utils.result_warnings import (
     forget_result_warnings,
     result_warnings,
+    warn_about_results,
 )
 from clouds_mmseg.version import __version__
 
@@ -71,6 +75,19 @@ def to_json(value):
     )
 
 
+def _lacking(model, state_dict):
+    """Weights that predictions depend on and a checkpoint does not have."""
+    optional = getattr(model, 'optional_in_checkpoint', ())
+    found = {k.removeprefix('module.'): v for k, v in state_dict.items()}
+    return [
+        key
+        for key, value in model.state_dict().items()
+        if getattr(found.get(key), 'shape', None) != value.shape
+        and not key.endswith('num_batches_tracked')
+        and not has_prefix(key, optional)
+    ]
+
+
 @HOOKS.register_module()
 class ResultsHook(Hook):
     """Write ``results.json`` after each validation and test.
@@ -96,6 +113,7 @@ class ResultsHook(Hook):
         self._loaded = {}
         self._hashes = {}
         self._known_warnings = {}
+        self._lacking = []
 
     def before_run(self, runner):
         """Start the clock.
@@ -115,14 +133,34 @@ class ResultsHook(Hook):
         meta = checkpoint.get('meta')
         meta = meta if isinstance(meta, dict) else {}
         self._loaded = {k: meta.get(k) for k in ('iter', 'seed')}
+        self._lacking = _lacking(
+            bare_model(runner.model), checkpoint.get('state_dict') or {}
+        )
 
     def before_val_epoch(self, runner):
-        """Note which warnings are older than this evaluation.
+        """Note which warnings are older, and doubt what was loaded.
 
         Args:
             runner (Runner): The runner.
         """
         self._known_warnings = result_warnings(runner.message_hub)
+        if hasattr(runner._train_loop, 'iter'):
+            return
+        if not runner._load_from:
+            warn_about_results(
+                'No checkpoint was loaded: the weights are those that the '
+                'model was built with.',
+                key='no_checkpoint',
+                hub=runner.message_hub,
+            )
+        elif self._lacking:
+            warn_about_results(
+                f'{len(self._lacking)} weights are not in '
+                f'{runner._load_from}, as load_cfg allows, and are those '
+                'that the model was built with: ' + listed(self._lacking),
+                key='lacking_weights',
+                hub=runner.message_hub,
+            )
 
     before_test_epoch = before_val_epoch
 

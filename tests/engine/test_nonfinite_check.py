@@ -1,73 +1,31 @@
 """Numbers that are not finite, in runs of seconds."""
 
 import copy
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
-from mmseg.registry import MODELS, TRANSFORMS
-from torch import nn
+from mmseg.registry import TRANSFORMS
+from nonfinite_run import CHECK, EXACT, PIPELINE, register
 
 from clouds_mmseg.engine.resume import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
-CHECK = 'default_hooks__nonfinite_check__max_skipped_steps'
-PIPELINE = [
-    dict(type='LoadSegImage'),
-    dict(type='LoadSegLabels'),
-    dict(type='PoisonForTest', name='003'),
-    dict(type='PackDGInputs'),
-]
-EXACT = dict(
-    train_cfg__type='ExactTrainLoop',
-    train_dataloader__dataset__pipeline=PIPELINE,
-    train_cfg__val_interval=100,
-    default_hooks__checkpoint__interval=1,
-)
+SCRIPT = Path(__file__).with_name('nonfinite_run.py')
 
 
 @pytest.fixture(scope='module', autouse=True)
 def registered():
     """Transforms and losses that this file needs, and nobody else."""
-
-    class PoisonForTest(BaseTransform):
-        """Put a value that no image has into the image of a name."""
-
-        def __init__(self, name, value=math.nan):
-            self.name = name
-            self.value = value
-
-        def transform(self, results):
-            results['img'] = results['img'].astype(np.float32)
-            if self.name in results['img_path'].rpartition('/')[2]:
-                results['img'][3:5, 3:5] = self.value
-            return results
-
-    class LossForTest(nn.Module):
-        """Cross entropy; `value` in one iteration, without a gradient."""
-
-        def __init__(self, at=2, value=math.nan, scale=1.0):
-            super().__init__()
-            self.at, self.value, self.scale = at, value, scale
-            self.calls = 0
-            self.loss_name = 'loss_test'
-
-        def forward(self, logits, label, **kwargs):
-            self.calls += 1
-            loss = nn.functional.cross_entropy(logits, label, ignore_index=255)
-            # A gradient that is finite beside a loss that is not.
-            other = self.value if self.calls == self.at else 0.0
-            return loss * self.scale + other
-
-    TRANSFORMS.register_module(module=PoisonForTest)
-    MODELS.register_module(module=LossForTest)
+    undo = register()
     yield
-    del TRANSFORMS.module_dict['PoisonForTest']
-    del MODELS.module_dict['LossForTest']
+    undo()
 
 
 class Weights(Hook):
@@ -108,7 +66,9 @@ def test_a_rate_that_is_too_high_stops_the_run(build, tmp_path):
     last = (tmp_path / 'work' / 'last_checkpoint').read_text()
     state = read_checkpoint(last)['state_dict']
     assert all(v.isfinite().all() for v in state.values())
-    assert f'The last good checkpoint is {last}.' in message
+    # Finite, and useless: nothing is claimed of it.
+    assert f'The newest checkpoint, {last}, has finite weights' in message
+    assert 'one has: none of this run.' in message
     (log,) = (tmp_path / 'work').glob('*/*.log')
     assert message in log.read_text()
     assert not (tmp_path / 'work' / 'results.json').exists()
@@ -125,14 +85,16 @@ def test_the_message_and_what_is_kept(build, tmp_path, keep):
         runner.train()
     message = str(caught.value)
     stopped = runner.iter + 1
-    assert stopped > 1
+    assert stopped > 2
     assert f'at iteration {stopped} of 12' in message
     assert 'decode.loss_ce = nan' in message
     assert 'day_train/images/003.png' in message
     assert message.count('.png') == 2
     kept = iterations(tmp_path / 'work')
-    assert kept == list(range(max(1, stopped - keep), stopped))
-    assert f'iter_{stopped - 1}.pth' in message
+    # One more than asked for: no step has been made from the newest.
+    assert kept == list(range(max(1, stopped - keep - 1), stopped))
+    assert f'iter_{stopped - 1}.pth, has finite weights' in message
+    assert f'iter_{stopped - 2}.pth.' in message
     assert 'nonfinite_check.max_skipped_steps=N' in message
 
 
@@ -317,7 +279,7 @@ def test_weights_are_looked_at_before_they_are_saved(build, tmp_path, kind):
     assert iterations(tmp_path / 'work') == [1]
     pointer = (tmp_path / 'work' / 'last_checkpoint').read_text()
     assert pointer.endswith('iter_1.pth')
-    assert f'The last good checkpoint is {pointer}' in str(caught.value)
+    assert f'The last good checkpoint is {pointer}.' in str(caught.value)
 
 
 def test_running_statistics_count_as_weights(build, tmp_path):
@@ -421,3 +383,34 @@ def test_no_validation_is_told(build, caplog):
 def test_options_are_checked(build):
     with pytest.raises(ValueError, match='max_skipped_steps'):
         build(**{CHECK: -1})
+
+
+@pytest.mark.parametrize('skips', [0, 6])
+def test_two_processes_decide_alike(tiny_config, tmp_path, skips):
+    work_dir = tmp_path / 'work'
+    done = subprocess.run(
+        [
+            sys.executable,
+            *('-m', 'torch.distributed.run', '--standalone'),
+            *('--nproc-per-node', '2', SCRIPT, tiny_config, work_dir),
+            str(skips),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    ends = [
+        json.loads((work_dir / f'end_{rank}.json').read_text())
+        for rank in range(2)
+    ]
+    assert ends[0] == ends[1]
+    if skips:
+        assert ends[0]['error'] is None
+        assert ends[0]['iteration'] == 6
+        assert len(ends[0]['skipped']) == 2
+    else:
+        # The process that has the image is named, in both messages.
+        assert '= nan (process ' in ends[0]['error']
+        assert ends[0]['error'].count('.png') == 1
+        assert 'images/003.png' in ends[0]['error']
