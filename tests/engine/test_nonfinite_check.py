@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmseg.registry import TRANSFORMS
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmseg.registry import OPTIM_WRAPPERS, TRANSFORMS
 from nonfinite_run import CHECK, EXACT, PIPELINE, register
 
 from clouds_mmseg.engine.resume import read_checkpoint
@@ -414,3 +415,71 @@ def test_two_processes_decide_alike(tiny_config, tmp_path, skips):
         assert '= nan (process ' in ends[0]['error']
         assert ends[0]['error'].count('.png') == 1
         assert 'images/003.png' in ends[0]['error']
+
+
+class ScaledForTest(AmpOptimWrapper):
+    """mmengine's wrapper around a loss scaler, which refuses a CPU."""
+
+    def __init__(self, scale=2.0**16, **kwargs):
+        OptimWrapper.__init__(self, **kwargs)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+        self._scale_update_param = None
+        self.cast_dtype = torch.bfloat16
+
+
+@pytest.fixture
+def scaled():
+    OPTIM_WRAPPERS.register_module(module=ScaledForTest)
+    yield
+    del OPTIM_WRAPPERS.module_dict['ScaledForTest']
+
+
+@pytest.mark.parametrize('clip', [None, dict(max_norm=1.0)])
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_loss_scaler_handles_its_own_overflow(build, scaled, clip, fused):
+    runner = build(
+        optim_wrapper=dict(
+            _delete_=True,
+            type='ScaledForTest',
+            scale=2.0**127,
+            clip_grad=clip,
+            optimizer=dict(type='AdamW', lr=1e-3, fused=fused),
+        ),
+        train_cfg__max_iters=8,
+        train_cfg__val_interval=8,
+    )
+    record = Weights()
+    runner.register_hook(record)
+    runner.train()
+    # It has dropped steps, and found the scale at which none overflows.
+    assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
+    assert runner.message_hub.get_info('skipped_steps') is None
+    parameters = dict(runner.model.named_parameters())
+    assert not all(
+        torch.equal(value, record.after[0][key])
+        for key, value in parameters.items()
+    )
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_loss_under_a_scaler_is_judged(build, scaled, fused):
+    changes = dict(
+        **EXACT,
+        optim_wrapper=dict(
+            _delete_=True,
+            type='ScaledForTest',
+            optimizer=dict(type='AdamW', lr=1e-3, fused=fused),
+        ),
+        train_cfg__max_iters=8,
+    )
+    with pytest.raises(NonFiniteError, match=r'images/003\.png'):
+        build(**copy.deepcopy(changes)).train()
+    runner = build(**changes, **{CHECK: 8})
+    record = Weights()
+    runner.register_hook(record)
+    runner.train()
+    skipped = runner.message_hub.get_info('skipped_steps')
+    assert skipped
+    for iteration in range(2, 9):
+        before, after = record.after[iteration - 2 : iteration]
+        assert same(before, after) == (iteration in skipped)
