@@ -445,8 +445,13 @@ def test_a_loss_scaler_handles_its_own_overflow(build, scaled, clip, fused):
             clip_grad=clip,
             optimizer=dict(type='AdamW', lr=1e-3, fused=fused),
         ),
-        train_cfg__max_iters=8,
-        train_cfg__val_interval=8,
+        model__decode_head__loss_decode=dict(
+            _delete_=True, type='LossForTest', at=-1, scale=256.0
+        ),
+        # Enough to halve the scale until nothing overflows.
+        train_cfg__max_iters=24,
+        train_cfg__val_interval=24,
+        default_hooks__checkpoint__interval=24,
     )
     record = Weights()
     runner.register_hook(record)
