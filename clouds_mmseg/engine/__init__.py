@@ -7,6 +7,7 @@ from clouds_mmseg.engine.dg_log_processor import DGLogProcessor
 from clouds_mmseg.engine.dg_runner import DGRunner
 from clouds_mmseg.engine.ema_teacher_hook import EMATeacherHook
 from clouds_mmseg.engine.exact_train_loop import ExactTrainLoop
+from clouds_mmseg.engine.nonfinite_check_hook import NonFiniteCheckHook
 from clouds_mmseg.engine.poly_restart_lr import PolyRestartLR
 from clouds_mmseg.engine.prediction_pictures_hook import (
     PredictionPicturesHook,
@@ -32,6 +33,7 @@ __all__ = [
     'DGRunner',
     'EMATeacherHook',
     'ExactTrainLoop',
+    'NonFiniteCheckHook',
     'PolyRestartLR',
     'PredictionPicturesHook',
     'ProgressHook',

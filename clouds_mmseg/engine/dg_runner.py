@@ -105,6 +105,20 @@ class DGRunner(ResumableRunner):
             model.keep_scores = False
         return model
 
+    def register_default_hooks(self, hooks=None):
+        """Register the default hooks and, for any config, NonFiniteCheckHook.
+
+        Args:
+            hooks (dict[str, dict], optional): ``default_hooks`` of the
+                config; ``nonfinite_check=None`` leaves the check out.
+        """
+        hooks = dict(hooks or {})
+        check = hooks.pop('nonfinite_check', {})
+        if check is not None:
+            kind = dict(type='NonFiniteCheckHook')
+            hooks['nonfinite_check'] = kind | dict(check)
+        super().register_default_hooks(hooks)
+
     def train(self):
         """Check checkpoint and data, then train.
 

@@ -3,6 +3,7 @@
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+from clouds_mmseg.engine.finite_weights import require_finite_weights
 from clouds_mmseg.engine.run_header import bare_model
 
 
@@ -22,6 +23,8 @@ class EMATeacherHook(Hook):
 
     Raises:
         ValueError: ``interval`` is not positive.
+        NonFiniteError: In a run, before an update: a weight of the student
+            is NaN or infinite. It would stay in the average for good.
     """
 
     priority = 'NORMAL'
@@ -45,7 +48,7 @@ class EMATeacherHook(Hook):
         self._begun = True
         model = bare_model(runner.model)
         if model.teacher.steps == 0:
-            model.update_teacher()
+            self._update(runner)
             runner.logger.info(
                 f'Self-training begins at iteration {runner.iter}: the '
                 'teacher is a copy of the student.'
@@ -64,7 +67,18 @@ class EMATeacherHook(Hook):
         """
         since = runner.iter + 1 - self._start(runner)
         if since > 0 and since % self.interval == 0:
-            bare_model(runner.model).update_teacher()
+            self._update(runner)
+
+    @staticmethod
+    def _update(runner):
+        model = bare_model(runner.model)
+        require_finite_weights(
+            runner,
+            f'the weights that the teacher would follow at iteration '
+            f'{runner.iter + 1}',
+            model.student(),
+        )
+        model.update_teacher()
 
     @staticmethod
     def _start(runner):

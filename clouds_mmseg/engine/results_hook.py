@@ -13,10 +13,18 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+from clouds_mmseg.checkpoints.strict import has_prefix
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
+from clouds_mmseg.engine.run_header import bare_model
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.finite import listed
+from clouds_mmseg.utils.result_warnings import (
+    forget_result_warnings,
+    result_warnings,
+    warn_about_results,
+)
 from clouds_mmseg.version import __version__
 
 _DISTRIBUTIONS = {
@@ -68,6 +76,19 @@ def to_json(value):
     )
 
 
+def _lacking(model, state_dict):
+    """Weights that predictions depend on and a checkpoint does not have."""
+    optional = getattr(model, 'optional_in_checkpoint', ())
+    found = {k.removeprefix('module.'): v for k, v in state_dict.items()}
+    return [
+        key
+        for key, value in model.state_dict().items()
+        if getattr(found.get(key), 'shape', None) != value.shape
+        and not key.endswith('num_batches_tracked')
+        and not has_prefix(key, optional)
+    ]
+
+
 @HOOKS.register_module()
 class ResultsHook(Hook):
     """Write ``results.json`` after each validation and test.
@@ -81,7 +102,10 @@ class ResultsHook(Hook):
     this iteration), ``seed``, ``config`` (path and text), ``versions``,
     ``device``, ``processes``, ``resumed_with_changes`` (what makes the run
     another one than a run in one go with this config), ``seconds`` since the
-    run began, ``date``.
+    run began, ``date``, ``warnings`` (list of what makes the numbers
+    doubtful, of
+    :func:`~clouds_mmseg.utils.result_warnings.warn_about_results`; they are
+    logged again below the tables).
     """
 
     # After the checkpoint hook and the logger.
@@ -91,6 +115,8 @@ class ResultsHook(Hook):
         self._begin = time.time()
         self._loaded = {}
         self._hashes = {}
+        self._known_warnings = {}
+        self._lacking = []
 
     def before_run(self, runner):
         """Start the clock.
@@ -110,6 +136,36 @@ class ResultsHook(Hook):
         meta = checkpoint.get('meta')
         meta = meta if isinstance(meta, dict) else {}
         self._loaded = {k: meta.get(k) for k in ('iter', 'seed')}
+        self._lacking = _lacking(
+            bare_model(runner.model), checkpoint.get('state_dict') or {}
+        )
+
+    def before_val_epoch(self, runner):
+        """Note which warnings are older, and doubt what was loaded.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._known_warnings = result_warnings(runner.message_hub)
+        if hasattr(runner._train_loop, 'iter'):
+            return
+        if not runner._load_from:
+            warn_about_results(
+                'No checkpoint was loaded: the weights are those that the '
+                'model was built with.',
+                key='no_checkpoint',
+                hub=runner.message_hub,
+            )
+        elif self._lacking:
+            warn_about_results(
+                f'{len(self._lacking)} weights are not in '
+                f'{runner._load_from}, as load_cfg allows, and are those '
+                'that the model was built with: ' + listed(self._lacking),
+                key='lacking_weights',
+                hub=runner.message_hub,
+            )
+
+    before_test_epoch = before_val_epoch
 
     def after_val_epoch(self, runner, metrics=None):
         """Write the results of a validation.
@@ -120,6 +176,7 @@ class ResultsHook(Hook):
         """
         evaluator = runner.val_evaluator
         self._write(runner, 'val', metrics or {}, evaluator)
+        self._forget(runner)
 
     def after_test_epoch(self, runner, metrics=None):
         """Write the results of a test.
@@ -130,6 +187,13 @@ class ResultsHook(Hook):
         """
         evaluator = runner.test_evaluator
         self._write(runner, 'test', metrics or {}, evaluator)
+        self._forget(runner)
+
+    def _forget(self, runner):
+        """Drop the warnings about the evaluation that is over."""
+        now = result_warnings(runner.message_hub)
+        over = [key for key in now if key not in self._known_warnings]
+        forget_result_warnings(over, runner.message_hub)
 
     @master_only
     def _write(self, runner, phase, metrics, evaluator):
@@ -146,11 +210,18 @@ class ResultsHook(Hook):
             for key, value in getattr(metric, 'last_results', {}).items():
                 results.setdefault(key, value)
         results.update(self._provenance(runner))
+        warnings = list(result_warnings(runner.message_hub).values())
+        results['warnings'] = warnings
         text = to_json(results)
         for folder in (runner.log_dir, runner.work_dir):
             with atomic_path(Path(folder) / 'results.json') as temporary:
                 temporary.write_text(text + '\n')
         runner.logger.info(f'Results: {Path(runner.work_dir, "results.json")}')
+        if warnings:
+            runner.logger.warning(
+                'About the numbers above:'
+                + ''.join(f'\n  - {message}' for message in warnings)
+            )
 
     def _provenance(self, runner):
         """All that is needed to repeat an evaluation."""

@@ -7,7 +7,11 @@ from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
+from clouds_mmseg.engine.finite_weights import require_finite_weights
 from clouds_mmseg.utils.atomic import leftovers
+
+# In the message hub: a run that was killed before it removed them knows.
+_RETIRED = 'retired_ckpt_ids'
 
 
 @HOOKS.register_module()
@@ -18,8 +22,14 @@ class SafeCheckpointHook(CheckpointHook):
     place and truncates ``last_checkpoint`` before it writes it. Killed
     between, a run is left with a half-written file or a pointer to a file
     that is gone. Here the new checkpoint is complete under its final name
-    before ``last_checkpoint`` is replaced by one that names it, and only
-    then the oldest goes.
+    before ``last_checkpoint`` is replaced by one that names it, and the
+    oldest goes later.
+
+    Weights that are NaN or infinite are never saved: the run stops, and the
+    newest checkpoint stays. Finite weights may be useless too, after a step
+    that was far too large. So the oldest goes only after another step has
+    been made from the newest, or the training has ended: until then
+    there is one more than ``max_keep_ckpts``.
 
     Args:
         backend_args (dict, optional): File backend of mmengine, for stores
@@ -39,34 +49,69 @@ class SafeCheckpointHook(CheckpointHook):
             runner (Runner): The runner of the training process.
         """
         super().before_train(runner)
+        self._retired = list(runner.message_hub.get_info(_RETIRED) or [])
         local = isinstance(self.file_backend, AtomicLocalBackend)
         if local and is_main_process():
-            checkpoints = osp.join(self.out_dir, self.filename_tmpl)
+            names = self.filename_tmpl.format('*')
+            checkpoints = osp.join(self.out_dir, names)
             pointer = osp.join(runner.work_dir, 'last_checkpoint')
-            for path in leftovers(checkpoints.format('*')) + leftovers(
-                pointer
-            ):
+            for path in leftovers(checkpoints) + leftovers(pointer):
                 path.unlink(missing_ok=True)
                 runner.logger.info(
                     f'Removed {path}, left by a run that was killed.'
                 )
 
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Remove what a step has made superfluous, and save if it is time.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch.
+            data_batch (dict): Not used.
+            outputs (dict): Not used.
+        """
+        skipped = runner.message_hub.get_info('skipped_steps') or [None]
+        if skipped[-1] != runner.iter + 1:
+            self._remove_retired()
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+    def after_train(self, runner):
+        """Remove what is superfluous now that the training has ended.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        self._remove_retired()
+        super().after_train(runner)
+
     def _save_checkpoint_with_step(self, runner, step, meta):
-        """Write, point, remove: in this order.
+        """Write, then point; what becomes superfluous is removed later.
 
         Args:
             runner (Runner): The runner of the training process.
             step (int): Iterations (or epochs) done.
             meta (dict): ``epoch`` and ``iter`` that a resumed run starts
                 with.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; nothing is written
+                or removed.
         """
+        require_finite_weights(
+            runner, f'the weights to save after iteration {meta["iter"]}'
+        )
         retired = self._retire(step) if self.max_keep_ckpts > 0 else None
+        if retired is not None:
+            self._retired.append(retired)
         if self.max_keep_ckpts > 0:
             # In the message hub before it is saved: a resumed run must
             # know which checkpoints exist.
             runner.message_hub.update_info(
                 'keep_ckpt_ids', list(self.keep_ckpt_ids)
             )
+            runner.message_hub.update_info(_RETIRED, list(self._retired))
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -86,9 +131,13 @@ class SafeCheckpointHook(CheckpointHook):
         AtomicLocalBackend().put_text(
             self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint')
         )
-        if retired is not None:
+
+    def _remove_retired(self):
+        """Remove the checkpoints beyond ``max_keep_ckpts``."""
+        retired, self._retired = self._retired, []
+        for step in retired if is_main_process() else ():
             path = self.file_backend.join_path(
-                self.out_dir, self.filename_tmpl.format(retired)
+                self.out_dir, self.filename_tmpl.format(step)
             )
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)

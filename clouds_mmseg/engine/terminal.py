@@ -17,6 +17,7 @@ _FILE_ONLY = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
     'The prefix is not set in metric class',
+    'Stopped: ',  # The tool prints the error itself.
 )
 # Said once for every frozen parameter; the model's line counts them.
 _FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)

@@ -1,6 +1,5 @@
 """IoU over many domains in one pass."""
 
-import logging
 import math
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from clouds_mmseg.evaluation.confusion import (
 from clouds_mmseg.evaluation.tables import class_table, domain_table
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.finite import listed
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.output_names import OutputNames
+from clouds_mmseg.utils.result_warnings import warn_about_results
 
 
 @METRICS.register_module()
@@ -56,8 +57,10 @@ class DGIoUMetric(IoUMetric):
     After an evaluation ``last_results`` (dict, main process only) holds
     ``protocol``, ``classes``, ``mean`` (name -> value) and ``domains``:
     domain -> ``images`` (int), ``metrics`` (name -> value), ``class_iou``
-    (class -> value, NaN as None) and ``confusion`` (rows labels, columns
-    predictions, pixels).
+    (class -> value, NaN as None), ``absent_classes`` (those that no label
+    shows), ``images_without_labels`` (int; every pixel is ignored) and
+    ``confusion`` (rows labels, columns predictions, pixels). What the
+    numbers are not about is logged and goes into the results as a warning.
 
     Args:
         domains (Sequence[str], optional): The domains that may occur. None
@@ -105,6 +108,7 @@ class DGIoUMetric(IoUMetric):
         self._names = OutputNames()
         self.protocol = protocol
         self.last_results = {}
+        self._expected = None
 
     @IoUMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta):
@@ -206,6 +210,18 @@ class DGIoUMetric(IoUMetric):
             kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
             Image.fromarray(mask.astype(kind)).save(temporary)
 
+    def evaluate(self, size):
+        """Compute all values over all processes.
+
+        Args:
+            size (int): Images of the dataset.
+
+        Returns:
+            dict[str, float]: See the class.
+        """
+        self._expected = size
+        return super().evaluate(size)
+
     def compute_metrics(self, results):
         """Compute all values and log the tables.
 
@@ -230,13 +246,13 @@ class DGIoUMetric(IoUMetric):
         if not grouped and unlabelled:
             self.last_results = {}
             return {}
-        self._warn_about_absent(grouped, logger)
         order = self.domains or sorted(grouped)
         reports = {
             domain: self._report(grouped[domain])
             for domain in order
             if domain in grouped
         }
+        self._warn(reports, len(results))
         mean = self._mean_over_targets(reports)
         classes = list(self.dataset_meta['classes'])
         self.last_results = dict(
@@ -284,6 +300,15 @@ class DGIoUMetric(IoUMetric):
         for name, value in values.items():
             key = name if name == 'aAcc' else f'm{name}'
             metrics.setdefault(key, mean_percent(np.atleast_1d(value)))
+        labelled = confusion.sum(1).tolist()
+        report['absent_classes'] = [
+            name
+            for name, count in zip(classes, labelled, strict=True)
+            if not count
+        ]
+        report['images_without_labels'] = sum(
+            not matrix.any() for matrix in confusions
+        )
         report['confusion'] = confusion.tolist()
         return report
 
@@ -317,15 +342,57 @@ class DGIoUMetric(IoUMetric):
                 level=logging.WARNING if grouped else logging.INFO,
             )
 
-    def _warn_about_absent(self, grouped, logger):
-        absent = [d for d in self.domains or () if d not in grouped]
+    def _warn(self, reports, count):
+        """Say what the numbers are not about."""
+        absent = [d for d in self.domains or () if d not in reports]
         if absent:
-            print_log(
-                f'No image of {", ".join(absent)} was evaluated: the mean is '
+            warn_about_results(
+                f'No image of {listed(absent)} was evaluated: the mean is '
                 'over the other domains.',
-                logger=logger,
-                level=logging.WARNING,
+                key='absent_domains',
             )
+        if self._expected is not None and count < self._expected:
+            warn_about_results(
+                f'Only {count} of {self._expected} images were evaluated: '
+                'look at drop_last and the sampler of the dataloader.',
+                key='fewer_images',
+            )
+        blank = [
+            f'{domain} {report["images_without_labels"]} of {report["images"]}'
+            for domain, report in reports.items()
+            if report['images_without_labels']
+        ]
+        if blank:
+            warn_about_results(
+                'Images of whose labels every pixel is ignored '
+                f'({self.ignore_index}) count for nothing: {listed(blank)}.',
+                key='images_without_labels',
+            )
+        self._warn_about_classes(reports)
+
+    def _warn_about_classes(self, reports):
+        """Name the classes of the model that no label of a domain shows."""
+        number = len(self.dataset_meta['classes'])
+        # Corruptions of one dataset lack the same.
+        alike = {}
+        for domain, report in reports.items():
+            if report['absent_classes']:
+                key = tuple(report['absent_classes'])
+                alike.setdefault(key, []).append(domain)
+        if not alike:
+            return
+        parts = [
+            f'{listed(domains)}: {number - len(absent)} of {number} '
+            f'(not {listed(list(absent))})'
+            for absent, domains in alike.items()
+        ]
+        warn_about_results(
+            'The labels show fewer classes than the model has. '
+            + '; '.join(parts)
+            + '. A class that is not predicted either is left out of the '
+            'mean, one that is predicted counts as 0.',
+            key='absent_classes',
+        )
 
     def _flatten(self, reports, mean):
         flat = {}

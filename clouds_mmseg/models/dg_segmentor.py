@@ -17,6 +17,7 @@ from clouds_mmseg.models.segmentor_checks import (
     check_test_cfg,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.finite import require_finite_scores
 from clouds_mmseg.utils.later_weights import weights_come_later
 
 
@@ -169,7 +170,7 @@ class DGSegmentor(EncoderDecoder):
             scores = _undo_padding_and_flip(scores, sample.metainfo)
             size = tuple(sample.metainfo.get('ori_shape', scores.shape[1:]))
             sample.pred_sem_seg = PixelData(
-                data=self._best_class(scores, size)
+                data=self._best_class(scores, size, sample.get('img_path'))
             )
         return data_samples
 
@@ -190,7 +191,7 @@ class DGSegmentor(EncoderDecoder):
         size = (size[0] - top - bottom, size[1] - left - right)
         return size != tuple(meta.get('ori_shape', size))
 
-    def _best_class(self, scores, size=None):
+    def _best_class(self, scores, size=None, image=None):
         """Name the class of each pixel: (K, H, W) -> (1, h, w) int64."""
         head = self.decode_head
         if len(scores) == 1 and self.num_classes != 1:
@@ -198,12 +199,14 @@ class DGSegmentor(EncoderDecoder):
             logits = scores
             if size is not None:
                 logits = self._resized(scores, size)
+            require_finite_scores(logits, image)
             return (logits.sigmoid() > head.threshold).long()
         return label_of_scores(
             scores,
             getattr(head, 'threshold', None),
             size=size,
             align_corners=self.align_corners,
+            image=image,
         )[None]
 
     def slide_inference(self, inputs, batch_img_metas):
@@ -272,8 +275,10 @@ class DGSegmentor(EncoderDecoder):
         def finish(rows):
             nonlocal total, count, above
             done = total[:, :, :rows] / count[:rows]
-            for label, scores in zip(labels, done, strict=True):
-                label[above : above + rows] = self._best_class(scores)[0]
+            for label, scores, meta in zip(labels, done, metas, strict=True):
+                label[above : above + rows] = self._best_class(
+                    scores, image=meta.get('img_path')
+                )[0]
             total, count = total[:, :, rows:].clone(), count[rows:].clone()
             above += rows
 
@@ -308,16 +313,26 @@ class DGSegmentor(EncoderDecoder):
         Returns:
             list[SegDataSample]: With ``seg_logits`` (K, h, w) and
             ``pred_sem_seg`` (1, h, w) int64.
+
+        Raises:
+            NonFiniteError: A pixel's best score is NaN or infinite; the
+                message names the image.
         """
         if seg_logits.shape[1] == 1 and self.num_classes != 1:
             # Two classes with one output.
-            return super().postprocess_result(seg_logits, data_samples)
+            results = super().postprocess_result(seg_logits, data_samples)
+            for sample in results:
+                require_finite_scores(
+                    sample.seg_logits.data, sample.get('img_path')
+                )
+            return results
         if data_samples is None:
             data_samples = [SegDataSample() for _ in seg_logits]
         for sample, scores in zip(data_samples, seg_logits, strict=True):
             scores = self._as_loaded(scores, sample.metainfo)
             sample.seg_logits = PixelData(data=scores)
-            sample.pred_sem_seg = PixelData(data=self._best_class(scores))
+            label = self._best_class(scores, image=sample.get('img_path'))
+            sample.pred_sem_seg = PixelData(data=label)
         return data_samples
 
     def _as_loaded(self, scores, meta):

@@ -26,7 +26,8 @@ def label_from_scores(scores, threshold=None, *, class_threshold=0.5):
         tuple[Tensor, Tensor]: Labels (N, H, W) int64, and confidences
         (N, H, W) float32 in [0, 1]: the best score's share of the sum over
         classes. A Mask2Former's scores do not sum to one, so the share, not
-        the score, can be compared between pixels.
+        the score, can be compared between pixels. Where a score is NaN or
+        infinite the confidence is NaN, and the label means nothing.
     """
     scores = scores.float()
     if scores.shape[1] == 1:
@@ -40,7 +41,9 @@ def label_from_scores(scores, threshold=None, *, class_threshold=0.5):
         return label, confidence
     best, label = scores.max(dim=1)
     # (N, H, W); a pixel that no mask claims has all-zero scores.
-    confidence = best / scores.sum(dim=1).clamp(min=1e-6)
+    total = scores.sum(dim=1)
+    confidence = best / total.clamp(min=1e-6)
+    confidence = confidence.masked_fill(~total.isfinite(), torch.nan)
     if threshold is not None:
         label = label.masked_fill(confidence < threshold, IGNORE)
     return label, confidence

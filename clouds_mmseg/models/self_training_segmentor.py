@@ -18,6 +18,7 @@ from clouds_mmseg.models.pseudo_labels import (
 )
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.finite import NonFiniteError, listed
 
 
 @MODELS.register_module()
@@ -78,15 +79,19 @@ class SelfTrainingSegmentor(DGSegmentor):
         self.label_threshold = label_threshold
         self.confidence_weight = confidence_weight
         self.teacher = ExponentialMovingAverage(
-            self._student(), momentum=1 - teacher_decay
+            self.student(), momentum=1 - teacher_decay
         )
         # Set by SAMRefineHook: `(image, label) -> label`, or None. A plain
         # callable: SAM must not enter state_dict, DDP or the teacher.
         self.refiner = None
         self.statistics = PseudoLabelStatistics(self.num_classes)
 
-    def _student(self):
-        """The trained parts, under the names that the teacher knows."""
+    def student(self):
+        """The trained parts, under the names that the teacher knows.
+
+        Returns:
+            nn.ModuleDict: Of the head, and of the rest unless it is frozen.
+        """
         parts = {'decode_head': self.decode_head}
         if any(p.requires_grad for p in self.backbone.parameters()):
             parts['backbone'] = self.backbone
@@ -96,7 +101,7 @@ class SelfTrainingSegmentor(DGSegmentor):
 
     def update_teacher(self):
         """Move the teacher towards the student; copy it the first time."""
-        self.teacher.update_parameters(self._student())
+        self.teacher.update_parameters(self.student())
 
     def train(self, mode=True):
         """Set the student's mode; the teacher stays in eval."""
@@ -119,6 +124,8 @@ class SelfTrainingSegmentor(DGSegmentor):
 
         Raises:
             UserError: A sample has neither.
+            NonFiniteError: The teacher's scores are NaN or infinite; the
+                message names the images.
         """
         unlabelled = [s for s in data_samples if 'gt_sem_seg' not in s]
         if not unlabelled:
@@ -184,12 +191,18 @@ class SelfTrainingSegmentor(DGSegmentor):
         Returns:
             tuple[Tensor, Tensor]: Labels (M, H, W) int64 before refinement,
             and the teacher's confidences (M, H, W) float32 in [0, 1].
+
+        Raises:
+            NonFiniteError: The teacher's scores are NaN or infinite; the
+                message names the images.
         """
         shape = data_samples[0].clean_img.data.shape[-2:]
         height, width = shape
         size = (height + -height % 32, width + -width % 32)
         clean = self._clean_views(data_samples, size)
-        labels, confidences = self._teach(self._teacher_features(clean), size)
+        labels, confidences = self._teach(
+            self._teacher_features(clean), size, data_samples
+        )
         return labels[:, :height, :width], confidences[:, :height, :width]
 
     def _teacher_features(self, clean):
@@ -211,7 +224,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         return [x[:n] for x in both], [x[n:] for x in both]
 
     @torch.no_grad()
-    def _teach(self, clean_features, size):
+    def _teach(self, clean_features, size, samples):
         """The teacher's labels and confidences, both (M, H, W)."""
         # The metas say the size of what made these features; a sample's own
         # would say that of the image before padding.
@@ -226,11 +239,26 @@ class SelfTrainingSegmentor(DGSegmentor):
         scores = self.teacher.module['decode_head'].predict(
             clean_features, metas, self.test_cfg
         )
-        return label_from_scores(
+        label, confidence = label_from_scores(
             scores,
             self.label_threshold,
             class_threshold=getattr(self.decode_head, 'threshold', None),
         )
+        # The confidence is finite exactly where all scores are.
+        good = confidence.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(good):
+            paths = [
+                str(sample.get('img_path', 'an image without path'))
+                for sample, fine in zip(samples, good, strict=True)
+                if not fine
+            ]
+            raise NonFiniteError(
+                "the teacher's scores are not finite (NaN or infinite) for "
+                f'{listed(paths)}: no pseudo label can be read from them. '
+                'Look at these images; in mixed precision (--amp) try '
+                'without'
+            )
+        return label, confidence
 
     def _label(self, samples, clean_features, size):
         """Give each sample the teacher's label of its clean view.
@@ -239,7 +267,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         as the student's view was: a refiner's cache then meets one image,
         not two.
         """
-        labels, confidences = self._teach(clean_features, size)
+        labels, confidences = self._teach(clean_features, size, samples)
         for sample, label, confidence in zip(
             samples, labels, confidences, strict=True
         ):

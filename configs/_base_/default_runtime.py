@@ -29,6 +29,9 @@ default_hooks = dict(
         max_keep_ckpts=2,
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # A loss or gradient that is NaN or infinite stops the training; up to so
+    # many optimiser steps may be skipped instead.
+    nonfinite_check=dict(type='NonFiniteCheckHook', max_skipped_steps=0),
 )
 custom_hooks = [
     # A progress line on a terminal; nothing in a file or pipe.

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.hooks import Hook
 
 from clouds_mmseg import __version__
 from clouds_mmseg.engine.results_hook import jsonable, to_json
 from clouds_mmseg.utils.bank_manifest import sha256_of
+from clouds_mmseg.utils.result_warnings import warn_about_results
 
 values = st.recursive(
     st.none()
@@ -151,3 +153,39 @@ def test_hashes_of_large_files(tmp_path):
     (tmp_path / 'x').write_bytes(content)
     want = hashlib.sha256(content).hexdigest()
     assert sha256_of(tmp_path / 'x') == want
+
+
+class _Warn(Hook):
+    """Doubt the run at its start, and each validation at its start."""
+
+    def before_train(self, runner):
+        warn_about_results('about the run')
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 0:
+            warn_about_results(f'about validation {runner.iter}')
+
+
+def test_warnings_stand_below_the_table_and_in_the_results(build, tmp_path):
+    runner = build(train_cfg__val_interval=2)
+    runner.register_hook(_Warn())
+    runner.train()
+    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    # The one about the first validation is over.
+    assert results['warnings'] == ['about the run', 'about validation 4']
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    text = log.read_text()
+    end = text[text.rindex('Results by domain') :]
+    assert '  - about the run\n  - about validation 4' in end
+    again = build(resume=True, train_cfg__max_iters=6)
+    again.train()
+    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    assert results['warnings'] == ['about the run']
+
+
+def test_no_warning_leaks_into_the_next_run(build, tmp_path):
+    build(tmp_path / 'a')
+    warn_about_results('about a')
+    build(tmp_path / 'b').test()
+    results = json.loads((tmp_path / 'b' / 'results.json').read_text())
+    assert 'about a' not in results['warnings']

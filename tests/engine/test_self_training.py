@@ -1,6 +1,7 @@
 """Warm-up, teacher, refinement and resume, by real runs."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from self_training_run import (
     write_bank,
     write_self_training,
@@ -18,6 +20,7 @@ from tiny_run import CLASSES, read_config
 from clouds_mmseg.engine.launch import build_runner
 from clouds_mmseg.engine.self_training_runner import require_bank
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.finite import NonFiniteError
 
 SCRIPT = Path(__file__).with_name('self_training_run.py')
 
@@ -387,3 +390,33 @@ def test_configs_of_the_benchmarks_fit_their_classes(repo_root):
         assert len(path.read_text().splitlines()) <= 40
         assert cfg.train_cfg.warmup_iters < cfg.train_cfg.max_iters
         assert cfg.runner_type == 'SelfTrainingRunner'
+
+
+def test_the_teacher_does_not_follow_weights_that_are_not_finite(
+    tmp_path, config, whole
+):
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        load_from=str(whole[0] / 'iter_10.pth'),
+        train_cfg__warmup_iters=0,
+        train_cfg__max_iters=2,
+    )
+    runner = build_runner(cfg)
+
+    class Break(Hook):
+        priority = 'VERY_HIGH'
+
+        def after_train_iter(
+            self, runner, batch_idx, data_batch=None, outputs=None
+        ):
+            if runner.iter == 1:
+                with torch.no_grad():
+                    runner.model.decode_head.query_feat.weight[0] = math.inf
+
+    runner._hooks.insert(0, Break())
+    expected = 'the teacher would follow at iteration 2 are not finite'
+    with pytest.raises(NonFiniteError, match=expected):
+        runner.train()
+    state = runner.model.teacher.state_dict()
+    assert all(value.isfinite().all() for value in state.values())

@@ -17,12 +17,17 @@ from PIL import Image
 from clouds_mmseg.evaluation import DGIoUMetric
 from clouds_mmseg.evaluation.confusion import confusion_matrix
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.result_warnings import (
+    forget_result_warnings,
+    result_warnings,
+)
 
 META = dict(classes=('road', 'car', 'sky'))
 
 
 @pytest.fixture
 def log(caplog):
+    forget_result_warnings(result_warnings())
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     caplog.set_level(logging.INFO, logger=logger.name)
@@ -157,11 +162,50 @@ def test_tables(batch, log):
             if line.startswith('|')
         )
     }
-    assert rows['domain'] == ['images', 'mIoU', 'aAcc', 'mAcc']
-    assert rows['fog'] == ['2', '41.67', '60.00', '58.33']
-    assert rows['mean of 2'] == ['', '70.83', '80.00', '79.17']
+    # Sky occurs nowhere, and night shows the road alone.
+    columns = ['images', 'classes in mean', 'mIoU', 'aAcc', 'mAcc']
+    assert rows['domain'] == columns
+    assert rows['fog'] == ['2', '2 of 3', '41.67', '60.00', '58.33']
+    assert rows['night'][:2] == ['1', '1 of 3']
+    assert rows['mean of 2'] == ['', '', '70.83', '80.00', '79.17']
     assert rows['class'] == ['fog', 'night']
     assert rows['car'] == ['33.33', '-']
+
+
+def test_a_table_of_all_classes_does_not_count_them(samples, log):
+    evaluate(samples([('fog', [[0, 1, 2]], [[0, 1, 2]])]))
+    assert 'classes in mean' not in log()
+    assert 'fewer classes' not in log()
+
+
+def test_classes_that_no_label_shows_are_named(batch, log):
+    _, metric = evaluate(batch)
+    assert (
+        'The labels show fewer classes than the model has. fog: 2 of 3 (not '
+        'sky); night: 1 of 3 (not car, sky)'
+    ) in log()
+    domains = metric.last_results['domains']
+    assert domains['fog']['absent_classes'] == ['sky']
+    assert domains['night']['absent_classes'] == ['car', 'sky']
+    assert result_warnings().keys() == {'absent_classes'}
+
+
+def test_images_whose_labels_are_ignored_are_counted(samples, log):
+    entries = [('fog', [[0, 1, 2]], [[0, 1, 2]])] + [
+        ('fog', [[0, 0, 0]], [[255, 255, 255]])
+    ] * 2
+    values, metric = evaluate(samples(entries))
+    assert values['fog/mIoU'] == 100
+    assert metric.last_results['domains']['fog']['images_without_labels'] == 2
+    assert 'ignored (255) count for nothing: fog 2 of 3' in log()
+
+
+def test_images_that_were_left_out_are_counted(batch, log):
+    metric = DGIoUMetric()
+    metric.dataset_meta = META
+    metric.process({}, batch)
+    metric.evaluate(5)
+    assert 'Only 3 of 5 images were evaluated' in log()
 
 
 def test_results_can_be_written_as_json(batch):

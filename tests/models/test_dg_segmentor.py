@@ -125,6 +125,7 @@ def test_scores_of_their_size_are_read_once(segmentor):
         segmentor.postprocess_result(scores, samples)
     assert samples[0].seg_logits.data.data_ptr() == scores.data_ptr()
     # All else are views: of these calls each would read the scores.
-    assert sizes.seen == [] and sizes.calls.count('max') == 1
+    # Beside them whether the best score is finite, of the least and largest.
+    assert max(sizes.seen) <= 2 and sizes.calls.count('max') == 1
     slow = ('argmax', 'upsample_bilinear2d', 'clone', 'copy_')
     assert not set(sizes.calls) & set(slow)

@@ -79,3 +79,12 @@ def test_statistics_of_two_images():
     assert report['agreement'] == 4 / 5
     assert report['histogram'] == pytest.approx([2 / 6, 2 / 6, 2 / 6])
     assert statistics.pop() is None
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
+def test_scores_that_are_not_finite_have_no_confidence(value):
+    scores = torch.rand(1, 3, 2, 2)
+    scores[0, 1, 0, 1] = value
+    _, confidence = label_from_scores(scores)
+    expected = torch.tensor([[False, True], [False, False]])
+    assert torch.equal(confidence[0].isnan(), expected)

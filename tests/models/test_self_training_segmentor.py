@@ -9,6 +9,7 @@ from mmseg.structures import SegDataSample
 
 import clouds_mmseg  # noqa: F401
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.finite import NonFiniteError
 
 # The student's views are padded to this; the images are smaller.
 SIZE = (64, 96)
@@ -213,3 +214,18 @@ def test_teacher_covers_a_trainable_backbone():
     assert any(key.startswith('teacher.module.backbone.') for key in keys)
     keys = build(frozen=True).state_dict()
     assert not any(key.startswith('teacher.module.backbone') for key in keys)
+
+
+def test_pseudo_labels_of_nan_are_refused_and_named():
+    model = build(True)
+    batch = make_batch()
+    for index, sample in enumerate(batch['data_samples']):
+        sample.set_metainfo(dict(img_path=f'/data/{index}.png'))
+    with torch.no_grad():
+        next(model.teacher.parameters())[:] = torch.nan
+    with pytest.raises(NonFiniteError, match=r'/data/1\.png, /data/2\.png'):
+        compute(model, batch)
+    # Nothing of them has been counted.
+    assert model.statistics.pop() is None
+    with pytest.raises(NonFiniteError, match="teacher's scores"):
+        model.pseudo_labels(batch['data_samples'][1:])

@@ -173,3 +173,46 @@ def test_scripts_say_how_they_are_used(repo_root, name):
     )
     assert done.returncode == 2
     assert f'{name} CONFIG' in done.stderr
+
+
+def test_a_training_that_diverges_fails_and_says_why(
+    run_tool, tiny_config, tmp_path, capsys
+):
+    work_dir = tmp_path / 'work'
+    status = run_tool(
+        'train.py',
+        *(tiny_config, '--work-dir', work_dir, '--cfg-options'),
+        'optim_wrapper.optimizer.lr=1e20',
+        'param_scheduler=[]',
+        'default_hooks.checkpoint.interval=1',
+    )
+    assert status == 1
+    said = capsys.readouterr()
+    assert said.err.startswith('error: ')
+    assert 'not finite' in said.err
+    assert 'Traceback' not in said.err
+    # Said once on the terminal, and in the log as well.
+    assert 'Stopped: ' not in said.out
+    (log,) = work_dir.glob('*/*.log')
+    assert 'Stopped: ' in log.read_text()
+    assert not (work_dir / 'results.json').exists()
+
+
+def test_a_damaged_checkpoint_fails_and_is_named(
+    run_tool, tiny_config, tmp_path, capsys
+):
+    work_dir = tmp_path / 'work'
+    assert run_tool('train.py', tiny_config, '--work-dir', work_dir) == 0
+    state = torch.load(work_dir / 'iter_4.pth', weights_only=False)
+    state['state_dict']['decode_head.conv_seg.weight'][:] = torch.nan
+    path = tmp_path / 'damaged.pth'
+    torch.save(state, path)
+    capsys.readouterr()
+    status = run_tool(
+        'test.py', tiny_config, path, '--work-dir', tmp_path / 'test', '--tta'
+    )
+    assert status == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f'error: the weights of {path} are not finite')
+    assert 'decode_head.conv_seg.weight (24 of 24 values)' in said.err
+    assert 'mIoU' not in said.out

@@ -349,7 +349,10 @@ class CLOUDSHead(BaseModule):
         """
         size = self._input_size(x, batch_img_metas, test_cfg)
         return semantic_labels(
-            *self.last_prediction(x), size, threshold=self.threshold
+            *self.last_prediction(x),
+            size,
+            threshold=self.threshold,
+            images=[meta.get('img_path') for meta in batch_img_metas],
         )
 
     def _input_size(self, x, batch_img_metas, test_cfg):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.finite import require_finite_best
 
 # Bytes of the masks that are made at a time: they stay in a core's cache.
 _STRIP_BYTES = 1 << 20
@@ -39,7 +40,9 @@ def semantic_scores(cls_logits, mask_logits, size):
     return scores
 
 
-def semantic_labels(cls_logits, mask_logits, size, *, threshold=None):
+def semantic_labels(
+    cls_logits, mask_logits, size, *, threshold=None, images=None
+):
     """Name the best class of each pixel, without all scores at a time.
 
     The labels are those of :func:`semantic_scores`: K maps at full size are
@@ -51,21 +54,30 @@ def semantic_labels(cls_logits, mask_logits, size, *, threshold=None):
         size (tuple[int, int]): Height and width of the result.
         threshold (float, optional): For one class: see
             :func:`label_of_scores`.
+        images (Sequence[str], optional): N paths, for messages.
 
     Returns:
         Tensor: (N, *size) int64.
+
+    Raises:
+        NonFiniteError: A pixel's best score is NaN or infinite.
     """
     size = tuple(size)
     labels = cls_logits.new_empty((len(cls_logits), *size), dtype=torch.long)
-    for label, image in zip(
-        labels, _each_image(cls_logits, mask_logits), strict=True
+    for label, image, path in zip(
+        labels,
+        _each_image(cls_logits, mask_logits),
+        images or [None] * len(labels),
+        strict=True,
     ):
         for top, bottom, scores in _strips(*image, size):
-            label[top:bottom] = label_of_scores(scores, threshold)
+            label[top:bottom] = label_of_scores(scores, threshold, image=path)
     return labels
 
 
-def label_of_scores(scores, threshold=None, *, size=None, align_corners=False):
+def label_of_scores(
+    scores, threshold=None, *, size=None, align_corners=False, image=None
+):
     """Name the best class of each pixel, of one image.
 
     Args:
@@ -77,13 +89,19 @@ def label_of_scores(scores, threshold=None, *, size=None, align_corners=False):
         size (tuple[int, int], optional): Height and width to which scores
             are resized bilinearly, one class after the other.
         align_corners (bool): As for ``F.interpolate``.
+        image (str, optional): Path of the image, for messages.
 
     Returns:
         Tensor: (H, W) int64, or of ``size``.
+
+    Raises:
+        NonFiniteError: A pixel's best score is NaN or infinite.
     """
     same = size is None or tuple(size) == tuple(scores.shape[1:])
     if same and len(scores) > 1:
-        return scores.max(dim=0).indices
+        best, label = scores.max(dim=0)
+        require_finite_best(best, image)
+        return label
 
     def map_of(index):
         if same:
@@ -97,6 +115,7 @@ def label_of_scores(scores, threshold=None, *, size=None, align_corners=False):
 
     best = map_of(0)
     if len(scores) == 1:
+        require_finite_best(best, image)
         label = torch.full_like(best, IGNORE, dtype=torch.long)
         return label.masked_fill_(best > threshold, 0)
     label = torch.zeros_like(best, dtype=torch.long)
@@ -104,6 +123,7 @@ def label_of_scores(scores, threshold=None, *, size=None, align_corners=False):
         scored = map_of(index)
         label.masked_fill_(scored > best, index)
         best = torch.maximum(best, scored)
+    require_finite_best(best, image)
     return label
 
 
