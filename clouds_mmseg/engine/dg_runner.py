@@ -18,6 +18,7 @@ from clouds_mmseg.checkpoints.partial import (
     check_class_names,
     load_options,
 )
+from clouds_mmseg.checkpoints.saved_config import model_differences
 from clouds_mmseg.checkpoints.strict import (
     CheckpointMismatchError,
     has_prefix,
@@ -202,11 +203,28 @@ class DGRunner(PortableRunner):
             raise explain_mismatch(
                 error, filename, checkpoint, model, self.cfg, use
             ) from None
+        if use == 'test':
+            self._warn_of_differences(checkpoint, filename)
         if strict and lines:
             self.logger.info('\n  '.join([f'From {filename}:', *lines]))
         self._has_loaded = True
         self.logger.info(f'Loaded the checkpoint {filename}')
         return checkpoint
+
+    def _warn_of_differences(self, checkpoint, filename):
+        """Say what of the model is not as it was in training."""
+        differences = model_differences(checkpoint.get('meta'), self.cfg)
+        if differences:
+            self.logger.warning(
+                f'{filename} was trained with other settings of the model '
+                '(there -> here), and its scores are those of another model '
+                'than it was:\n  ' + '\n  '.join(differences)
+            )
+        if 'ema_state_dict' in checkpoint:
+            self.logger.warning(
+                f'{filename} was saved by EMAHook: tested are the averaged '
+                'weights, not those that were trained (ema_state_dict)'
+            )
 
     def _classes(self, use):
         """The classes that the outputs of the model stand for."""

@@ -238,3 +238,17 @@ def test_a_misspelt_option_or_part_is_named(build, checkpoint):
     runner = build(load_from=path, load_cfg__reinit=['conv_seg'])
     with pytest.raises(UserError, match='near are: decode_head.conv_seg'):
         runner.load_checkpoint(path)
+
+
+def test_other_settings_of_the_model_are_said(build, checkpoint):
+    path, _ = checkpoint
+    runner = build(
+        load_from=path, model__data_preprocessor__mean=[0.0, 128.0, 128.0]
+    )
+    runner.test()
+    log = Path(runner.logger.log_file).read_text()
+    assert 'trained with other settings of the model' in log
+    assert 'mean: [128.0, 128.0, 128.0] -> [0.0, 128.0, 128.0]' in log
+    same = build(load_from=path)
+    same.test()
+    assert 'other settings' not in Path(same.logger.log_file).read_text()
