@@ -209,5 +209,5 @@ def test_no_more_is_read_than_there_is(tmp_path):
         path.write_bytes(b'\x80\x04' + length + b'abc.')
         with pytest.raises(WeightFileError, match=str(path)):
             read_state_dict(path)
-    with BoundedReader(path) as stream, pytest.raises(Exception, match='asks'):
-        stream.read(1 << 46)
+    with BoundedReader(path) as stream:
+        assert len(stream.read(1 << 46)) == path.stat().st_size
