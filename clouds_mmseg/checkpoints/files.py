@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clouds_mmseg.checkpoints.integrity import (
+    HASH_BESIDE,
     HASH_KEY,
     WRAPPERS,
     BoundedReader,
@@ -228,7 +229,10 @@ def _read_safetensors(path, map_location):
             continue
     if isinstance(meta.get('meta'), dict):
         meta = {**meta.pop('meta'), **meta}
-    return dict(state_dict=weights, meta=meta)
+    content = dict(state_dict=weights, meta=meta)
+    if HASH_BESIDE in meta:
+        content[HASH_BESIDE] = meta.pop(HASH_BESIDE)
+    return content
 
 
 def is_torchscript(path):

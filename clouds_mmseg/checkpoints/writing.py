@@ -106,8 +106,8 @@ def as_metadata(meta):
         format='pt', clouds_mmseg_version=meta.pop('clouds_mmseg_version')
     )
     if meta.get(HASH_KEY):
-        # At a place of its own: damage to the rest does not hide it.
-        metadata[HASH_KEY] = meta.pop(HASH_KEY)
+        # By two names: damage to one does not hide the other.
+        metadata[HASH_BESIDE] = metadata[HASH_KEY] = meta.pop(HASH_KEY)
     if meta.get('cfg'):
         metadata['cfg'] = str(meta.pop('cfg'))
     for key in ('dataset_meta', 'source'):
