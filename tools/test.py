@@ -65,6 +65,7 @@ def main():
         enable_tta,
         predict_in_bf16,
         show_pictures,
+        take_every_weight,
         write_predictions,
     )
     from clouds_mmseg.engine.export_options import apply_export_arguments
@@ -74,6 +75,7 @@ def main():
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     cfg.resume = False
+    take_every_weight(cfg)
     if args.protocol is not None:
         apply_protocol(cfg, args.protocol)
     apply_corruption_arguments(cfg, args)

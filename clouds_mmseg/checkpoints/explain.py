@@ -1,8 +1,12 @@
 """Say first what a list of keys and shapes says between its lines."""
 
+from pathlib import Path
+
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.checkpoints.layouts import TITLES, detect
+from clouds_mmseg.checkpoints.partial import parts_that_differ
+from clouds_mmseg.checkpoints.strict import has_prefix
 from clouds_mmseg.utils.errors import UserError
 
 # A weight with one row a class -> how many rows more it has.
@@ -57,8 +61,8 @@ def classes_of_config(config):
     return None
 
 
-def explain_mismatch(error, source, checkpoint, model, cfg):
-    """Find out why weights do not fit a model.
+def explain_mismatch(error, source, checkpoint, model, cfg, use='train'):
+    """Find out why weights do not fit a model, and what can be done.
 
     Args:
         error (CheckpointMismatchError): What :func:`load_strictly` found.
@@ -66,9 +70,12 @@ def explain_mismatch(error, source, checkpoint, model, cfg):
         checkpoint (dict): ``state_dict`` and, if there is one, ``meta``.
         model (nn.Module): A segmentor; its head may have ``num_classes``.
         cfg (Config): Its test data may name its classes.
+        use (str): ``'train'`` for ``load_from`` of a training, ``'test'``,
+            or ``'resume'``.
 
     Returns:
-        UserError: With the reason before the list.
+        UserError: With the reason before the list, and an option that works
+        behind it.
     """
     weights = checkpoint['state_dict']
     foreign = _foreign(weights)
@@ -78,12 +85,72 @@ def explain_mismatch(error, source, checkpoint, model, cfg):
             f'python tools/convert_checkpoint.py {source} OUT.pth\n{error}'
         )
     ours = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
-    classes = other_classes(source, weights, checkpoint.get('meta'), ours, cfg)
-    if classes:
-        return UserError(
-            f'{classes}; use the config that it was trained with\n{error}'
+    reason = other_classes(source, weights, checkpoint.get('meta'), ours, cfg)
+    differing = {*error.missing, *error.unexpected, *error.misshapen}
+    if not reason and all(has_prefix(key, ['teacher']) for key in differing):
+        holder = (
+            f'the checkpoint {source} has'
+            if error.unexpected
+            else 'the model of this config has'
         )
-    return UserError(f'a checkpoint for another architecture: {error}')
+        reason = f'{holder} the moving average of self-training (teacher.*)'
+    reason = reason or f'{source} is a checkpoint for another architecture'
+    advice = _advice(error, source, weights, model, cfg, use)
+    return UserError(f'{reason}\n{error}\n{advice}')
+
+
+def _advice(error, source, weights, model, cfg, use):
+    """Say which option makes a training or a test start nevertheless."""
+    load_cfg = cfg.get('load_cfg') or {}
+    optional = getattr(model, 'optional_in_checkpoint', ())
+    names = parts_that_differ(error, [*weights, *model.state_dict()])
+    strays = not error.missing and not error.misshapen
+    if use != 'resume' and strays:
+        option = _option(load_cfg, 'allow_unexpected', names)
+        return f'To pass over what is too much: --cfg-options {option}'
+    lacking = not error.unexpected and not error.misshapen
+    if (
+        use != 'resume'
+        and lacking
+        and all(has_prefix(key, optional) for key in error.missing)
+    ):
+        option = _option(load_cfg, 'allow_missing', names)
+        return (
+            'To do without, which a test does not need and a training '
+            f'begins anew: --cfg-options {option}'
+        )
+    if use == 'test':
+        return (
+            'A test takes every weight of the model from the checkpoint: use '
+            f'the config that it was trained with{_config_beside(source)}'
+        )
+    option = _option(load_cfg, 'reinit', names)
+    anew = (
+        f'--cfg-options load_from={source} {option}'
+        '\n(what is named begins anew, as the config initialises it)'
+    )
+    if use == 'resume':
+        return (
+            'To resume, the model must be the same. To begin a new training '
+            f'with what fits, leave --resume out and give {anew}'
+        )
+    return f'To start with what fits: {anew}'
+
+
+def _option(load_cfg, key, names):
+    given = load_cfg.get(key) or []
+    given = [given] if isinstance(given, str) else list(given)
+    # Where one is named, what lies under it need not be.
+    every = [n for n in dict.fromkeys([*given, *names])]
+    return f'load_cfg.{key}="[{",".join(every)}]"'
+
+
+def _config_beside(source):
+    """Name the config that a run leaves beside its checkpoints."""
+    configs = sorted(Path(source).expanduser().parent.glob('*.py'))
+    if len(configs) != 1:
+        return ''
+    return f': python tools/test.py {configs[0]} {source}'
 
 
 def other_classes(source, weights, meta, ours, cfg):

@@ -8,6 +8,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from clouds_mmseg.checkpoints.integrity import (
+    HASH_BESIDE,
+    HASH_KEY,
+    WRAPPERS,
+    BoundedReader,
+    DamagedError,
+    check_archive,
+    check_content,
+)
 from clouds_mmseg.checkpoints.unpickling import (
     ArrayUnpickler,
     RefusedPickleError,
@@ -16,8 +25,6 @@ from clouds_mmseg.checkpoints.unpickling import (
 )
 from clouds_mmseg.utils.errors import UserError
 
-# Under which key training scripts put the weights, tried in this order.
-_WRAPPERS = ('state_dict', 'model_state_dict', 'model')
 # What wrappers of a module put before all of its names: data-parallel
 # training, torch.compile, Lightning.
 _PREFIXES = ('module.', '_orig_mod.', 'model.')
@@ -78,7 +85,9 @@ def read_content(
     Raises:
         WeightFileError: If it does not exist, is empty, truncated, a web
             page or a Git LFS pointer saved under the name of weights, or a
-            pickle that would have to run code.
+            pickle that would have to run code; or if its content is not
+            that of its checksums (the CRC-32 of an archive's members,
+            ``content_sha256`` of what this package has written).
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -86,15 +95,24 @@ def read_content(
         raise WeightFileError(f'Weights {path}: {kind}.')
     head = _check_head(path)
     if path.suffix == '.safetensors':
-        return _read_safetensors(path, map_location)
-    if is_torchscript(path):
-        return _read_torchscript(path)
-    content = _read_pickle(path, head, map_location, trust)
+        content = _read_safetensors(path, map_location)
+    else:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip and _is_script(_members(path)):
+            return _read_torchscript(path)
+        content = _read_pickle(path, head, map_location, trust, is_zip)
     if not isinstance(content, dict):
         raise WeightFileError(
             f'{path} holds a {type(content).__name__}, not a state dict. '
             'Save model.state_dict() instead.'
         )
+    try:
+        check_content(content)
+    except DamagedError as error:
+        raise WeightFileError(
+            f'{path}: {error}. It is damaged: fetch it again. If it was '
+            f'changed on purpose, remove {HASH_KEY!r} from its meta.'
+        ) from error
     return content
 
 
@@ -114,7 +132,7 @@ def split_content(content: dict, path: str | Path) -> tuple[dict, dict]:
         WeightFileError: If there are no weights, or something among them is
             no tensor.
     """
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             weights = dict(content[wrapper])
             rest = {k: v for k, v in content.items() if k != wrapper}
@@ -124,7 +142,7 @@ def split_content(content: dict, path: str | Path) -> tuple[dict, dict]:
     strangers = {
         k: type(v).__name__
         for k, v in weights.items()
-        if not isinstance(v, torch.Tensor)
+        if not (isinstance(v, torch.Tensor) and isinstance(k, str))
     }
     if strangers or not weights:
         found = ', '.join(f'{k} ({t})' for k, t in list(strangers.items())[:5])
@@ -197,7 +215,7 @@ def _read_safetensors(path, map_location):
         with safe_open(path, 'pt', device=device) as file:
             metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
+    except (SafetensorError, MemoryError, OverflowError) as error:
         raise WeightFileError(
             f'{path} is not a whole safetensors file ({error}); it is '
             'truncated or of another format. Fetch it again.'
@@ -211,35 +229,58 @@ def _read_safetensors(path, map_location):
             continue
     if isinstance(meta.get('meta'), dict):
         meta = {**meta.pop('meta'), **meta}
-    return dict(state_dict=weights, meta=meta)
+    content = dict(state_dict=weights, meta=meta)
+    if HASH_BESIDE in meta:
+        content[HASH_BESIDE] = meta.pop(HASH_BESIDE)
+    return content
 
 
 def is_torchscript(path):
-    """Tell a TorchScript archive from a file of torch.save; both are zips."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(n.endswith('/constants.pkl') for n in archive.namelist())
+    """Tell a TorchScript archive from a file of torch.save; both are zips.
+
+    Args:
+        path (Path): An existing file.
+
+    Returns:
+        bool: False for what is no zip.
+
+    Raises:
+        WeightFileError: It is a damaged zip.
+    """
+    return zipfile.is_zipfile(path) and _is_script(_members(path))
+
+
+def _is_script(names):
+    return any(name.endswith('/constants.pkl') for name in names)
+
+
+def _members(path):
+    """List a zip's members, each as it was written."""
+    try:
+        return check_archive(path)
+    except DamagedError as error:
+        raise _damaged(path, error) from error
 
 
 def _read_torchscript(path):
     try:
         state_dict = torch.jit.load(path, map_location='cpu').state_dict()
-    except RuntimeError as error:
+    except Exception as error:
+        # Its code is compiled: damage shows as any error.
         raise _damaged(path, error) from error
     for number in _ARCHIVE_NUMBERS:
         state_dict.pop(number, None)
     return dict(state_dict=state_dict)
 
 
-def _read_pickle(path, head, map_location, trust):
+def _read_pickle(path, head, map_location, trust, is_zip):
     plain = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
     try:
-        if plain or (path.suffix == '.pkl' and not zipfile.is_zipfile(path)):
+        if plain or (path.suffix == '.pkl' and not is_zip):
             return _read_arrays(path, trust)
-        with training_names():
+        with training_names(), BoundedReader(path) as stream:
             return torch.load(
-                path, map_location=map_location, weights_only=not trust
+                stream, map_location=map_location, weights_only=not trust
             )
     except RefusedPickleError as error:
         raise _refused(path, error) from error
@@ -249,15 +290,19 @@ def _read_pickle(path, head, map_location, trust):
         lines = str(error).strip().splitlines()
         blocked = next((ln for ln in lines if 'GLOBAL' in ln), lines[0])
         raise _refused(path, blocked.strip()) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise WeightFileError(
+            f'{path} ({path.stat().st_size} bytes) asks for more memory than '
+            'there is: a length in it is damaged, or the machine is too '
+            'small for it. Fetch it again.'
+        ) from error
     except Exception as error:
         # Garbage makes the unpickler fail in any way: KeyError, EOFError, ...
         raise _damaged(path, error) from error
 
 
 def _read_arrays(path, trust):
-    with open(path, 'rb') as stream:
+    with BoundedReader(path) as stream:
         if trust:
             return as_tensors(pickle.load(stream, encoding='latin1'))
         return as_tensors(ArrayUnpickler(stream).load())
@@ -267,7 +312,8 @@ def _refused(path, what):
     return WeightFileError(
         f'{path} is a pickle that needs code to be run to read it, which is '
         f'refused ({what}). If you made the file yourself, write its weights '
-        f'anew: python tools/publish_model.py {path} OUT.safetensors --trust'
+        f'anew: python tools/publish_model.py {path} OUT.safetensors --trust. '
+        'A damaged file can look like this, too: fetch it again.'
     )
 
 

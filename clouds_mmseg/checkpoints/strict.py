@@ -51,10 +51,6 @@ class CheckpointMismatchError(UserError, RuntimeError):
             for key, (found, wanted) in misshapen.items()
         }
         lines += _listing('of another shape', both)
-        lines.append(
-            'The weights are of another architecture, or the configuration '
-            'must name the prefixes that it allows to differ.'
-        )
         return cls(
             '\n'.join(lines),
             missing=missing,

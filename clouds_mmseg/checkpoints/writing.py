@@ -7,6 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from clouds_mmseg.checkpoints.integrity import (
+    HASH_BESIDE,
+    HASH_KEY,
+    content_sha256,
+)
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.bank_manifest import sha256_of
 from clouds_mmseg.utils.errors import UserError
@@ -44,6 +49,10 @@ def check_suffix(path, *, pickled=False):
 def write_weights(path, weights, meta=None, *, wrapper='state_dict'):
     """Write weights under a temporary name, then rename.
 
+    The hash of the content is written with it, and compared by whatever
+    reads it with
+    :func:`~clouds_mmseg.checkpoints.files.read_content`.
+
     Args:
         path (str | Path): ``.pth`` or ``.pt`` for torch, ``.safetensors``
             for safetensors, ``.pkl`` for detectron2's pickle of arrays.
@@ -62,6 +71,7 @@ def write_weights(path, weights, meta=None, *, wrapper='state_dict'):
     path = check_suffix(path, pickled=True)
     weights = _apart(weights)
     meta = plain(dict(meta or {}, clouds_mmseg_version=__version__))
+    meta[HASH_KEY] = content_sha256(weights, meta)
     try:
         with atomic_path(path) as temporary:
             if path.suffix == '.safetensors':
@@ -69,6 +79,8 @@ def write_weights(path, weights, meta=None, *, wrapper='state_dict'):
             elif path.suffix == '.pkl':
                 arrays = {key: value.numpy() for key, value in weights.items()}
                 content = {wrapper: arrays, '__author__': 'clouds_mmseg'}
+                # By two names: damage to one does not hide the other.
+                content |= {'meta': meta, HASH_BESIDE: meta[HASH_KEY]}
                 temporary.write_bytes(pickle.dumps(content))
             else:
                 torch.save({'meta': meta, wrapper: weights}, temporary)
@@ -84,7 +96,8 @@ def as_metadata(meta):
         meta (dict): As for :func:`write_weights`.
 
     Returns:
-        dict[str, str]: ``cfg`` and ``clouds_mmseg_version`` as they are;
+        dict[str, str]: ``cfg``, ``content_sha256`` and
+        ``clouds_mmseg_version`` as they are;
         ``dataset_meta``, ``source`` and, with all the rest, ``meta`` as
         JSON.
     """
@@ -92,6 +105,9 @@ def as_metadata(meta):
     metadata = dict(
         format='pt', clouds_mmseg_version=meta.pop('clouds_mmseg_version')
     )
+    if meta.get(HASH_KEY):
+        # By two names: damage to one does not hide the other.
+        metadata[HASH_BESIDE] = metadata[HASH_KEY] = meta.pop(HASH_KEY)
     if meta.get('cfg'):
         metadata['cfg'] = str(meta.pop('cfg'))
     for key in ('dataset_meta', 'source'):

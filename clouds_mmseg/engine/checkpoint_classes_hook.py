@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.checkpoints.explain import classes_of
+from clouds_mmseg.checkpoints.partial import LoadOptions, plain_name
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -38,15 +39,15 @@ class CheckpointClassesHook(Hook):
                 level=logging.WARNING,
             )
             return
-        if [_plain(n) for n in found] == [_plain(n) for n in wanted]:
+        if [plain_name(n) for n in found] == [plain_name(n) for n in wanted]:
+            return
+        how = LoadOptions.of(runner.cfg.get('load_cfg')).class_rows
+        if how == 'by_position' and len(found) == len(wanted):
             return
         raise UserError(
             f'the checkpoint was trained for {len(found)} classes: '
             f'{", ".join(found)}; the test images are labelled with '
             f'{len(wanted)}: {", ".join(wanted)}. Test it on images of its '
-            'own classes'
+            'own classes; if they are the same under other names, give '
+            '--cfg-options load_cfg.class_rows=by_position'
         )
-
-
-def _plain(name):
-    return name.lower().replace('_', ' ').replace('-', ' ').strip()

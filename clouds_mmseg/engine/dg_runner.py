@@ -7,9 +7,21 @@ from collections import OrderedDict
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import RUNNERS
 
-from clouds_mmseg.checkpoints.explain import explain_mismatch
+from clouds_mmseg.checkpoints.explain import (
+    classes_of,
+    classes_of_config,
+    explain_mismatch,
+)
+from clouds_mmseg.checkpoints.partial import (
+    LoadOptions,
+    begin_anew,
+    check_class_names,
+    load_options,
+)
+from clouds_mmseg.checkpoints.saved_config import model_differences
 from clouds_mmseg.checkpoints.strict import (
     CheckpointMismatchError,
+    has_prefix,
     load_strictly,
 )
 from clouds_mmseg.engine.data_check import (
@@ -33,6 +45,7 @@ from clouds_mmseg.engine.run_header import bare_model, run_header
 from clouds_mmseg.models import DGSegmentor
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import weights_come_later
+from clouds_mmseg.utils.result_warnings import warn_about_results
 from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
 
@@ -41,8 +54,9 @@ class DGRunner(ResumableRunner):
     """The resumable runner with the promises of this package.
 
     - A checkpoint is loaded whole or not at all. ``load_cfg`` of the config
-      may name prefixes that ``load_from`` is allowed to lack or to have too
-      many: ``load_cfg=dict(allow_missing=['teacher.'])``.
+      may name parts that ``load_from`` may lack or have too many, and parts
+      that begin anew (:mod:`clouds_mmseg.checkpoints.partial`). A test takes
+      every weight that it uses from the checkpoint, whatever is named.
     - ``resume=True`` continues from the newest checkpoint of the work dir
       if there is one, and otherwise starts with ``load_from``;
       ``resume='path'`` continues from that file.
@@ -50,6 +64,9 @@ class DGRunner(ResumableRunner):
       or empty datasets of training, validation and test before the first
       iteration.
     """
+
+    # What a checkpoint is loaded for, unless a training is resumed.
+    _use = 'train'
 
     @classmethod
     def from_cfg(cls, cfg):
@@ -91,11 +108,7 @@ class DGRunner(ResumableRunner):
         """
         coming = self._checkpoint_to_resume() is not None
         if self._load_from and not coming:
-            lacking = self.cfg.get('load_cfg', {}).get('allow_missing', ())
-            coming = not any(
-                prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
-                for prefix in lacking
-            )
+            coming = self._fills('backbone')
         with weights_come_later(coming):
             model = super().build_model(model)
         missing = getattr(bare_model(model), 'missing_weights', None)
@@ -129,7 +142,7 @@ class DGRunner(ResumableRunner):
         self._adopt_seed()
         self._require_whole_updates()
         fetch_initial_weights(
-            bare_model(self.model), overwritten=self._loads_everything()
+            bare_model(self.model), overwritten=self._replaces
         )
         self._require()
         self._share_batch()
@@ -154,6 +167,7 @@ class DGRunner(ResumableRunner):
         Returns:
             dict: The metrics.
         """
+        self._use = 'test'
         self._check_data('val')
         self.logger.info(run_header(self, 'val'))
         return super().val()
@@ -164,6 +178,7 @@ class DGRunner(ResumableRunner):
         Returns:
             dict: The metrics.
         """
+        self._use = 'test'
         self._check_data('test')
         self.logger.info(run_header(self, 'test'))
         return super().test()
@@ -203,22 +218,72 @@ class DGRunner(ResumableRunner):
                 for key, value in state_dict.items()
             )
         model = bare_model(self.model)
-        # What a run saved itself is complete: no exceptions on resume.
-        allowed = {} if self._resume else self.cfg.get('load_cfg', {})
+        use = 'resume' if self._resume else self._use
+        options = load_options(self.cfg.get('load_cfg'), use, model)
+        found = classes_of(checkpoint.get('meta'))
+        classes = self._classes(use)
+        own = model.state_dict()
+        if strict:
+            check_class_names(
+                own, state_dict, found, classes, options, filename
+            )
+            state_dict, lines = begin_anew(
+                own, state_dict, options, found=found, classes=classes
+            )
         try:
             if strict:
-                load_strictly(model, state_dict, source=filename, **allowed)
+                load_strictly(
+                    model,
+                    state_dict,
+                    source=filename,
+                    allow_missing=options.allow_missing,
+                    allow_unexpected=options.allow_unexpected,
+                )
             else:
                 load_state_dict(model, state_dict, strict=False)
         except CheckpointMismatchError as error:
             raise explain_mismatch(
-                error, filename, checkpoint, model, self.cfg
+                error, filename, checkpoint, model, self.cfg, use
             ) from None
         if self._resuming:
             self._continue_plan(checkpoint, filename)
+        if use == 'test':
+            self._warn_of_differences(checkpoint, filename)
+        if strict and lines:
+            self.logger.info('\n  '.join([f'From {filename}:', *lines]))
         self._has_loaded = True
         self.logger.info(f'Loaded the checkpoint {filename}')
         return checkpoint
+
+    def _warn_of_differences(self, checkpoint, filename):
+        """Say what of the model is not as it was in training."""
+        differences = model_differences(checkpoint.get('meta'), self.cfg)
+        if differences:
+            warn_about_results(
+                f'{filename} was trained with other settings of the model '
+                '(there -> here), and its scores are those of another model '
+                'than it was:\n  ' + '\n  '.join(differences),
+                key='other_model_settings',
+                hub=self.message_hub,
+            )
+        if 'ema_state_dict' in checkpoint:
+            warn_about_results(
+                f'{filename} was saved by EMAHook: tested are the averaged '
+                'weights, not those that were trained (ema_state_dict)',
+                key='averaged_weights',
+                hub=self.message_hub,
+            )
+
+    def _classes(self, use):
+        """The classes that the outputs of the model stand for."""
+        split = 'test' if use == 'test' else 'train'
+        loop = getattr(self, f'_{split}_loop')
+        if hasattr(loop, 'dataloader'):
+            return getattr(loop.dataloader.dataset, 'metainfo', {}).get(
+                'classes'
+            )
+        known = classes_of_config(self.cfg.get(f'{split}_dataloader'))
+        return known and known['classes']
 
     def _checkpoint_to_resume(self):
         """The file that ``resume`` means, or None if there is none."""
@@ -238,10 +303,21 @@ class DGRunner(ResumableRunner):
             )
             self._resume = False
 
-    def _loads_everything(self):
-        """Whether a checkpoint replaces every weight before training."""
-        partly = self.cfg.get('load_cfg', {}).get('allow_missing')
-        return bool(self._resume or (self._load_from and not partly))
+    def _replaces(self, part):
+        """Whether a checkpoint fills a part of the model before training."""
+        # What a run saved itself is complete: no exceptions on resume.
+        return bool(self._resume or (self._load_from and self._fills(part)))
+
+    def _fills(self, part):
+        """Whether ``load_from`` fills a part, by what may differ of it."""
+        # A teacher is filled by the student.
+        if has_prefix(part, ['teacher']):
+            return True
+        options = LoadOptions.of(self.cfg.get('load_cfg'))
+        return not any(
+            has_prefix(part, [name]) or has_prefix(name, [part])
+            for name in [*options.allow_missing, *options.reinit]
+        )
 
     def _require(self):
         """See that what training needs is there; no dataset is open yet."""

@@ -1,11 +1,29 @@
 """What the options of tools/test.py do to a config."""
 
+import logging
+
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 
 from clouds_mmseg.engine.launch import dataset_configs
 from clouds_mmseg.utils.device import warn_of_emulated_bf16
 from clouds_mmseg.utils.errors import UserError
+
+
+def take_every_weight(cfg):
+    """Let nothing begin anew: a config may say so for its training.
+
+    Args:
+        cfg (Config): Changed in place: ``load_cfg.reinit`` goes.
+    """
+    names = (cfg.get('load_cfg') or {}).pop('reinit', None)
+    if names:
+        print_log(
+            f'load_cfg.reinit={names} is for training: the test takes every '
+            'weight from the checkpoint',
+            level=logging.WARNING,
+        )
 
 
 def write_predictions(cfg, folder):

@@ -10,7 +10,7 @@ from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 _SHOWN = 5
 
 
-def fetch_initial_weights(model, *, overwritten=False):
+def fetch_initial_weights(model, *, overwritten=lambda part: False):
     """Make the pretrained weights of a config local files.
 
     The configs of MMSegmentation's zoo name them by address
@@ -21,8 +21,8 @@ def fetch_initial_weights(model, *, overwritten=False):
 
     Args:
         model (nn.Module): Its modules' ``init_cfg`` are changed.
-        overwritten (bool): A whole checkpoint is loaded afterwards: no
-            pretrained weights are needed.
+        overwritten (Callable[[str], bool]): Whether a checkpoint fills the
+            module of a name afterwards: it needs no pretrained weights.
 
     Raises:
         MissingWeightsError: A file is not here and cannot be fetched.
@@ -34,7 +34,7 @@ def fetch_initial_weights(model, *, overwritten=False):
         several = isinstance(init_cfg, (list, tuple))
         given = list(init_cfg) if several else [init_cfg] if init_cfg else []
         wanted = [cfg for cfg in given if cfg.get('type') == 'Pretrained']
-        if wanted and overwritten:
+        if wanted and overwritten(name):
             module.init_cfg = [cfg for cfg in given if cfg not in wanted]
             continue
         for cfg in wanted:

@@ -1,5 +1,6 @@
 """IoU over many domains in one pass."""
 
+import logging
 import math
 from pathlib import Path
 

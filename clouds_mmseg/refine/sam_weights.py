@@ -32,6 +32,88 @@ _INSTALL = {
     'mobile_sam': 'pip install timm '
     'git+https://github.com/ChaoningZhang/MobileSAM.git',
 }
+# What transformers' SamModel calls the parts of segment-anything's Sam.
+_RENAMED = [
+    (re.compile(pattern), new)
+    for pattern, new in [
+        (
+            r'^shared_image_embedding\.positional_embedding$',
+            'prompt_encoder.pe_layer.positional_encoding_gaussian_matrix',
+        ),
+        (
+            r'^vision_encoder\.patch_embed\.projection\.',
+            'image_encoder.patch_embed.proj.',
+        ),
+        (
+            r'^vision_encoder\.layers\.(\d+)\.layer_norm(\d)\.',
+            r'image_encoder.blocks.\1.norm\2.',
+        ),
+        (r'^vision_encoder\.layers\.', 'image_encoder.blocks.'),
+        (r'^vision_encoder\.neck\.conv1\.', 'image_encoder.neck.0.'),
+        (r'^vision_encoder\.neck\.layer_norm1\.', 'image_encoder.neck.1.'),
+        (r'^vision_encoder\.neck\.conv2\.', 'image_encoder.neck.2.'),
+        (r'^vision_encoder\.neck\.layer_norm2\.', 'image_encoder.neck.3.'),
+        (r'^vision_encoder\.', 'image_encoder.'),
+        (
+            r'^prompt_encoder\.point_embed\.',
+            'prompt_encoder.point_embeddings.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.conv1\.',
+            'prompt_encoder.mask_downscaling.0.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.layer_norm1\.',
+            'prompt_encoder.mask_downscaling.1.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.conv2\.',
+            'prompt_encoder.mask_downscaling.3.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.layer_norm2\.',
+            'prompt_encoder.mask_downscaling.4.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.conv3\.',
+            'prompt_encoder.mask_downscaling.6.',
+        ),
+        (
+            r'^(mask_decoder\.transformer\..*)layer_norm(\d|_final_attn)\.',
+            r'\1norm\2.',
+        ),
+        (
+            r'^mask_decoder\.upscale_conv1\.',
+            'mask_decoder.output_upscaling.0.',
+        ),
+        (
+            r'^mask_decoder\.upscale_layer_norm\.',
+            'mask_decoder.output_upscaling.1.',
+        ),
+        (
+            r'^mask_decoder\.upscale_conv2\.',
+            'mask_decoder.output_upscaling.3.',
+        ),
+    ]
+]
+# A layer of one of the decoder's MLPs, by transformers' names.
+_MLP = re.compile(
+    r'^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))'
+    r'\.(?:(proj_in)|(proj_out)|layers\.(\d+))\.(weight|bias)$'
+)
+# A second copy of the positional embedding.
+_TIED = 'prompt_encoder.shared_embedding.positional_embedding'
+# How a name of other models that are called SAM begins -> which it is.
+_OTHERS = {
+    'image_encoder.trunk.': 'SAM 2',
+    'sam_mask_decoder.': 'SAM 2',
+    'memory_attention.': 'SAM 2',
+    'vision_encoder.backbone.': "SAM 2 in transformers' layout",
+    'detector.': 'SAM 3',
+    'mask_decoder.hf_token.': 'SAM-HQ',
+    'image_encoder.stages.': 'EdgeSAM or another small SAM',
+    'image_encoder.backbone.': 'EfficientSAM or another small SAM',
+}
 # Width of the first position embedding -> variant, to name the mistake.
 _WIDTHS = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
 
@@ -112,6 +194,8 @@ def find_weights(checkpoint, variant, *, fetch=True):
 def build_sam(variant, path):
     """Build a SAM in eval mode, frozen, with the weights of a file.
 
+    Weights in the layout of transformers' ``SamModel`` are renamed.
+
     Args:
         variant (str): A name in the registry of its package.
         path (Path): The weights.
@@ -125,7 +209,8 @@ def build_sam(variant, path):
         CheckpointMismatchError: If it holds another variant.
     """
     module = sam_module(variant)
-    state_dict = read_state_dict(path)
+    state_dict = from_transformers(read_state_dict(path))
+    _refuse_others(state_dict, variant, path)
     # The initial values are overwritten; drawing them must not shift the
     # random numbers of the training that is being prepared.
     with torch.random.fork_rng(devices=[]):
@@ -137,6 +222,63 @@ def build_sam(variant, path):
     # Its builder called eval already, but MobileSAM's attention then keeps
     # what it derived from its weights: from the random ones, so far.
     return sam.eval().requires_grad_(False)
+
+
+def from_transformers(state_dict):
+    """Rename the weights of transformers' ``SamModel``.
+
+    Args:
+        state_dict (dict[str, Tensor]): Weights in any layout.
+
+    Returns:
+        dict[str, Tensor]: As segment-anything names them; any other layout
+        as it is.
+    """
+    if not any(k.startswith('vision_encoder.layers.') for k in state_dict):
+        return state_dict
+    renamed = {}
+    # Layers between the first and the last of an MLP.
+    inner = {}
+    for key in state_dict:
+        if (match := _MLP.match(key)) and match[4]:
+            inner[match[1]] = max(inner.get(match[1], 0), int(match[4]) + 1)
+    for key, value in state_dict.items():
+        if key == _TIED:
+            continue
+        if match := _MLP.match(key):
+            last = inner.get(match[1], 0) + 1
+            index = 0 if match[2] else last
+            if match[4]:
+                index = int(match[4]) + 1
+            key = f'{match[1]}.layers.{index}.{match[5]}'
+        for pattern, new in _RENAMED:
+            key, found = pattern.subn(new, key)
+            if found:
+                break
+        renamed[key] = value
+    if _TIED in state_dict:
+        # Files may have either copy.
+        renamed.setdefault(_RENAMED[0][1], state_dict[_TIED])
+    return renamed
+
+
+def _refuse_others(state_dict, variant, path):
+    """Name a model that is no SAM of the first generation."""
+    found = next(
+        (
+            title
+            for start, title in _OTHERS.items()
+            if any(key.startswith(start) for key in state_dict)
+        ),
+        None,
+    )
+    if found:
+        raise UserError(
+            f'SAMRefiner(variant={variant!r}): {path} holds the weights of '
+            f'{found}; read are those of SAM (vit_b, vit_l, vit_h), also in '
+            f"transformers' layout, and of MobileSAM (vit_t), published at "
+            f'{PUBLISHED.get(variant, PUBLISHED["vit_b"])}'
+        )
 
 
 def _guess_variant(state_dict):

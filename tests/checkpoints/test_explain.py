@@ -9,6 +9,7 @@ from clouds_mmseg.checkpoints.explain import (
     classes_of_config,
     explain_mismatch,
 )
+from clouds_mmseg.checkpoints.strict import CheckpointMismatchError
 
 CITY = dict(type='CityscapesDataset')
 
@@ -20,7 +21,10 @@ def explained(weights=(), meta=None, ours=3, data=None):
     cfg = Config(dict(test_dataloader=dict(dataset=data or {})))
     model.decode_head = model['decode_head']
     checkpoint = dict(state_dict=dict(weights), meta=meta)
-    return str(explain_mismatch('THE LIST', 'w.pth', checkpoint, model, cfg))
+    error = CheckpointMismatchError('THE LIST', missing={'decode_head.x': ()})
+    return str(
+        explain_mismatch(error, 'w.pth', checkpoint, model, cfg, 'test')
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_another_number_of_classes_says_which():
     assert 'w.pth was trained for 4 classes (road, sky, lamp, cat)' in text
     assert 'has 3 (only the checkpoint has lamp, cat; only the config' in text
     assert 'config has dog)' in text and 'THE LIST' in text
-    assert 'has 3;' in explained(meta=meta)
+    assert 'has 3\n' in explained(meta=meta)
 
 
 def test_the_number_shows_in_the_weights():
@@ -74,5 +78,5 @@ def test_other_projects_are_converted_first():
 
 def test_anything_else_is_another_architecture():
     assert explained({'fc.weight': torch.zeros(1)}).startswith(
-        'a checkpoint for another architecture: THE LIST'
+        'w.pth is a checkpoint for another architecture\nTHE LIST'
     )

@@ -45,6 +45,7 @@ def test_what_is_written_is_read(tmp_path, suffix):
     for key, value in WEIGHTS.items():
         assert weights[key].dtype == value.dtype
         assert torch.equal(weights[key], value)
+    assert len(rest['meta'].pop('content_sha256')) == 64
     assert rest['meta'] == dict(
         cfg=META['cfg'],
         dataset_meta=dict(

@@ -50,11 +50,11 @@ def test_a_missing_file_is_named_before_training(pretrained_folder):
 def test_a_whole_checkpoint_needs_no_pretrained_weights(pretrained_folder):
     constant = dict(type='Constant', layer='Conv2d', val=3.0)
     model = model_with([dict(type='Pretrained', checkpoint=ADDRESS), constant])
-    fetch_initial_weights(model, overwritten=True)
+    fetch_initial_weights(model, overwritten=lambda part: True)
     model.init_weights()
     assert (model.backbone.conv.weight == 3).all()
     alone = model_with(dict(type='Pretrained', checkpoint=ADDRESS))
-    fetch_initial_weights(alone, overwritten=True)
+    fetch_initial_weights(alone, overwritten=lambda part: True)
     alone.init_weights()
 
 

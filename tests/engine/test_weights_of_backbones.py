@@ -79,6 +79,31 @@ def test_what_a_checkpoint_may_lack_is_read(build, weights, changes, prefix):
         )
 
 
+def test_a_tower_that_begins_anew_reads_them(build, weights, changes):
+    first = build(**changes)
+    first.train()
+    other = timm.create_model(TIMM)
+    torch.save(other.state_dict(), weights)
+    runner = build(
+        load_from=str(first.work_dir) + '/iter_4.pth',
+        load_cfg=dict(reinit=['backbone']),
+        train_cfg__max_iters=1,
+        **changes,
+    )
+    runner.train()
+    found = bare_model(runner.model).backbone.state_dict()
+    key = next(k for k in found if k.endswith('conv1.weight'))
+    wanted = dict(other.state_dict())
+    assert any(torch.equal(found[key], v) for v in wanted.values())
+    # A head that begins anew needs no file of the tower.
+    weights.unlink()
+    build(
+        load_from=str(first.work_dir) + '/iter_4.pth',
+        load_cfg=dict(reinit=['decode_head.conv_seg']),
+        **changes,
+    )
+
+
 def test_a_training_that_starts_anew_reads_them(build, weights, changes):
     weights.unlink()
     for resume in (False, True):  # there is nothing to resume

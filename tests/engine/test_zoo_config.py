@@ -116,7 +116,8 @@ def test_classes_are_read_from_old_and_new_checkpoints(meta, classes):
 
 def runner_of(classes):
     dataset = ConfigDict(metainfo=dict(classes=classes))
-    return ConfigDict(test_loop=dict(dataloader=dict(dataset=dataset)))
+    loop = dict(dataloader=dict(dataset=dataset))
+    return ConfigDict(cfg={}, test_loop=loop)
 
 
 def test_classes_are_compared_by_name():
@@ -129,6 +130,11 @@ def test_classes_are_compared_by_name():
     with pytest.raises(UserError, match='19 classes: sidewalk, road, build'):
         hook.after_load_checkpoint(runner, dict(meta=dict(CLASSES=swapped)))
     with pytest.raises(UserError, match='trained for 2 classes: a, b; '):
+        hook.after_load_checkpoint(runner, dict(meta=dict(CLASSES='ab')))
+    # Other names of the same classes can be vouched for.
+    runner.cfg = dict(load_cfg=dict(class_rows='by_position'))
+    hook.after_load_checkpoint(runner, dict(meta=dict(CLASSES=swapped)))
+    with pytest.raises(UserError, match='trained for 2 classes'):
         hook.after_load_checkpoint(runner, dict(meta=dict(CLASSES='ab')))
     # Weights alone say nothing; that is said, and no error.
     hook.after_load_checkpoint(runner, dict(state_dict={}))
