@@ -14,6 +14,7 @@ from clouds_mmseg.ablation.schedule import Run, train_all
 from clouds_mmseg.engine.results_hook import to_json
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.cfg_options import parse_options
 
 
 def run_ablation(
@@ -37,6 +38,10 @@ def run_ablation(
         raise UserError(f'--jobs must be at least 1, got {jobs}')
     if len(set(seeds)) < len(seeds):
         raise UserError(f'--seeds: each of them once, got {seeds}')
+    try:
+        parse_options(cfg_options)
+    except ValueError as error:
+        raise UserError(f'--cfg-options: {error}') from error
     root = Path(work_dir)
     runs = [
         Run(row, seed, root / f'seed{seed}' / row.name, tuple(cfg_options))
