@@ -130,11 +130,6 @@ def plain_errors():
             raise
         print(str(stop) or 'stopped by Ctrl-C', file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has what it wanted. Python would
-        # complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
     except Exception as error:
         if os.environ.get('CLOUDS_TRACEBACK') or not _is_mistake(error):
             raise

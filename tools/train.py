@@ -59,7 +59,13 @@ def main():
         enable_amp(cfg)
     require_folder('--work-dir', cfg.work_dir)
     require_inputs(cfg, 'train')
-    build_runner(cfg).train()
+    try:
+        build_runner(cfg).train()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            'stopped by Ctrl-C; the same command with --resume continues from '
+            f'the newest checkpoint in {cfg.work_dir}'
+        ) from None
 
 
 if __name__ == '__main__':

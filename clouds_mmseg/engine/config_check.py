@@ -5,10 +5,12 @@ mmengine keeps whatever a config holds. A misspelt ``optim_wraper`` or
 misspelt argument is a ``TypeError`` from deep inside, once much is built.
 """
 
+import ast
 import difflib
 import functools
 import inspect
 import logging
+import textwrap
 
 import mmengine.registry
 import mmseg.registry
@@ -302,7 +304,7 @@ def _misspelt_top_keys(cfg):
 
 def _is_near(name, known):
     """Whether a name is a slip of another one, and no extension of it."""
-    if name == known or min(len(name), len(known)) < 4:
+    if name == known or min(len(name), len(known)) < 3:
         return False
     # val_dataloader_fog, model_2, train_cfgs2: built from the name on purpose.
     if name.startswith(known) and not name[len(known) :].isalpha():
@@ -385,9 +387,15 @@ def _problems_of_type(value, kind, path, registered):
     for key in value:
         if key in _BUILDERS_KEYS:
             continue
-        if any(is_open or key in names for names, is_open in arguments):
+        if any(key in names for names, _ in arguments):
             continue
         names, _ = arguments[0]
+        if any(is_open for _, is_open in arguments):
+            # Whatever takes **kwargs may know it, unless it is a slip.
+            near = [name for name in sorted(names) if _is_near(key, name)]
+            if near:
+                yield f'{path}.{key}: did you mean {near[0]} of {kind}?'
+            continue
         yield f'{path}.{key}: no argument of {kind}{_near(key, names)}'
 
 
@@ -458,13 +466,26 @@ def _parameters(function):
 
 
 def _hands_on(function):
-    """Whether a constructor gives its ``**kwargs`` to its base class."""
+    """Whether a constructor gives its ``**kwargs`` to its base class only."""
     try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
         return False
-    after = source.partition('super(')[2]
-    return '**kwargs' in after and source.count('kwargs') == 2
+    name = tree.body[0].args.kwarg.arg
+    uses = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == name
+    ]
+    given = [
+        keyword.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == 'super().__init__'
+        for keyword in node.keywords
+        if keyword.arg is None
+    ]
+    return len(uses) == 1 and given == uses
 
 
 def _near(name, names):

@@ -139,6 +139,15 @@ def test_names_inside_are_compared_with_constructors(cfg, key, value, message):
         check_config(cfg)
 
 
+def test_arguments_that_go_to_another_library_pass(cfg):
+    for kind in ('TIMMBackbone', 'FrozenTIMMBackbone'):
+        cfg.model.backbone = dict(type=kind, model_name='x', drop_path=0.1)
+        check_config(cfg)
+        cfg.model.backbone.pretraned = True
+        with pytest.raises(UserError, match='pretraned: did you mean pretrai'):
+            check_config(cfg)
+
+
 @pytest.mark.parametrize(
     ('key', 'value'),
     [
