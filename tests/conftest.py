@@ -1,6 +1,7 @@
 """Fixtures that more than one part of the suite uses."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ CAMVID = (
     ROOT / 'data' / 'camvid_mini',
     ROOT.parent / 'shared' / 'data' / 'camvid_mini',
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Begin each test with the same random numbers of torch, in any order.
+
+    Before the fixtures, so that those of a module do not depend on the test
+    that asks for them first. pytest-randomly does so for random and numpy.
+    """
+    if 'torch' in sys.modules:
+        sys.modules['torch'].manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter, config):

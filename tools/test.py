@@ -58,6 +58,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from clouds_mmseg.engine.config_check import require_sections
     from clouds_mmseg.engine.corruption_options import (
         apply_corruption_arguments,
     )
@@ -69,10 +70,19 @@ def main():
         write_predictions,
     )
     from clouds_mmseg.engine.export_options import apply_export_arguments
-    from clouds_mmseg.engine.launch import build_runner, load_config
+    from clouds_mmseg.engine.launch import (
+        build_runner,
+        load_config,
+        require_folder,
+    )
+    from clouds_mmseg.engine.preflight import require_inputs
     from clouds_mmseg.evaluation.protocols import apply_protocol
 
     cfg = load_config(args)
+    require_sections(cfg, 'test')
+    require_folder('--work-dir', cfg.work_dir)
+    require_folder('--out', args.out)
+    require_folder('--show-dir', args.show_dir)
     cfg.load_from = args.checkpoint
     cfg.resume = False
     take_every_weight(cfg)
@@ -83,6 +93,7 @@ def main():
         apply_export_arguments(cfg, args)
     elif args.out is not None:
         write_predictions(cfg, args.out)
+    require_inputs(cfg, 'test')
     if args.show or args.show_dir is not None:
         show_pictures(
             cfg,

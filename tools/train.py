@@ -31,11 +31,14 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from clouds_mmseg.engine.config_check import require_sections
     from clouds_mmseg.engine.launch import (
         build_runner,
         enable_amp,
         load_config,
+        require_folder,
     )
+    from clouds_mmseg.engine.preflight import require_inputs
     from clouds_mmseg.engine.verify_data import (
         config_command,
         config_tasks,
@@ -49,11 +52,20 @@ def main():
         )
         print(report)
         raise SystemExit(0 if fine else 1)
+    require_sections(cfg, 'train')
     if args.resume:
         cfg.resume = args.resume
     if args.amp:
         enable_amp(cfg)
-    build_runner(cfg).train()
+    require_folder('--work-dir', cfg.work_dir)
+    require_inputs(cfg, 'train')
+    try:
+        build_runner(cfg).train()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            'stopped by Ctrl-C; the same command with --resume continues from '
+            f'the newest checkpoint in {cfg.work_dir}'
+        ) from None
 
 
 if __name__ == '__main__':

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from clouds_mmseg_cli.cfg_options import parse_options
+
 from clouds_mmseg.ablation.pictures import draw_pictures
 from clouds_mmseg.ablation.report import (
     collect,
@@ -37,6 +39,10 @@ def run_ablation(
         raise UserError(f'--jobs must be at least 1, got {jobs}')
     if len(set(seeds)) < len(seeds):
         raise UserError(f'--seeds: each of them once, got {seeds}')
+    try:
+        parse_options(cfg_options)
+    except ValueError as error:
+        raise UserError(f'--cfg-options: {error}') from error
     root = Path(work_dir)
     runs = [
         Run(row, seed, root / f'seed{seed}' / row.name, tuple(cfg_options))

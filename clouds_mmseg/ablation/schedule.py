@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from mmengine.config import Config
+from clouds_mmseg_cli.cfg_options import parse_options
 
 from clouds_mmseg.ablation.rows import Row
+from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 
 RESULTS = 'results.json'
@@ -45,11 +46,9 @@ class Run(NamedTuple):
         Returns:
             Config: With the options.
         """
-        cfg = Config.fromfile(self.row.config)
+        cfg = read_file(self.row.config)
         if self.options:
-            cfg.merge_from_dict(
-                dict(option.split('=', 1) for option in self.options)
-            )
+            cfg.merge_from_dict(parse_options(self.options))
         return cfg
 
     def results(self):

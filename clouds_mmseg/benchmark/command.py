@@ -40,6 +40,9 @@ def run(args, plain_folder):
         value = getattr(args, name)
         if value is not None and value < low:
             raise UserError(f'--{name} must be at least {low}, got {value}')
+    workers = getattr(args, 'workers', 0)
+    if min(workers if isinstance(workers, list) else [workers]) < 0:
+        raise UserError(f'--workers must be at least 0, got {workers}')
     init_default_scope('mmseg')
     # Garbage is collected before each run; what was imported is not searched.
     gc.freeze()

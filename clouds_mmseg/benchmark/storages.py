@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
-from mmengine.config import Config
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.benchmark.files import (
@@ -26,6 +25,7 @@ from clouds_mmseg.benchmark.loading import (
 from clouds_mmseg.benchmark.measure import CLOCKS
 from clouds_mmseg.benchmark.report import table_of
 from clouds_mmseg.engine.launch import dataset_configs
+from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 
 # Of storages that OpenCV does not read.
@@ -179,7 +179,7 @@ def config_cases(path):
     """
     if not Path(path).is_file():
         raise UserError(f'--config {path}: there is no such file')
-    config = Config.fromfile(path)
+    config = read_file(path)
     if 'train_dataloader' not in config:
         raise UserError(f'--config {path} has no train_dataloader')
     cases = []

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmengine.config import Config
-
 from clouds_mmseg.checkpoints.explain import classes_of, classes_of_config
 from clouds_mmseg.checkpoints.files import (
     count_tensors,
@@ -14,6 +12,7 @@ from clouds_mmseg.checkpoints.files import (
 )
 from clouds_mmseg.checkpoints.writing import check_suffix, write_weights
 from clouds_mmseg.utils.bank_manifest import sha256_of
+from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 
 _TEACHER = 'teacher.'
@@ -88,10 +87,9 @@ def publish(source, target, *, config=None, teacher=True, trust=False):
 
 
 def _take_config(meta, path):
-    try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise UserError(f'--config {path}: {error}') from error
+    if not Path(path).is_file():
+        raise UserError(f'--config {path}: there is no such file')
+    cfg = read_file(path)
     meta['cfg'] = cfg.pretty_text
     found = classes_of_config(cfg.get('train_dataloader'))
     if found:

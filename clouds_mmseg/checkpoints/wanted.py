@@ -1,9 +1,9 @@
 """Names and shapes that a conversion has to arrive at."""
 
 import copy
+from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.models import ResNet, SwinTransformer
 from mmseg.registry import MODELS
@@ -12,6 +12,7 @@ from clouds_mmseg.checkpoints.clip_shapes import find_tower, tower_shapes
 from clouds_mmseg.checkpoints.head_shapes import head_arguments
 from clouds_mmseg.checkpoints.layouts import OURS, STEPS, TEACHER
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
+from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.later_weights import weights_come_later
 
@@ -146,10 +147,9 @@ def of_config(path, weights):
     Raises:
         UserError: There is no such config.
     """
-    try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise UserError(f'--config {path}: {error}') from error
+    if not Path(path).is_file():
+        raise UserError(f'--config {path}: there is no such file')
+    cfg = read_file(path)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     model = copy.deepcopy(cfg.model)
     dimensions = weights[_VOID].shape[1] if _VOID in weights else None

@@ -5,6 +5,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from clouds_mmseg.evaluation.protocols import apply_protocol
+from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 
 # In a checkout, beside the package.
@@ -34,7 +35,7 @@ def on_benchmark(cfg, name):
         raise UserError(
             f'--benchmark {name}: {cfg.filename} has no model to be tested'
         )
-    benchmark = Config.fromfile(_benchmark_path(name))
+    benchmark = read_file(_benchmark_path(name))
     missing = {'test_dataloader', 'test_evaluator'} - set(benchmark)
     if missing:
         raise UserError(

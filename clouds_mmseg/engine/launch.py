@@ -6,12 +6,20 @@ import os
 import os.path as osp
 from pathlib import Path
 
+# Scripts import these from here as well.
+from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
+from clouds_mmseg_cli.options import (  # noqa: F401
+    add_common_arguments,
+    add_pretrained_dir,
+    add_report_dir,
+)
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
 from clouds_mmseg.datasets.data_root import DATA_ROOT_VARIABLE
 from clouds_mmseg.datasets.verify.report_file import REPORT_DIR_VARIABLE
 from clouds_mmseg.engine.benchmark_options import on_benchmark
+from clouds_mmseg.engine.config_check import apply_options, check_config
 from clouds_mmseg.engine.dataset_options import (
     apply_dataset_options,
     warn_of_test_left_behind,
@@ -20,12 +28,9 @@ from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import use_pretrained_dir
 
-# Scripts import these from here as well.
-from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
-from clouds_mmseg_cli.options import (  # noqa: F401
-    add_common_arguments,
-    add_pretrained_dir,
-    add_report_dir,
+# Launcher -> what it sets in each process that it starts.
+_RANKS = dict(
+    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
 )
 
 
@@ -51,8 +56,17 @@ def load_config(args):
         Config: With ``work_dir`` and ``launcher`` set.
 
     Raises:
-        UserError: The config, a folder or the benchmark does not exist.
+        UserError: The config, a folder or the benchmark does not exist, or
+            the config or an option has a name that nobody reads.
     """
+    variable = _RANKS.get(args.launcher)
+    if variable is not None and variable not in os.environ:
+        raise UserError(
+            f'--launcher {args.launcher} is for a process that the launcher '
+            f'has started, and {variable} is not set; start the run with '
+            'tools/dist_train.sh, torchrun, srun or mpirun, or leave '
+            '--launcher out for one process'
+        )
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.data_root is not None:
         if not osp.isdir(args.data_root):
@@ -70,17 +84,43 @@ def load_config(args):
         cfg = on_benchmark(cfg, benchmark)
         name = f'{name}_on_{Path(benchmark).stem}'
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-        warning = warn_of_test_left_behind(cfg, args.cfg_options)
-        if warning:
-            print_log(warning, level=logging.WARNING)
+    options = args.cfg_options or {}
+    apply_options(cfg, options)
+    warning = warn_of_test_left_behind(cfg, options)
+    if warning:
+        print_log(warning, level=logging.WARNING)
     apply_dataset_options(cfg)
+    check_config(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', name)
     return cfg
+
+
+def require_folder(option, folder):
+    """Refuse an output folder that cannot be one, before the work is done.
+
+    Args:
+        option (str): Which option or key named it.
+        folder (str | None): The folder, which may not exist yet; None
+            passes.
+
+    Raises:
+        UserError: It is a file, or may not be written to.
+    """
+    if folder is None:
+        return
+    there = Path(folder).expanduser().absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f'{option} {folder}: {there} is a file; give a folder')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f'{option} {folder}: no permission to write in {there}; give '
+            'another folder'
+        )
 
 
 def enable_amp(cfg):
@@ -92,6 +132,11 @@ def enable_amp(cfg):
     Raises:
         UserError: The config has an optimiser wrapper of another kind.
     """
+    if not cfg.get('optim_wrapper'):
+        raise UserError(
+            '--amp sets the precision of training, and the config has no '
+            'optim_wrapper; give a config that trains'
+        )
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if wrapper in ('BF16OptimWrapper', 'AmpOptimWrapper'):
         return

@@ -5,8 +5,8 @@ import importlib.util
 from pathlib import Path
 
 import mmseg
-from mmengine.config import Config
 
+from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 
 SCOPE = 'mmseg::'
@@ -27,8 +27,8 @@ def read_config(name):
         and with ``DGSegmentor`` in place of ``EncoderDecoder``.
 
     Raises:
-        UserError: There is no such config, or it is one of the zoo that
-            needs a package which is not installed.
+        UserError: There is no such config, it cannot be read, or it is one
+            of the zoo that needs a package which is not installed.
     """
     if not name.startswith(SCOPE):
         if not Path(name).is_file():
@@ -36,8 +36,8 @@ def read_config(name):
                 f'there is no config {name}; see configs/ for those that '
                 f'come with the project, or name one of the zoo: {SCOPE}...'
             )
-        return Config.fromfile(name)
-    cfg = Config.fromfile(_zoo_path(name), import_custom_modules=False)
+        return read_file(name)
+    cfg = read_file(_zoo_path(name), import_custom_modules=False)
     model = cfg.get('model') or {}
     if model.get('type') == 'EncoderDecoder':
         # The same network; predicts images of any sizes in bounded memory.

@@ -366,6 +366,22 @@ def missing_weights(cfg: dict, name: str = 'model') -> list[str]:
         Empty if everything is here. Other mistakes about weights, such as
         an unknown tag, are among them.
     """
+    return [f'{place}: {error}' for place, error in weight_problems(cfg, name)]
+
+
+def weight_problems(
+    cfg: dict, name: str = 'model'
+) -> list[tuple[str, UserError]]:
+    """:func:`missing_weights` as exceptions.
+
+    Args:
+        cfg: See :func:`missing_weights`.
+        name: See :func:`missing_weights`.
+
+    Returns:
+        Place in the config and error, each error once. Weights that are
+        published and could be fetched are a :class:`MissingWeightsError`.
+    """
     from mmseg.registry import MODELS
 
     problems = {}
@@ -377,8 +393,8 @@ def missing_weights(cfg: dict, name: str = 'model') -> list[str]:
             if hasattr(kind, 'find_weights'):
                 kind.find_weights(dict(node))
         except UserError as error:
-            problems.setdefault(str(error), place)
-    return [f'{place}: {message}' for message, place in problems.items()]
+            problems.setdefault(str(error), (place, error))
+    return list(problems.values())
 
 
 def _nodes(value, name):

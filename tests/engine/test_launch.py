@@ -3,6 +3,7 @@ import os
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import PARAM_SCHEDULERS
 
 from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.engine.evaluation_options import (
@@ -16,6 +17,7 @@ from clouds_mmseg.engine.launch import (
     enable_amp,
     load_config,
     plain_errors,
+    require_folder,
 )
 from clouds_mmseg.utils.errors import UserError
 
@@ -93,6 +95,26 @@ def test_missing_paths_are_named(options, tiny_config):
         load_config(options(tiny_config, '--data-root', '/no/where'))
 
 
+def test_a_launcher_that_has_started_nothing(
+    options, tiny_config, monkeypatch
+):
+    for launcher, variable in (('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID')):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(UserError, match=f'{launcher} .* {variable} is'):
+            load_config(options(tiny_config, '--launcher', launcher))
+
+
+def test_an_output_folder_is_checked_before_the_work(tmp_path):
+    file = tmp_path / 'file'
+    file.touch()
+    for folder in (file, file / 'below'):
+        with pytest.raises(UserError, match='--out .*file is a file; give a'):
+            require_folder('--out', folder)
+    require_folder('--out', tmp_path / 'new' / 'folder')
+    require_folder('--out', None)
+    assert not (tmp_path / 'new').exists()
+
+
 def test_inheritance_from_mmseg_works(options, tmp_path):
     path = tmp_path / 'child.py'
     path.write_text("_base_ = ['mmseg::_base_/models/fcn_r50-d8.py']\n")
@@ -155,6 +177,23 @@ def test_what_the_system_refuses_is_one_message(tmp_path, capsys):
         (tmp_path / 'file' / 'below').mkdir()
     err = capsys.readouterr().err
     assert err == f'error: {tmp_path}/file/below: Not a directory\n'
+
+
+@pytest.mark.parametrize(
+    ('part', 'said'),
+    [
+        (
+            dict(type='ConstantLR', optimizer=None, factor=2),
+            'ConstantLR(optimizer=None, factor=2) of the config cannot be '
+            'built: ValueError: ',
+        ),
+        (dict(type='NoSuchLR'), 'NoSuchLR is not in the '),
+    ],
+)
+def test_what_cannot_be_built_is_one_message(part, said, capsys):
+    with pytest.raises(SystemExit), plain_errors():
+        PARAM_SCHEDULERS.build(part)
+    assert said in capsys.readouterr().err
 
 
 def test_interruption_is_no_traceback(capsys):

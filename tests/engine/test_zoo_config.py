@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from mmengine.config import ConfigDict
@@ -54,6 +55,26 @@ def test_other_heads_are_left_alone():
 def test_what_cannot_be_read_is_one_error(name, message):
     with pytest.raises(UserError, match=message):
         read_config(name)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(\nx = = 3', r"line 1: '\(' was never closed"),
+        ("_base_ = './nowhere.py'", 'nowhere.py.*; correct _base_'),
+        ('a = 1 / 0', 'ZeroDivisionError: division by zero'),
+        (
+            "custom_imports = dict(imports=['no_such_module'])",
+            'ImportError: .*no_such_module',
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_error(tmp_path, text, message):
+    path = tmp_path / 'wrong.py'
+    path.write_text(text)
+    with pytest.raises(UserError, match='wrong.py cannot be read: ') as caught:
+        read_config(str(path))
+    assert re.search(message, str(caught.value))
 
 
 def test_a_benchmark_brings_data_metric_protocol_and_runtime():

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,13 @@ from PIL import Image
 
 def results_of(work_dir):
     return json.loads((work_dir / 'results.json').read_text())
+
+
+def free_port():
+    """A port that no other run on this machine has."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def test_train_resume_and_test(run_tool, tiny_config, tmp_path, capsys):
@@ -123,7 +131,7 @@ def test_two_processes_train_and_test(
     environment = dict(
         os.environ,
         PYTHON=sys.executable,
-        PORT='29617',
+        PORT=str(free_port()),
         OMP_NUM_THREADS='1',
         CUDA_VISIBLE_DEVICES='',
     )

@@ -27,6 +27,19 @@ def _raised_on_purpose(error):
     )
 
 
+def _is_worded(error):
+    """Whether the message of an error was written for the user."""
+    # By name: their modules may not be imported yet, or fail to be.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {'UserError', 'IncompatibleStackError'}:
+        return True
+    # A registry has no such name: it stands in the config.
+    said = str(error.args[0]) if error.args else ''
+    if isinstance(error, KeyError) and ' registry. ' in said:
+        return True
+    return _raised_on_purpose(error)
+
+
 def _is_mistake(error):
     """Whether the user can do something about an error."""
     # What the system refuses: no such file, no permission, no space left.
@@ -34,15 +47,49 @@ def _is_mistake(error):
         return True
     if isinstance(error, FileNotFoundError):
         return True
-    # By name: their modules may not be imported yet, or fail to be.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {'UserError', 'IncompatibleStackError'}:
-        return True
-    return _raised_on_purpose(error)
+    return _is_worded(error) or _built_from(error) is not None
+
+
+def _built_from(error):
+    """The part of a config that was being built when an error was raised.
+
+    A constructor that fails was given values that it cannot take: whether it
+    is this package's, the framework's or torch's, the config has to change.
+
+    Returns:
+        dict | None: The innermost part with a type, or a data loader.
+    """
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_name
+        if f'{os.sep}mmengine{os.sep}' not in frame.f_code.co_filename:
+            continue
+        if name == 'build_from_cfg':
+            found = frame.f_locals.get('cfg')
+        elif name == 'build_dataloader':
+            found = frame.f_locals.get('dataloader')
+    return found if isinstance(found, dict) else None
+
+
+def _short(part):
+    """Write a part of a config in a line."""
+    values = [
+        f'{key}={value!r}' if not isinstance(value, (dict, list)) else key
+        for key, value in part.items()
+        if key != 'type'
+    ]
+    return f'{part.get("type", "a data loader")}({", ".join(values)})'
 
 
 def _message(error):
     """Return what an error says, in words."""
+    part = None if _is_worded(error) else _built_from(error)
+    if part is not None:
+        return (
+            f'{_short(part)} of the config cannot be built: '
+            f'{type(error).__name__}: {error}\n'
+            '(CLOUDS_TRACEBACK=1 shows where)'
+        )
     if isinstance(error, KeyError) and error.args:
         # str() of a KeyError is the repr of its message.
         return error.args[0]
@@ -83,11 +130,6 @@ def plain_errors():
             raise
         print(str(stop) or 'stopped by Ctrl-C', file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has what it wanted. Python would
-        # complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
     except Exception as error:
         if os.environ.get('CLOUDS_TRACEBACK') or not _is_mistake(error):
             raise

@@ -18,20 +18,42 @@ class CfgOptions(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         """Add words to what earlier options have collected."""
         options = dict(getattr(namespace, self.dest, None) or {})
-        for word in values or ():
-            key, equals, text = word.partition('=')
-            key = key.strip()
-            if not equals or not key or not all(key.split('.')):
-                parser.error(
-                    f'argument {option_string}: {word!r} is not of the form '
-                    'KEY=VALUE, as in train_cfg.max_iters=100; put quotes '
-                    'around a pair that has blanks'
-                )
-            try:
-                options[key] = parse_value(text)
-            except ValueError as error:
-                parser.error(f'argument {option_string}: {key}: {error}')
+        try:
+            options.update(parse_options(values or ()))
+        except ValueError as error:
+            parser.error(f'argument {option_string}: {error}')
         setattr(namespace, self.dest, options)
+
+
+def parse_options(words):
+    """Read ``KEY=VALUE`` words.
+
+    Args:
+        words (Iterable[str]): As they are typed.
+
+    Returns:
+        dict: Dotted key -> value, see :func:`parse_value`; of a key that is
+        given twice the last value.
+
+    Raises:
+        ValueError: A word has no ``=`` or no key, or its brackets do not
+            match.
+    """
+    options = {}
+    for word in words:
+        key, equals, text = word.partition('=')
+        key = key.strip()
+        if not equals or not key or not all(key.split('.')):
+            raise ValueError(
+                f'{word!r} is not of the form KEY=VALUE, as in '
+                'train_cfg.max_iters=100; put quotes around a pair that has '
+                'blanks'
+            )
+        try:
+            options[key] = parse_value(text)
+        except ValueError as error:
+            raise ValueError(f'{key}: {error}') from error
+    return options
 
 
 def parse_value(text):
