@@ -1,10 +1,12 @@
-"""The config that a checkpoint was trained with, read without running it.
+"""Config saved in a checkpoint: read without executing it, and compared.
 
-A config's text is a program. What mmengine saves of it is assignments of
-literals and ``dict(...)``, and only those are read.
+The text of a config is a program, and a checkpoint may come from anywhere.
+What mmengine saves is assignments of literals and ``dict(...)``.
 """
 
 import ast
+from collections.abc import Iterator
+from typing import Any
 
 # Settings of a model that change training, or only what weights begin with.
 _TRAINING = {
@@ -29,50 +31,120 @@ _TRAINING = {
     'text_embeddings',
 }
 _PARTS = ('data_preprocessor', 'backbone', 'neck', 'decode_head')
+ABSENT = '(not set)'
 
 
-def read_saved_config(text):
-    """Read the text of a config without running it.
+def parse_config_text(text: str | None) -> dict | None:
+    """Read the text of a config without executing it.
+
+    mmengine's own reader runs the text as a program, and a checkpoint may
+    come from anywhere.
 
     Args:
-        text (str): As mmengine saves it in ``meta['cfg']``.
+        text: ``Config.pretty_text``, as mmengine saves it.
 
     Returns:
-        dict | None: Name -> value, of what is a literal; None for what is no
-        config.
+        dict | None: Plain values, tuples as lists, what is neither a value
+        nor a container as its source text. None if there is no text or it
+        is no config.
     """
-    try:
-        tree = ast.parse(str(text))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    if not text or not isinstance(text, str):
         return None
-    found = {}
-    for line in tree.body:
-        if isinstance(line, ast.Assign) and len(line.targets) == 1:
-            target = line.targets[0]
-            try:
-                if isinstance(target, ast.Name):
-                    found[target.id] = _value(line.value)
-            except (ValueError, TypeError, RecursionError):
-                continue
-    return found or None
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    return {
+        node.targets[0].id: _value(node.value)
+        for node in body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+    } or None
 
 
 def _value(node):
-    """Evaluate literals and ``dict(...)``."""
-    if isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict':
-            raise ValueError('another call than dict')
-        if node.args or any(keyword.arg is None for keyword in node.keywords):
-            raise ValueError('dict of something else than keywords')
-        return {k.arg: _value(k.value) for k in node.keywords}
-    if isinstance(node, ast.Dict):
-        return {
-            ast.literal_eval(k): _value(v)
-            for k, v in zip(node.keys, node.values, strict=True)
-        }
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item) for item in node.elts]
-    return ast.literal_eval(node)
+        return [_value(child) for child in node.elts]
+    if isinstance(node, ast.Dict):
+        return _pairs(node)
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict':
+        # A key that is no identifier: dict({'a b': 1}).
+        values = {}
+        for argument in node.args:
+            if isinstance(argument, ast.Dict):
+                values.update(_pairs(argument))
+        values.update({k.arg: _value(k.value) for k in node.keywords})
+        return values
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return ast.unparse(node)
+
+
+def _pairs(node):
+    return {
+        str(_value(key)): _value(value)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if key is not None
+    }
+
+
+def plain_config(value: Any) -> Any:
+    """Bring a config into the form of :func:`parse_config_text`.
+
+    Args:
+        value: A config, or a part of it.
+
+    Returns:
+        Any: Plain values.
+    """
+    if hasattr(value, 'items'):
+        return {str(k): plain_config(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_config(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        # inf and nan have no literal.
+        text = isinstance(value, float) and value - value != 0
+        return str(value) if text else value
+    if isinstance(value, type):
+        module = value.__module__
+        prefix = '' if module == 'builtins' else f'{module}.'
+        return prefix + value.__name__
+    return str(value)
+
+
+def config_differences(
+    was: Any, now: Any, key: str = ''
+) -> Iterator[tuple[str, Any, Any]]:
+    """Compare two plain configs.
+
+    Args:
+        was: The one.
+        now: The other.
+        key: Where both stand, dotted.
+
+    Yields:
+        tuple: Dotted key and both values, for the innermost values that
+        differ; :data:`ABSENT` where one has none.
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        if 'type' in was and 'type' in now and was['type'] != now['type']:
+            yield f'{key}.type', was['type'], now['type']
+            return
+        for name in sorted(was.keys() | now.keys()):
+            yield from config_differences(
+                was.get(name, ABSENT),
+                now.get(name, ABSENT),
+                f'{key}.{name}' if key else name,
+            )
+    elif isinstance(was, list) and isinstance(now, list):
+        if len(was) != len(now):
+            yield key, was, now
+            return
+        for index, (a, b) in enumerate(zip(was, now, strict=True)):
+            yield from config_differences(a, b, f'{key}.{index}')
+    elif was != now:
+        yield key, was, now
 
 
 def model_differences(meta, cfg):
@@ -90,10 +162,10 @@ def model_differences(meta, cfg):
         changes training alone; empty where the checkpoint has no config.
     """
     text = meta.get('cfg') if isinstance(meta, dict) else None
-    saved = read_saved_config(text) if text else None
+    saved = parse_config_text(text)
     if not saved or not isinstance(saved.get('model'), dict):
         return []
-    there, here = saved['model'], cfg.get('model') or {}
+    there, here = saved['model'], plain_config(cfg.get('model') or {})
     # Test-time augmentation wraps the model.
     here = here.get('module', here)
     there = there.get('module', there)

@@ -31,6 +31,7 @@ from clouds_mmseg.datasets.verify.report_file import report_path
 from clouds_mmseg.datasets.verify.text import advice_text, counted
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.result_warnings import keep_for_results
 
 # Bad files that an error names.
 _NAMED = 5
@@ -178,7 +179,13 @@ def check_labels(dataset, split):
                 not set(absent) & set(other) for other in others
             ):
                 continue
-            print_log(text, logger='current', level=logging.WARNING)
+            _warn(text)
+
+
+def _warn(message):
+    """Log what makes results doubtful, and keep it for their end."""
+    print_log(message, logger='current', level=logging.WARNING)
+    keep_for_results(message)
 
 
 def _label_findings(leaf, split):
@@ -258,11 +265,9 @@ def check_verified(dataset, split):
         )
     changed = changes_since(report, dataset) if is_main_process() else 0
     if changed:
-        print_log(
+        _warn(
             f'{name}: {counted(changed, "file")} new or changed since it was '
-            f'verified on {report.when}; verify it again: {report.command}',
-            logger='current',
-            level=logging.WARNING,
+            f'verified on {report.when}; verify it again: {report.command}'
         )
 
 
@@ -487,21 +492,17 @@ def check_overlap(trained, tested, metrics, split):
         shared = sorted(mine & images)
         advice = f'{split}_evaluator.source_domains=[{leaf.domain!r}]'
         if shared:
-            print_log(
+            _warn(
                 f'{len(shared)} of {len(mine)} images of the {split} domain '
                 f'{leaf.domain} are images of training, for example '
                 f'{shared[0]}: its result says how well the model fits, not '
-                f'how well it generalises. If that is meant: {advice}',
-                logger='current',
-                level=logging.WARNING,
+                f'how well it generalises. If that is meant: {advice}'
             )
         elif means and leaf.domain in domains:
-            print_log(
+            _warn(
                 f'the domain {leaf.domain} is trained on, and the {split} '
                 'mean counts it among the unseen ones; to report it beside '
-                f'the mean: {advice}',
-                logger='current',
-                level=logging.WARNING,
+                f'the mean: {advice}'
             )
 
 

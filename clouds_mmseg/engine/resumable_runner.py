@@ -6,7 +6,10 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop
 
-from clouds_mmseg.engine.config_text import parse_config_text, plain_config
+from clouds_mmseg.checkpoints.saved_config import (
+    parse_config_text,
+    plain_config,
+)
 from clouds_mmseg.engine.portable_runner import PortableRunner
 from clouds_mmseg.engine.resume import read_checkpoint
 from clouds_mmseg.engine.resume_plan import (

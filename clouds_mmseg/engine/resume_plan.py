@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clouds_mmseg.engine.config_text import (
+from clouds_mmseg.checkpoints.saved_config import (
     ABSENT,
     config_differences,
     plain_config,

@@ -301,7 +301,7 @@ class DGIoUMetric(IoUMetric):
         for name, value in values.items():
             key = name if name == 'aAcc' else f'm{name}'
             metrics.setdefault(key, mean_percent(np.atleast_1d(value)))
-        labelled = confusion.sum(1).tolist()
+        labelled = confusion.sum(1)[: len(classes)].tolist()
         report['absent_classes'] = [
             name
             for name, count in zip(classes, labelled, strict=True)

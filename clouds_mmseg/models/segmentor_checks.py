@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.result_warnings import keep_for_results
 
 _TEST_CFG = ('mode', 'crop_size', 'stride', 'window_batch', 'keep_scores')
 # Mean and deviation on a scale of 255 that are told apart.
@@ -135,13 +136,13 @@ def _compare_colours(preprocessor, expected):
             'blue are exchanged'
         )
     if problems:
-        print_log(
+        message = (
             'model.data_preprocessor does not fit the pretrained weights of '
             f'the backbone (RGB, mean {_numbers(mean)}, std '
-            f'{_numbers(std)}): ' + '; '.join(problems),
-            logger='current',
-            level=logging.WARNING,
+            f'{_numbers(std)}): ' + '; '.join(problems)
         )
+        print_log(message, logger='current', level=logging.WARNING)
+        keep_for_results(message)
 
 
 def _numbers(values):

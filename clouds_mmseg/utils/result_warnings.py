@@ -30,12 +30,28 @@ def warn_about_results(
             Defaults to the message, so that the same one is kept once.
         hub: Of the run. Defaults to that of the latest runner.
     """
+    if keep_for_results(message, key=key, hub=hub):
+        print_log(message, logger='current', level=logging.WARNING)
+
+
+def keep_for_results(
+    message: str, *, key: str | None = None, hub: MessageHub | None = None
+) -> bool:
+    """Keep a warning for the results without logging it now.
+
+    Args:
+        message: See :func:`warn_about_results`.
+        key: See :func:`warn_about_results`.
+        hub: See :func:`warn_about_results`.
+
+    Returns:
+        Whether the run did not have this warning before.
+    """
     hub = hub or MessageHub.get_current_instance()
     name = f'{_PREFIX}{key or message}'
-    if hub.get_info(name) == message:
-        return
+    known = hub.get_info(name) == message
     hub.update_info(name, message)
-    print_log(message, logger='current', level=logging.WARNING)
+    return not known
 
 
 def result_warnings(hub: MessageHub | None = None) -> dict[str, str]:

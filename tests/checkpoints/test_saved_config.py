@@ -4,7 +4,7 @@ from mmengine.config import Config
 
 from clouds_mmseg.checkpoints.saved_config import (
     model_differences,
-    read_saved_config,
+    parse_config_text,
 )
 
 
@@ -29,7 +29,7 @@ def config(**changes):
 
 def test_mmengines_text_is_read():
     cfg = config()
-    found = read_saved_config(cfg.pretty_text)
+    found = parse_config_text(cfg.pretty_text)
     assert found['other'] == -1
     assert found['model']['backbone'] == cfg.model.backbone.to_dict()
     assert model_differences(dict(cfg=cfg.pretty_text), cfg) == []
@@ -61,8 +61,8 @@ def test_what_changes_the_outputs_is_named():
 def test_nothing_is_run(tmp_path):
     mark = tmp_path / 'ran'
     text = f'x = open({str(mark)!r}, "w")\nmodel = dict(a=1, **y)\nz = [1, 2]'
-    assert read_saved_config(text) == dict(z=[1, 2])
+    assert parse_config_text(text) == dict(z=[1, 2])
     assert not mark.exists()
-    assert read_saved_config('no config (') is None
+    assert parse_config_text('no config (') is None
     for meta in (None, {}, dict(cfg='z = 1'), dict(cfg=None)):
         assert model_differences(meta, config()) == []

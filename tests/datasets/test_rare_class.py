@@ -291,7 +291,10 @@ def test_defaults_are_the_official_values(scenes):
 
 def test_labels_are_needed(scenes):
     images = source(
-        scenes, data_prefix=dict(img_path='images'), rare_class=OPTIONS
+        scenes,
+        data_prefix=dict(img_path='images'),
+        rare_class=OPTIONS,
+        pipeline=[dict(type='LoadSegImage')],
     )
     with pytest.raises(DataError, match='needs labels'):
         KeyedDataset([images])

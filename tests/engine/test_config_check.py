@@ -117,8 +117,8 @@ def test_a_part_that_others_are_made_of_is_no_slip(cfg):
         (
             'train_dataloader.dataset.datta_root',
             'x',
-            'train_dataloader.dataset.datta_root: no argument of '
-            'FolderDataset; near: data_root',
+            'train_dataloader.dataset.datta_root: did you mean data_root of '
+            'FolderDataset?',
         ),
         (
             'model.backbone.type',

@@ -10,7 +10,10 @@ from mmengine.config import Config
 from tiny_run import read_config, write_images
 
 from clouds_mmseg.ablation.rows import ROWS
-from clouds_mmseg.engine.config_text import parse_config_text, plain_config
+from clouds_mmseg.checkpoints.saved_config import (
+    parse_config_text,
+    plain_config,
+)
 from clouds_mmseg.engine.launch import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.engine.resume_plan import config_changes

@@ -146,6 +146,6 @@ def test_stopping_by_hand_is_explained(main, tmp_path, prompts, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fill, 'encode_png', stop)
-    with pytest.raises(Exception, match='the same command continues'):
+    with pytest.raises(KeyboardInterrupt, match='same command continues'):
         main(['--prompts', str(prompts), '--num', '1', '--size', '64x32',
               '--out', str(tmp_path / 'bank')])  # fmt: skip

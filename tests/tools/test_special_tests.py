@@ -189,6 +189,6 @@ def test_corruptions_from_a_folder_and_on_the_fly(
     }
     assert fly['protocol'] == 'native'
     # One picture a domain, of the corrupted image.
-    pictures = sorted(tmp_path.glob('read/*/pictures/test/*.png'))
+    pictures = sorted(tmp_path.glob('read/*/pictures/test/**/*.png'))
     assert len(pictures) == 10
     assert not list(tmp_path.glob('fly/*/pictures/test'))

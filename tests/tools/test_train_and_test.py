@@ -30,8 +30,13 @@ def test_train_resume_and_test(run_tool, tiny_config, tmp_path, capsys):
     assert results_of(work_dir)['iteration'] == 4
     assert "type='BF16OptimWrapper'" in results_of(work_dir)['config']['text']
 
-    more = ('--cfg-options', 'train_cfg.max_iters=6')
-    assert run_tool(*train, '--resume', *more) == 0
+    more = ('--resume', '--cfg-options', 'train_cfg.max_iters=6')
+    # Another precision from here on is another run, unless that is meant.
+    assert run_tool(*train, *more) == 1
+    accept = 'resume_cfg.accept=[optim_wrapper.type]'
+    assert accept.split('=')[0] in capsys.readouterr().err
+    assert run_tool(*train, *more, accept) == 0
+    assert results_of(work_dir)['resumed_with_changes']
     assert results_of(work_dir)['iteration'] == 6
     validated = results_of(work_dir)['metrics']
 
@@ -55,7 +60,7 @@ def test_train_resume_and_test(run_tool, tiny_config, tmp_path, capsys):
     mask = np.asarray(Image.open(tmp_path / 'out' / 'dusk' / '002.png'))
     assert mask.shape == (32, 32)
     assert mask.max() < 3
-    assert len(list((tmp_path / 'show').glob('*.png'))) == 7
+    assert len(list((tmp_path / 'show').glob('**/*.png'))) == 7
 
 
 def test_mixed_precision_test(run_tool, tiny_config, tmp_path, monkeypatch):

@@ -5,14 +5,9 @@ import os
 import sys
 import traceback
 from contextlib import contextmanager
-from pathlib import Path
 
 # Ended by Ctrl-C, as shells report it.
 INTERRUPTED = 130
-_ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = tuple(
-    f'{_ROOT / name}{os.sep}' for name in ('clouds_mmseg', 'clouds_mmseg_cli')
-)
 
 
 def _raised_on_purpose(error):
@@ -22,9 +17,13 @@ def _raised_on_purpose(error):
         return False
     last = frames[-1]
     line = linecache.getline(last.filename, last.lineno or 0)
-    return last.filename.startswith(_PACKAGES) and line.strip().startswith(
-        'raise '
+    ours = tuple(
+        os.path.join(folder, '')
+        for name in ('clouds_mmseg', 'clouds_mmseg_cli')
+        if name in sys.modules
+        for folder in sys.modules[name].__path__
     )
+    return last.filename.startswith(ours) and line.strip().startswith('raise ')
 
 
 def _is_worded(error):
