@@ -73,7 +73,7 @@ def _value(node):
         for argument in node.args:
             if isinstance(argument, ast.Dict):
                 values.update(_pairs(argument))
-        values.update({k.arg: _value(k.value) for k in node.keywords})
+        values.update({k.arg: _value(k.value) for k in node.keywords if k.arg})
         return values
     try:
         return ast.literal_eval(node)

@@ -26,10 +26,10 @@ from clouds_mmseg.engine.self_training_runner import bank_command
 from clouds_mmseg.utils.bank_manifest import MANIFEST_FILE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import (
-    MissingWeightsError,
     is_offline,
     weight_problems,
 )
+from clouds_mmseg.utils.zoo_address import fetch_checkpoint
 
 # Optional package -> how to install it.
 _EXTRAS = dict(
@@ -223,7 +223,14 @@ def _checkpoints(cfg, phase):
     found = []
     for key in ('load_from', 'resume'):
         path = cfg.get(key)
-        if not isinstance(path, str) or is_remote(path):
+        if not isinstance(path, str):
+            continue
+        if is_remote(path):
+            try:
+                fetch_checkpoint(path, key, fetch=False)
+            except UserError as error:
+                fetchable = getattr(error, 'fetchable', False)
+                found.append(Missing(str(error), '', fetchable))
             continue
         if not osp.isfile(osp.expanduser(path)):
             found.append(
@@ -292,9 +299,7 @@ def _weights(cfg):
 def _named_weights(cfg, name):
     """Pretrained weights inside of a part of the config."""
     return [
-        Missing(
-            f'{place}: {error}', '', isinstance(error, MissingWeightsError)
-        )
+        Missing(f'{place}: {error}', '', getattr(error, 'fetchable', False))
         for place, error in weight_problems(cfg, name)
     ]
 

@@ -31,7 +31,12 @@ class MissingWeightsError(UserError):
 
     The message names the files, the places where they were looked for, where
     they are published, and what to do.
+
+    Attributes:
+        fetchable (bool): Nobody was asked for them yet, and a run would be.
     """
+
+    fetchable = False
 
 
 def use_pretrained_dir(folder):
@@ -169,7 +174,7 @@ def missing_error(
         first = (str(error).strip().splitlines() or [''])[0]
         reason = f'it could not be fetched ({type(error).__name__}: {first})'
     names = dict.fromkeys(Path(place).name for place in places)
-    return MissingWeightsError(
+    missing = MissingWeightsError(
         '\n'.join(
             [
                 f'{what}: {" or ".join(names)} is not here',
@@ -182,6 +187,8 @@ def missing_error(
             ]
         )
     )
+    missing.fetchable = reason == _NOT_ASKED
+    return missing
 
 
 def hub_cache():

@@ -210,10 +210,9 @@ def test_the_limit_counts_across_a_resume(build, tmp_path):
 
 def test_an_accumulated_step_is_dropped_whole(build):
     runner = build(
-        **EXACT,
+        **(EXACT | {'default_hooks__checkpoint__interval': 2}),
         **{CHECK: 5},
         optim_wrapper__accumulative_counts=2,
-        default_hooks__checkpoint__interval=2,
         train_cfg__max_iters=8,
     )
     record = Weights()
@@ -231,9 +230,8 @@ def test_an_accumulated_step_is_dropped_whole(build):
 
 def test_accumulation_stops_at_the_iteration_itself(build):
     runner = build(
-        **EXACT,
+        **(EXACT | {'default_hooks__checkpoint__interval': 12}),
         optim_wrapper__accumulative_counts=12,
-        default_hooks__checkpoint__interval=12,
         train_cfg__max_iters=12,
     )
     with pytest.raises(NonFiniteError, match=r'003\.png') as caught:

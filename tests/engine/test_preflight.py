@@ -36,7 +36,7 @@ def test_all_that_training_lacks_is_one_error(shipped, tmp_path):
         f'bdd100k: there is no folder {data}/bdd100k',
         f'mapillary: there is no folder {data}/mapillary',
         f'generated images: {data}/generated is missing or unfinished',
-        'model.backbone: CLIPBackbone',
+        "model.backbone: pretrained='openai' of RN101",
         'custom_hooks[5].refiner: SAMRefiner',
     ):
         assert said.count(what) == 1, what
@@ -85,7 +85,9 @@ def test_weights_that_can_be_fetched_are_no_error(
     cfg = shipped('warmup/gta2cs_r50.py')
     for name in ('train', 'val', 'test'):
         cfg.pop(f'{name}_dataloader')
-    with pytest.raises(UserError, match='weights of CLIP RN50.*; hf download'):
+    with pytest.raises(
+        UserError, match='of RN50[^!]*hf download timm/resnet50'
+    ):
         require_inputs(cfg, 'train')
     monkeypatch.delenv('HF_HUB_OFFLINE')
     said = []
@@ -95,7 +97,9 @@ def test_weights_that_can_be_fetched_are_no_error(
     )
     require_inputs(cfg, 'train')
     assert len(said) == 1
-    assert said[0].startswith('To be fetched: weights of CLIP RN50')
+    assert said[0].startswith(
+        "To be fetched: model.backbone: pretrained='openai' of RN50"
+    )
     # A checkpoint holds the backbone as well.
     checkpoint = tmp_path / 'iter_1.pth'
     checkpoint.touch()
