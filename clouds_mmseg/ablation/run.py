@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-from clouds_mmseg_cli.cfg_options import parse_options
-
 from clouds_mmseg.ablation.pictures import draw_pictures
 from clouds_mmseg.ablation.report import (
     collect,
@@ -16,6 +14,7 @@ from clouds_mmseg.ablation.schedule import Run, train_all
 from clouds_mmseg.engine.results_hook import to_json
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.cfg_options import parse_options
 
 
 def run_ablation(

@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from clouds_mmseg_cli.cfg_options import parse_options
-
 from clouds_mmseg.ablation.rows import Row
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.cfg_options import parse_options
 
 RESULTS = 'results.json'
 

@@ -6,13 +6,6 @@ import os
 import os.path as osp
 from pathlib import Path
 
-# Scripts import these from here as well.
-from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
-from clouds_mmseg_cli.options import (  # noqa: F401
-    add_common_arguments,
-    add_pretrained_dir,
-    add_report_dir,
-)
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
@@ -27,6 +20,14 @@ from clouds_mmseg.engine.dataset_options import (
 from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.pretrained import use_pretrained_dir
+
+# Scripts import these from here as well.
+from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
+from clouds_mmseg_cli.options import (  # noqa: F401
+    add_common_arguments,
+    add_pretrained_dir,
+    add_report_dir,
+)
 
 # Launcher -> what it sets in each process that it starts.
 _RANKS = dict(
