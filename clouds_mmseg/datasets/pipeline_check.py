@@ -39,23 +39,23 @@ def check_pipeline(dataset: Any) -> None:
 
     Raises:
         UserError: Labels are read by a step that does not know what their
-            ids mean, or there are none to be read.
+            ids mean, or that fails where there are none.
     """
     steps = list(steps_of(dataset.pipeline))
     who = f'{type(dataset).__name__} (domain {dataset.domain})'
-    reads = [
-        s for s in steps if isinstance(s, (LoadAnnotations, LoadSegLabels))
-    ]
-    if reads and not dataset.has_labels:
-        raise UserError(
-            f'{who}: its pipeline reads labels by {type(reads[0]).__name__}, '
-            'and the dataset has none: give '
-            "data_prefix=dict(img_path=..., seg_map_path='...'), or leave the "
-            'step out'
-        )
-    for step in reads:
-        if isinstance(step, LoadSegLabels):
+    for step in steps:
+        # LoadSegLabels lets images without labels pass: a test predicts them.
+        if isinstance(step, LoadSegLabels) or not isinstance(
+            step, LoadAnnotations
+        ):
             continue
+        if not dataset.has_labels:
+            raise UserError(
+                f'{who}: its pipeline reads labels by {type(step).__name__}, '
+                'and the dataset has none: give '
+                "data_prefix=dict(img_path=..., seg_map_path='...'), or leave "
+                'the step out'
+            )
         lost = _lost_settings(dataset, step)
         if lost:
             raise UserError(

@@ -50,10 +50,15 @@ def test_published_ids(pairs):
 
 
 def test_labels_that_are_not_there(pairs):
-    with pytest.raises(UserError, match='reads labels by LoadSegLabels'):
-        DGDataset(
+    def unlabelled(step):
+        return DGDataset(
             domain='web',
             data_root=str(pairs),
             data_prefix=dict(img_path='images'),
-            pipeline=[IMAGE, OURS],
+            pipeline=[IMAGE, step],
         )
+
+    with pytest.raises(UserError, match='reads labels by LoadAnnotations'):
+        unlabelled(STOCK)
+    # A test predicts images without labels.
+    assert 'gt_seg_map' not in unlabelled(OURS)[0]

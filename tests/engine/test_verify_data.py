@@ -82,7 +82,12 @@ def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
     add_common_arguments(parser)
     words = [str(tiny_config), '--data-root', str(tmp_path), '--cfg-options']
-    options = ['a.b=[1,2]', 'c=two words', "d='1'", 'e=[x y, None]']
+    options = [
+        'load_cfg.b=[1,2]',
+        'experiment_name=two words',
+        "load_cfg.d='1'",
+        'load_cfg.e=[x y, None]',
+    ]
     args = parser.parse_args([*words, *options])
     said = shlex.split(config_command(args))
     assert said[:4] == [
@@ -96,10 +101,10 @@ def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
         again.cfg_options
         == args.cfg_options
         == {
-            'a.b': [1, 2],
-            'c': 'two words',
-            'd': '1',
-            'e': ['x y', None],
+            'load_cfg.b': [1, 2],
+            'experiment_name': 'two words',
+            'load_cfg.d': '1',
+            'load_cfg.e': ['x y', None],
         }
     )
     load_config(again)
