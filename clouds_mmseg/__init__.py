@@ -16,6 +16,7 @@ from clouds_mmseg import (  # noqa: E402
     evaluation,
     models,
     refine,
+    robustness,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     'evaluation',
     'models',
     'refine',
+    'robustness',
 ]

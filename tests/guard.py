@@ -141,8 +141,8 @@ def toycity_losses() -> list[str]:
     from mmengine.config import Config
     from mmengine.hooks import Hook
 
-    from clouds_mmseg.datasets.toycity import write_toycity
-    from clouds_mmseg.engine.launch import build_runner
+    from clouds_mmseg.cli.config import build_runner
+    from clouds_mmseg.toycity import write_toycity
 
     losses = []
 

@@ -8,10 +8,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from PIL import Image, ImageDraw
 
-from clouds_mmseg.datasets.prepare.vistas_classes import (
-    CLASSES_OF_VISTAS,
-    IGNORED,
-)
+from clouds_mmseg.data_tools.prepare.vistas import CLASSES_OF_VISTAS, IGNORED
 
 HEIGHT, WIDTH = 12, 20
 # The tables of DESIGN, written independently of the package's.

@@ -16,7 +16,7 @@ from mmseg.registry import METRICS, MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 
 import clouds_mmseg  # noqa: F401
-from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.utils.errors import DataError
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted(

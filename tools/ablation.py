@@ -54,7 +54,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    from clouds_mmseg.ablation.run import run_ablation
+    from ablation.run import run_ablation
 
     run_ablation(**vars(args))
 

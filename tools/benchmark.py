@@ -5,12 +5,12 @@ from pathlib import Path
 from clouds_mmseg_cli.benchmark import parse_args
 from clouds_mmseg_cli.errors import plain_errors
 
-PLAIN = Path(__file__).resolve().parents[1] / 'tests' / 'plain'
+PLAIN = Path(__file__).resolve().parents[1] / 'tests' / 'reference'
 
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.benchmark.command import run
+    from benchmark.command import run
 
     run(args, PLAIN)
 

@@ -1,9 +1,13 @@
 """Compare this package with recorded outputs of other implementations."""
 
 import argparse
+import runpy
 import sys
+from pathlib import Path
 
 from clouds_mmseg_cli.errors import plain_errors
+
+_PARITY = Path(__file__).resolve().parents[1] / 'tests/parity/parity.py'
 
 
 def main():
@@ -15,7 +19,8 @@ def main():
     )
     parser.add_argument('files', nargs='+', metavar='FILE')
     files = parser.parse_args().files
-    from clouds_mmseg.checkpoints.parity import check_file
+    # A part of the tests, which lie in the checkout beside the tools.
+    check_file = runpy.run_path(str(_PARITY))['check_file']
 
     width = max(len(name) for name in files)
     failed = False

@@ -52,8 +52,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.checkpoints.convert_file import convert_file
-    from clouds_mmseg.checkpoints.report import report_lines
+    from clouds_mmseg.conversion.convert_file import convert_file, report_lines
 
     outcome = convert_file(
         args.source,

@@ -109,9 +109,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.engine.make_bank import make_bank
-    from clouds_mmseg.generate.sharding import parse_shard
-    from clouds_mmseg.utils.pretrained import use_pretrained_dir
+    from clouds_mmseg.generate.image_bank import parse_shard
+    from clouds_mmseg.generate.run import make_bank
+    from clouds_mmseg.weights.locate import use_pretrained_dir
 
     use_pretrained_dir(args.pretrained_dir)
     given = {name: getattr(args, name) for name in _OPTIONS}

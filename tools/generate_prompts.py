@@ -40,9 +40,9 @@ def parse_args(argv=None):
 
 
 def make_prompts(args):
-    from clouds_mmseg.generate.errors import GenerationError
-    from clouds_mmseg.generate.grammar import template_prompts
     from clouds_mmseg.generate.llm import PromptWriter
+    from clouds_mmseg.generate.prompts import template_prompts
+    from clouds_mmseg.utils.errors import GenerationError
 
     if args.backend == 'template':
         prompts, duplicates = template_prompts(args.num, seed=args.seed)
@@ -75,10 +75,13 @@ def make_prompts(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.generate.coverage import class_coverage, coverage_lines
-    from clouds_mmseg.generate.instruction import INSTRUCTION
-    from clouds_mmseg.generate.prompt_file import write_prompts
-    from clouds_mmseg.utils.pretrained import use_pretrained_dir
+    from clouds_mmseg.generate.llm import INSTRUCTION
+    from clouds_mmseg.generate.prompts import (
+        class_coverage,
+        coverage_lines,
+        write_prompts,
+    )
+    from clouds_mmseg.weights.locate import use_pretrained_dir
 
     use_pretrained_dir(args.pretrained_dir)
     if args.show_instruction:

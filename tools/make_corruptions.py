@@ -47,7 +47,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.engine.make_corruptions import make_corruptions
+    from clouds_mmseg.robustness.run import make_corruptions
 
     try:
         done = make_corruptions(**vars(args))

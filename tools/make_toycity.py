@@ -37,12 +37,12 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.datasets.toycity import write_toycity
-    from clouds_mmseg.datasets.toycity.manifest import (
+    from clouds_mmseg.toycity import write_toycity
+    from clouds_mmseg.toycity.dataset import (
         MANIFEST,
         read_manifest,
+        write_contact_sheet,
     )
-    from clouds_mmseg.datasets.toycity.sheet import write_contact_sheet
     from clouds_mmseg.utils.errors import UserError
 
     start = time.perf_counter()

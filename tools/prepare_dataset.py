@@ -62,9 +62,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.datasets.data_root import resolve_data_root
-    from clouds_mmseg.datasets.prepare.options import Options
-    from clouds_mmseg.datasets.prepare.run import prepare_dataset
+    from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+    from clouds_mmseg.utils.data_root import resolve_data_root
 
     out = args.out or resolve_data_root(f'data/{args.name}')
     options = Options(

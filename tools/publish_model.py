@@ -31,7 +31,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from clouds_mmseg.checkpoints.publish import publish, published_lines
+    from clouds_mmseg.conversion.publish import publish, published_lines
 
     done = publish(
         args.source,

@@ -58,24 +58,22 @@ def parse_args():
 
 def main():
     args = parse_args()
-    from clouds_mmseg.engine.config_check import require_sections
-    from clouds_mmseg.engine.corruption_options import (
-        apply_corruption_arguments,
+    from clouds_mmseg.cli.config import (
+        build_runner,
+        load_config,
+        require_folder,
     )
-    from clouds_mmseg.engine.evaluation_options import (
+    from clouds_mmseg.cli.config_check import require_sections
+    from clouds_mmseg.cli.preflight import require_inputs
+    from clouds_mmseg.cli.test_options import (
+        apply_corruption_arguments,
+        apply_export_arguments,
         enable_tta,
         predict_in_bf16,
         show_pictures,
         take_every_weight,
         write_predictions,
     )
-    from clouds_mmseg.engine.export_options import apply_export_arguments
-    from clouds_mmseg.engine.launch import (
-        build_runner,
-        load_config,
-        require_folder,
-    )
-    from clouds_mmseg.engine.preflight import require_inputs
     from clouds_mmseg.evaluation.protocols import apply_protocol
 
     cfg = load_config(args)

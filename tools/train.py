@@ -31,19 +31,15 @@ def parse_args():
 
 def main():
     args = parse_args()
-    from clouds_mmseg.engine.config_check import require_sections
-    from clouds_mmseg.engine.launch import (
+    from clouds_mmseg.cli.config import (
         build_runner,
         enable_amp,
         load_config,
         require_folder,
     )
-    from clouds_mmseg.engine.preflight import require_inputs
-    from clouds_mmseg.engine.verify_data import (
-        config_command,
-        config_tasks,
-        verify_data,
-    )
+    from clouds_mmseg.cli.config_check import require_sections
+    from clouds_mmseg.cli.data import config_command, config_tasks, verify_data
+    from clouds_mmseg.cli.preflight import require_inputs
 
     cfg = load_config(args)
     if args.check_data:

@@ -60,14 +60,10 @@ def main():
     args = parse_args()
     from mmengine.registry import init_default_scope
 
-    from clouds_mmseg.datasets.data_root import resolve_data_root
-    from clouds_mmseg.datasets.verify import named_tasks
-    from clouds_mmseg.engine.launch import load_config, use_report_dir
-    from clouds_mmseg.engine.verify_data import (
-        config_command,
-        config_tasks,
-        verify_data,
-    )
+    from clouds_mmseg.cli.config import load_config, use_report_dir
+    from clouds_mmseg.cli.data import config_command, config_tasks, verify_data
+    from clouds_mmseg.data_tools.verify import named_tasks
+    from clouds_mmseg.utils.data_root import resolve_data_root
 
     if args.config:
         tasks = config_tasks(load_config(args))

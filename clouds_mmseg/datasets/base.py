@@ -1,18 +1,19 @@
-"""What all datasets of a domain-generalisation benchmark have in common."""
+"""Base class of the driving data sets."""
 
 import os
 
 from mmseg.datasets import BaseSegDataset
 
-from clouds_mmseg.datasets.data_root import resolve_data_root
-from clouds_mmseg.datasets.file_checks import FileChecks
-from clouds_mmseg.datasets.label_table import build_label_table
-from clouds_mmseg.datasets.pairing import unique_names
+from clouds_mmseg.datasets.files import FileChecks, unique_names
+from clouds_mmseg.datasets.labels import build_label_table
 from clouds_mmseg.datasets.pipeline_check import check_pipeline
-from clouds_mmseg.datasets.prepare.manifest import PREPARED_SUFFIX
-from clouds_mmseg.datasets.prepare.recode import recoded
-from clouds_mmseg.datasets.prepared import find_manifest
+from clouds_mmseg.datasets.prepared import (
+    PREPARED_SUFFIX,
+    find_manifest,
+    recoded,
+)
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
+from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import check_image_range
 from clouds_mmseg.utils.options import check_palette, name_list, near_names

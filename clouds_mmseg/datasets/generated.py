@@ -6,10 +6,11 @@ import os
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
-from clouds_mmseg.datasets.base import DGDataset, resolve_data_root
-from clouds_mmseg.datasets.errors import DataError
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.pipeline_check import check_pipeline
-from clouds_mmseg.utils.bank_manifest import (
+from clouds_mmseg.utils.data_root import resolve_data_root
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.image_set import (
     BankError,
     read_bank,
     read_entries,

@@ -8,9 +8,11 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.logging import print_log
 
-from clouds_mmseg.datasets.label_table import UNDEFINED
-from clouds_mmseg.datasets.transforms.load_image import LoadSegImage
-from clouds_mmseg.datasets.transforms.load_labels import LoadSegLabels
+from clouds_mmseg.datasets.labels import UNDEFINED
+from clouds_mmseg.datasets.transforms.loading import (
+    LoadSegImage,
+    LoadSegLabels,
+)
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 

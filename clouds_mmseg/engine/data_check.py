@@ -9,26 +9,27 @@ from mmengine.logging import print_log
 from mmseg.datasets import PackSegInputs
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
-from clouds_mmseg.datasets.base import DGDataset
-from clouds_mmseg.datasets.folder import FolderDataset
-from clouds_mmseg.datasets.pairing import suffix_text
-from clouds_mmseg.datasets.pipeline_check import steps_of
-from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
-from clouds_mmseg.datasets.transforms import PackDGInputs
-from clouds_mmseg.datasets.verify.label_look import (
+from clouds_mmseg.data_tools.verify.label_look import (
     LabelCount,
     absent_classes,
     label_findings,
     look_at_labels,
 )
-from clouds_mmseg.datasets.verify.listing import has_report, same_files
-from clouds_mmseg.datasets.verify.recall import (
+from clouds_mmseg.data_tools.verify.listing import has_report, same_files
+from clouds_mmseg.data_tools.verify.report import (
+    advice_text,
     changes_since,
+    counted,
     errors_of,
     report_of,
+    report_path,
 )
-from clouds_mmseg.datasets.verify.report_file import report_path
-from clouds_mmseg.datasets.verify.text import advice_text, counted
+from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.files import suffix_text
+from clouds_mmseg.datasets.folder import FolderDataset
+from clouds_mmseg.datasets.pipeline_check import steps_of
+from clouds_mmseg.datasets.rare_classes import RareClassDataset
+from clouds_mmseg.datasets.transforms import PackDGInputs
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import keep_for_results

@@ -4,7 +4,7 @@ import os.path as osp
 
 from mmengine.dist import all_gather_object, get_world_size
 
-from clouds_mmseg.engine.run_header import bare_model
+from clouds_mmseg.engine.runner import bare_model
 from clouds_mmseg.utils.finite import (
     NonFiniteError,
     listed,

@@ -6,12 +6,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop
 
-from clouds_mmseg.checkpoints.saved_config import (
-    parse_config_text,
-    plain_config,
-)
 from clouds_mmseg.engine.portable_runner import PortableRunner
-from clouds_mmseg.engine.resume import read_checkpoint
 from clouds_mmseg.engine.resume_plan import (
     SCHEDULED,
     PlanChange,
@@ -29,7 +24,9 @@ from clouds_mmseg.engine.schedule_replay import (
     first_difference,
     hold_groups,
 )
+from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.saved_config import parse_config_text, plain_config
 
 # Entries of a scheduler's state that change from step to step.
 _MOVING = ('last_step', '_global_step', '_last_value', 'verbose')

@@ -12,13 +12,13 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clouds_mmseg.checkpoints.saved_config import (
+from clouds_mmseg.engine.data_check import leaf_datasets
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.saved_config import (
     ABSENT,
     config_differences,
     plain_config,
 )
-from clouds_mmseg.engine.data_check import leaf_datasets
-from clouds_mmseg.utils.errors import UserError
 
 # Parts of a config that decide what an iteration does.
 _SECTIONS = (

@@ -6,14 +6,12 @@ import time
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
-from clouds_mmseg.datasets.data_root import resolve_data_root
-from clouds_mmseg.engine.dg_runner import DGRunner
-from clouds_mmseg.engine.make_bank import make_bank
-from clouds_mmseg.generate.errors import BankBusyError
-from clouds_mmseg.generate.grammar import template_prompts
-from clouds_mmseg.generate.prompt_file import write_prompts
-from clouds_mmseg.utils.bank_manifest import MANIFEST_FILE
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.engine.runner import DGRunner
+from clouds_mmseg.generate.prompts import template_prompts, write_prompts
+from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.utils.data_root import resolve_data_root
+from clouds_mmseg.utils.errors import BankBusyError, UserError
+from clouds_mmseg.utils.image_set import MANIFEST_FILE
 
 
 @RUNNERS.register_module()

@@ -1,13 +1,11 @@
 """Metrics and named evaluation protocols."""
 
-from clouds_mmseg.evaluation.corruption_metric import CorruptionMetric
 from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
 from clouds_mmseg.evaluation.protocols import PROTOCOLS, apply_protocol
-from clouds_mmseg.evaluation.submission_metric import SubmissionMetric
+from clouds_mmseg.evaluation.submission import SubmissionMetric
 
 __all__ = [
     'PROTOCOLS',
-    'CorruptionMetric',
     'DGIoUMetric',
     'SubmissionMetric',
     'apply_protocol',

@@ -1,28 +1,184 @@
-"""IoU over many domains in one pass."""
+"""IoU of many domains in one pass."""
 
 import logging
 import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.logging import MMLogger, print_log
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
+from prettytable import PrettyTable
 
-from clouds_mmseg.evaluation.confusion import (
-    areas,
-    confusion_matrix,
-    confusion_with_background,
-    mean_percent,
-)
-from clouds_mmseg.evaluation.tables import class_table, domain_table
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import listed
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.output_names import OutputNames
 from clouds_mmseg.utils.result_warnings import warn_about_results
+
+
+def confusion_matrix(prediction, label, num_classes, ignore_index):
+    """Count the pixels of one image.
+
+    Args:
+        prediction (torch.Tensor): (H, W), integer, class indices.
+        label (torch.Tensor): (H, W), integer, class indices.
+        num_classes (int): Number of classes.
+        ignore_index (int): Label of pixels that do not count.
+
+    Returns:
+        torch.Tensor: (num_classes, num_classes) int64 on the CPU: rows
+        labels, columns predictions, pixels.
+
+    Raises:
+        UserError: A counted pixel is outside the classes.
+    """
+    counted = label != ignore_index
+    label = label[counted].long()
+    prediction = prediction[counted].long()
+    for name, values in (('label', label), ('prediction', prediction)):
+        if values.numel() and not (
+            0 <= values.min() <= values.max() < num_classes
+        ):
+            raise UserError(
+                f'a {name} to evaluate holds class indices '
+                f'{int(values.min())}..{int(values.max())}, but the dataset '
+                f'has {num_classes} classes (ignored: {ignore_index})'
+            )
+    cells = torch.bincount(
+        label * num_classes + prediction, minlength=num_classes**2
+    )
+    return cells.reshape(num_classes, num_classes).cpu()
+
+
+def confusion_with_background(prediction, label):
+    """Count the pixels of one image for a single class.
+
+    All that is not the class is background, ignored pixels too: there is
+    nothing else that it could be mistaken for.
+
+    Args:
+        prediction (torch.Tensor): (H, W), integer, 0 for the class.
+        label (torch.Tensor): (H, W), integer, 0 for the class.
+
+    Returns:
+        torch.Tensor: (2, 2) int64 on the CPU: rows labels, columns
+        predictions, of the class and of the background, pixels.
+    """
+    return confusion_matrix(
+        (prediction != 0).long(), (label != 0).long(), 2, ignore_index=-1
+    )
+
+
+def areas(confusion):
+    """Reduce a confusion matrix to what mmseg's formulas take.
+
+    Args:
+        confusion (torch.Tensor): (C, C) int64, rows labels.
+
+    Returns:
+        tuple[torch.Tensor]: Intersection, union, predicted, labelled: each
+        (C,) float64, pixels.
+    """
+    labelled = confusion.sum(1).double()
+    predicted = confusion.sum(0).double()
+    intersection = confusion.diag().double()
+    union = labelled + predicted - intersection
+    return intersection, union, predicted, labelled
+
+
+def mean_percent(fractions):
+    """Average the values of the classes that have one.
+
+    Args:
+        fractions (Iterable[float]): In [0, 1]; NaN where there is no value.
+
+    Returns:
+        float: In [0, 100]; NaN if no class has a value.
+    """
+    present = [f for f in fractions if not math.isnan(f)]
+    return float(np.mean(present) * 100) if present else math.nan
+
+
+def percent_cell(value):
+    """Write a percentage, ``-`` for None and NaN."""
+    if value is None or math.isnan(value):
+        return '-'
+    return f'{value:.2f}'
+
+
+def domain_table(reports, mean, source_domains=()):
+    """Draw a row per domain and one for the mean over the targets.
+
+    Args:
+        reports (dict[str, dict]): Domain -> ``images`` (int), ``metrics``
+            (name -> percent) and, where there is one, ``class_iou``: a mean
+            over part of the classes says so.
+        mean (dict[str, float]): Name -> percent, over the domains that are
+            not sources.
+        source_domains (Sequence[str]): Domains the model was trained on.
+
+    Returns:
+        str: The table.
+    """
+    names = list(next(iter(reports.values()))['metrics']) if reports else []
+    counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
+    # Of interest where a mean is over fewer classes than the model has.
+    partial = any(c and c[0] < c[1] for c in counts.values())
+    columns = ['classes in mean'] if partial else []
+    table = PrettyTable(['domain', 'images', *columns, *names])
+    table.align = 'r'
+    table.align['domain'] = 'l'
+    targets = 0
+    for domain, report in reports.items():
+        is_source = domain in source_domains
+        targets += not is_source
+        cells = [percent_cell(report['metrics'][name]) for name in names]
+        label = f'{domain} (source)' if is_source else domain
+        if partial:
+            cells.insert(0, '{} of {}'.format(*counts[domain]))
+        table.add_row([label, report['images'], *cells])
+    if targets > 1:
+        table.add_divider()
+        cells = [percent_cell(mean[name]) for name in names]
+        what = ' targets' if source_domains else ''
+        blanks = [''] * (1 + len(columns))
+        table.add_row([f'mean of {targets}{what}', *blanks, *cells])
+    return table.get_string()
+
+
+def _classes_in_mean(report):
+    """Number of classes that have an IoU, and of all; None without IoU."""
+    values = report.get('class_iou')
+    if not values:
+        return None
+    return sum(v is not None for v in values.values()), len(values)
+
+
+def class_table(reports, classes):
+    """Draw a row per class and a column per domain.
+
+    Args:
+        reports (dict[str, dict]): Domain -> ``class_iou`` (class -> percent,
+            None where the class does not occur).
+        classes (Sequence[str]): The rows.
+
+    Returns:
+        str: The table.
+    """
+    table = PrettyTable(['class', *reports])
+    table.align = 'r'
+    table.align['class'] = 'l'
+    for name in classes:
+        cells = [
+            percent_cell(report.get('class_iou', {}).get(name))
+            for report in reports.values()
+        ]
+        table.add_row([name, *cells])
+    return table.get_string()
 
 
 @METRICS.register_module()

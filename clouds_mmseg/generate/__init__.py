@@ -3,6 +3,6 @@
 diffusers and transformers are imported where they are used, not here.
 """
 
-from clouds_mmseg.generate.errors import GenerationError
+from clouds_mmseg.utils.errors import GenerationError
 
 __all__ = ['GenerationError']

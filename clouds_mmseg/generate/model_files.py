@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.utils.pretrained import (
+from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.weights.locate import (
     check_hub_reachable,
     find_pretrained,
     in_repository,

@@ -1,18 +1,361 @@
-"""SAM as two functions: an image to its embedding, points to masks.
+"""SAM as two functions: image to embedding, points to masks."""
 
-Shape letters: H, W of the image; C, h, w of SAM's embedding; N prompts of P
-points; S, T of SAM's low-resolution masks (256 x 256 in the published ones).
-"""
+import logging
+import re
+from importlib import import_module
+from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 
-from clouds_mmseg.refine.digest import digest_file
-from clouds_mmseg.refine.merge import select_best
-from clouds_mmseg.refine.sam_weights import (
-    build_sam,
-    find_weights,
-    sam_module,
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import digest_file
+from clouds_mmseg.weights.io import read_state_dict
+from clouds_mmseg.weights.load import load_strictly
+from clouds_mmseg.weights.locate import (
+    find_or_fetch,
+    find_pretrained,
+    missing_error,
 )
+
+_OFFICIAL = 'https://dl.fbaipublicfiles.com/segment_anything/'
+# Variant -> where its authors publish the weights.
+PUBLISHED = {
+    'vit_b': _OFFICIAL + 'sam_vit_b_01ec64.pth',
+    'vit_l': _OFFICIAL + 'sam_vit_l_0b3195.pth',
+    'vit_h': _OFFICIAL + 'sam_vit_h_4b8939.pth',
+    'vit_t': 'https://github.com/ChaoningZhang/MobileSAM/raw/master/'
+    'weights/mobile_sam.pt',
+}
+_INSTALL = {
+    'segment_anything': 'pip install "clouds_mmseg[sam]"',
+    # Not on PyPI: its authors install it from the repository.
+    'mobile_sam': 'pip install timm '
+    'git+https://github.com/ChaoningZhang/MobileSAM.git',
+}
+# What transformers' SamModel calls the parts of segment-anything's Sam.
+_RENAMED = [
+    (re.compile(pattern), new)
+    for pattern, new in [
+        (
+            r'^shared_image_embedding\.positional_embedding$',
+            'prompt_encoder.pe_layer.positional_encoding_gaussian_matrix',
+        ),
+        (
+            r'^vision_encoder\.patch_embed\.projection\.',
+            'image_encoder.patch_embed.proj.',
+        ),
+        (
+            r'^vision_encoder\.layers\.(\d+)\.layer_norm(\d)\.',
+            r'image_encoder.blocks.\1.norm\2.',
+        ),
+        (r'^vision_encoder\.layers\.', 'image_encoder.blocks.'),
+        (r'^vision_encoder\.neck\.conv1\.', 'image_encoder.neck.0.'),
+        (r'^vision_encoder\.neck\.layer_norm1\.', 'image_encoder.neck.1.'),
+        (r'^vision_encoder\.neck\.conv2\.', 'image_encoder.neck.2.'),
+        (r'^vision_encoder\.neck\.layer_norm2\.', 'image_encoder.neck.3.'),
+        (r'^vision_encoder\.', 'image_encoder.'),
+        (
+            r'^prompt_encoder\.point_embed\.',
+            'prompt_encoder.point_embeddings.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.conv1\.',
+            'prompt_encoder.mask_downscaling.0.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.layer_norm1\.',
+            'prompt_encoder.mask_downscaling.1.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.conv2\.',
+            'prompt_encoder.mask_downscaling.3.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.layer_norm2\.',
+            'prompt_encoder.mask_downscaling.4.',
+        ),
+        (
+            r'^prompt_encoder\.mask_embed\.conv3\.',
+            'prompt_encoder.mask_downscaling.6.',
+        ),
+        (
+            r'^(mask_decoder\.transformer\..*)layer_norm(\d|_final_attn)\.',
+            r'\1norm\2.',
+        ),
+        (
+            r'^mask_decoder\.upscale_conv1\.',
+            'mask_decoder.output_upscaling.0.',
+        ),
+        (
+            r'^mask_decoder\.upscale_layer_norm\.',
+            'mask_decoder.output_upscaling.1.',
+        ),
+        (
+            r'^mask_decoder\.upscale_conv2\.',
+            'mask_decoder.output_upscaling.3.',
+        ),
+    ]
+]
+# A layer of one of the decoder's MLPs, by transformers' names.
+_MLP = re.compile(
+    r'^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))'
+    r'\.(?:(proj_in)|(proj_out)|layers\.(\d+))\.(weight|bias)$'
+)
+# A second copy of the positional embedding.
+_TIED = 'prompt_encoder.shared_embedding.positional_embedding'
+# How a name of other models that are called SAM begins -> which it is.
+_OTHERS = {
+    'image_encoder.trunk.': 'SAM 2',
+    'sam_mask_decoder.': 'SAM 2',
+    'memory_attention.': 'SAM 2',
+    'vision_encoder.backbone.': "SAM 2 in transformers' layout",
+    'detector.': 'SAM 3',
+    'mask_decoder.hf_token.': 'SAM-HQ',
+    'image_encoder.stages.': 'EdgeSAM or another small SAM',
+    'image_encoder.backbone.': 'EfficientSAM or another small SAM',
+}
+# Width of the first position embedding -> variant, to name the mistake.
+_WIDTHS = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
+
+
+def sam_module(variant):
+    """Import the package that a variant comes from.
+
+    Args:
+        variant (str): ``vit_t`` for MobileSAM, else segment-anything's.
+
+    Returns:
+        module: ``mobile_sam`` or ``segment_anything``.
+
+    Raises:
+        UserError: If it is not installed, or has no such variant.
+    """
+    name = 'mobile_sam' if variant == 'vit_t' else 'segment_anything'
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(
+            f'SAMRefiner(variant={variant!r}) needs the package {name}, '
+            f'which is not installed. Run: {_INSTALL[name]}'
+        ) from error
+    known = [k for k in module.sam_model_registry if k != 'default']
+    if variant not in known:
+        raise UserError(
+            f'SAMRefiner: variant must be one of {sorted({*known, "vit_t"})}'
+            f', got {variant!r}.'
+        )
+    return module
+
+
+def find_weights(checkpoint, variant, *, fetch=True):
+    """Return a local file of weights, fetched first if it is an address.
+
+    Args:
+        checkpoint (str | Path): A path; where there is no such file, its
+            name is looked up in the pretrained folder
+            (``--pretrained-dir``). Or an address (``https://...``), whose
+            file is looked up there first; a fetched file is kept in
+            ``hub/checkpoints`` of torch's cache folder and not fetched
+            again.
+        variant (str): For the message.
+        fetch (bool): False only looks.
+
+    Returns:
+        Path: An existing file.
+
+    Raises:
+        UserError: If no file is named.
+        MissingWeightsError: If it is not here and cannot be fetched.
+    """
+    source = PUBLISHED.get(variant, 'the authors of that variant')
+    what = f'SAMRefiner(variant={variant!r})'
+    if not checkpoint:
+        raise UserError(
+            f'{what}: checkpoint must be a path or an address of weights, '
+            f'got {checkpoint!r}. They are published at {source}'
+        )
+    if re.match(r'\w+://', str(checkpoint)):
+        return find_or_fetch(str(checkpoint), what, fetch=fetch)
+    path = Path(checkpoint).expanduser()
+    found = path if path.is_file() else find_pretrained([path.name])
+    if found is None:
+        raise missing_error(
+            f'{what}, checkpoint {checkpoint}',
+            [path.name],
+            origin=source,
+            looked=[path.absolute()],
+            reason='a path is not fetched; an address would be',
+        )
+    return found
+
+
+def build_sam(variant, path):
+    """Build a SAM in eval mode, frozen, with the weights of a file.
+
+    Weights in the layout of transformers' ``SamModel`` are renamed.
+
+    Args:
+        variant (str): A name in the registry of its package.
+        path (Path): The weights.
+
+    Returns:
+        nn.Module: ``Sam`` of the package, on the CPU, float32.
+
+    Raises:
+        UserError: See :func:`sam_module`.
+        WeightFileError: If nothing can be read from the file.
+        CheckpointMismatchError: If it holds another variant.
+    """
+    module = sam_module(variant)
+    state_dict = from_transformers(read_state_dict(path))
+    _refuse_others(state_dict, variant, path)
+    # The initial values are overwritten; drawing them must not shift the
+    # random numbers of the training that is being prepared.
+    with torch.random.fork_rng(devices=[]):
+        sam = module.sam_model_registry[variant]()
+    found = _guess_variant(state_dict)
+    hint = f' (looks like {found})' if found not in (None, variant) else ''
+    load_strictly(sam, state_dict, source=f'{path}{hint}')
+    print_log(f'SAM {variant} from {path}', 'current', logging.INFO)
+    # Its builder called eval already, but MobileSAM's attention then keeps
+    # what it derived from its weights: from the random ones, so far.
+    return sam.eval().requires_grad_(False)
+
+
+def from_transformers(state_dict):
+    """Rename the weights of transformers' ``SamModel``.
+
+    Args:
+        state_dict (dict[str, Tensor]): Weights in any layout.
+
+    Returns:
+        dict[str, Tensor]: As segment-anything names them; any other layout
+        as it is.
+    """
+    if not any(k.startswith('vision_encoder.layers.') for k in state_dict):
+        return state_dict
+    renamed = {}
+    # Layers between the first and the last of an MLP.
+    inner = {}
+    for key in state_dict:
+        if (match := _MLP.match(key)) and match[4]:
+            inner[match[1]] = max(inner.get(match[1], 0), int(match[4]) + 1)
+    for key, value in state_dict.items():
+        if key == _TIED:
+            continue
+        if match := _MLP.match(key):
+            last = inner.get(match[1], 0) + 1
+            index = 0 if match[2] else last
+            if match[4]:
+                index = int(match[4]) + 1
+            key = f'{match[1]}.layers.{index}.{match[5]}'
+        for pattern, new in _RENAMED:
+            key, found = pattern.subn(new, key)
+            if found:
+                break
+        renamed[key] = value
+    if _TIED in state_dict:
+        # Files may have either copy.
+        renamed.setdefault(_RENAMED[0][1], state_dict[_TIED])
+    return renamed
+
+
+def _refuse_others(state_dict, variant, path):
+    """Name a model that is no SAM of the first generation."""
+    found = next(
+        (
+            title
+            for start, title in _OTHERS.items()
+            if any(key.startswith(start) for key in state_dict)
+        ),
+        None,
+    )
+    if found:
+        raise UserError(
+            f'SAMRefiner(variant={variant!r}): {path} holds the weights of '
+            f'{found}; read are those of SAM (vit_b, vit_l, vit_h), also in '
+            f"transformers' layout, and of MobileSAM (vit_t), published at "
+            f'{PUBLISHED.get(variant, PUBLISHED["vit_b"])}'
+        )
+
+
+def _guess_variant(state_dict):
+    """Name the variant whose weights these are, None if that is unclear."""
+    if any(k.startswith('image_encoder.layers.') for k in state_dict):
+        return 'vit_t'
+    embedding = state_dict.get('image_encoder.pos_embed')
+    if embedding is None:
+        return None
+    return _WIDTHS.get(embedding.shape[-1])
+
+
+def select_best(masks, quality):
+    """Keep the answer that SAM trusts most.
+
+    Args:
+        masks (Tensor): (N, M, H, W).
+        quality (Tensor): (N, M), the predicted quality; the first of equals
+            counts.
+
+    Returns:
+        Tensor: (N, H, W), dtype of ``masks``.
+    """
+    index = torch.arange(len(masks), device=masks.device)
+    return masks[index, quality.argmax(dim=1)]
+
+
+def drop_overlaps(masks):
+    """Take pixels that several masks claim away from all of them.
+
+    Args:
+        masks (Tensor): (N, H, W) bool.
+
+    Returns:
+        Tensor: (N, H, W) bool, a new one.
+    """
+    # Of 16 bits: the sum of booleans is int64, four times the memory.
+    return masks & (masks.sum(dim=0, dtype=torch.int16) <= 1)
+
+
+def union_per_class(masks, classes):
+    """Join the masks of each class.
+
+    Args:
+        masks (Tensor): (N, H, W) bool.
+        classes (Tensor): (N,) int64, the class of each mask.
+
+    Returns:
+        tuple[Tensor, Tensor]: Classes (C,) int64 in ascending order and
+        their masks (C, H, W) bool. A class whose masks are all empty is
+        among them.
+    """
+    labels, index = classes.unique(return_inverse=True)
+    joined = masks.new_zeros((len(labels), *masks.shape[1:]))
+    for mask, place in zip(masks, index.tolist(), strict=True):
+        joined[place] |= mask
+    return labels, joined
+
+
+def paint(masks, classes, ignore_index=255):
+    """Draw masks into a label map; a later one covers an earlier one.
+
+    Args:
+        masks (Tensor): (N, H, W) bool.
+        classes (Tensor): (N,) int64.
+        ignore_index (int): Label of pixels that no mask covers.
+
+    Returns:
+        Tensor: (H, W) int64.
+    """
+    label = torch.full(
+        masks.shape[1:], ignore_index, dtype=torch.int64, device=masks.device
+    )
+    for mask, value in zip(masks, classes.tolist(), strict=True):
+        label.masked_fill_(mask, value)
+    return label
 
 
 class PromptedSAM:

@@ -7,17 +7,32 @@ import numpy as np
 import torch
 from mmseg.registry import MODELS
 
-from clouds_mmseg.refine.answers import Answers, none_of, pack, unpack
-from clouds_mmseg.refine.cache import ArrayCache
-from clouds_mmseg.refine.digest import digest_array, digest_text
-from clouds_mmseg.refine.images import as_rgb_array, check_label
-from clouds_mmseg.refine.merge import drop_overlaps, paint
-from clouds_mmseg.refine.options import check_choice, check_range
-from clouds_mmseg.refine.points import POINT_MODES, sample_prompts
-from clouds_mmseg.refine.prompts import find_components
-from clouds_mmseg.refine.sam_model import PromptedSAM
-from clouds_mmseg.refine.sam_weights import find_weights
+from clouds_mmseg.refine.arguments import (
+    as_rgb_array,
+    check_choice,
+    check_label,
+    check_range,
+)
+from clouds_mmseg.refine.prediction_cache import (
+    Answers,
+    ArrayCache,
+    none_of,
+    pack,
+    unpack,
+)
+from clouds_mmseg.refine.sam_model import (
+    PromptedSAM,
+    drop_overlaps,
+    find_weights,
+    paint,
+)
+from clouds_mmseg.refine.sam_prompts import (
+    POINT_MODES,
+    find_components,
+    sample_prompts,
+)
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.hashing import digest_array, digest_text
 
 OVERLAPS = ('drop', 'best_score')
 UNCOVERED = ('ignore', 'keep')
@@ -53,7 +68,7 @@ class SAMRefiner:
         points_per_component (int): A component with room for fewer gives no
             prompt; its pixels are then uncovered.
         point_mode (str): ``random``, ``center`` or ``largest_component``,
-            see :func:`~clouds_mmseg.refine.points.sample_points`.
+            see :func:`~clouds_mmseg.refine.sam_prompts.sample_points`.
         erosion (int): Side of the square in pixels by which components are
             shrunk before points are drawn; 0 for none, officially 3 where
             it is used.
@@ -128,7 +143,7 @@ class SAMRefiner:
     def find_weights(cfg):
         """Raise an error if the weights of a config are not here.
 
-        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
         find_weights(cfg.get('checkpoint'), cfg.get('variant'), fetch=False)
 

@@ -10,12 +10,16 @@ import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
 
-from clouds_mmseg.refine.cache import ArrayCache
-from clouds_mmseg.refine.digest import digest_array, digest_text
-from clouds_mmseg.refine.images import as_rgb_array, check_label
-from clouds_mmseg.refine.options import check_choice, check_range
+from clouds_mmseg.refine.arguments import (
+    as_rgb_array,
+    check_choice,
+    check_label,
+    check_range,
+)
+from clouds_mmseg.refine.prediction_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import digest_array, digest_text
 
 METHODS = ('felzenszwalb', 'slic')
 IMPURE = ('keep', 'ignore')

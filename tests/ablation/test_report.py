@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from clouds_mmseg.ablation.report import (
+from ablation.report import (
     markdown_table,
     results_table,
     spread,
     teacher_table,
 )
-from clouds_mmseg.ablation.rows import ROWS, choose
-from clouds_mmseg.engine.pseudo_label_accuracy_hook import _Score
+from ablation.rows import ROWS, choose
+from clouds_mmseg.engine.hooks.pseudo_labels import _Score
 
 
 def test_spread_is_mean_and_sample_deviation():

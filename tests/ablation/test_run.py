@@ -7,9 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from clouds_mmseg.ablation.rows import choose
-from clouds_mmseg.ablation.schedule import Run, train_all
-from clouds_mmseg.datasets.toycity import write_toycity
+from ablation.rows import choose
+from ablation.schedule import Run, train_all
+from clouds_mmseg.toycity import write_toycity
 from clouds_mmseg.utils.errors import UserError
 
 

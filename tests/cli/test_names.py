@@ -1,12 +1,12 @@
 """What --help lists is what the package has."""
 
-from clouds_mmseg.ablation.rows import ROWS
-from clouds_mmseg.benchmark import files, measure, random_sam, setting
-from clouds_mmseg.checkpoints.layouts import KINDS
-from clouds_mmseg.datasets.prepare.recode import RECODES
-from clouds_mmseg.datasets.prepare.sets import NAMES
-from clouds_mmseg.datasets.verify import SETS
-from clouds_mmseg.engine.make_bank import BACKENDS
+from ablation.rows import ROWS
+from benchmark import files, measure, random_sam, setting
+from clouds_mmseg.conversion.layouts import KINDS
+from clouds_mmseg.data_tools.prepare.sets import NAMES
+from clouds_mmseg.data_tools.prepare.write import RECODES
+from clouds_mmseg.data_tools.verify import SETS
+from clouds_mmseg.generate.run import BACKENDS
 from clouds_mmseg_cli import names
 
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.datasets import corrupt
-from clouds_mmseg.datasets.corrupt import corrupt_image, image_seed
-from clouds_mmseg.utils.corruptions import CORRUPTIONS
+from clouds_mmseg.robustness import corruptions as corrupt
+from clouds_mmseg.robustness.corruptions import (
+    CORRUPTIONS,
+    corrupt_image,
+    image_seed,
+)
 from clouds_mmseg.utils.errors import UserError
 
 

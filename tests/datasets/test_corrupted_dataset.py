@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from mmseg.registry import DATASETS
 
-from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.engine.make_corruptions import make_corruptions
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.robustness.run import make_corruptions
+from clouds_mmseg.utils.errors import DataError, UserError
 
 PIPELINE = [
     dict(type='LoadSegImage'),

@@ -7,7 +7,7 @@ from mmengine.dataset import ConcatDataset, pseudo_collate
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets import DataError, GeneratedDataset, GTA5Dataset
-from clouds_mmseg.engine.make_bank import make_bank
+from clouds_mmseg.generate.run import make_bank
 
 PIPELINE = [
     dict(type='LoadSegImage'),

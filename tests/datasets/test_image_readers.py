@@ -12,25 +12,22 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from clouds_mmseg.data_tools.prepare.convert import TableConverter
+from clouds_mmseg.data_tools.prepare.write import decode_image
+from clouds_mmseg.data_tools.verify import Task, verify
+from clouds_mmseg.data_tools.verify.report import report_of
 from clouds_mmseg.datasets import (
-    CorruptedDataset,
     DataError,
     FolderDataset,
     LoadSegImage,
     LoadSegLabels,
 )
-from clouds_mmseg.datasets.label_table import build_label_table
-from clouds_mmseg.datasets.prepare.convert import TableConverter
-from clouds_mmseg.datasets.prepare.recode import decode_image
-from clouds_mmseg.datasets.verify import Task, verify
-from clouds_mmseg.datasets.verify.class_statistics import class_pixels
-from clouds_mmseg.datasets.verify.recall import report_of
-from clouds_mmseg.engine import prediction_pictures_hook
-from clouds_mmseg.engine.make_corruptions import (
-    _corrupt_one,
-    make_corruptions,
-)
-from clouds_mmseg.generate.source_image import open_source
+from clouds_mmseg.datasets.class_statistics import class_pixels
+from clouds_mmseg.datasets.labels import build_label_table
+from clouds_mmseg.engine.hooks import visualization as prediction_pictures_hook
+from clouds_mmseg.generate.backends import open_source
+from clouds_mmseg.robustness import CorruptedDataset
+from clouds_mmseg.robustness.run import _corrupt_one, make_corruptions
 from clouds_mmseg.utils.errors import UserError
 
 PIXELS = cv2.resize(
@@ -125,7 +122,7 @@ def test_the_same_pixels_as_in_training(tmp_path, name, read):
 @pytest.mark.parametrize('name', ['a.png', 'on_its_side.jpg', '16_bits.png'])
 def test_corruption_of_the_same_pixels(tmp_path, name):
     pytest.importorskip('imagecorruptions')
-    from clouds_mmseg.datasets.corrupt import corrupt_image, image_seed
+    from clouds_mmseg.robustness.corruptions import corrupt_image, image_seed
 
     path = tmp_path / name
     FILES[name](path, Image.fromarray(PIXELS))

@@ -10,9 +10,13 @@ from hypothesis import given, settings
 from mmengine.dataset import BaseDataset
 from torch.utils.data import DataLoader
 
-from clouds_mmseg.datasets import keyed_sampler
-from clouds_mmseg.datasets.keyed import KeyedDataset, mix_seed
-from clouds_mmseg.datasets.keyed_sampler import KeyedSampler, ShuffledStream
+from clouds_mmseg.datasets import sampling as keyed_sampler
+from clouds_mmseg.datasets.sampling import (
+    KeyedDataset,
+    KeyedSampler,
+    ShuffledStream,
+)
+from clouds_mmseg.utils.seeds import mix_seed
 
 
 class Numbers(BaseDataset):

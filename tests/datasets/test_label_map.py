@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets import folder
-from clouds_mmseg.datasets.label_map import map_labels, read_names
+from clouds_mmseg.datasets.folder import map_labels, read_names
 from clouds_mmseg.utils.errors import UserError
 
 NAMES = dict(void=(0,), road=(1,), marking=(2, 7), car=(3,), tree=(4,))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clouds_mmseg.datasets.label_table import (
+from clouds_mmseg.datasets.labels import (
     UNDEFINED,
     apply_label_table,
     build_label_table,

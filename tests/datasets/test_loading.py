@@ -19,7 +19,7 @@ from clouds_mmseg.datasets import (
     LoadSegLabels,
     PackDGInputs,
 )
-from clouds_mmseg.datasets.label_table import build_label_table
+from clouds_mmseg.datasets.labels import build_label_table
 
 
 def cut(path, keep):

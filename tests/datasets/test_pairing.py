@@ -7,7 +7,7 @@ import pytest
 from mmengine.logging import MMLogger
 
 from clouds_mmseg.datasets import DataError, FolderDataset, GTA5Dataset
-from clouds_mmseg.datasets.pairing import Lookup, unique_names
+from clouds_mmseg.datasets.files import Lookup, unique_names
 from clouds_mmseg.utils.errors import UserError
 
 

@@ -17,12 +17,12 @@ from clouds_mmseg.datasets import (
     KeyedDataset,
     KeyedSampler,
 )
-from clouds_mmseg.datasets.rare_class import (
+from clouds_mmseg.datasets.rare_classes import (
+    RareClassDataset,
     RareClassStream,
     class_probabilities,
     images_by_class,
 )
-from clouds_mmseg.datasets.rare_class_dataset import RareClassDataset
 
 PIPELINE = [
     dict(type='LoadSegImage'),
@@ -323,7 +323,7 @@ def test_processes_share_what_one_would_draw(world, batch, iteration):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            'clouds_mmseg.datasets.keyed_sampler.get_dist_info',
+            'clouds_mmseg.datasets.sampling.get_dist_info',
             lambda: (0, world),
         )
         keys = KeyedSampler(Dataset(), batch_size=batch, seed=2).batch_keys(

@@ -5,10 +5,10 @@ import torch
 from mmseg.registry import DATASETS
 from tiny_run import read_config, write_config, write_data
 
-from clouds_mmseg.datasets.verify import accept, fix, keep, verify
+from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.cli.data import config_tasks
+from clouds_mmseg.data_tools.verify import accept, fix, keep, verify
 from clouds_mmseg.engine.data_check import check_dataset
-from clouds_mmseg.engine.launch import build_runner
-from clouds_mmseg.engine.verify_data import config_tasks
 from clouds_mmseg.utils.errors import UserError
 
 RARE = dict(

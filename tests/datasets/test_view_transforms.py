@@ -9,8 +9,8 @@ from clouds_mmseg.datasets import (
     PackDGInputs,
 )
 from clouds_mmseg.datasets.transforms import diffusion_augment
-from clouds_mmseg.engine.make_bank import make_bank
-from clouds_mmseg.utils.bank_manifest import read_entries
+from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.utils.image_set import read_entries
 
 
 def results(**more):

@@ -7,7 +7,7 @@ import pytest
 import yapf.yapflib.yapf_api
 from tiny_run import read_config, write_config, write_data
 
-from clouds_mmseg.engine.launch import build_runner
+from clouds_mmseg.cli.config import build_runner
 
 
 @pytest.fixture(scope='session', autouse=True)

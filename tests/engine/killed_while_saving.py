@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.fileio import LocalBackend  # noqa: E402
 from tiny_run import read_config  # noqa: E402
 
-from clouds_mmseg.engine.launch import build_runner  # noqa: E402
-from clouds_mmseg.engine.resume import (  # noqa: E402
+from clouds_mmseg.cli.config import build_runner  # noqa: E402
+from clouds_mmseg.engine.starting_weights import (
     find_last_checkpoint,
     read_checkpoint,
 )

@@ -83,7 +83,7 @@ def register():
 
 
 def main(config, work_dir, skips):
-    from clouds_mmseg.engine.launch import build_runner
+    from clouds_mmseg.cli.config import build_runner
 
     torch.set_num_threads(1)
     register()

@@ -20,7 +20,7 @@ from mmengine.hooks import Hook  # noqa: E402
 from tiny_run import CLASSES, PALETTE, read_config, write_config  # noqa: E402
 
 import clouds_mmseg  # noqa: E402, F401
-from clouds_mmseg.engine.make_bank import make_bank  # noqa: E402
+from clouds_mmseg.generate.run import make_bank  # noqa: E402
 
 _TEXT = """
 _base_ = './tiny.py'
@@ -179,7 +179,7 @@ def main():
     parser.add_argument('--distributed', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    from clouds_mmseg.engine.launch import build_runner
+    from clouds_mmseg.cli.config import build_runner
 
     cfg = read_config(args.config, args.work_dir, resume=args.resume)
     if args.source_only:

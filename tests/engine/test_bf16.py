@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from clouds_mmseg.engine.bf16_optim_wrapper import BF16OptimWrapper
+from clouds_mmseg.engine.optim import BF16OptimWrapper
 
 
 def test_products_run_in_bfloat16_and_weights_stay():

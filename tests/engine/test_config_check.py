@@ -6,12 +6,12 @@ import pytest
 from mmengine.config import Config
 from tiny_run import write_config
 
-from clouds_mmseg.engine.config_check import (
+from clouds_mmseg.cli.config import read_config
+from clouds_mmseg.cli.config_check import (
     apply_options,
     check_config,
     require_sections,
 )
-from clouds_mmseg.engine.zoo_config import read_config
 from clouds_mmseg.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,7 +244,7 @@ def test_new_keys_that_somebody_reads(cfg):
 def test_a_variable_of_the_file_is_remarked(cfg, monkeypatch):
     said = []
     monkeypatch.setattr(
-        'clouds_mmseg.engine.config_check.print_log',
+        'clouds_mmseg.cli.config_check.print_log',
         lambda text, **kwargs: said.append(text),
     )
     apply_options(cfg, {'classes': ['a']})

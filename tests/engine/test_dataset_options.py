@@ -3,11 +3,11 @@
 import pytest
 from mmengine.config import Config
 
+from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.engine.dataset_options import (
     apply_dataset_options,
     warn_of_test_left_behind,
 )
-from clouds_mmseg.engine.launch import dataset_configs
 from clouds_mmseg.utils.errors import UserError
 
 

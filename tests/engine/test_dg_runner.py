@@ -6,8 +6,8 @@ import torch
 from mmengine.runner import load_checkpoint
 from tiny_run import read_config, write_config
 
-from clouds_mmseg.engine.launch import build_runner
-from clouds_mmseg.engine.run_header import bare_model
+from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.engine.runner import bare_model
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -92,7 +92,7 @@ def test_a_missing_checkpoint_is_known_first(build, key, monkeypatch):
         raise AssertionError('a model was built')
 
     monkeypatch.setattr(
-        'clouds_mmseg.engine.dg_runner.DGRunner.build_model', never
+        'clouds_mmseg.engine.runner.DGRunner.build_model', never
     )
     with pytest.raises(UserError, match=f'{key} names .*nowhere.pth'):
         build(**{key: 'nowhere.pth'})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_run import read_config
 
-from clouds_mmseg.engine.launch import build_runner
+from clouds_mmseg.cli.config import build_runner
 
 # A second of its own for each test.
 _seconds = itertools.count(1_700_000_000)

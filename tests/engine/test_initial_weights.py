@@ -5,9 +5,9 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from clouds_mmseg.checkpoints import WeightFileError
-from clouds_mmseg.engine.initial_weights import fetch_initial_weights
+from clouds_mmseg.engine.starting_weights import fetch_initial_weights
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.pretrained import MissingWeightsError
+from clouds_mmseg.weights.locate import MissingWeightsError
 
 ADDRESS = 'https://example.invalid/small-0badcafe.pth'
 
@@ -99,7 +99,7 @@ def test_what_stays_random_is_said(pretrained_folder, caplog):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            'clouds_mmseg.engine.initial_weights.print_log',
+            'clouds_mmseg.engine.starting_weights.print_log',
             lambda text, logger: said.append(text),
         )
         fetch_initial_weights(model)

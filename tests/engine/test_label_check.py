@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from clouds_mmseg.datasets.verify import Task, accept, keep, verify
+from clouds_mmseg.data_tools.verify import Task, accept, keep, verify
 from clouds_mmseg.engine.data_check import check_dataset, check_labels
 from clouds_mmseg.utils.errors import UserError
 
@@ -133,7 +133,7 @@ def test_more_than_half_ignored(tmp_path, said):
 
 
 def test_a_look_is_bounded_and_uses_what_was_counted(tmp_path, monkeypatch):
-    from clouds_mmseg.datasets.verify import label_look
+    from clouds_mmseg.data_tools.verify import label_look
 
     dataset = folder(write(tmp_path, [0, 1], repeat=6))
     count = label_look.look_at_labels(dataset, seconds=0)

@@ -5,13 +5,7 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import PARAM_SCHEDULERS
 
-from clouds_mmseg.compat import IncompatibleStackError
-from clouds_mmseg.engine.evaluation_options import (
-    enable_tta,
-    show_pictures,
-    write_predictions,
-)
-from clouds_mmseg.engine.launch import (
+from clouds_mmseg.cli.config import (
     add_common_arguments,
     dataset_configs,
     enable_amp,
@@ -19,6 +13,12 @@ from clouds_mmseg.engine.launch import (
     plain_errors,
     require_folder,
 )
+from clouds_mmseg.cli.test_options import (
+    enable_tta,
+    show_pictures,
+    write_predictions,
+)
+from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -160,9 +160,7 @@ def test_mistakes_are_one_message(error, capsys, monkeypatch):
 
 
 def test_what_the_package_raises_is_one_message(capsys, monkeypatch):
-    from clouds_mmseg.engine.prediction_pictures_hook import (
-        PredictionPicturesHook,
-    )
+    from clouds_mmseg.engine.hooks.visualization import PredictionPicturesHook
 
     monkeypatch.setenv('RANK', '3')
     with pytest.raises(SystemExit), plain_errors():
@@ -294,7 +292,7 @@ def test_augmented_predictions_do_not_depend_on_mirroring(
 ):
     from tiny_run import read_config
 
-    from clouds_mmseg.engine.launch import build_runner
+    from clouds_mmseg.cli.config import build_runner
 
     cfg = read_config(
         tiny_config,

@@ -6,7 +6,7 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from torch.utils.data import DataLoader
 
 from clouds_mmseg.engine import DGRunner
-from clouds_mmseg.engine.loader_options import consistent_loader
+from clouds_mmseg.engine.portable_runner import consistent_loader
 from clouds_mmseg.utils.errors import UserError
 
 NUMBERS = list(range(6))

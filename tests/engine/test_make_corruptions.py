@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.datasets.corruption_set import read_entries, read_set
-from clouds_mmseg.engine import make_corruptions as module
-from clouds_mmseg.engine.make_corruptions import make_corruptions
+from clouds_mmseg.robustness import run as module
+from clouds_mmseg.robustness.dataset import read_entries, read_set
+from clouds_mmseg.robustness.run import make_corruptions
 from clouds_mmseg.utils.errors import UserError
 
 CHOICE = dict(corruptions=['shot_noise', 'contrast'], severities=[1, 2])

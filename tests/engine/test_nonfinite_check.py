@@ -14,7 +14,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmseg.registry import OPTIM_WRAPPERS, TRANSFORMS
 from nonfinite_run import CHECK, EXACT, PIPELINE, register
 
-from clouds_mmseg.engine.resume import read_checkpoint
+from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 

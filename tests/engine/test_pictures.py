@@ -8,9 +8,12 @@ from mmengine.structures import PixelData
 from PIL import Image
 from tiny_run import CLASSES, PALETTE
 
-from clouds_mmseg.engine.panels import colorize, legend, stack, strip
-from clouds_mmseg.engine.prediction_pictures_hook import (
+from clouds_mmseg.engine.hooks.visualization import (
     PredictionPicturesHook,
+    colorize,
+    legend,
+    stack,
+    strip,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES as CITY
 from clouds_mmseg.utils.cityscapes import PALETTE as CITY_PALETTE

@@ -2,7 +2,7 @@ import pytest
 from mmengine.config import Config
 from tiny_run import read_config
 
-from clouds_mmseg.engine.preflight import missing_inputs, require_inputs
+from clouds_mmseg.cli.preflight import missing_inputs, require_inputs
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -92,7 +92,7 @@ def test_weights_that_can_be_fetched_are_no_error(
     monkeypatch.delenv('HF_HUB_OFFLINE')
     said = []
     monkeypatch.setattr(
-        'clouds_mmseg.engine.preflight.print_log',
+        'clouds_mmseg.cli.preflight.print_log',
         lambda text, **kwargs: said.append(text),
     )
     require_inputs(cfg, 'train')

@@ -3,15 +3,14 @@ import sys
 
 import pytest
 
-from clouds_mmseg.engine.progress_hook import ProgressHook
-from clouds_mmseg.engine.terminal import is_interactive
+from clouds_mmseg.engine.hooks.progress import ProgressHook, is_interactive
 
 
 @pytest.fixture
 def terminal(monkeypatch):
     """A person watches; what is drawn is found in standard error."""
     monkeypatch.setattr(
-        'clouds_mmseg.engine.progress_hook.is_interactive', lambda: True
+        'clouds_mmseg.engine.hooks.progress.is_interactive', lambda: True
     )
     monkeypatch.setenv('COLUMNS', '100')
 
@@ -67,7 +66,7 @@ def test_tests_are_counted_too(build, terminal, capsys):
 
 def test_other_processes_are_silent(build, terminal, monkeypatch, capsys):
     monkeypatch.setattr(
-        'clouds_mmseg.engine.progress_hook.is_main_process', lambda: False
+        'clouds_mmseg.engine.hooks.progress.is_main_process', lambda: False
     )
     build().test()
     assert '%|' not in capsys.readouterr().err

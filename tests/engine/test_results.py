@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mmengine.hooks import Hook
 
 from clouds_mmseg import __version__
-from clouds_mmseg.engine.results_hook import jsonable, to_json
-from clouds_mmseg.utils.bank_manifest import sha256_of
+from clouds_mmseg.engine.hooks.results import jsonable, to_json
+from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.result_warnings import warn_about_results
 
 values = st.recursive(

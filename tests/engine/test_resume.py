@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clouds_mmseg.engine.resume import (
+from clouds_mmseg.engine.starting_weights import (
     find_last_checkpoint,
     is_remote,
     read_checkpoint,

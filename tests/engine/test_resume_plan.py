@@ -9,16 +9,13 @@ import torch
 from mmengine.config import Config
 from tiny_run import read_config, write_images
 
-from clouds_mmseg.ablation.rows import ROWS
-from clouds_mmseg.checkpoints.saved_config import (
-    parse_config_text,
-    plain_config,
-)
-from clouds_mmseg.engine.launch import build_runner
+from ablation.rows import ROWS
+from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.engine.resume_plan import config_changes
-from clouds_mmseg.engine.run_header import bare_model
+from clouds_mmseg.engine.runner import bare_model
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.saved_config import parse_config_text, plain_config
 
 POLY = dict(type='PolyLR', power=0.9, eta_min=1e-4, by_epoch=False)
 EXACT = dict(type='ExactTrainLoop', max_iters=4, val_interval=100)

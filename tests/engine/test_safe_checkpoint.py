@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clouds_mmseg.engine.atomic_backend import AtomicLocalBackend
-from clouds_mmseg.engine.resume import read_checkpoint
+from clouds_mmseg.engine.hooks.checkpoint import AtomicLocalBackend
+from clouds_mmseg.engine.starting_weights import read_checkpoint
 
 SCRIPT = Path(__file__).with_name('killed_while_saving.py')
 

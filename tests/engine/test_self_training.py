@@ -17,7 +17,7 @@ from self_training_run import (
 )
 from tiny_run import CLASSES, read_config
 
-from clouds_mmseg.engine.launch import build_runner
+from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.self_training_runner import require_bank
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError

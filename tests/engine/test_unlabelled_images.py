@@ -10,13 +10,10 @@ from mmengine.config import Config, ConfigDict
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.cli.test_options import enable_tta, write_predictions
 from clouds_mmseg.engine.data_check import check_classes
-from clouds_mmseg.engine.evaluation_options import (
-    enable_tta,
-    write_predictions,
-)
-from clouds_mmseg.engine.launch import build_runner
-from clouds_mmseg.engine.run_header import bare_model
+from clouds_mmseg.engine.runner import bare_model
 from clouds_mmseg.utils.errors import UserError
 
 

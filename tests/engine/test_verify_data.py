@@ -8,12 +8,8 @@ import pytest
 from mmengine.config import Config
 from tiny_run import read_config, write_config, write_data
 
-from clouds_mmseg.engine.launch import add_common_arguments, load_config
-from clouds_mmseg.engine.verify_data import (
-    config_command,
-    config_tasks,
-    verify_data,
-)
+from clouds_mmseg.cli.config import add_common_arguments, load_config
+from clouds_mmseg.cli.data import config_command, config_tasks, verify_data
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -64,9 +60,7 @@ def test_a_decision_that_cannot_be_kept_is_an_error(
     tiny_config, tmp_path, monkeypatch
 ):
     tasks = config_tasks(read_config(tiny_config, tmp_path))
-    monkeypatch.setattr(
-        'clouds_mmseg.engine.verify_data.keep', lambda reports: False
-    )
+    monkeypatch.setattr('clouds_mmseg.cli.data.keep', lambda reports: False)
     with pytest.raises(UserError, match='decision cannot be kept'):
         verify_data(tasks, command='x', workers=1, mend='accept')
 

@@ -4,13 +4,10 @@ import pytest
 import timm
 import torch
 
-from clouds_mmseg.engine.run_header import bare_model
+from clouds_mmseg.engine.runner import bare_model
 from clouds_mmseg.models import CLIPBackbone, FrozenTIMMBackbone
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.later_weights import (
-    are_weights_coming,
-    weights_come_later,
-)
+from clouds_mmseg.weights.load import are_weights_coming, weights_come_later
 
 TIMM = 'test_resnet'  # timm's own for tests
 

@@ -6,10 +6,9 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
 import clouds_mmseg  # noqa: F401
-from clouds_mmseg.checkpoints.explain import classes_of
-from clouds_mmseg.engine.benchmark_options import on_benchmark
-from clouds_mmseg.engine.checkpoint_classes_hook import CheckpointClassesHook
-from clouds_mmseg.engine.zoo_config import read_config
+from clouds_mmseg.cli.config import on_benchmark, read_config
+from clouds_mmseg.conversion.diagnose import classes_of
+from clouds_mmseg.engine.hooks.checkpoint import CheckpointClassesHook
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
 

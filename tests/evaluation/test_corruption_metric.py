@@ -6,9 +6,8 @@ import pytest
 import torch
 from mmseg.registry import METRICS
 
-from clouds_mmseg.evaluation.corruption_metric import summarize
-from clouds_mmseg.evaluation.corruption_table import corruption_table
 from clouds_mmseg.evaluation.protocols import apply_protocol
+from clouds_mmseg.robustness.metric import corruption_table, summarize
 
 # mIoU of two classes over four pixels, by the number of right ones.
 LABEL = torch.tensor([[0, 0, 1, 1]])

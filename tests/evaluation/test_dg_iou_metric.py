@@ -15,7 +15,7 @@ from mmseg.registry import METRICS
 from PIL import Image
 
 from clouds_mmseg.evaluation import DGIoUMetric
-from clouds_mmseg.evaluation.confusion import confusion_matrix
+from clouds_mmseg.evaluation.dg_iou_metric import confusion_matrix
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import (
     forget_result_warnings,

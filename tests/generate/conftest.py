@@ -6,7 +6,7 @@ import torch
 from generate_helpers import build_pipeline
 from PIL import Image
 
-from clouds_mmseg.generate.sharding import Shard
+from clouds_mmseg.generate.image_bank import Shard
 
 
 @pytest.fixture(scope='session')

@@ -7,14 +7,9 @@ import signal
 
 import pytest
 
-from clouds_mmseg.generate.bank import Bank
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.shard_file import ShardFile
-from clouds_mmseg.utils.bank_manifest import (
-    BankError,
-    read_bank,
-    read_entries,
-)
+from clouds_mmseg.generate.image_bank import Bank, ShardFile
+from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 
 RECIPE = dict(model='m', mode='txt2img', seed=0, prompts=['a'], size=(8, 8))
 

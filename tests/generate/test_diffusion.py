@@ -8,15 +8,17 @@ import torch
 from generate_helpers import build_pipeline, tree
 from PIL import Image
 
-from clouds_mmseg.engine.make_bank import make_bank
-from clouds_mmseg.generate.blank import blank_reason, to_uint8
+from clouds_mmseg.generate.backends import (
+    blank_reason,
+    list_sources,
+    request_for,
+    to_uint8,
+)
 from clouds_mmseg.generate.diffusion import DiffusionBackend
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.fill import MAX_ATTEMPTS
-from clouds_mmseg.generate.request import request_for
-from clouds_mmseg.generate.sharding import Shard
-from clouds_mmseg.generate.source_image import list_sources
-from clouds_mmseg.utils.bank_manifest import read_bank, read_entries
+from clouds_mmseg.generate.image_bank import Shard
+from clouds_mmseg.generate.run import MAX_ATTEMPTS, make_bank
+from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.image_set import read_bank, read_entries
 
 pytestmark = pytest.mark.usefixtures('one_process')
 PROMPTS = [(1, 'a road'), (2, 'night rain'), (3, 'cars in the snow')]
@@ -245,7 +247,7 @@ def test_another_model_of_the_same_name_is_refused(
 def test_truncation_is_logged_with_the_line(
     tmp_path, tiny_sd, prompt_file, monkeypatch
 ):
-    from clouds_mmseg.engine import make_bank as module
+    from clouds_mmseg.generate import run as module
 
     logged = []
     monkeypatch.setattr(
@@ -295,7 +297,7 @@ def test_a_model_that_makes_nothing_but_blanks(
 def test_a_model_that_euler_does_not_fit_keeps_its_own_scheduler(tiny_sd):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from clouds_mmseg.generate.pipeline import set_scheduler
+    from clouds_mmseg.generate.diffusion import set_scheduler
 
     pipe = build_pipeline()
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from generate_helpers import tree
 
-from clouds_mmseg.generate.bank import Bank
-from clouds_mmseg.generate.fill import fill_bank
-from clouds_mmseg.generate.request import Picture
-from clouds_mmseg.generate.sharding import Shard
-from clouds_mmseg.utils.bank_manifest import read_entries
+from clouds_mmseg.generate.backends import Picture
+from clouds_mmseg.generate.image_bank import Bank, Shard
+from clouds_mmseg.generate.run import fill_bank
+from clouds_mmseg.utils.image_set import read_entries
 
 PROMPTS = [(1, 'a'), (2, 'b')]
 

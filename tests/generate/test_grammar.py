@@ -2,16 +2,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds_mmseg.generate import grammar
-from clouds_mmseg.generate.coverage import (
+from clouds_mmseg.generate import prompts as grammar
+from clouds_mmseg.generate.prompts import (
+    THINGS,
     class_coverage,
     classes_in,
     coverage_lines,
+    normalise,
+    template_prompts,
 )
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.grammar import THINGS, template_prompts
-from clouds_mmseg.generate.prompt_file import normalise
 from clouds_mmseg.utils.cityscapes import CLASSES
+from clouds_mmseg.utils.errors import GenerationError
 
 
 @settings(max_examples=25, deadline=None)

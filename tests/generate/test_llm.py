@@ -4,15 +4,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.instruction import (
+from clouds_mmseg.generate.llm import (
     INSTRUCTION,
+    PromptWriter,
     instruction_for,
     parse_answer,
 )
-from clouds_mmseg.generate.llm import PromptWriter
-from clouds_mmseg.generate.prompt_file import normalise
+from clouds_mmseg.generate.prompts import normalise
 from clouds_mmseg.utils.cityscapes import CLASSES
+from clouds_mmseg.utils.errors import GenerationError
 
 
 @pytest.fixture(scope='module')

@@ -8,12 +8,11 @@ import torch
 from generate_helpers import build_pipeline, original_weights
 from safetensors.torch import load_file, save_file
 
-from clouds_mmseg.engine.make_bank import make_bank
+from clouds_mmseg.generate.backends import request_for
 from clouds_mmseg.generate.diffusion import DiffusionBackend
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.fill import MAX_ATTEMPTS
-from clouds_mmseg.generate.request import request_for
-from clouds_mmseg.utils.bank_manifest import read_entries
+from clouds_mmseg.generate.run import MAX_ATTEMPTS, make_bank
+from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.image_set import read_entries
 
 pytestmark = pytest.mark.usefixtures('one_process')
 SMALL = dict(size=32, steps=1, device='cpu')

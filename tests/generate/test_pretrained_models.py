@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from clouds_mmseg.generate.diffusion import DiffusionBackend
-from clouds_mmseg.generate.errors import GenerationError
 from clouds_mmseg.generate.llm import PromptWriter
 from clouds_mmseg.generate.model_files import local_folder
+from clouds_mmseg.utils.errors import GenerationError
 
 
 @pytest.fixture

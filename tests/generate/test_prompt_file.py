@@ -4,12 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.prompt_file import (
-    Unique,
-    read_prompts,
-    write_prompts,
-)
+from clouds_mmseg.generate.prompts import Unique, read_prompts, write_prompts
+from clouds_mmseg.utils.errors import GenerationError
 
 
 def test_lines_keep_their_numbers(tmp_path):

@@ -7,11 +7,11 @@ import tempfile
 import pytest
 from generate_helpers import tree
 
-from clouds_mmseg.engine.make_bank import make_bank
-from clouds_mmseg.generate.bank import encode_entry
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.prompt_file import write_prompts
-from clouds_mmseg.utils import bank_manifest
+from clouds_mmseg.generate.image_bank import encode_entry
+from clouds_mmseg.generate.prompts import write_prompts
+from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.utils import image_set as bank_manifest
+from clouds_mmseg.utils.errors import GenerationError
 
 pytestmark = pytest.mark.usefixtures('one_process')
 SMALL = dict(num=3, size=(64, 32))
@@ -94,8 +94,8 @@ def test_the_same_prompts_are_not_written_again(tmp_path, read_only):
 
 @pytest.fixture
 def logged(monkeypatch):
-    from clouds_mmseg.engine import make_bank as module
-    from clouds_mmseg.generate import bank
+    from clouds_mmseg.generate import image_bank as bank
+    from clouds_mmseg.generate import run as module
 
     texts = []
     for place in (module, bank, bank_manifest):

@@ -2,19 +2,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.fill import MAX_ATTEMPTS
-from clouds_mmseg.generate.request import (
+from clouds_mmseg.generate.backends import (
     SEED_MODULUS,
     next_attempt,
     request_for,
     seed_of,
 )
-from clouds_mmseg.generate.sharding import (
+from clouds_mmseg.generate.image_bank import (
     Shard,
     parse_shard,
     shard_from_environment,
 )
+from clouds_mmseg.generate.run import MAX_ATTEMPTS
+from clouds_mmseg.utils.errors import GenerationError
 
 PROMPTS = [(1, 'a'), (3, 'b'), (4, 'c')]
 

@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.generate.blank import blank_reason, encode_png, to_uint8
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.model_files import fingerprint
-from clouds_mmseg.generate.progress import Progress, duration
-from clouds_mmseg.generate.recipe import differences
-from clouds_mmseg.generate.source_image import (
+from clouds_mmseg.generate.backends import (
+    blank_reason,
     digest_sources,
+    encode_png,
     list_sources,
     open_source,
+    to_uint8,
     working_size,
 )
+from clouds_mmseg.generate.image_bank import differences
+from clouds_mmseg.generate.model_files import fingerprint
+from clouds_mmseg.generate.run import Progress, duration
+from clouds_mmseg.utils.errors import GenerationError
 
 
 def test_blank_reasons():
@@ -56,7 +58,7 @@ def test_progress_counts_this_run_only():
 
 
 def test_progress_logs_at_its_interval(monkeypatch):
-    from clouds_mmseg.generate import progress as module
+    from clouds_mmseg.generate import run as module
 
     lines, now = [], [0.0]
     monkeypatch.setattr(

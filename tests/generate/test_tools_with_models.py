@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from clouds_mmseg.utils.bank_manifest import read_bank, read_entries
+from clouds_mmseg.utils.image_set import read_bank, read_entries
 
 pytestmark = pytest.mark.usefixtures('one_process')
 

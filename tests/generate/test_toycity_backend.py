@@ -7,26 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clouds_mmseg.datasets.toycity import STYLES, Style
-from clouds_mmseg.engine.make_bank import (
-    make_bank,
-    render_toycity,
-    target_ranges,
-)
-from clouds_mmseg.generate.errors import GenerationError
-from clouds_mmseg.generate.grammar import template_prompts
-from clouds_mmseg.generate.request import Request, request_for
+from clouds_mmseg.generate.backends import Request, list_sources, request_for
+from clouds_mmseg.generate.prompts import template_prompts
 from clouds_mmseg.generate.restyle import restyle
-from clouds_mmseg.generate.source_image import list_sources
-from clouds_mmseg.generate.toycity_backend import ToyCityBackend
-from clouds_mmseg.generate.toycity_words import (
+from clouds_mmseg.generate.run import make_bank, render_toycity, target_ranges
+from clouds_mmseg.generate.toycity import (
     SHARED,
+    ToyCityBackend,
     outside,
     pieces_for,
     ranges_for,
     style_for,
 )
-from clouds_mmseg.utils.bank_manifest import read_bank, read_entries
+from clouds_mmseg.toycity import STYLES, Style
+from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.image_set import read_bank, read_entries
 
 pytestmark = pytest.mark.usefixtures('one_process')
 TARGETS = [style for name, style in STYLES.items() if name != 'source']
@@ -236,7 +231,7 @@ def test_a_bank_of_scenes_with_labels_aside(tmp_path, prompt_file):
 
 
 def test_contact_sheet_shows_pictures_and_prompts(tmp_path, prompt_file):
-    from clouds_mmseg.generate.contact_sheet import write_contact_sheet
+    from clouds_mmseg.generate.run import write_contact_sheet
 
     make(tmp_path / 'bank', prompt_file, 5)
     path = write_contact_sheet(tmp_path / 'bank', count=3, columns=2)

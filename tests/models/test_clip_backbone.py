@@ -9,7 +9,7 @@ from torch import nn
 
 from clouds_mmseg.checkpoints import CheckpointMismatchError, WeightFileError
 from clouds_mmseg.models import CLIPBackbone
-from clouds_mmseg.models.clip_probe import (
+from clouds_mmseg.models.backbones.clip import (
     find_unused,
     probe_pyramid,
     remove_modules,
@@ -260,7 +260,7 @@ def test_tower_without_a_pyramid(tiny_clip, name):
 
 def test_pyramid_that_starts_too_late(monkeypatch, tiny_clip):
     # A tower that has maps, but not the wanted ones.
-    from clouds_mmseg.models import clip_probe
+    from clouds_mmseg.models.backbones import clip as clip_probe
 
     monkeypatch.setattr(clip_probe, 'STRIDES', [2, 4, 8, 16])
     with pytest.raises(UserError, match=r'strides \[4, 8, 16, 32\]'):

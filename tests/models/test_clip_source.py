@@ -12,11 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from clouds_mmseg.models import CLIPBackbone
-from clouds_mmseg.models.clip_source import find_clip
-from clouds_mmseg.models.clip_text import class_text_embeddings
+from clouds_mmseg.models.backbones.clip_source import find_clip
+from clouds_mmseg.models.text_embeddings import class_text_embeddings
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.later_weights import weights_come_later
-from clouds_mmseg.utils.pretrained import MissingWeightsError
+from clouds_mmseg.weights.load import weights_come_later
+from clouds_mmseg.weights.locate import MissingWeightsError
 
 IMAGE = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
 WORDS = ['road', 'car', 'sky']

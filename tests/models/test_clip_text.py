@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from clouds_mmseg.checkpoints import CheckpointMismatchError
-from clouds_mmseg.models import clip_text
-from clouds_mmseg.models.clip_source import find_clip
-from clouds_mmseg.models.clip_text import class_text_embeddings
+from clouds_mmseg.models import text_embeddings as clip_text
+from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.clip_vocabulary import (
     CITYSCAPES_SYNONYMS,
     with_synonyms,
 )
+from clouds_mmseg.models.text_embeddings import class_text_embeddings
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from clouds_mmseg.checkpoints import CheckpointMismatchError, WeightFileError
 from clouds_mmseg.models import FrozenTIMMBackbone
-from clouds_mmseg.models.packaged_weights import read_packaged_weights
+from clouds_mmseg.models.backbones.timm import read_packaged_weights
 from clouds_mmseg.utils.errors import UserError
 
 LITE0 = 'tf_efficientnet_lite0'

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 import clouds_mmseg  # noqa: F401
-from clouds_mmseg.utils.pretrained import missing_weights
+from clouds_mmseg.weights.locate import missing_weights
 
 LAION = 'laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup'
 

@@ -8,10 +8,12 @@ from mmseg.structures import SegDataSample
 from test_segmentor_labels import CLOUDS, FCN, batch, build, predict
 
 from clouds_mmseg.evaluation import DGIoUMetric
-from clouds_mmseg.evaluation.confusion import confusion_with_background
-from clouds_mmseg.models.mask2former.semantic_scores import label_of_scores
-from clouds_mmseg.models.pseudo_labels import label_from_scores
-from clouds_mmseg.models.self_training_segmentor import SelfTrainingSegmentor
+from clouds_mmseg.evaluation.dg_iou_metric import confusion_with_background
+from clouds_mmseg.models.mask2former.inference import label_of_scores
+from clouds_mmseg.models.segmentors.pseudo_labels import label_from_scores
+from clouds_mmseg.models.segmentors.self_training_segmentor import (
+    SelfTrainingSegmentor,
+)
 from clouds_mmseg.utils.errors import UserError
 
 

@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from clouds_mmseg.models import FrozenTIMMBackbone
-from clouds_mmseg.models.clip_source import find_clip
-from clouds_mmseg.models.packaged_weights import read_packaged_weights
-from clouds_mmseg.models.timm_weights import read_timm_weights
-from clouds_mmseg.refine.sam_weights import PUBLISHED, find_weights
+from clouds_mmseg.models.backbones.clip_source import find_clip
+from clouds_mmseg.models.backbones.timm import (
+    read_packaged_weights,
+    read_timm_weights,
+)
+from clouds_mmseg.refine.sam_model import PUBLISHED, find_weights
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.pretrained import MissingWeightsError
+from clouds_mmseg.weights.locate import MissingWeightsError
 
 
 def locate_weights(model_name, pretrained):

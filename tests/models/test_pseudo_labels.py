@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from clouds_mmseg.models.pseudo_labels import (
+from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
     flip_label,
     label_from_scores,

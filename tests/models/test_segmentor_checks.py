@@ -6,10 +6,11 @@ import pytest
 from mmengine.config import ConfigDict
 from test_segmentor_labels import CLOUDS, build
 
-from clouds_mmseg.models import CLIPBackbone, segmentor_checks
-from clouds_mmseg.models.segmentor_checks import check_input, check_test_cfg
+from clouds_mmseg.models import CLIPBackbone
+from clouds_mmseg.models.segmentors import checks as segmentor_checks
+from clouds_mmseg.models.segmentors.checks import check_input, check_test_cfg
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.later_weights import weights_come_later
+from clouds_mmseg.weights.load import weights_come_later
 
 WINDOWS = dict(mode='slide', crop_size=(64, 64), stride=(48, 48))
 

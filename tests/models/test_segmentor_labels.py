@@ -8,8 +8,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from tensor_sizes import TensorSizes
 
-from clouds_mmseg.models.mask2former import semantic_scores as semantic
-from clouds_mmseg.models.mask2former.semantic_scores import (
+from clouds_mmseg.models.mask2former import inference as semantic
+from clouds_mmseg.models.mask2former.inference import (
     label_of_scores,
     semantic_labels,
     semantic_scores,

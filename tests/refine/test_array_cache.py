@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from clouds_mmseg.refine.cache import ArrayCache
-from clouds_mmseg.refine.digest import digest_array, digest_file, digest_text
+from clouds_mmseg.refine.prediction_cache import ArrayCache
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import digest_array, digest_file, digest_text
 
 KIB = 1024
 

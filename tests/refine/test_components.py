@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import find_components as find_plainly
+from reference import find_components as find_plainly
 
-from clouds_mmseg.refine.prompts import find_components
+from clouds_mmseg.refine.sam_prompts import find_components
 
 
 def stacked(label, area, **options):

@@ -1,6 +1,6 @@
 import torch
 
-from clouds_mmseg.refine.merge import (
+from clouds_mmseg.refine.sam_model import (
     drop_overlaps,
     paint,
     select_best,

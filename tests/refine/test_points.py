@@ -4,14 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clouds_mmseg.refine.points import (
+from clouds_mmseg.refine.sam_prompts import (
     CENTER_RADIUS,
     POINT_MODES,
+    Component,
     erode,
     sample_points,
     sample_prompts,
 )
-from clouds_mmseg.refine.prompts import Component
 
 MASKS = hnp.arrays(
     bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)

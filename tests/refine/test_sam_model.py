@@ -11,11 +11,10 @@ import pytest
 import torch
 from tiny_sam import build_tiny_sam
 
-from clouds_mmseg.checkpoints.files import WeightFileError
-from clouds_mmseg.checkpoints.strict import CheckpointMismatchError
-from clouds_mmseg.refine.sam_model import PromptedSAM
-from clouds_mmseg.refine.sam_weights import build_sam, find_weights
+from clouds_mmseg.refine.sam_model import PromptedSAM, build_sam, find_weights
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.io import WeightFileError
+from clouds_mmseg.weights.load import CheckpointMismatchError
 
 SIZES = [(64, 64), (48, 80), (130, 70), (9, 31)]
 

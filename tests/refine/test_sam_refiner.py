@@ -3,8 +3,8 @@
 import multiprocessing
 
 import numpy as np
-import plain
 import pytest
+import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.refine import SAMRefiner
-from clouds_mmseg.refine.answers import Answers, none_of, pack, unpack
-from clouds_mmseg.refine.digest import digest_array
-from clouds_mmseg.refine.images import as_rgb_array
-from clouds_mmseg.refine.prompts import find_components
+from clouds_mmseg.refine.arguments import as_rgb_array
+from clouds_mmseg.refine.prediction_cache import Answers, none_of, pack, unpack
 from clouds_mmseg.refine.sam_model import PromptedSAM
+from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import digest_array
 
 
 @pytest.fixture
@@ -139,14 +139,14 @@ def test_a_photograph_is_refined_by_a_real_sam(make, photographs):
     refiner = make(seed=5, prompt_batch=4)
     image, label = photographs[0]
     array = image.permute(1, 2, 0).numpy()
-    expected = plain.refine(
+    expected = reference.refine(
         SamPredictor(refiner.sam.model),
         array,
         label.numpy(),
         min_area=200,
         seed=[5, int(digest_array(array), 16)],
     )
-    assert len(plain.find_components(label.numpy(), 200)[0]) > 8
+    assert len(reference.find_components(label.numpy(), 200)[0]) > 8
     refined = refiner(image, label)
     np.testing.assert_array_equal(refined.numpy(), expected)
     assert 0 < (refined != 255).float().mean() < 1
@@ -269,7 +269,7 @@ def test_only_what_changed_is_asked_again(
     refined = refiner(image, changed)
     assert sum(asked) in (1, 2)
     plain = make(**options)
-    plain.sam = refiner.sam
+    reference.sam = refiner.sam
     wrong = refined != _rounded(plain, refiner)(image, changed)
     assert wrong.float().mean() < 1e-3
 

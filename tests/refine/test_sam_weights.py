@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_sam import INPUT_SIZE, build_tiny_sam
 
-from clouds_mmseg.refine.sam_weights import build_sam, from_transformers
+from clouds_mmseg.refine.sam_model import build_sam, from_transformers
 from clouds_mmseg.utils.errors import UserError
 
 

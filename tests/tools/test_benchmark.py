@@ -9,14 +9,14 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from clouds_mmseg.benchmark.measure import Contender, alternate
-from clouds_mmseg.benchmark.memory import peak_memory
-from clouds_mmseg.benchmark.parts import PartClock, Watch
-from clouds_mmseg.benchmark.plain import load_plain
-from clouds_mmseg.benchmark.random_sam import build_sam
-from clouds_mmseg.benchmark.refining import COMPONENTS, drifted, make_label
-from clouds_mmseg.benchmark.setting import Setting
-from clouds_mmseg.refine.prompts import find_components
+from benchmark.measure import Contender, alternate
+from benchmark.memory import peak_memory
+from benchmark.parts import PartClock, Watch
+from benchmark.plain import load_plain
+from benchmark.random_sam import build_sam
+from benchmark.refining import COMPONENTS, drifted, make_label
+from benchmark.setting import Setting
+from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
 
 CPU = torch.device('cpu')
@@ -214,9 +214,9 @@ def test_without_a_checkout_there_is_nothing_plain(tmp_path):
 
 
 def test_the_plain_code_needs_nothing_of_ours(repo_root):
-    plain = load_plain(repo_root / 'tests' / 'plain')
-    assert load_plain(repo_root / 'tests' / 'plain') is plain
-    for path in (repo_root / 'tests' / 'plain').glob('*.py'):
+    plain = load_plain(repo_root / 'tests' / 'reference')
+    assert load_plain(repo_root / 'tests' / 'reference') is plain
+    for path in (repo_root / 'tests' / 'reference').glob('*.py'):
         assert 'import clouds_mmseg' not in path.read_text()
         assert 'from clouds_mmseg' not in path.read_text()
 

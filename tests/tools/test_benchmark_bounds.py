@@ -8,19 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from clouds_mmseg.benchmark.measure import Contender, Measurement
-from clouds_mmseg.benchmark.parts import Watch
-from clouds_mmseg.benchmark.report import table_of
-from clouds_mmseg.benchmark.roofline import (
+from benchmark.measure import Contender, Measurement
+from benchmark.parts import Watch
+from benchmark.report import table_of
+from benchmark.roofline import (
     OperationCount,
     bound_rows,
     copy_rate,
     count_operations,
     matmul_rate,
 )
-from clouds_mmseg.benchmark.sampling import SampledLayer
-from clouds_mmseg.models.mask2former.deform_choice import draw_layer
-from clouds_mmseg.models.mask2former.deform_sampling import deformable_sample
+from benchmark.sampling import SampledLayer
+from clouds_mmseg.models.mask2former.deform_attn import (
+    deformable_sample,
+    draw_layer,
+)
 
 CPU = torch.device('cpu')
 

@@ -9,9 +9,9 @@ import pytest
 from mmcv.transforms import Compose
 from mmengine.registry import DefaultScope
 
-from clouds_mmseg.benchmark import storages as module
-from clouds_mmseg.benchmark.decoders import READERS
-from clouds_mmseg.benchmark.files import (
+from benchmark import storages as module
+from benchmark.decoders import READERS
+from benchmark.files import (
     SETS,
     STORAGES,
     Mosaic,
@@ -19,7 +19,7 @@ from clouds_mmseg.benchmark.files import (
     picture,
     suffix,
 )
-from clouds_mmseg.benchmark.loading import throughput
+from benchmark.loading import throughput
 
 QUICK = ['--repeats', 1, '--images', 2, '--crop', 32, '--workers', 0]
 SMALL = [*QUICK, '--size', '96x64']

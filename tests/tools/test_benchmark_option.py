@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from tiny_benchmarks import write_benchmarks
 
-from clouds_mmseg.engine.zoo_config import read_config
+from clouds_mmseg.cli.config import read_config
 from clouds_mmseg.utils.cityscapes import CLASSES
 
 ZOO = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
@@ -81,7 +81,7 @@ train_dataloader = val_dataloader = val_evaluator = None
 
 
 def _base(name):
-    from clouds_mmseg.engine.benchmark_options import BASES
+    from clouds_mmseg.cli.config import BASES
 
     return BASES / f'{name}.py'
 

@@ -11,8 +11,8 @@ from mmseg.models import ResNet
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from clouds_mmseg.checkpoints.files import read_content, read_state_dict
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
+from clouds_mmseg.weights.io import read_content, read_state_dict
 
 RN50 = """
 model = dict(
@@ -224,7 +224,7 @@ model = dict(
 
 def test_a_text_config_needs_no_text_tower(tmp_path):
     """Only the model's shapes are wanted; nothing is fetched."""
-    from clouds_mmseg.checkpoints.wanted import of_config
+    from clouds_mmseg.conversion.target_spec import of_config
 
     path = tmp_path / 'text.py'
     path.write_text(f'classes = {list("abc")}\n' + TEXT)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.engine.make_bank import make_bank
-from clouds_mmseg.utils.bank_manifest import read_entries, sha256_of
+from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.utils.image_set import read_entries, sha256_of
 
 
 @pytest.fixture(scope='module')
@@ -140,7 +140,7 @@ def test_torchrun_gives_the_files_of_one_process(repo_root, tmp_path, prompts):
 
 
 def test_stopping_by_hand_is_explained(main, tmp_path, prompts, monkeypatch):
-    from clouds_mmseg.generate import fill
+    from clouds_mmseg.generate import run as fill
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from prepare_fake import write_archives
 from prepare_fakes import MAKERS, set_name
 from tiny_run import read_config
 
-from clouds_mmseg.engine.launch import build_runner
+from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 
 SIZE = dict(type='Resize', scale=(32, 32), keep_ratio=False)

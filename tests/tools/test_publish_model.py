@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from clouds_mmseg.checkpoints.files import read_content
-from clouds_mmseg.utils.bank_manifest import sha256_of
+from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.weights.io import read_content
 
 
 @pytest.fixture(scope='module')
@@ -14,7 +14,7 @@ def trained(tmp_path_factory, tool_data):
     """Config and checkpoint of a run of four iterations."""
     from tiny_run import read_config, write_config
 
-    from clouds_mmseg.engine.launch import build_runner
+    from clouds_mmseg.cli.config import build_runner
 
     folder = tmp_path_factory.mktemp('published')
     config = write_config(folder / 'tiny.py', tool_data)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds_mmseg.utils.corruptions import (
+from clouds_mmseg.robustness.corruptions import (
     CATEGORIES,
     CORRUPTIONS,
     SEVERITIES,

@@ -11,16 +11,16 @@ import yaml
 from open_clip.pretrained import get_pretrained_url
 from tiny_benchmarks import zoo_read_once
 
-from clouds_mmseg.engine.zoo_config import read_config
-from clouds_mmseg.models.packaged_weights import PACKAGES
-from clouds_mmseg.refine.sam_weights import PUBLISHED
+from clouds_mmseg.cli.config import read_config
+from clouds_mmseg.models.backbones.timm import PACKAGES
+from clouds_mmseg.refine.sam_model import PUBLISHED
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.model_zoo import (
     model_zoo_page,
     read_model_zoo,
     write_model_zoo,
 )
-from clouds_mmseg.utils.zoo_address import resolve_address
+from clouds_mmseg.weights.locate import resolve_address
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -7,19 +7,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds_mmseg.utils import pretrained
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.pretrained import (
+from clouds_mmseg.weights import locate as pretrained
+from clouds_mmseg.weights.locate import (
     MissingWeightsError,
+    fetch_checkpoint,
     find_or_fetch,
     find_pretrained,
     in_repository,
     is_offline,
     missing_error,
     pretrained_dir,
+    resolve_address,
     use_pretrained_dir,
 )
-from clouds_mmseg.utils.zoo_address import fetch_checkpoint, resolve_address
 
 
 @pytest.fixture(autouse=True)

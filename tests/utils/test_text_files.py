@@ -1,6 +1,6 @@
 import pytest
 
-from clouds_mmseg.datasets.label_map import read_names
+from clouds_mmseg.datasets.folder import read_names
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.text_files import read_json, read_lines
 

@@ -154,7 +154,7 @@ def _common():
     common.add_argument(
         '--against',
         choices=['plain'],
-        help='measure the plain formulation of tests/plain in turn',
+        help='measure the plain formulation of tests/reference in turn',
     )
     common.add_argument('--device', default='auto', help='auto, cpu, cuda:N')
     common.add_argument('--threads', type=int, help='of torch, on CPU')

@@ -45,7 +45,7 @@ def add_report_dir(parser):
 
     Args:
         parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.engine.launch.use_report_dir`.
+            for :func:`~clouds_mmseg.cli.config.use_report_dir`.
     """
     parser.add_argument(
         '--report-dir',
@@ -60,7 +60,7 @@ def add_pretrained_dir(parser):
 
     Args:
         parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.utils.pretrained.use_pretrained_dir`.
+            for :func:`~clouds_mmseg.weights.locate.use_pretrained_dir`.
     """
     parser.add_argument(
         '--pretrained-dir',

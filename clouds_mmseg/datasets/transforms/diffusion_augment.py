@@ -1,7 +1,8 @@
-"""Restyled images in place of labelled ones."""
+"""Generated or restyled images in place of the source images."""
 
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -9,14 +10,41 @@ from mmcv.transforms.utils import cache_randomness
 from mmengine.logging import print_log
 from mmseg.registry import TRANSFORMS
 
-from clouds_mmseg.datasets.base import resolve_data_root
-from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.datasets.transforms.load_image import LoadSegImage
-from clouds_mmseg.utils.bank_manifest import (
-    BankError,
-    read_bank,
-    read_entries,
-)
+from clouds_mmseg.datasets.transforms.loading import LoadSegImage
+from clouds_mmseg.utils.data_root import resolve_data_root
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
+
+
+@TRANSFORMS.register_module()
+class TakeImageFrom(BaseTransform):
+    """Let the next step load the image of the same name in another folder.
+
+    Stands before ``LoadSegImage``.
+
+    Args:
+        source (str): Folder of the data set's images.
+        folder (str): Folder with the same tree of PNG files.
+    """
+
+    def __init__(self, source, folder):
+        self.source = source
+        self.folder = folder
+
+    def transform(self, results):
+        """Replace ``img_path``."""
+        below = os.path.relpath(results['img_path'], self.source)
+        path = Path(self.folder, below).with_suffix('.png')
+        results['img_path'] = str(path)
+        # What depth the files have that it was made of does not matter.
+        results.pop('image_range', None)
+        return results
+
+    def __repr__(self):
+        return (
+            f'{type(self).__name__}(source={self.source!r}, '
+            f'folder={self.folder!r})'
+        )
 
 
 @TRANSFORMS.register_module()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clouds_mmseg.models.mask2former.layers import mlp
-from clouds_mmseg.models.mask2former.text_source import load_text_embeddings
+from clouds_mmseg.models.text_embeddings import load_text_embeddings
 
 
 def build_classifier(config, *, channels, mask_channels, num_classes):

@@ -1,8 +1,11 @@
-"""CLOUDSHead: the Mask2Former decode head in plain PyTorch.
+"""CLOUDSHead: the decode head of Mask2Former in plain PyTorch.
 
-Letters: N images, Q queries, K classes; maps are counted finest first.
+Checkpoints of MMSegmentation's ``Mask2FormerHead`` have the same keys.
 """
 
+import math
+
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
@@ -16,30 +19,143 @@ from clouds_mmseg.models.mask2former.arguments import (
 )
 from clouds_mmseg.models.mask2former.classifier import build_classifier
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
-from clouds_mmseg.models.mask2former.input_size import input_size
-from clouds_mmseg.models.mask2former.layers import mlp
-from clouds_mmseg.models.mask2former.mask_products import (
+from clouds_mmseg.models.mask2former.inference import (
     MatchedMasks,
     multiply,
+    semantic_labels,
+    semantic_scores,
 )
+from clouds_mmseg.models.mask2former.layers import mlp, sine_encoding
 from clouds_mmseg.models.mask2former.pixel_decoder import (
     NUM_LEVELS,
     PixelDecoder,
 )
-from clouds_mmseg.models.mask2former.positional import sine_encoding
-from clouds_mmseg.models.mask2former.semantic_scores import (
-    semantic_labels,
-    semantic_scores,
-)
-from clouds_mmseg.models.mask2former.targets import (
-    stack_labels,
-    stack_weights,
-)
-from clouds_mmseg.models.mask2former.text_source import find_text_source
 from clouds_mmseg.models.mask2former.transformer_decoder import (
     MaskedDecoder,
     attendable,
 )
+from clouds_mmseg.models.text_embeddings import find_text_source
+
+
+def input_size(metas, feature_size, stride, *, slide=False):
+    """Find height and width of the backbone's input.
+
+    Of the sizes that the metainfo names the first is taken that fits the
+    features. In slide mode the crop's is asked first, as a padded image may
+    be less than a stride larger; in whole mode the padded one.
+
+    Args:
+        metas (list[dict]): Metainfo of each image.
+        feature_size (tuple[int, int]): Of the finest map.
+        stride (int): Of the finest map.
+        slide (bool): Whether crops are being predicted.
+
+    Returns:
+        tuple[int, int]: Height and width in pixels.
+
+    Raises:
+        ValueError: If no size fits.
+    """
+    candidates = [_cropped(metas), *_padded(metas), _greatest(metas)]
+    if not slide:
+        candidates = candidates[1:]
+    candidates = [size for size in candidates if size is not None]
+    for size in candidates:
+        if all(
+            # Some backbones round a side up, some down.
+            side // stride <= cells <= math.ceil(side / stride)
+            for side, cells in zip(size, feature_size, strict=True)
+        ):
+            return size
+    raise ValueError(
+        f'features of size {tuple(feature_size)} at stride {stride} fit none '
+        f'of the sizes in the metainfo, {candidates}: give the size of the '
+        "network's input as img_shape, or the head's true strides"
+    )
+
+
+def _side_pair(shape):
+    """Height and width of (H, W) or (H, W, C), or None."""
+    return None if shape is None else (int(shape[0]), int(shape[1]))
+
+
+def _cropped(metas):
+    # slide_inference writes the crop's shape into the first only.
+    return _side_pair(metas[0].get('img_shape'))
+
+
+def _padded(metas):
+    sizes = [_side_pair(meta.get('pad_shape')) for meta in metas]
+    for meta in metas:
+        size = _side_pair(meta.get('img_shape'))
+        padding = meta.get('img_padding_size', meta.get('padding_size'))
+        if size is not None and padding is not None:
+            left, right, top, bottom = padding
+            sizes.append((size[0] + top + bottom, size[1] + left + right))
+    return sizes
+
+
+def _greatest(metas):
+    sizes = [_side_pair(meta.get('img_shape')) for meta in metas]
+    sizes = [size for size in sizes if size is not None]
+    if not sizes:
+        return None
+    return tuple(max(sides) for sides in zip(*sizes, strict=True))
+
+
+def stack_labels(samples):
+    """Collect the labels of a batch.
+
+    Args:
+        samples (list[SegDataSample]): With ``gt_sem_seg``, (1, H, W).
+
+    Returns:
+        Tensor: (B, H, W) int64.
+
+    Raises:
+        ValueError: A label is missing or of another size.
+    """
+    missing = [
+        sample.metainfo.get('img_path', f'number {index} of the batch')
+        for index, sample in enumerate(samples)
+        if 'gt_sem_seg' not in sample
+    ]
+    if missing:
+        raise ValueError(
+            f'no gt_sem_seg in the training sample {missing[0]}: load the '
+            'labels in the training pipeline'
+        )
+    labels = [sample.gt_sem_seg.data.squeeze(0) for sample in samples]
+    sizes = {tuple(label.shape) for label in labels}
+    if len(sizes) > 1:
+        raise ValueError(
+            f'labels of one batch must have one size, got {sorted(sizes)}: '
+            'pad them in the data preprocessor'
+        )
+    return torch.stack(labels).long()
+
+
+def stack_weights(samples):
+    """Collect the weights of a batch's pixels.
+
+    Args:
+        samples (list[SegDataSample]): With ``gt_sem_seg`` and optionally
+            ``gt_weight``, (1, H, W) float32.
+
+    Returns:
+        Tensor | None: (B, H, W) float32, 1 where a sample has no weights;
+        None where no sample has.
+    """
+    if not any('gt_weight' in sample for sample in samples):
+        return None
+    return torch.cat(
+        [
+            sample.gt_weight.data
+            if 'gt_weight' in sample
+            else torch.ones_like(sample.gt_sem_seg.data, dtype=torch.float32)
+            for sample in samples
+        ]
+    )
 
 
 @MODELS.register_module()
@@ -173,7 +289,7 @@ class CLOUDSHead(BaseModule):
     def find_weights(cfg):
         """Raise an error if the weights of a text classifier are not here.
 
-        See :func:`~clouds_mmseg.utils.pretrained.missing_weights`.
+        See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
         source = (cfg.get('classifier') or {}).get('text_embeddings')
         find_text_source(source)

@@ -7,8 +7,9 @@ from torch import nn
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
 )
-from clouds_mmseg.models.mask2former.layers import ConvNorm, FeedForward
-from clouds_mmseg.models.mask2former.positional import (
+from clouds_mmseg.models.mask2former.layers import (
+    ConvNorm,
+    FeedForward,
     cell_centres,
     sine_encoding,
 )

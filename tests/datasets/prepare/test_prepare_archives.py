@@ -16,12 +16,10 @@ from prepare_fake import write_archives, write_files, write_zip
 from prepare_fakes import MAKERS
 from zip_volumes import cut_zip
 
+from clouds_mmseg.data_tools.prepare.archives import JoinedFile, safe_name
+from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.data_tools.prepare.sources import find_sources
 from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.prepare.discover import find_sources
-from clouds_mmseg.datasets.prepare.joined import JoinedFile
-from clouds_mmseg.datasets.prepare.names import safe_name
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
 
 ONE = Options(workers=1)
 

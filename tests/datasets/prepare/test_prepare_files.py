@@ -13,10 +13,9 @@ from prepare_bytes import image_bytes, label_bytes, spread
 from prepare_fake import open_gta5, write_archives, write_files
 from prepare_fakes import MAKERS
 
+from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
 from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.prepare.manifest import MANIFEST
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
+from clouds_mmseg.datasets.prepared import MANIFEST
 
 ONE = Options(workers=1)
 SKIP = Options(workers=1, skip_bad=True)

@@ -10,10 +10,9 @@ from PIL import Image
 from prepare_fake import open_gta5, write_archives
 from prepare_fakes import MAKERS
 
+from clouds_mmseg.data_tools.prepare import write as place
+from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
 from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.prepare import place
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
 from clouds_mmseg.utils.atomic import leftovers
 
 ONE = Options(workers=1)

@@ -10,27 +10,26 @@ from prepare_bytes import SYNTHIA, label_bytes, polygons, spread, vistas_config
 from prepare_fake import write_archives, write_files
 from prepare_fakes import MAKERS
 
-from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.mapillary import MAPILLARY_ID_TO_TRAIN_ID
-from clouds_mmseg.datasets.prepare import cityscapes
-from clouds_mmseg.datasets.prepare.convert import (
+from clouds_mmseg.data_tools.prepare import layouts as cityscapes
+from clouds_mmseg.data_tools.prepare.convert import (
     TRAIN_IDS,
     TableConverter,
     label_ids,
     shrink,
 )
-from clouds_mmseg.datasets.prepare.mapillary import converter_of_config
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
-from clouds_mmseg.datasets.prepare.vistas_classes import (
+from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.data_tools.prepare.vistas import (
     CLASSES_OF_VISTAS,
     IGNORED,
+    converter_of_config,
 )
-from clouds_mmseg.datasets.prepare.wilddash2 import PanopticConverters
-from clouds_mmseg.datasets.synthia import SYNTHIADataset
-from clouds_mmseg.datasets.wilddash2 import (
+from clouds_mmseg.data_tools.prepare.wilddash2 import PanopticConverters
+from clouds_mmseg.datasets import DataError
+from clouds_mmseg.datasets.driving import (
+    MAPILLARY_ID_TO_TRAIN_ID,
     WILDDASH2_CLASSES,
     WILDDASH2_TO_CITYSCAPES,
+    SYNTHIADataset,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES
 

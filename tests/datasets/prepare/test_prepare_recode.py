@@ -9,12 +9,11 @@ from mmseg.registry import DATASETS
 from prepare_fake import write_archives, write_files
 from prepare_fakes import MAKERS
 
+from clouds_mmseg.data_tools.prepare import run as checks
+from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.prepare import checks
-from clouds_mmseg.datasets.prepare.manifest import MANIFEST
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.recode import RECODES
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
+from clouds_mmseg.datasets.prepared import MANIFEST
 
 CROP = [
     dict(type='LoadSegImage'),

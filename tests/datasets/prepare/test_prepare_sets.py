@@ -9,9 +9,8 @@ from mmseg.registry import DATASETS
 from prepare_fake import write_archives, write_files
 from prepare_fakes import MAKERS, set_name
 
-from clouds_mmseg.datasets.prepare.manifest import MANIFEST
-from clouds_mmseg.datasets.prepare.options import Options
-from clouds_mmseg.datasets.prepare.run import prepare_dataset
+from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.datasets.prepared import MANIFEST
 
 ONE = Options(workers=1)
 PIPELINE = [
@@ -104,6 +103,6 @@ def test_in_place(tmp_path, fake_name):
 
 
 def test_all_sets_have_a_fake():
-    from clouds_mmseg.datasets.prepare.sets import NAMES
+    from clouds_mmseg.data_tools.prepare.sets import NAMES
 
     assert {set_name(n) for n in MAKERS} == set(NAMES)

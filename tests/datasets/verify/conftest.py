@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from clouds_mmseg.data_tools.verify import Task, verify
 from clouds_mmseg.datasets import GTA5Dataset
-from clouds_mmseg.datasets.verify import Task, verify
 
 
 @pytest.fixture

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from mmengine.logging import MMLogger
 
-from clouds_mmseg.datasets import DataError, FolderDataset, GTA5Dataset
-from clouds_mmseg.datasets.verify import class_statistics
-from clouds_mmseg.datasets.verify.class_statistics import class_pixels
+from clouds_mmseg.datasets import (
+    DataError,
+    FolderDataset,
+    GTA5Dataset,
+    class_statistics,
+)
+from clouds_mmseg.datasets.class_statistics import class_pixels
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from clouds_mmseg.data_tools.verify import SETS, named_tasks, verify
 from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.verify import SETS, named_tasks, verify
 
 # Name -> split, image, label (or none), how it is written, an id in it.
 TREES = {
@@ -120,10 +120,7 @@ def test_toycity_counts_by_its_manifest(tmp_path, files):
 
 def test_a_prepared_folder(tmp_path, files):
     """Labels are train ids, and images that were left out are no loss."""
-    from clouds_mmseg.datasets.prepare.manifest import (
-        Manifest,
-        write_manifest,
-    )
+    from clouds_mmseg.datasets.prepared import Manifest, write_manifest
 
     files.image(tmp_path / 'images/1.png')
     files.label(

@@ -5,13 +5,13 @@ import os
 import numpy as np
 import pytest
 
+from clouds_mmseg.data_tools.verify.listing import list_files, set_key
 from clouds_mmseg.datasets import (
     ACDCDataset,
     DataError,
     FolderDataset,
     GTA5Dataset,
 )
-from clouds_mmseg.datasets.verify.listing import list_files, set_key
 
 
 def gta(root, **kwargs):

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from clouds_mmseg.data_tools.verify import accept, fix, keep
+from clouds_mmseg.data_tools.verify.report import current_reports
 from clouds_mmseg.datasets import DataError, GTA5Dataset
-from clouds_mmseg.datasets.verify import accept, fix, keep
-from clouds_mmseg.datasets.verify.recall import current_reports
 
 
 def test_bad_pairs_go_aside_and_datasets_do_not_see_them(
@@ -52,7 +52,7 @@ def test_only_what_is_open_is_moved(check, pairs, truncate):
 
 
 def test_the_copy_in_training_is_the_one_that_goes(check, pairs, files):
-    from clouds_mmseg.datasets.verify.findings import Finding
+    from clouds_mmseg.datasets.sample_check import Finding
 
     report = check()
     report.findings.append(

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from clouds_mmseg.datasets.errors import DataError
-from clouds_mmseg.datasets.label_table import build_label_table, table_digest
-from clouds_mmseg.datasets.verify.sample import Pair, SampleCheck
-from clouds_mmseg.datasets.verify.stamps import changed_files, stamp
+from clouds_mmseg.datasets.labels import build_label_table, table_digest
+from clouds_mmseg.datasets.sample_check import (
+    Pair,
+    SampleCheck,
+    changed_files,
+    stamp,
+)
+from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.image_files import damaged_chunk
 
 TABLE = build_label_table({7: 0, 8: 1, 26: 13}, [0, 255])

@@ -6,8 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from clouds_mmseg.datasets import DataError, GeneratedDataset
-from clouds_mmseg.datasets.verify import (
+from clouds_mmseg.data_tools.verify import (
     Task,
     accept,
     advice_text,
@@ -15,15 +14,16 @@ from clouds_mmseg.datasets.verify import (
     reports_text,
     verify,
 )
-from clouds_mmseg.datasets.verify.recall import (
+from clouds_mmseg.data_tools.verify.report import (
     changes_since,
     current_reports,
+    read_reports,
     report_of,
 )
-from clouds_mmseg.datasets.verify.report_file import read_reports
-from clouds_mmseg.engine.make_bank import make_bank
+from clouds_mmseg.datasets import DataError, GeneratedDataset
+from clouds_mmseg.generate.run import make_bank
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.processes import map_in_processes
+from clouds_mmseg.utils.parallel import map_in_processes
 
 
 def kinds(report):
@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_written_to(check, monkeypatch, pairs):
 
     for name in ('report_file', 'class_statistics'):
         monkeypatch.setattr(
-            f'clouds_mmseg.datasets.verify.{name}.atomic_path', refuse
+            f'clouds_mmseg.data_tools.verify.{name}.atomic_path', refuse
         )
     report = check()
     assert report.images == 3

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from clouds_mmseg.models.mask2former.deform_kernels import sample_fused
+from clouds_mmseg.models.mask2former.deform_attn_triton import sample_fused
 
 
 def run(value, shapes, places, weights, direction):

@@ -28,10 +28,8 @@ from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
     multi_scale_deformable_attn_pytorch as in_python,
 )
 
-from clouds_mmseg.models.mask2former import deform_choice  # noqa: E402
-from clouds_mmseg.models.mask2former.deform_textures import (  # noqa: E402
-    sample_textures,
-)
+from clouds_mmseg.models.mask2former import deform_attn as deform_choice  # noqa: E402
+from clouds_mmseg.models.mask2former.deform_attn import sample_textures  # noqa: E402
 
 
 def check(value, sides, starts, places, weights, im2col_step):

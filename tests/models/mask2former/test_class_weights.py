@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clouds_mmseg.models import CLOUDSHead
-from clouds_mmseg.models.mask2former.criterion import MaskCriterion
-from clouds_mmseg.models.mask2former.matching import Matches
+from clouds_mmseg.models.mask2former.criterion import MaskCriterion, Matches
 from clouds_mmseg.utils.errors import UserError
 
 CLASSES, QUERIES = 3, 4

@@ -7,7 +7,7 @@ from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder, SegDataPreProcessor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from plain import PlainHead
+from reference import PlainHead
 from torch import nn
 
 from clouds_mmseg.models import CLOUDSHead

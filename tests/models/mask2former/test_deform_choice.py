@@ -4,13 +4,13 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from clouds_mmseg.models.mask2former import deform_choice
-from clouds_mmseg.models.mask2former.deform_choice import (
+from clouds_mmseg.models.mask2former import deform_attn as deform_choice
+from clouds_mmseg.models.mask2former.deform_attn import (
     core_of_device,
     fastest,
+    sample_textures,
 )
-from clouds_mmseg.models.mask2former.deform_rows import sample_rows
-from clouds_mmseg.models.mask2former.deform_textures import sample_textures
+from clouds_mmseg.models.mask2former.deform_attn_cpu import sample_rows
 from clouds_mmseg.utils.errors import UserError
 
 CPU = torch.device('cpu')

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain import sample_by_grid
+from reference import sample_by_grid
 
 triton = pytest.importorskip('triton', reason='this torch has no Triton')
 
@@ -125,7 +125,9 @@ def test_kernels_compile_for_gpus_that_are_not_here(
     capability, dtype, direction, tmp_path, monkeypatch
 ):
     """To machine code, whose registers suffice: none is put into memory."""
-    from clouds_mmseg.models.mask2former import deform_kernels
+    from clouds_mmseg.models.mask2former import (
+        deform_attn_triton as deform_kernels,
+    )
 
     monkeypatch.setattr(triton.knobs.cache, 'dir', str(tmp_path))
     kernel = getattr(deform_kernels, direction)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain import sample_by_grid
+from reference import sample_by_grid
 
-from clouds_mmseg.models.mask2former import deform_choice
+from clouds_mmseg.models.mask2former import deform_attn as deform_choice
 
 COMPILED = importlib.util.find_spec('mmcv._ext') is not None
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import sample_by_grid
+from reference import sample_by_grid
 from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
+    deformable_sample,
+    sample_textures,
 )
-from clouds_mmseg.models.mask2former.deform_rows import sample_rows
-from clouds_mmseg.models.mask2former.deform_sampling import deformable_sample
-from clouds_mmseg.models.mask2former.deform_textures import sample_textures
+from clouds_mmseg.models.mask2former.deform_attn_cpu import sample_rows
 
 SIDES = st.integers(1, 7)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds_mmseg.models.mask2former.input_size import input_size
+from clouds_mmseg.models.mask2former.head import input_size
 
 SIDE = st.integers(8, 300)
 ROUND = st.sampled_from([math.floor, math.ceil])

@@ -3,14 +3,14 @@ import multiprocessing
 import pytest
 import torch
 import torch.distributed
-from plain import losses_of, match_one
+from reference import losses_of, match_one
 
 from clouds_mmseg.models.mask2former.criterion import (
     MaskCriterion,
+    assign,
     count_masks,
     matched_masks,
 )
-from clouds_mmseg.models.mask2former.matching import assign
 
 CLASSES, QUERIES = 5, 9
 

@@ -1,10 +1,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import read_points
+from reference import read_points
 from tensor_sizes import TensorSizes
 
-from clouds_mmseg.models.mask2former.points import (
+from clouds_mmseg.models.mask2former.point_sampling import (
     draw_points,
     read_columns,
     read_labels,

@@ -3,11 +3,8 @@
 import torch
 from tensor_sizes import TensorSizes
 
-from clouds_mmseg.models.mask2former.mask_products import (
-    MatchedMasks,
-    multiply,
-)
-from clouds_mmseg.models.mask2former.matching import Matches, matched_masks
+from clouds_mmseg.models.mask2former.criterion import Matches, matched_masks
+from clouds_mmseg.models.mask2former.inference import MatchedMasks, multiply
 
 QUERIES, CELLS = 7, 12 * 16
 

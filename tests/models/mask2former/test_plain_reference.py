@@ -1,10 +1,10 @@
 """The reference of the other tests is itself checked by recorded outputs."""
 
 import torch
-from plain import PlainCriterion, PlainHead, losses_of, match_one
+from reference import PlainCriterion, PlainHead, losses_of, match_one
 
-from clouds_mmseg.checkpoints.convert import to_ours
-from clouds_mmseg.checkpoints.layouts import detect
+from clouds_mmseg.conversion.convert import to_ours
+from clouds_mmseg.conversion.layouts import detect
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
 
 

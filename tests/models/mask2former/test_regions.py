@@ -3,12 +3,11 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import read_points
+from reference import read_points
 from tensor_sizes import TensorSizes
 
-from clouds_mmseg.models.mask2former.matching import Matches
-from clouds_mmseg.models.mask2former.points import corner_pixels
-from clouds_mmseg.models.mask2former.regions import read_regions
+from clouds_mmseg.models.mask2former.criterion import Matches, read_regions
+from clouds_mmseg.models.mask2former.point_sampling import corner_pixels
 
 CLASSES, OUTPUTS = 4, 3
 

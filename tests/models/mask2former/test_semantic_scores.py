@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import PlainHead
+from reference import PlainHead
 from tensor_sizes import TensorSizes
 
-from clouds_mmseg.models.mask2former import semantic_scores as module
-from clouds_mmseg.models.mask2former.semantic_scores import semantic_scores
+from clouds_mmseg.models.mask2former import inference as module
+from clouds_mmseg.models.mask2former.inference import semantic_scores
 
 QUERIES, CLASSES = 6, 4
 

@@ -7,7 +7,7 @@ from clouds_mmseg.models.mask2former.classifier import (
     build_classifier,
     pool_under_masks,
 )
-from clouds_mmseg.models.mask2former.text_source import load_text_embeddings
+from clouds_mmseg.models.text_embeddings import load_text_embeddings
 from clouds_mmseg.utils.errors import UserError
 
 

@@ -1,0 +1,393 @@
+"""Configs of the command line tools, and their common options."""
+
+import difflib
+import gc
+import importlib.util
+import logging
+import os
+import os.path as osp
+from pathlib import Path
+
+import mmseg
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmseg.registry import RUNNERS
+
+from clouds_mmseg.cli.config_check import apply_options, check_config
+from clouds_mmseg.engine.dataset_options import (
+    apply_dataset_options,
+    warn_of_test_left_behind,
+)
+from clouds_mmseg.evaluation.protocols import apply_protocol
+from clouds_mmseg.utils.config_file import read_file
+from clouds_mmseg.utils.data_root import (
+    DATA_ROOT_VARIABLE,
+    REPORT_DIR_VARIABLE,
+)
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.locate import use_pretrained_dir
+from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
+from clouds_mmseg_cli.options import (  # noqa: F401
+    add_common_arguments,
+    add_pretrained_dir,
+    add_report_dir,
+)
+
+SCOPE = 'mmseg::'
+_MASK2FORMER = ('Mask2FormerHead', 'mmseg.Mask2FormerHead')
+# Packages whose modules configs of the zoo name, and that are not needed here.
+_OTHERS = ('mmdet', 'mmpretrain', 'mmcls')
+
+
+def read_config(name):
+    """Read a config file, or one of the zoo.
+
+    Args:
+        name (str): A path, or ``mmseg::folder/name.py`` for a config of the
+            installed MMSegmentation; ``.py`` may be left out.
+
+    Returns:
+        Config: The config; one of the zoo with :func:`use_clouds_head`,
+        and with ``DGSegmentor`` in place of ``EncoderDecoder``.
+
+    Raises:
+        UserError: There is no such config, it cannot be read, or it is one
+            of the zoo that needs a package which is not installed.
+    """
+    if not name.startswith(SCOPE):
+        if not Path(name).is_file():
+            raise UserError(
+                f'there is no config {name}; see configs/ for those that '
+                f'come with the project, or name one of the zoo: {SCOPE}...'
+            )
+        return read_file(name)
+    cfg = read_file(_zoo_path(name), import_custom_modules=False)
+    model = cfg.get('model') or {}
+    if model.get('type') == 'EncoderDecoder':
+        # The same network; predicts images of any sizes in bounded memory.
+        model.type = 'DGSegmentor'
+    use_clouds_head(model)
+    _require_packages(cfg.get('model'), name)
+    return cfg
+
+
+def _zoo_path(name):
+    """Return the path of a config of the installed MMSegmentation."""
+    root = Path(mmseg.__file__).parent / '.mim' / 'configs'
+    relative = name.removeprefix(SCOPE).removesuffix('.py') + '.py'
+    path = root / relative
+    if not path.is_file():
+        known = {
+            p.name: f'{SCOPE}{p.parent.name}/{p.name}'
+            for p in root.glob('*/*.py')
+            if p.parent.name != '_base_'
+        }
+        near = difflib.get_close_matches(path.name, known, n=3, cutoff=0.4)
+        raise UserError(
+            f'{name}: the installed MMSegmentation has no such config; near: '
+            f'{", ".join(known[n] for n in near) or "none"}'
+        )
+    return path
+
+
+def use_clouds_head(model):
+    """Replace the zoo's Mask2Former head, which needs mmdet, by ours.
+
+    ``CLOUDSHead`` is the same network with the same names of its weights;
+    weights and points of the losses are those of the config.
+
+    Args:
+        model (ConfigDict): ``model`` of a config, changed in place.
+    """
+    head = model.get('decode_head') or {}
+    if head.get('type') not in _MASK2FORMER:
+        return
+    encoder = head.pixel_decoder.encoder
+    decoder = head.transformer_decoder
+    attention = encoder.layer_cfg.self_attn_cfg
+    train_cfg = head.get('train_cfg') or {}
+    class_weight = list(head.loss_cls.class_weight)
+    model.decode_head = dict(
+        type='CLOUDSHead',
+        in_channels=list(head.in_channels),
+        strides=list(head.strides),
+        num_classes=head.num_classes,
+        feat_channels=head.feat_channels,
+        out_channels=head.out_channels,
+        num_queries=head.num_queries,
+        num_heads=attention.num_heads,
+        num_points=attention.num_points,
+        num_encoder_layers=encoder.num_layers,
+        encoder_ffn_channels=encoder.layer_cfg.ffn_cfg.feedforward_channels,
+        num_decoder_layers=decoder.num_layers,
+        decoder_ffn_channels=decoder.layer_cfg.ffn_cfg.feedforward_channels,
+        num_groups=head.pixel_decoder.norm_cfg.num_groups,
+        align_corners=head.align_corners,
+        loss=dict(
+            class_weight=class_weight,
+            class_loss_weight=head.loss_cls.loss_weight,
+            mask_weight=head.loss_mask.loss_weight,
+            dice_weight=head.loss_dice.loss_weight,
+            num_points=train_cfg.get('num_points', 12544),
+            oversample_ratio=train_cfg.get('oversample_ratio', 3.0),
+            importance_sample_ratio=train_cfg.get(
+                'importance_sample_ratio', 0.75
+            ),
+        ),
+    )
+
+
+def _require_packages(cfg, name):
+    """Refuse modules of packages that are not installed."""
+    for kind in _types(cfg):
+        package, _, module = kind.rpartition('.')
+        if package in _OTHERS and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f'{name} needs {module} of the package {package}, which is '
+                'not installed and not among those that this project is '
+                'tested with; configs/baselines/ has models that need '
+                'nothing else'
+            )
+
+
+def _types(value):
+    """All values of ``type`` in a nested config."""
+    if isinstance(value, dict):
+        if isinstance(value.get('type'), str):
+            yield value['type']
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _types(item)
+
+
+# In a checkout, beside the package.
+BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
+
+
+def on_benchmark(cfg, name):
+    """Make a config that tests a model on the targets of a benchmark.
+
+    Model and preprocessor are those of the config; images, metric and
+    protocol the benchmark's, and the runtime this project's: a model of
+    MMSegmentation's zoo is tested as ours are, and its table can be compared.
+
+    Args:
+        cfg (Config): Any config with a ``model``, of the zoo or ours.
+        name (str): A file in ``configs/_base_/benchmarks``, without its
+            suffix, or the path of another config that has
+            ``test_dataloader`` and ``test_evaluator``.
+
+    Returns:
+        Config: For testing only.
+
+    Raises:
+        UserError: There is no such benchmark, or no model.
+    """
+    if not cfg.get('model'):
+        raise UserError(
+            f'--benchmark {name}: {cfg.filename} has no model to be tested'
+        )
+    benchmark = read_file(_benchmark_path(name))
+    missing = {'test_dataloader', 'test_evaluator'} - set(benchmark)
+    if missing:
+        raise UserError(
+            f'--benchmark {name}: the config has no '
+            f'{" and no ".join(sorted(missing))}'
+        )
+    runtime = Config.fromfile(BASES / 'default_runtime.py')
+    pieces = runtime.to_dict() | dict(
+        model=cfg.model.to_dict(),
+        load_cfg=cfg.get('load_cfg', {}),
+        test_dataloader=benchmark.test_dataloader.to_dict(),
+        test_evaluator=benchmark.test_evaluator,
+        test_cfg=dict(type='TestLoop'),
+    )
+    pieces['custom_hooks'] = [
+        *pieces['custom_hooks'],
+        dict(type='CheckpointClassesHook'),
+    ]
+    for key in ('work_dir', 'tta_model'):
+        if cfg.get(key):
+            pieces[key] = cfg[key]
+    tested = Config(pieces, filename=cfg.filename)
+    evaluators = tested.test_evaluator
+    if isinstance(evaluators, dict):
+        evaluators = [evaluators]
+    for evaluator in evaluators:
+        if evaluator.get('protocol'):
+            # Windows of the config, if any, give way to the protocol's.
+            apply_protocol(tested, evaluator.protocol)
+    return tested
+
+
+def _benchmark_path(name):
+    """Return the config of a benchmark."""
+    if name.endswith('.py'):
+        path = Path(name)
+    else:
+        path = BASES / 'benchmarks' / f'{name}.py'
+    if not path.is_file():
+        known = sorted(p.stem for p in (BASES / 'benchmarks').glob('*.py'))
+        raise UserError(
+            f'--benchmark {name}: there is no {path}; give one of '
+            f'{", ".join(known) or "(no configs/ beside the package)"}, or '
+            'the path of a config'
+        )
+    return path
+
+
+# Scripts import these from here as well.
+
+# Launcher -> what it sets in each process that it starts.
+_RANKS = dict(
+    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
+)
+
+
+def use_report_dir(folder):
+    """Keep reports about data in a folder, for this process and its children.
+
+    Args:
+        folder (str, optional): None leaves the environment as it is.
+    """
+    if folder is not None:
+        os.environ[REPORT_DIR_VARIABLE] = osp.abspath(folder)
+
+
+def load_config(args):
+    """Read a config and apply the common options.
+
+    Args:
+        args (argparse.Namespace): Options of
+            :func:`add_common_arguments`, and ``benchmark`` where a tool has
+            it.
+
+    Returns:
+        Config: With ``work_dir`` and ``launcher`` set.
+
+    Raises:
+        UserError: The config, a folder or the benchmark does not exist, or
+            the config or an option has a name that nobody reads.
+    """
+    variable = _RANKS.get(args.launcher)
+    if variable is not None and variable not in os.environ:
+        raise UserError(
+            f'--launcher {args.launcher} is for a process that the launcher '
+            f'has started, and {variable} is not set; start the run with '
+            'tools/dist_train.sh, torchrun, srun or mpirun, or leave '
+            '--launcher out for one process'
+        )
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.data_root is not None:
+        if not osp.isdir(args.data_root):
+            raise UserError(
+                f'--data-root {args.data_root}: there is no such folder; '
+                "give the folder that stands in for 'data'"
+            )
+        os.environ[DATA_ROOT_VARIABLE] = osp.abspath(args.data_root)
+    use_report_dir(getattr(args, 'report_dir', None))
+    use_pretrained_dir(getattr(args, 'pretrained_dir', None))
+    cfg = read_config(args.config)
+    name = Path(args.config).stem
+    benchmark = getattr(args, 'benchmark', None)
+    if benchmark is not None:
+        cfg = on_benchmark(cfg, benchmark)
+        name = f'{name}_on_{Path(benchmark).stem}'
+    cfg.launcher = args.launcher
+    options = args.cfg_options or {}
+    apply_options(cfg, options)
+    warning = warn_of_test_left_behind(cfg, options)
+    if warning:
+        print_log(warning, level=logging.WARNING)
+    apply_dataset_options(cfg)
+    check_config(cfg)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', name)
+    return cfg
+
+
+def require_folder(option, folder):
+    """Refuse an output folder that cannot be one, before the work is done.
+
+    Args:
+        option (str): Which option or key named it.
+        folder (str | None): The folder, which may not exist yet; None
+            passes.
+
+    Raises:
+        UserError: It is a file, or may not be written to.
+    """
+    if folder is None:
+        return
+    there = Path(folder).expanduser().absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f'{option} {folder}: {there} is a file; give a folder')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f'{option} {folder}: no permission to write in {there}; give '
+            'another folder'
+        )
+
+
+def enable_amp(cfg):
+    """Train in mixed precision (bfloat16), in place.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        UserError: The config has an optimiser wrapper of another kind.
+    """
+    if not cfg.get('optim_wrapper'):
+        raise UserError(
+            '--amp sets the precision of training, and the config has no '
+            'optim_wrapper; give a config that trains'
+        )
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper in ('BF16OptimWrapper', 'AmpOptimWrapper'):
+        return
+    if wrapper != 'OptimWrapper':
+        raise UserError(
+            '--amp replaces an optim_wrapper of type OptimWrapper, but the '
+            f'config has {wrapper}; set the precision in the config'
+        )
+    cfg.optim_wrapper.type = 'BF16OptimWrapper'
+
+
+def dataset_configs(dataset):
+    """The configs of the datasets inside wrappers and concatenations.
+
+    Args:
+        dataset (ConfigDict): ``dataset`` of a dataloader.
+
+    Yields:
+        ConfigDict: Those that have a pipeline of their own.
+    """
+    inner = [*(dataset.get('datasets') or []), dataset.get('dataset')]
+    for child in inner:
+        if child is not None:
+            yield from dataset_configs(child)
+    if not any(inner):
+        yield dataset
+
+
+def build_runner(cfg):
+    """Build the runner that a config asks for.
+
+    Args:
+        cfg (Config): The config. ``runner_type`` defaults to ``DGRunner``.
+
+    Returns:
+        Runner: Ready to train or test.
+    """
+    cfg.setdefault('runner_type', 'DGRunner')
+    # Each dataset collects garbage when it packs its index, which takes
+    # most of a second through all that was imported. What is frozen is not
+    # searched, and not copied by the memory pages of forked workers.
+    gc.freeze()
+    return RUNNERS.build(cfg)

@@ -1,0 +1,492 @@
+"""Misspelt keys and unknown types in a config."""
+
+import ast
+import difflib
+import functools
+import inspect
+import logging
+import textwrap
+
+import mmengine.registry
+import mmseg.registry
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import Registry, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from clouds_mmseg.utils.errors import UserError
+
+# Read by mmengine beside the arguments of its runner, or by this package.
+_MORE_KEYS = (
+    'runner_type',
+    'custom_imports',
+    'cfg',
+    'compile',
+    'model_wrapper_cfg',
+    'find_unused_parameters',
+    'detect_anomalous_params',
+    'sync_bn',
+    'auto_scale_lr',
+    'strategy',
+    'tta_model',
+    'tta_pipeline',
+    'load_cfg',
+    'resume_cfg',
+    'dataset_options',
+    'test_pipeline',
+    'total_batch_size',
+    'banks',
+)
+# What builders take out before a constructor sees it.
+_BUILDERS_KEYS = frozenset(
+    {
+        'type',
+        '_scope_',
+        '_delete_',
+        # Runner.register_hook, build_norm_layer, build_param_scheduler.
+        'priority',
+        'requires_grad',
+        'convert_to_iter_based',
+        # build_optim_wrapper and its constructor.
+        'constructor',
+        'paramwise_cfg',
+        'optimizer',
+    }
+)
+_LOADER_KEYS = (
+    *inspect.signature(DataLoader).parameters,
+    'dataset',
+    'collate_fn',
+    'sampler',
+    'batch_sampler',
+    'num_batch_per_epoch',
+    'persistent_workers',
+    'worker_init_fn',
+    'seed',
+)
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# A loop of -1 iterations ends at once, and says nothing.
+_LEAST = {
+    'train_cfg.max_iters': 1,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    'train_cfg.warmup_iters': 0,
+    'total_batch_size': 1,
+    'randomness.seed': 0,
+    # -1: no checkpoints but the last.
+    'default_hooks.checkpoint.interval': -1,
+    'default_hooks.logger.interval': 1,
+    **{f'{loader}.batch_size': 1 for loader in _LOADERS},
+    **{f'{loader}.num_workers': 0 for loader in _LOADERS},
+}
+# What a run cannot do without.
+_SECTIONS = dict(
+    train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
+    test=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'),
+)
+_DICTS = (
+    'model',
+    'train_cfg',
+    'val_cfg',
+    'test_cfg',
+    'optim_wrapper',
+    'default_hooks',
+    'env_cfg',
+    'randomness',
+    'load_cfg',
+    *_LOADERS,
+)
+# Types in there belong to no registry, or are given other keys as well.
+_NOT_WALKED = frozenset({'init_cfg', 'env_cfg', 'banks', 'cfg', 'plugins'})
+
+
+def known_keys():
+    """Name the keys of a config that a runner reads.
+
+    Returns:
+        list[str]: Sorted.
+    """
+    own = inspect.signature(Runner.__init__).parameters
+    return sorted({*own, *_MORE_KEYS} - {'self'})
+
+
+def check_config(cfg):
+    """Refuse a config with names that nobody reads.
+
+    Unknown top-level keys are the variables of a config file, and passed
+    over; only one that is spelt almost like a key that a runner reads, and
+    of which no other part of the config is made, is an error. Inside, each
+    ``type`` has to be registered, and the keys beside it have to be
+    arguments of its constructor, where that names all of its arguments.
+
+    Args:
+        cfg (Config): As read.
+
+    Raises:
+        UserError: There are such names, or numbers of iterations, images or
+            workers that cannot be; all of them are listed.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmseg')
+    problems = [*_wrong_sections(cfg), *_misspelt_top_keys(cfg)]
+    known, registered = set(known_keys()), _registered()
+    for key in cfg:
+        if key in known and key not in _NOT_WALKED:
+            problems.extend(_problems(cfg[key], key, registered))
+    problems.extend(_wrong_numbers(cfg))
+    level = cfg.get('log_level') or 'INFO'
+    # Of an unknown name it makes 'Level NAME'.
+    if str(logging.getLevelName(level)).startswith('Level '):
+        problems.append(f'log_level must be INFO, DEBUG, ..., got {level!r}')
+    # The same part may stand in several places: val and test.
+    lines = [f'  {line}' for line in dict.fromkeys(problems)]
+    if lines:
+        raise UserError(
+            f'{cfg.filename or "the config"} has settings that cannot be:\n'
+            + '\n'.join(lines)
+        )
+
+
+def require_sections(cfg, phase):
+    """Refuse a config that lacks what a run is made of.
+
+    Args:
+        cfg (Config): The config.
+        phase (str): ``'train'`` or ``'test'``.
+
+    Raises:
+        UserError: Sections are missing; all of them are named.
+    """
+    lacking = [name for name in _SECTIONS[phase] if cfg.get(name) is None]
+    if lacking:
+        raise UserError(
+            f'{cfg.filename or "the config"} has no {", no ".join(lacking)}, '
+            f'which a {phase} run needs; give a config that has them'
+        )
+
+
+def apply_options(cfg, options):
+    """Override settings of a config, those that there are.
+
+    Args:
+        cfg (Config): Changed in place.
+        options (dict): Dotted key -> value, of ``--cfg-options``.
+
+    Raises:
+        UserError: A key leads nowhere, or is misspelt.
+    """
+    known = known_keys()
+    for key, value in options.items():
+        _check_option(cfg, key, value, known)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        said = error.args[0] if error.args else type(error).__name__
+        raise UserError(
+            f'--cfg-options {" ".join(options)} does not fit the config: '
+            f'{said}'
+        ) from error
+
+
+def _check_option(cfg, key, value, known):
+    """Refuse or remark a key that the config does not have."""
+    first, *rest = key.split('.')
+    if first not in known:
+        if first not in cfg:
+            raise UserError(
+                f'--cfg-options {key}: neither the config nor the runner '
+                f'knows {first}{_near(first, [*known, *cfg])}'
+            )
+        print_log(
+            f'--cfg-options {key}: {first} is a variable of the config file. '
+            'What the file has made of it does not change; override the '
+            'place where it is used',
+            logger='current',
+            level=logging.WARNING,
+        )
+    here, path = cfg.get(first), first
+    for name in rest:
+        if isinstance(here, (list, tuple)):
+            if not name.isdigit() or int(name) >= len(here):
+                raise UserError(
+                    f'--cfg-options {key}: {path} is a list of '
+                    f'{len(here)}; give an index from 0 to {len(here) - 1} '
+                    f'in place of {name}, or the whole list'
+                )
+            here = here[int(name)]
+        elif isinstance(here, dict):
+            if name not in here:
+                _check_new_key(here, path, name, key)
+                return
+            here = here[name]
+        elif here is None:
+            return
+        else:
+            raise UserError(
+                f'--cfg-options {key}: {path} is {here!r}, which has no {name}'
+            )
+        path = f'{path}.{name}'
+    whole = isinstance(here, dict) and here
+    if whole and value is not None and not isinstance(value, dict):
+        raise UserError(
+            f'--cfg-options {key}={value!r} replaces a whole section of the '
+            f'config ({", ".join(map(str, here))}); name one of its keys, '
+            f'such as {key}.{next(iter(here))}'
+        )
+
+
+def _check_new_key(parent, path, name, key):
+    """Refuse a new key that is a misspelt one; remark one that is free."""
+    if path in _LOADERS or parent.get('type'):
+        # Compared with the constructor, when the whole config is.
+        return
+    if not parent:
+        return
+    near = [old for old in parent if _is_near(name, str(old))]
+    if near:
+        raise UserError(
+            f'--cfg-options {key}: {path} has no {name}; '
+            f'did you mean {path}.{near[0]}?'
+        )
+    print_log(
+        f'--cfg-options {key}: new in the config; {path} has '
+        f'{", ".join(map(str, parent))}',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def _wrong_sections(cfg):
+    """Sections that are something else than what a runner reads."""
+    for name in _DICTS:
+        if cfg.get(name) is not None and not isinstance(cfg[name], dict):
+            yield f'{name} must be a dict, got {cfg[name]!r}'
+    hooks = cfg.get('custom_hooks') or []
+    if not isinstance(hooks, (list, tuple)) or any(
+        isinstance(hook, (str, int)) for hook in hooks
+    ):
+        yield f'custom_hooks must be a list of dicts, got {hooks!r}'
+
+
+def _wrong_numbers(cfg):
+    """Numbers that a loop or loader takes, and does something else with."""
+    for path, least in _LEAST.items():
+        value = cfg
+        for key in path.split('.'):
+            is_section = isinstance(value, (dict, Config))
+            value = value.get(key) if is_section else None
+        if value is None:
+            continue
+        whole = isinstance(value, (int, float)) and float(value).is_integer()
+        if not whole or isinstance(value, bool) or value < least:
+            yield (
+                f'{path} must be a whole number of at least {least}, got '
+                f'{value!r}'
+            )
+
+
+def _misspelt_top_keys(cfg):
+    """Top-level keys that are almost those of a runner, and unused."""
+    known = known_keys()
+    for key in cfg:
+        if key in known:
+            continue
+        near = [name for name in known if _is_near(key, name)]
+        if near and not _is_used(cfg, key):
+            yield (
+                f'{key}: did you mean {near[0]}? A variable of your own '
+                'needs a name that is less like it'
+            )
+
+
+def _is_near(name, known):
+    """Whether a name is a slip of another one, and no extension of it."""
+    if name == known or min(len(name), len(known)) < 3:
+        return False
+    # val_dataloader_fog, model_2, train_cfgs2: built from the name on purpose.
+    if name.startswith(known) and not name[len(known) :].isalpha():
+        return False
+    slips = 1 if len(known) < 9 else 2
+    return (
+        abs(len(name) - len(known)) <= slips
+        and _distance(name, known) <= slips
+    )
+
+
+def _distance(a, b):
+    """Edits from one word to another; swapped neighbours are one."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            best = min(
+                row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (x != y)
+            )
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _is_used(cfg, key):
+    """Whether another part of a config is made of a top-level value."""
+    value = cfg[key]
+    if not isinstance(value, (dict, list, tuple)) or not value:
+        return False
+
+    def inside(part):
+        if part == value:
+            return True
+        parts = part.values() if isinstance(part, dict) else part
+        return isinstance(part, (dict, list, tuple)) and any(
+            inside(child) for child in parts
+        )
+
+    return any(inside(cfg[other]) for other in cfg if other != key)
+
+
+def _problems(value, path, registered):
+    """What is wrong with the types and keys below a place of a config."""
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _problems(item, f'{path}.{index}', registered)
+        return
+    if not isinstance(value, dict):
+        return
+    kind = value.get('type')
+    if path in _LOADERS:
+        for key in value:
+            if key not in _LOADER_KEYS:
+                near = _near(key, _LOADER_KEYS)
+                yield f'{path}.{key}: no argument of a data loader{near}'
+    elif kind is not None:
+        yield from _problems_of_type(value, kind, path, registered)
+    for key, child in value.items():
+        if key not in _NOT_WALKED:
+            yield from _problems(child, f'{path}.{key}', registered)
+
+
+def _problems_of_type(value, kind, path, registered):
+    """What is wrong with one dict that has a type."""
+    classes = _find(kind, registered) if isinstance(kind, str) else [kind]
+    if classes is None or (not classes and kind[:1].islower()):
+        # A switch inside of a module is no name: classifier=dict(type='text').
+        return
+    if not classes:
+        near = _near(kind, registered)
+        yield (
+            f'{path}.type: {kind} is registered nowhere{near}; a '
+            'module of your own has to be in custom_imports'
+        )
+        return
+    arguments = [_arguments(cls) for cls in classes]
+    for key in value:
+        if key in _BUILDERS_KEYS:
+            continue
+        if any(key in names for names, _ in arguments):
+            continue
+        names, _ = arguments[0]
+        if any(is_open for _, is_open in arguments):
+            # Whatever takes **kwargs may know it, unless it is a slip.
+            near = [name for name in sorted(names) if _is_near(key, name)]
+            if near:
+                yield f'{path}.{key}: did you mean {near[0]} of {kind}?'
+            continue
+        yield f'{path}.{key}: no argument of {kind}{_near(key, names)}'
+
+
+def _registered():
+    """Everything in the registries of mmseg and of mmengine.
+
+    Looked up here and not with ``Registry.get``, which tries to import each
+    name that it does not have, once a registry.
+
+    Returns:
+        dict[str, list]: Name -> what it stands for.
+    """
+    found = {}
+    for module in (mmseg.registry, mmengine.registry):
+        for registry in vars(module).values():
+            if not isinstance(registry, Registry):
+                continue
+            registry.import_from_location()
+            for name, cls in registry.module_dict.items():
+                if cls not in found.setdefault(name, []):
+                    found[name].append(cls)
+    return found
+
+
+def _find(kind, registered):
+    """What a name stands for, in any registry; None if that is unknown."""
+    scope, _, name = kind.rpartition('.')
+    if scope in ('', 'mmseg', 'mmengine'):
+        return registered.get(name, [])
+    # Of another package, or the path of a class: told when it is built.
+    return None
+
+
+@functools.cache
+def _arguments(cls):
+    """The arguments of a constructor.
+
+    Returns:
+        tuple[set[str], bool]: Their names, and whether there may be others:
+        ``**kwargs`` that are not known to end in a base class.
+    """
+    if not inspect.isclass(cls):
+        return _parameters(cls)
+    names = set()
+    for base in cls.__mro__:
+        if base in (nn.Module, object):
+            # They take no further argument.
+            return names, False
+        if '__init__' not in vars(base):
+            continue
+        more, is_open = _parameters(base.__init__)
+        names |= more
+        if not is_open:
+            return names, False
+        if not _hands_on(base.__init__):
+            return names, True
+    return names, False
+
+
+def _parameters(function):
+    """Names of the parameters of a function, and whether it takes any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return set(), True
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return set(parameters) - {'self'}, inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _hands_on(function):
+    """Whether a constructor gives its ``**kwargs`` to its base class only."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    name = tree.body[0].args.kwarg.arg
+    uses = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == name
+    ]
+    given = [
+        keyword.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == 'super().__init__'
+        for keyword in node.keywords
+        if keyword.arg is None
+    ]
+    return len(uses) == 1 and given == uses
+
+
+def _near(name, names):
+    """Words about the names that are most like one."""
+    near = difflib.get_close_matches(name, sorted(map(str, names)), n=3)
+    return f'; near: {", ".join(near)}' if near else ''

@@ -1,0 +1,124 @@
+"""Verification of data sets on the command line."""
+
+import copy
+import shlex
+
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from clouds_mmseg.cli.config import dataset_configs
+from clouds_mmseg.data_tools.verify import (
+    Task,
+    accept,
+    advice_text,
+    fix,
+    keep,
+    reports_text,
+    verify,
+)
+from clouds_mmseg.data_tools.verify.report import counted, current_reports
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.cfg_options import format_value
+
+
+def config_tasks(cfg):
+    """The datasets that a config names.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        list[Task]: Those of training, validation and test.
+
+    Raises:
+        UserError: It names none.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    tasks = {}
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        for leaf in dataset_configs(copy.deepcopy(loader.dataset)):
+            # Opened by the verification, which goes on after a bad root.
+            # The steps are not needed, and may want a bank.
+            leaf = dict(leaf, lazy_init=True, pipeline=[])
+            dataset = DATASETS.build(leaf)
+            domain = getattr(dataset, 'domain', None) or leaf['type']
+            name = title = f'{split} {domain}'
+            number = 1
+            while name in tasks:
+                number += 1
+                name = f'{title} {number}'
+            tasks[name] = Task(name, dataset, split == 'train')
+    if not tasks:
+        raise UserError(
+            f'{cfg.filename} names no dataset; give a config that has a '
+            'train_dataloader, val_dataloader or test_dataloader'
+        )
+    return list(tasks.values())
+
+
+def config_command(args):
+    """The command that verifies the datasets of a config.
+
+    Args:
+        args (argparse.Namespace): ``config``, ``data_root``,
+            ``cfg_options``.
+
+    Returns:
+        str: For a terminal.
+    """
+    words = ['python', 'tools/verify_dataset.py', '--config', args.config]
+    if args.data_root is not None:
+        words += ['--data-root', args.data_root]
+    if getattr(args, 'report_dir', None) is not None:
+        words += ['--report-dir', args.report_dir]
+    if args.cfg_options:
+        words.append('--cfg-options')
+        words += [
+            f'{key}={format_value(value)}'
+            for key, value in args.cfg_options.items()
+        ]
+    return shlex.join(words)
+
+
+def verify_data(tasks, *, command, workers=None, mend=None):
+    """Verify datasets, and do something about what is found.
+
+    Args:
+        tasks (list[Task]): The datasets.
+        command (str): Which command does this, without ``--fix`` and
+            ``--accept``.
+        workers (int, optional): Processes. Defaults to the number of cores.
+        mend (str, optional): ``'fix'`` moves bad files aside, ``'accept'``
+            lets training use the data as it is. Both take the findings of
+            the last verification if no file has changed since.
+
+    Returns:
+        tuple[bool, str]: Whether training may use all of it, and what to
+        print.
+
+    Raises:
+        UserError: See :func:`verify` and :func:`fix`.
+    """
+    reports = current_reports(tasks) if mend else None
+    lines = []
+    if reports:
+        lines.append(f'No file has changed since {reports[0].when}.')
+    else:
+        reports = verify(tasks, workers=workers, command=command)
+    if mend == 'fix':
+        moved = fix(reports)
+        lines.append(f'Moved {counted(len(moved), "file")} aside.')
+    elif mend == 'accept':
+        lines.append(f'Accepted {counted(accept(reports), "error")}.')
+    if mend and not keep(reports):
+        raise UserError(
+            'the decision cannot be kept, and training will not know of it; '
+            'repeat the command as a user who may write there'
+        )
+    lines.append(reports_text(reports))
+    fine = not any(report.open_errors for report in reports)
+    lines.append(advice_text(reports, command) or 'No open errors.')
+    return fine, '\n'.join(lines)

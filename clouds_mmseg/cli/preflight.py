@@ -1,0 +1,307 @@
+"""Everything that a run needs and does not find, told at once."""
+
+import copy
+import importlib.util
+import os.path as osp
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from clouds_mmseg.cli.config import dataset_configs
+from clouds_mmseg.data_tools.prepare.sets import NAMES
+from clouds_mmseg.engine.self_training_runner import bank_command
+from clouds_mmseg.engine.starting_weights import (
+    find_last_checkpoint,
+    is_remote,
+)
+from clouds_mmseg.utils.data_root import DATA_ROOT_VARIABLE, resolve_data_root
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.image_set import MANIFEST_FILE
+from clouds_mmseg.weights.locate import (
+    fetch_checkpoint,
+    is_offline,
+    weight_problems,
+)
+
+# Optional package -> how to install it.
+_EXTRAS = dict(
+    segment_anything='pip install "clouds_mmseg[sam]"',
+    mobile_sam='pip install timm '
+    'git+https://github.com/ChaoningZhang/MobileSAM.git',
+    diffusers='pip install "clouds_mmseg[generate]"',
+    imagecorruptions='pip install "clouds_mmseg[robustness]"',
+)
+
+
+class Missing(NamedTuple):
+    """Something that a run needs.
+
+    Attributes:
+        what (str): Its name, where it was looked for and who needs it.
+        remedy (str): What to do, for a terminal where possible; empty where
+            ``what`` says it.
+        fetchable (bool): The run fetches it itself where it may.
+    """
+
+    what: str
+    remedy: str
+    fetchable: bool = False
+
+
+def require_inputs(cfg: Config, phase: str) -> None:
+    """Refuse a run that would find out later that something is missing.
+
+    Args:
+        cfg (Config): With ``work_dir``, ``load_from`` and ``resume`` as the
+            runner gets them.
+        phase (str): ``'train'`` or ``'test'``.
+
+    Raises:
+        UserError: All that is missing, with a remedy each. Weights that the
+            run can fetch are named in the log.
+    """
+    found = missing_inputs(cfg, phase)
+    fetched = [need for need in found if need.fetchable and not is_offline()]
+    missing = [need for need in found if need not in fetched]
+    if len(missing) == 1:
+        raise UserError('; '.join(filter(None, missing[0][:2])))
+    if missing:
+        lines = [f'{len(missing)} things are missing for this run:']
+        for need in missing:
+            lines.append(_indented(need.what, 2))
+            if need.remedy:
+                lines.append(_indented(need.remedy, 4))
+        if fetched:
+            lines.append('and will be fetched:')
+            lines += [f'  {_first_line(need.what)}' for need in fetched]
+        raise UserError('\n'.join(lines))
+    for need in fetched:
+        print_log(f'To be fetched: {_first_line(need.what)}', logger='current')
+
+
+def _indented(text, columns):
+    return '\n'.join(' ' * columns + line for line in text.splitlines())
+
+
+def _first_line(text):
+    return text.splitlines()[0]
+
+
+def missing_inputs(cfg: Config, phase: str) -> list[Missing]:
+    """List what a run needs and does not find.
+
+    Args:
+        cfg (Config): The config.
+        phase (str): ``'train'``: data of training and validation, generated
+            image sets, pretrained weights, refiner, checkpoint. ``'test'``:
+            test sets and checkpoint.
+
+    Returns:
+        list[Missing]: Empty where all is there, or cannot be known.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmseg')
+    splits = ('train', 'val', 'test') if phase == 'train' else ('test',)
+    banks = cfg.get('banks') or [] if phase == 'train' else []
+    found = _banks(banks, cfg.get('launcher', 'none'))
+    named = {resolve_data_root(bank['out']) for bank in banks}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        if loader.get('dataset'):
+            found += _data(loader['dataset'], split, named)
+    found += _checkpoints(cfg, phase)
+    if phase == 'train':
+        found += _weights(cfg)
+    # One folder may serve training, validation and test.
+    return list({need.remedy + need.what: need for need in found}.values())
+
+
+def _banks(banks, launcher):
+    """Generated image sets that are not there and will not be made."""
+    found = []
+    for bank in map(dict, banks):
+        out = resolve_data_root(bank.pop('out'))
+        made_here = bank.pop('make', False) and launcher == 'none'
+        if osp.isfile(osp.join(out, MANIFEST_FILE)):
+            continue
+        if not made_here:
+            found.append(
+                Missing(
+                    f'generated images: {out} is missing or unfinished',
+                    bank_command(out, bank),
+                )
+            )
+        elif bank.get('backend') == 'diffusers':
+            found += _package('diffusers', 'to generate images')
+    return found
+
+
+def _data(dataset, split, banks):
+    """Folders of datasets that do not exist."""
+    found = []
+    if dataset.get('type') == 'CorruptedDataset':
+        folder = dataset.get('folder')
+        if folder is None:
+            found += _package('imagecorruptions', 'to corrupt images')
+        elif not osp.isdir(folder):
+            found.append(
+                Missing(
+                    f'corrupted images: there is no folder {folder}',
+                    'python tools/make_corruptions.py SOURCE ' + folder,
+                )
+            )
+    for leaf in dataset_configs(copy.deepcopy(dataset)):
+        for step in leaf.get('pipeline') or []:
+            bank = step.get('bank') if isinstance(step, dict) else None
+            if bank and resolve_data_root(bank) not in banks:
+                found += _banks([dict(out=bank)], 'none')
+        if leaf.get('type') == 'GeneratedDataset':
+            if resolve_data_root(leaf['bank']) not in banks:
+                found += _banks([dict(out=leaf['bank'])], 'none')
+            continue
+        found += _folders(leaf, split)
+    return found
+
+
+def _folders(leaf, split):
+    """What of one dataset does not exist: its root, or folders below."""
+    try:
+        # The steps are not needed, and may want files of their own.
+        opened = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
+    except Exception:
+        # The runner builds it in a moment, and says what is wrong.
+        return []
+    domain = getattr(opened, 'domain', None) or leaf['type']
+    root = getattr(opened, 'data_root', None)
+    places = [
+        place
+        for place in (getattr(opened, 'data_prefix', None) or {}).values()
+        if place
+    ]
+    if root and not osp.isdir(root):
+        places = [root]
+    places = [place for place in places if not osp.isdir(place)]
+    ann_file = getattr(opened, 'ann_file', None)
+    if not places and ann_file and not osp.isfile(ann_file):
+        return [
+            Missing(
+                f'{domain}: there is no file {ann_file}',
+                'correct ann_file of the dataset in the config',
+            )
+        ]
+    return [
+        Missing(f'{domain}: there is no folder {place}', _data_remedy(root))
+        for place in places
+    ]
+
+
+def _data_remedy(root):
+    """How a data set is made, or found."""
+    parts = Path(root or '').parts
+    moved = f'--data-root FOLDER ({DATA_ROOT_VARIABLE}) if it lies elsewhere'
+    for index, part in enumerate(parts):
+        below = str(Path(*parts[: index + 1]))
+        if part == 'toycity':
+            return f'python tools/make_toycity.py {below}; or {moved}'
+        if part in NAMES:
+            return (
+                f'python tools/prepare_dataset.py {part} --src DOWNLOADS '
+                f'--out {below}; or {moved}'
+            )
+    return 'correct data_root and data_prefix in the config'
+
+
+def _checkpoints(cfg, phase):
+    """Checkpoints that are named and do not exist."""
+    found = []
+    for key in ('load_from', 'resume'):
+        path = cfg.get(key)
+        if not isinstance(path, str):
+            continue
+        if is_remote(path):
+            try:
+                fetch_checkpoint(path, key, fetch=False)
+            except UserError as error:
+                fetchable = getattr(error, 'fetchable', False)
+                found.append(Missing(str(error), '', fetchable))
+            continue
+        if not osp.isfile(osp.expanduser(path)):
+            found.append(
+                Missing(
+                    f'checkpoint: {key} names {path}, and there is no such '
+                    'file',
+                    'give the path of an existing checkpoint',
+                )
+            )
+    loop = cfg.get('train_cfg') or {}
+    if (
+        phase == 'train'
+        and loop.get('type') == 'SelfTrainingLoop'
+        and loop.get('warmup_iters', 0) == 0
+        and not cfg.get('load_from')
+        and not _resumed(cfg)
+    ):
+        found.append(
+            Missing(
+                'checkpoint: train_cfg.warmup_iters is 0, so self-training '
+                'starts from a finished warm-up, and load_from names none',
+                'python tools/train.py configs/warmup/NAME.py, then '
+                '--cfg-options load_from=work_dirs/NAME/iter_N.pth',
+            )
+        )
+    return found
+
+
+def _resumed(cfg):
+    """The checkpoint that a run continues from, if any."""
+    resume = cfg.get('resume')
+    if isinstance(resume, str):
+        return resume
+    return find_last_checkpoint(cfg.work_dir) if resume else None
+
+
+def _weights(cfg):
+    """Pretrained weights and packages of model and refiner."""
+    found = []
+    load_cfg = cfg.get('load_cfg') or {}
+    anew = [
+        *(load_cfg.get('allow_missing') or ()),
+        *(load_cfg.get('reinit') or ()),
+    ]
+    whole = _resumed(cfg) or (
+        cfg.get('load_from')
+        and not any(
+            prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
+            for prefix in anew
+        )
+    )
+    if not whole:
+        found += _named_weights(cfg.get('model') or {}, 'model')
+    for index, hook in enumerate(cfg.get('custom_hooks') or []):
+        refiner = hook.get('refiner') or {}
+        if refiner.get('type') == 'SAMRefiner':
+            tiny = refiner.get('variant') == 'vit_t'
+            found += _package(
+                'mobile_sam' if tiny else 'segment_anything',
+                'for SAMRefiner',
+            )
+        found += _named_weights(refiner, f'custom_hooks[{index}].refiner')
+    return found
+
+
+def _named_weights(cfg, name):
+    """Pretrained weights inside of a part of the config."""
+    return [
+        Missing(f'{place}: {error}', '', getattr(error, 'fetchable', False))
+        for place, error in weight_problems(cfg, name)
+    ]
+
+
+def _package(name, what):
+    """An optional package that is not installed."""
+    if importlib.util.find_spec(name) is not None:
+        return []
+    return [Missing(f'package {name}, {what}', _EXTRAS[name])]

@@ -1,0 +1,1 @@
+"""Conversion between the checkpoints of other projects and ours."""

@@ -1,0 +1,1 @@
+"""Preparation and verification of data sets."""

@@ -1,0 +1,582 @@
+"""Preparation of a data set: find its files, plan, write."""
+
+import logging
+import os
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmengine.logging import print_log
+from tqdm import tqdm
+
+from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS, Member
+from clouds_mmseg.data_tools.prepare.sets import find_layout
+from clouds_mmseg.data_tools.prepare.sources import (
+    WORK_FOLDER,
+    Files,
+    find_sources,
+)
+from clouds_mmseg.data_tools.prepare.write import (
+    BAD,
+    MADE,
+    RECODES,
+    THERE,
+    Placer,
+    decode_image,
+    encode_exactly,
+    recode_rules,
+    write_error,
+)
+from clouds_mmseg.datasets.files import QUARANTINE
+from clouds_mmseg.datasets.prepared import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.parallel import map_in_processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``tools/prepare_dataset.py``.
+
+    Attributes:
+        link (bool): Link files of folders instead of copying them.
+        resize_short (int, optional): Short edge of a smaller copy.
+        recode (str, optional): Format of lossless copies of the images, one
+            of :data:`~clouds_mmseg.data_tools.prepare.write.RECODES`.
+        label_version (str, optional): ``1.2`` or ``2.0`` of Mapillary
+            Vistas.
+        skip_bad (bool): Leave out images that cannot be used.
+        workers (int, optional): Processes; the number of cores by default.
+
+    Raises:
+        DataError: ``resize_short`` is not positive, or ``recode`` unknown.
+    """
+
+    link: bool = True
+    resize_short: int | None = None
+    recode: str | None = None
+    label_version: str | None = None
+    skip_bad: bool = False
+    workers: int | None = None
+
+    def __post_init__(self):
+        if self.resize_short is not None and self.resize_short < 1:
+            raise DataError(
+                f'--resize-short {self.resize_short} must be at least 1 pixel'
+            )
+        if self.recode is not None and self.recode not in RECODES:
+            raise DataError(
+                f'--recode {self.recode}: known are {", ".join(RECODES)}'
+            )
+
+
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to be made.
+
+    Attributes:
+        part (str): ``image`` or ``label``.
+        key (tuple): The same for image and label of a pair.
+        split (str): The split.
+        target (str): Path below the output folder.
+        source (int): Number of the source.
+        member (Member): The file there.
+        convert (callable, optional): What makes train ids of a label.
+        label_source (str): See :class:`Rule`.
+    """
+
+    part: str
+    key: tuple
+    split: str
+    target: str
+    source: int
+    member: Member
+    convert: object = None
+    label_source: str = 'train_ids'
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """All jobs, and what is wrong with the source.
+
+    Attributes:
+        jobs (list[Job]): Sorted by source and place in it.
+        splits (dict[str, int]): Split -> number of images.
+        label_source (str): What the labels are made from.
+        unpaired (list[str]): Messages about files without a partner, whose
+            pairs are not in ``jobs``.
+        left_out (list[str]): The images among them.
+    """
+
+    jobs: list
+    splits: dict
+    label_source: str
+    unpaired: list
+    left_out: list
+
+
+def make_plan(layout, rules, found):
+    """Decide which file becomes what.
+
+    Args:
+        layout (Layout): Of the set.
+        rules (Sequence[Rule]): Its rules.
+        found (list): Pairs of a source and its members.
+
+    Returns:
+        Plan: The jobs.
+
+    Raises:
+        DataError: There is no image or no label of the set, or two
+            different files would become the same.
+    """
+    images, labels = {}, {}
+    for number, (_, members) in enumerate(found):
+        for member in members:
+            for rank, rule in enumerate(rules):
+                match = rule.match(member.name)
+                if match is None:
+                    continue
+                job = _job(layout, rule, match, number, member)
+                table = images if rule.part == 'image' else labels
+                _enter(table, rank, job, found)
+                break
+    images = {key: job for key, (_, job) in images.items()}
+    labels = {key: job for key, (_, job) in labels.items()}
+    if not images or not labels:
+        raise _nothing_found(layout, bool(images), found)
+    return _pair(layout, images, labels, found)
+
+
+def _job(layout, rule, match, number, member):
+    groups = match.groupdict()
+    convert = rule.convert
+    if hasattr(convert, 'for_file'):
+        convert = convert.for_file(groups['file'])
+    return Job(
+        part=rule.part,
+        key=tuple(sorted(groups.items())),
+        split=groups.get('split') or layout.split,
+        target=rule.target.format(**groups),
+        source=number,
+        member=member,
+        convert=convert,
+        label_source=rule.source,
+    )
+
+
+def _enter(table, rank, job, found):
+    """Keep the file of the best rule; of equal ones the first source's."""
+    other = table.get(job.key)
+    if other is None or rank < other[0]:
+        table[job.key] = (rank, job)
+    elif rank == other[0] and job.member.size != other[1].member.size:
+        places = [
+            found[j.source][0].describe(j.member) for j in (other[1], job)
+        ]
+        raise DataError(
+            f'two different files would become {job.target}:\n'
+            f'  {places[0]} ({other[1].member.size} bytes)\n'
+            f'  {places[1]} ({job.member.size} bytes)\n'
+            'One of them may be unpacked incompletely: delete it, or give '
+            'only one of the two places as --src.'
+        )
+
+
+def _pair(layout, images, labels, found):
+    unpaired, left_out, jobs = [], [], []
+    splits = Counter()
+    for key, image in images.items():
+        label = labels.get(key)
+        if label is None and image.split not in layout.unlabelled:
+            if not layout.labelled_only:
+                where = found[image.source][0].describe(image.member)
+                unpaired.append(f'{where}: there is no label for this image')
+                left_out.append(image.target)
+            continue
+        splits[image.split] += 1
+        jobs.append(image)
+        if label is not None:
+            jobs.append(label)
+    for key, label in labels.items():
+        if key not in images:
+            where = found[label.source][0].describe(label.member)
+            unpaired.append(f'{where}: there is no image for this label')
+    jobs.sort(key=lambda job: (job.source, str(job.member.place)))
+    sources = sorted({j.label_source for j in jobs if j.part == 'label'})
+    return Plan(
+        jobs=jobs,
+        splits=dict(sorted(splits.items())),
+        label_source=', '.join(sources),
+        unpaired=unpaired,
+        left_out=left_out,
+    )
+
+
+def _nothing_found(layout, has_images, found):
+    part = 'labels' if has_images else 'images'
+    lines = [f'no {part} of {layout.title} in']
+    for source, members in found:
+        lines.append(f'  {source.title} (files: {len(members)})')
+        lines += [f'    {m.name}' for m in members[:3]]
+    lines.append('Expected files such as')
+    lines += [f'  {example}' for example in layout.examples]
+    lines.append(
+        'at any depth. Give all archives of the set, or the folder that '
+        'holds them, as --src; docs/datasets.md names them.'
+    )
+    return DataError('\n'.join(lines))
+
+
+_NAMED_FILES = 20
+
+
+def check_out(out, name, options):
+    """Refuse a folder that was prepared otherwise.
+
+    Args:
+        out (str | Path): The output folder.
+        name (str): The set.
+        options (Options): As asked for now.
+
+    Returns:
+        Manifest | None: What the folder holds.
+
+    Raises:
+        DataError: It was made otherwise.
+    """
+    before = read_manifest(out)
+    if before is None:
+        return None
+    for what, was, now in (
+        ('set', before.name, name),
+        ('--resize-short', before.resize_short, options.resize_short),
+        ('--recode', before.recode, options.recode),
+    ):
+        if was != now:
+            raise DataError(
+                f'{out} was prepared with {what} {was}, now it is {now}. '
+                'Give another folder as --out, or delete this one.'
+            )
+    return before
+
+
+def check_same_labels(out, before, plan):
+    """Refuse a folder whose labels were made from something else.
+
+    Args:
+        out (str | Path): The output folder.
+        before (Manifest | None): What it holds.
+        plan (Plan): What is about to be made.
+
+    Raises:
+        DataError: They do not fit.
+    """
+    if before and before.label_source != plan.label_source:
+        raise DataError(
+            f'the labels in {out} were made from {before.label_source}, now '
+            f'they would be from {plan.label_source}. Give another folder as '
+            '--out, or delete this one.'
+        )
+
+
+def check_space(out, plan, found, options):
+    """Compare what archives hold with the room on the disk.
+
+    Args:
+        out (str | Path): The output folder.
+        plan (Plan): What is about to be made.
+        found (list): Pairs of a source and its members.
+        options (Options): As asked for.
+
+    Raises:
+        DataError: There is not enough room.
+    """
+    if options.resize_short:
+        return
+    growth = _growth(plan, found, options.recode) if options.recode else 0
+    need = sum(
+        _written_bytes(job, found[job.source][0], options, growth)
+        for job in plan.jobs
+        if not os.path.lexists(os.path.join(out, job.target))
+    )
+    folder = Path(out).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f'{out} needs about {need / 1e9:.1f} GB, but only '
+            f'{free / 1e9:.1f} GB are free there. Make room, or give another '
+            'folder as --out.'
+        )
+
+
+def _growth(plan, found, kind):
+    """Tell how many times as large as published an image becomes."""
+    for job in plan.jobs:
+        source = found[job.source][0]
+        if job.part == 'label' or source.streamed:
+            continue
+        try:
+            payload = source.read(job.member)
+            image = decode_image(payload, job.target)
+            copy = encode_exactly(image, kind, job.target)
+        except (DataError, *READ_ERRORS):
+            # It is named when its turn comes.
+            continue
+        return len(copy) / len(payload)
+    return 1.0
+
+
+def _written_bytes(job, source, options, growth):
+    if growth and job.part == 'image':
+        return job.member.size * growth
+    linked = source.owned or (source.is_folder and options.link)
+    return 0 if linked else job.member.size
+
+
+def bad_files_error(messages, made):
+    """Make the error about files that cannot be used.
+
+    Args:
+        messages (list[str]): One for each.
+        made (int): Files that were made in spite of them.
+
+    Returns:
+        DataError: Names the first of them.
+    """
+    count = len(messages)
+    lines = [f'{count} file{"s" * (count > 1)} cannot be used:']
+    lines += [f'  {message}' for message in messages[:_NAMED_FILES]]
+    if len(messages) > _NAMED_FILES:
+        lines.append(f'  and {len(messages) - _NAMED} more')
+    if made:
+        lines.append(f'Made: {made} others.')
+    lines.append(
+        'Download or unpack the named ones again and run the same command, '
+        'or give --skip-bad to leave out these images.'
+    )
+    return DataError('\n'.join(lines))
+
+
+def count_images(out, layout, rules, left_out):
+    """Count the images of a prepared folder, split by split.
+
+    Args:
+        out (str | Path): The folder.
+        layout (Layout): Of the set.
+        rules (Sequence[Rule]): Its rules.
+        left_out (Container[str]): Paths below the folder that do not count.
+
+    Returns:
+        tuple[dict[str, int], bool]: The counts, and whether files are links.
+    """
+    patterns = {r.target_pattern() for r in rules if r.part == 'image'}
+    patterns = [re.compile(pattern) for pattern in patterns]
+    counts, linked = Counter(), False
+    for folder, folders, files in os.walk(out):
+        folders[:] = [f for f in folders if f not in (QUARANTINE, WORK_FOLDER)]
+        for name in files:
+            path = os.path.join(folder, name)
+            below = Path(os.path.relpath(path, out)).as_posix()
+            match = next(
+                filter(None, (p.fullmatch(below) for p in patterns)), 0
+            )
+            if not match or below in left_out:
+                continue
+            split = match.groupdict().get('split') or layout.split
+            # In place there may be splits that are not prepared.
+            if split in layout.official:
+                counts[split] += 1
+                linked = linked or os.path.islink(path)
+    return dict(sorted(counts.items())), linked
+
+
+def compare_counts(layout, manifest):
+    """Warn of numbers of images that the official release does not have.
+
+    Args:
+        layout (Layout): Of the set.
+        manifest (Manifest): Of what was prepared.
+    """
+    for split, count in manifest.splits.items():
+        official = layout.official.get(split)
+        if official and count != official:
+            warn(
+                f'{split}: {count} images, the official release has {official}'
+            )
+
+
+def warn(message):
+    """Say something in the log.
+
+    Args:
+        message (str): What.
+    """
+    print_log(message, logger='current', level=logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :func:`prepare_dataset` has done.
+
+    Attributes:
+        manifest (Manifest): Of the prepared folder.
+        made (int): Files made by this run.
+        there (int): Files that were there.
+    """
+
+    manifest: Manifest
+    made: int
+    there: int
+
+
+def prepare_dataset(name, src, out, options=None):
+    """Make the folder that a dataset class reads from official downloads.
+
+    Nothing below ``src`` is changed. Every file is whole or not there; a run
+    that was stopped is continued by the same call.
+
+    Args:
+        name (str): One of :data:`clouds_mmseg.data_tools.prepare.sets.NAMES`.
+        src (Sequence[str | Path]): Archives and folders.
+        out (str | Path): The prepared folder; it may be one of ``src``.
+        options (Options, optional): How.
+
+    Returns:
+        Result: With the manifest that was written.
+
+    Raises:
+        DataError: See the message; files that could be made are there.
+    """
+    options = options or Options()
+    src = [src] if isinstance(src, (str, os.PathLike)) else src
+    layout = find_layout(name)
+    before = check_out(out, name, options)
+    found = find_sources(src, out)
+    rules = layout.rules
+    if layout.prepare:
+        rules = layout.prepare(Files(found), options)
+    rules = recode_rules(rules, options.recode)
+    plan = make_plan(layout, rules, found)
+    check_same_labels(out, before, plan)
+    if plan.unpaired and not options.skip_bad:
+        raise bad_files_error(plan.unpaired, 0)
+    manifest = Manifest(
+        name=name,
+        splits=plan.splits,
+        resize_short=options.resize_short,
+        recode=options.recode,
+        label_source=plan.label_source,
+        complete=False,
+    )
+    check_space(out, plan, found, options)
+    if not (before and before.complete and _all_there(out, plan)):
+        _write(out, manifest)
+    bad, states = _place_all(out, plan, found, options, layout)
+    if bad and not options.skip_bad:
+        raise bad_files_error(
+            [*plan.unpaired, *(message for _, message in bad)],
+            states[MADE],
+        )
+    left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
+    if before:
+        # A set may be prepared part by part.
+        planned = {job.target for job in plan.jobs}
+        left_out.update(set(before.left_out) - planned)
+    splits, linked = count_images(out, layout, rules, left_out)
+    manifest = replace(
+        manifest,
+        splits=splits,
+        link=linked,
+        left_out=sorted(left_out),
+        complete=True,
+    )
+    _write(out, manifest)
+    shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
+    for message in [*plan.unpaired, *(message for _, message in bad)]:
+        warn(f'left out: {message}')
+    compare_counts(layout, manifest)
+    return Result(manifest, states[MADE], states[THERE])
+
+
+def _all_there(out, plan):
+    return all(
+        os.path.lexists(os.path.join(out, job.target)) for job in plan.jobs
+    )
+
+
+def _write(out, manifest):
+    try:
+        write_manifest(out, manifest)
+    except OSError as error:
+        raise write_error(out, Path(out) / MANIFEST, error) from error
+
+
+def _place_all(out, plan, found, options, layout):
+    """Do all jobs; return the bad ones with messages, counts of states."""
+    sources = tuple(source for source, _ in found)
+    placer = Placer(
+        str(out), sources, options.link, options.resize_short, options.recode
+    )
+    plain = [j for j in plan.jobs if not sources[j.source].streamed]
+    bad, states, results = [], Counter(), []
+    if plain:
+        done = map_in_processes(
+            placer,
+            plain,
+            workers=options.workers,
+            title=layout.name,
+            unit='file',
+        )
+        results.append(zip(plain, done, strict=True))
+    for number, source in enumerate(sources):
+        jobs = [j for j in plan.jobs if j.source == number]
+        if source.streamed and jobs:
+            results.append(_stream(placer, source, jobs))
+    for part in results:
+        for job, done in part:
+            states[done.state] += 1
+            if done.state == BAD:
+                bad.append((job, done.message))
+    return bad, states
+
+
+def _stream(placer, source, jobs):
+    """Do the jobs of an archive that is read from its beginning."""
+    todo = {job.member.place: job for job in jobs}
+    with tqdm(total=len(jobs), unit='file', disable=None) as bar:
+        for place, payload in source.stream(todo):
+            yield todo[place], placer(todo[place], payload)
+            bar.update()
+
+
+def _leave_out(out, plan, found, bad):
+    """Remove the partners of bad files, if made here; yield the images."""
+    keys = {job.key for job, _ in bad}
+    for job in plan.jobs:
+        if job.key not in keys:
+            continue
+        target, source = Path(out) / job.target, found[job.source][0]
+        published = (
+            source.is_folder
+            and target.exists()
+            and target.samefile(job.member.place)
+            and not target.is_symlink()
+        )
+        # Prepared in place, an image is the published one: it stays, and the
+        # dataset classes skip what the manifest names.
+        if not published:
+            target.unlink(missing_ok=True)
+        if job.part == 'image':
+            yield job.target

@@ -1,0 +1,148 @@
+"""WildDash 2: layouts and panoptic labels."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from clouds_mmseg.data_tools.prepare.convert import TableConverter
+from clouds_mmseg.data_tools.prepare.layouts import Layout, prepared
+from clouds_mmseg.datasets.driving import (
+    WILDDASH2_CLASSES,
+    WILDDASH2_TO_CITYSCAPES,
+    wilddash2_ids,
+)
+from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.images import open_picture
+
+_LABEL = 'labels/{file}_labelTrainIds.png'
+
+
+@dataclass(frozen=True)
+class SegmentConverter:
+    """Panoptic labels: RGB images of segment numbers.
+
+    Attributes:
+        segments (tuple[tuple[int, int]]): Number of a segment and its train
+            id.
+    """
+
+    segments: tuple
+
+    def __call__(self, payload, name):
+        """Return the train ids of a file; pixels of no segment become 255.
+
+        A segment has the number ``R + 256 G + 256^2 B``.
+
+        Source: COCO, panoptic format.
+        """
+        try:
+            with open_picture(payload) as image:
+                rgb = np.asarray(image.convert('RGB'), np.int64)
+        except Exception as error:
+            raise DataError(
+                f'label {name} cannot be decoded '
+                f'({type(error).__name__}: {error})'
+            ) from error
+        numbers, at = np.unique(rgb @ [1, 256, 65536], return_inverse=True)
+        ids = dict(self.segments)
+        unknown = [int(n) for n in numbers if n and n not in ids]
+        if unknown:
+            raise DataError(
+                f'label {name} has segments that panoptic.json does not '
+                f'list: {unknown[:10]}'
+            )
+        table = np.array([ids.get(int(n), IGNORE) for n in numbers])
+        return table[at].reshape(rgb.shape[:2]).astype(np.uint8)
+
+
+class PanopticConverters:
+    """Knows the segments of every file.
+
+    Args:
+        payload (bytes): ``panoptic.json``.
+        name (str): Of that file, for messages.
+
+    Raises:
+        DataError: It is damaged, or has a category that is not known.
+    """
+
+    def __init__(self, payload, name):
+        try:
+            content = json.loads(payload)
+            names = {c['id']: c['name'] for c in content['categories']}
+            unknown = sorted(set(names.values()) - set(WILDDASH2_CLASSES))
+            if unknown:
+                raise DataError(
+                    f'{name} has categories that WildDash 2 does not have: '
+                    + ', '.join(unknown)
+                )
+            ids = {i: _train_id(n) for i, n in names.items()}
+            self._segments = {
+                a['file_name'].removesuffix('.png'): tuple(
+                    (s['id'], ids[s['category_id']])
+                    for s in a['segments_info']
+                )
+                for a in content['annotations']
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f'{name} is no panoptic annotation file ({error!r})'
+            ) from error
+
+    def for_file(self, file):
+        """Return the converter of a file.
+
+        Args:
+            file (str): Its name without suffix.
+
+        Returns:
+            SegmentConverter: Without segments if it is not listed.
+        """
+        return SegmentConverter(self._segments.get(file, ()))
+
+
+def _train_id(name):
+    name = WILDDASH2_TO_CITYSCAPES.get(name)
+    return CLASSES.index(name) if name else IGNORE
+
+
+def _rules(files, options):
+    ids, ignored = wilddash2_ids()
+    rules = [
+        prepared('image', r'images/{file}\.jpg', 'images/{file}.jpg'),
+        prepared(
+            'label',
+            r'labels/{file}\.png',
+            _LABEL,
+            source='label_ids',
+            convert=TableConverter.from_ids(ids, ignored),
+        ),
+    ]
+    panoptic = files.read('panoptic.json')
+    if panoptic is not None:
+        rules.append(
+            prepared(
+                'label',
+                r'panoptic/{file}\.png',
+                _LABEL,
+                source='panoptic',
+                convert=PanopticConverters(panoptic, 'panoptic.json'),
+            )
+        )
+    return tuple(rules)
+
+
+WILDDASH2 = Layout(
+    name='wilddash2',
+    title='WildDash 2, public part',
+    split='public',
+    official=dict(public=4256),
+    examples=(
+        'images/ar0000_100000.jpg',
+        'panoptic/ar0000_100000.png and panoptic.json (wd_public_v2p0.zip)',
+        'labels/ar0000_100000.png (wd_public_02.zip)',
+    ),
+    prepare=_rules,
+)

@@ -1,0 +1,312 @@
+"""Writing of one prepared file."""
+
+import errno
+import io
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS
+from clouds_mmseg.data_tools.prepare.convert import (
+    TRAIN_IDS,
+    encode_label,
+    shrink,
+)
+from clouds_mmseg.datasets.prepared import recoded
+from clouds_mmseg.utils import images
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.image_files import (
+    damaged_chunk,
+    truncated,
+    truncated_file,
+)
+
+# A quota and a limit of file sizes end a run as a full disk does.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_error(out, target, error):
+    """Explain why a file cannot be written.
+
+    Args:
+        out (str): The output folder.
+        target (str | Path): The file.
+        error (OSError): What the system said.
+
+    Returns:
+        DataError: Says how to continue.
+    """
+    if error.errno in FULL:
+        return DataError(
+            f'the disk of {out} is full ({error.strerror}). Every file there '
+            'is whole. Make room and run the same command again: it '
+            'continues.'
+        )
+    return DataError(f'{target} cannot be written: {error}')
+
+
+# Formats of --recode: OpenCV, which decodes images in training, reads both.
+RECODES = ('bmp', 'webp')
+
+
+def recode_rules(rules, kind):
+    """Give the images of a layout the names of their copies.
+
+    Args:
+        rules (Sequence[Rule]): Of the layout.
+        kind (str | None): See :func:`recoded`.
+
+    Returns:
+        list[Rule]: Labels are left alone.
+    """
+    return [
+        replace(rule, target=recoded(rule.target, kind))
+        if rule.part == 'image'
+        else rule
+        for rule in rules
+    ]
+
+
+def decode_image(payload, name):
+    """Decode an image as ``LoadSegImage`` does.
+
+    Args:
+        payload (bytes): The file.
+        name (str): Of the file, for messages.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8, BGR.
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    try:
+        return images.decode_image(payload)
+    except images.ImageFileError as error:
+        raise DataError(f'image {name} {error}') from error
+
+
+def encode_exactly(image, kind, name):
+    """Encode an image so that decoding gives the very same pixels.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8, BGR.
+        kind (str): One of :data:`RECODES`.
+        name (str): Of the published file, for messages.
+
+    Returns:
+        bytes: The file.
+
+    Raises:
+        DataError: The format cannot hold it.
+    """
+    if kind == 'webp':
+        out = io.BytesIO()
+        rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        # The least effort: the files of the greatest are some tenth smaller,
+        # decode no faster and take several times as long to write.
+        try:
+            rgb.save(out, 'WEBP', lossless=True, quality=0, method=0)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f'image {name} cannot be written as WebP ({error})'
+            ) from error
+        payload = out.getvalue()
+    else:
+        payload = cv2.imencode('.bmp', image)[1].tobytes()
+    if not np.array_equal(decode_image(payload, name), image):
+        raise DataError(
+            f'image {name} changes when it is written as {kind}: give '
+            'another format as --recode, or none'
+        )
+    return payload
+
+
+MADE, THERE, BAD = 'made', 'there', 'bad'
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job.
+
+    Attributes:
+        state (str): ``made``, ``there`` (before) or ``bad``.
+        message (str): What is wrong with a bad file.
+    """
+
+    state: str
+    message: str = ''
+
+
+@dataclass(frozen=True)
+class Placer:
+    """Makes the files of a prepared folder.
+
+    Attributes:
+        out (str): The folder.
+        sources (tuple): All sources.
+        link (bool): Whether files of folders are linked instead of copied.
+        resize_short (int, optional): Short edge of the copies.
+        recode (str, optional): Format of the copies of images.
+    """
+
+    out: str
+    sources: tuple
+    link: bool = True
+    resize_short: int | None = None
+    recode: str | None = None
+
+    def __call__(self, job, payload=None):
+        """Make one file unless it is there.
+
+        Args:
+            job (Job): What to do.
+            payload (bytes, optional): The published file, where it has been
+                read already.
+
+        Returns:
+            Done: ``bad`` if the published file cannot be used.
+
+        Raises:
+            DataError: The output cannot be written, or another file is in
+                the way. Nothing else can be done then.
+        """
+        source = self.sources[job.source]
+        target = Path(self.out) / job.target
+        as_is = job.convert is None and self.resize_short is None
+        if job.part == 'image':
+            as_is = as_is and self.recode is None
+        if os.path.lexists(target):
+            there = self._there(job, source, target, as_is)
+            if there:
+                return there
+        if as_is and source.is_folder:
+            return self._bring(job, source, target)
+        name = source.describe(job.member)
+        try:
+            payload = source.read(job.member) if payload is None else payload
+            # A copy in another format no longer shows that it was damaged.
+            sums = job.part == 'label' or bool(self.recode)
+            _require(payload, job, name, sums)
+            if not as_is:
+                payload = self._convert(job, payload, name)
+        except READ_ERRORS as error:
+            return Done(BAD, f'{job.part} {name} cannot be read ({error})')
+        except DataError as error:
+            return Done(BAD, str(error))
+        with self._writing(target), atomic_path(target) as temporary:
+            temporary.write_bytes(payload)
+        return Done(MADE)
+
+    def _there(self, job, source, target, as_is):
+        """Whether the file has been made; removes links that are not it."""
+        linked = target.is_symlink()
+        own = (
+            source.is_folder
+            and target.exists()
+            and target.samefile(job.member.place)
+        )
+        # A link to nothing: the source was moved since. Or a copy is asked
+        # for where there is a link of ours.
+        if not target.exists() or (own and linked and not self.link):
+            with self._writing(target):
+                target.unlink()
+            return None
+        if own and not linked and not as_is:
+            raise DataError(
+                f'{target} is the published file itself, which is never '
+                'changed: give another folder as --out'
+            )
+        if own and not linked:
+            # Prepared in place: nobody has looked at this file yet.
+            return self._complete(job, source) or Done(THERE)
+        size = target.stat().st_size
+        # What is converted has no size to compare; it was renamed into
+        # place when it was whole.
+        if own or (size == job.member.size if as_is else size and not linked):
+            return Done(THERE)
+        raise DataError(
+            f'{target} is in the way: it is not the file that '
+            f'{source.describe(job.member)} becomes. Nothing is overwritten: '
+            'delete it, or give another folder as --out.'
+        )
+
+    def _bring(self, job, source, target):
+        """Link or copy a file of a folder."""
+        path = job.member.place
+        problem = self._complete(job, source)
+        if problem:
+            return problem
+        with self._writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            ways = [os.link] if source.owned else []
+            if self.link and not source.owned:
+                ways = [os.symlink, os.link]
+            for way in ways:
+                try:
+                    way(path, target)
+                except OSError as error:
+                    if error.errno in (*FULL, errno.EEXIST):
+                        raise
+                else:
+                    return Done(MADE)
+            with atomic_path(target) as temporary:
+                shutil.copyfile(path, temporary)
+        return Done(MADE)
+
+    def _complete(self, job, source):
+        """Return what is wrong with a file of a folder, or None."""
+        try:
+            with open(job.member.place, 'rb') as stream:
+                problem = truncated_file(stream)
+        except OSError as error:
+            problem = f'cannot be read ({error})'
+        if problem:
+            name = source.describe(job.member)
+            return Done(BAD, f'{job.part} {name} {problem}')
+        return None
+
+    def _convert(self, job, payload, name):
+        short = self.resize_short
+        if job.part == 'label':
+            label = (job.convert or TRAIN_IDS)(payload, name)
+            if short:
+                label = shrink(label, short, label=True)
+            return encode_label(label)
+        image = decode_image(payload, name)
+        smaller = shrink(image, short, label=False) if short else image
+        if self.recode:
+            return encode_exactly(smaller, self.recode, name)
+        if smaller is image:
+            return payload
+        suffix = Path(job.target).suffix
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == '.jpg' else []
+        return cv2.imencode(suffix, smaller, options)[1].tobytes()
+
+    @contextmanager
+    def _writing(self, target):
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.out, target, error) from error
+
+
+def _require(payload, job, name, sums):
+    """Check that a file is whole, and if wanted its checksums.
+
+    Decoders read a label with a flipped bit into other ids, without a word.
+    """
+    problem = truncated(payload)
+    if not problem and sums:
+        chunk = damaged_chunk(payload)
+        if chunk:
+            problem = f'is damaged: wrong checksum of its chunk {chunk}'
+    if problem:
+        raise DataError(f'{job.part} {name} {problem}')

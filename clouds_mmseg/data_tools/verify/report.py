@@ -1,0 +1,449 @@
+"""Reports of a verification: file, text, and comparison with the data."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+
+from prettytable import PrettyTable
+
+from clouds_mmseg.data_tools.verify.listing import (
+    has_report,
+    list_files,
+    set_key,
+)
+from clouds_mmseg.datasets.files import read_skip_list
+from clouds_mmseg.datasets.sample_check import (
+    ACCEPTED,
+    ERRORS,
+    FIXED,
+    MOVABLE,
+    OPEN,
+    WARNINGS,
+    Finding,
+    changed_files,
+)
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.data_root import (
+    REPORT_DIR_VARIABLE,
+    existing_file,
+    report_folder,
+)
+from clouds_mmseg.utils.errors import DataError, UserError
+
+
+@dataclass
+class SetReport:
+    """One dataset: a split of a benchmark, a condition, a folder.
+
+    Attributes:
+        name (str): For people: ``'cityscapes val'``.
+        root (str): Folder that all paths are below; '' if it has none.
+        key (str): See :func:`set_key`; '' if no report is kept.
+        training (bool): Whether it is for training.
+        images (int): Images that were read.
+        expected (int | None): Images that there should be.
+        set_aside (int): Images that were moved away or left out earlier.
+        classes (list[str]): Names.
+        pixels (list[int]): Pixels of each class.
+        images_with (list[int]): Images in which each class occurs.
+        ignored (int): Pixels that belong to no class.
+        sizes (dict[str, int]): ``'1914x1052'`` (width x height) -> images.
+        findings (list[Finding]): All that is wrong.
+        stamps (dict[str, str]): Path -> stamp, of every file that was read.
+        digests (dict[str, tuple[str, str]]): Image -> its hash, and its
+            label. Not kept.
+        when (str): Time of the verification.
+        command (str): Which command made this.
+        kept_at (str): File that this was written to or read from; '' if it
+            was not written. Not kept.
+    """
+
+    name: str
+    root: str = ''
+    key: str = ''
+    training: bool = False
+    images: int = 0
+    expected: int = None
+    set_aside: int = 0
+    classes: list = field(default_factory=list)
+    pixels: list = field(default_factory=list)
+    images_with: list = field(default_factory=list)
+    ignored: int = 0
+    sizes: dict = field(default_factory=dict)
+    findings: list = field(default_factory=list)
+    stamps: dict = field(default_factory=dict)
+    digests: dict = field(default_factory=dict)
+    when: str = ''
+    command: str = ''
+    kept_at: str = ''
+
+    @property
+    def errors(self):
+        """list[Finding]: What is more than a warning."""
+        return [f for f in self.findings if f.is_error]
+
+    @property
+    def open_errors(self):
+        """list[Finding]: Errors that are neither accepted nor fixed."""
+        return [f for f in self.errors if f.state == OPEN]
+
+    @property
+    def warnings(self):
+        """list[Finding]: What training does not mind."""
+        return [f for f in self.findings if not f.is_error]
+
+    def to_json(self):
+        """Return what is kept, as plain values."""
+        kept = asdict(self)
+        for name in ('root', 'key', 'digests', 'kept_at'):
+            del kept[name]
+        return kept
+
+    @classmethod
+    def from_json(cls, kept, root, key, path):
+        """Read what :meth:`to_json` returned.
+
+        Args:
+            kept (dict): Plain values.
+            root (str): Where the files are now.
+            key (str): Of the set.
+            path (str): The file.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        found = [Finding(**finding) for finding in kept['findings']]
+        return cls(
+            **dict(kept, root=root, key=key, findings=found, kept_at=path)
+        )
+
+
+REPORT = 'clouds_verify.json'
+_FORMAT = 1
+# File names need not be UTF-8: their bytes are kept.
+_ODD = 'surrogateescape'
+
+
+def report_path(root):
+    """Where the report of a data set is.
+
+    Args:
+        root (str): ``files_root`` of the data set.
+
+    Returns:
+        str: Path of the file.
+    """
+    return existing_file(root, REPORT)
+
+
+def read_reports(root):
+    """Read what earlier verifications have found below a folder.
+
+    Args:
+        root (str): ``files_root`` of the data sets.
+
+    Returns:
+        dict[str, SetReport]: Key of a set -> report. Empty if there is none.
+
+    Raises:
+        DataError: The file is no such report.
+    """
+    path = report_path(root)
+    try:
+        with open(path, encoding='utf-8', errors=_ODD) as stream:
+            kept = json.load(stream)
+        if kept['format'] != _FORMAT:
+            raise ValueError(f'format {kept["format"]}, not {_FORMAT}')
+        return {
+            key: SetReport.from_json(value, root, key, path)
+            for key, value in kept['sets'].items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'{path} is not a report of this version of '
+            f'tools/verify_dataset.py ({error!r}).',
+            'Delete it and verify again.',
+        ) from error
+
+
+def write_reports(root, reports):
+    """Write reports beside the data, and keep those about other sets there.
+
+    Args:
+        root (str): ``files_root`` of the data sets.
+        reports (list[SetReport]): New ones.
+
+    Raises:
+        DataError: The folder cannot be written to.
+    """
+    kept = read_reports(root) | {report.key: report for report in reports}
+    sets = {key: kept[key].to_json() for key in sorted(kept)}
+    content = json.dumps(
+        dict(format=_FORMAT, sets=sets), indent=1, ensure_ascii=False
+    )
+    path = os.path.join(report_folder(root), REPORT)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(content + '\n', encoding='utf-8', errors=_ODD)
+    except OSError as error:
+        raise DataError(
+            f'the report {path} cannot be written: {error.strerror}.',
+            'Without it training does not know what was found. Verify as a '
+            'user who may write there, or keep it in another folder, and tell '
+            f'training of it, with --report-dir DIR or {REPORT_DIR_VARIABLE}.',
+        ) from error
+    for report in reports:
+        report.kept_at = path
+
+
+_PARTNERS = ('no_image', 'no_label', 'orphan')
+
+
+def current_reports(tasks):
+    """Take what an earlier verification found, if nothing has changed since.
+
+    Sizes and times of the files are compared; nothing is read.
+
+    Args:
+        tasks (list[Task]): What would be verified.
+
+    Returns:
+        list[SetReport] | None: Their reports; None if any of them has to be
+        made anew.
+    """
+    reports = {}
+    for task in tasks:
+        report = _current(task)
+        if report is None:
+            return None
+        reports.setdefault((report.root, report.key), report)
+    return list(reports.values())
+
+
+def _current(task):
+    if not has_report(task.dataset):
+        return None
+    try:
+        listing = list_files(task.dataset)
+    except UserError:
+        return None
+    report = read_reports(listing.root).get(listing.key)
+    if report is None or report.expected != task.dataset.expected:
+        return None
+    files = {p for pair in listing.pairs for p in (pair.image, pair.label)}
+    known = sorted(
+        f.message
+        for f in report.findings
+        if f.kind in _PARTNERS and f.state != FIXED
+    )
+    same = (
+        files - {''} == set(report.stamps)
+        and sorted(f.message for f in listing.findings) == known
+        and not changed_files(listing.root, report.stamps)
+    )
+    report.name, report.training = task.name, task.training
+    return report if same else None
+
+
+def report_of(dataset):
+    """What is known of a dataset that is about to be used.
+
+    Args:
+        dataset (Dataset): At the bottom of all wrappers.
+
+    Returns:
+        SetReport | None: None if it was never verified.
+
+    Raises:
+        DataError: There is a report that cannot be read.
+    """
+    if not has_report(dataset):
+        return None
+    return read_reports(dataset.files_root).get(set_key(dataset))
+
+
+def errors_of(report, dataset):
+    """Errors that still matter to a dataset.
+
+    Args:
+        report (SetReport): Of this dataset.
+        dataset (DGDataset): It may leave out images by ``skip``.
+
+    Returns:
+        list[Finding]: Neither fixed nor accepted, and about no image that is
+        left out.
+    """
+    names = read_skip_list(dataset.skip)
+
+    def skipped(image):
+        path = os.path.join(report.root, image)
+        return bool(image) and bool(dataset.names_of(path, names))
+
+    return [f for f in report.open_errors if not skipped(f.image)]
+
+
+def changes_since(report, dataset):
+    """Count the files that verification has not seen as they are now.
+
+    Args:
+        report (SetReport): Of this dataset.
+        dataset (DGDataset): Opened.
+
+    Returns:
+        int: Images that are new, and files with another size or time.
+    """
+    pairs = list_files(dataset).pairs
+    new = sum(pair.image not in report.stamps for pair in pairs)
+    return new + len(changed_files(report.root, report.stamps))
+
+
+# Lines of one kind; the rest is in the report.
+_SHOWN = 20
+# Columns of classes that fit with the numbers of images.
+_WIDE = 3
+
+
+def counted(number, noun):
+    """Write a number with its noun: ``1 error``, ``2 errors``."""
+    return f'{number} {noun}' + ('' if number == 1 else 's')
+
+
+def reports_text(reports):
+    """Say what was found.
+
+    Args:
+        reports (list[SetReport]): All of one verification.
+
+    Returns:
+        str: Tables, then every kind of error and warning with its files.
+    """
+    parts = [_sets_table(reports), _class_table(reports)]
+    parts += [_findings(r) for r in reports if r.findings]
+    kept = dict.fromkeys(r.kept_at for r in reports if r.kept_at)
+    if kept:
+        parts.append('\n  '.join(['The reports:', *kept]))
+    lost = dict.fromkeys(r.root for r in reports if r.key and not r.kept_at)
+    if lost:
+        head = (
+            'No report could be written for these folders, and training will '
+            'not know of this; --report-dir DIR keeps reports elsewhere:'
+        )
+        parts.append('\n  '.join([head, *lost]))
+    return '\n'.join(part for part in parts if part)
+
+
+def advice_text(reports, command):
+    """Say what can be done about open errors.
+
+    Args:
+        reports (list[SetReport]): All of one verification.
+        command (str): The command that made them, without ``--fix``.
+
+    Returns:
+        str: Empty if nothing is to be done.
+    """
+    errors = [f for r in reports for f in r.open_errors]
+    if not errors:
+        return ''
+    lines = ['Training refuses this data. What can be done:']
+    if any(f.kind in (*MOVABLE, 'orphan') for f in errors):
+        lines.append(f'  move the bad files aside:   {command} --fix')
+    if any(f.kind != 'layout' for f in errors):
+        lines.append(f'  train on it as it is:       {command} --accept')
+    lines.append(f'  mend it, and verify again:  {command}')
+    return '\n'.join(lines)
+
+
+def _sets_table(reports):
+    table = PrettyTable(
+        ['set', 'images', 'expected', 'sizes', 'errors', 'warnings']
+    )
+    table.align = 'r'
+    table.align['set'] = table.align['sizes'] = 'l'
+    for report in reports:
+        sizes = [f'{size}' for size in list(report.sizes)[:2]]
+        if len(report.sizes) > 2:
+            sizes.append(f'{len(report.sizes) - 2} more')
+        table.add_row(
+            [
+                report.name,
+                report.images,
+                '' if report.expected is None else report.expected,
+                ', '.join(sizes),
+                _errors_cell(report),
+                len(report.warnings),
+            ]
+        )
+    return table.get_string()
+
+
+def _errors_cell(report):
+    words = [str(len(report.open_errors))]
+    for state in (ACCEPTED, FIXED):
+        number = sum(f.state == state for f in report.errors)
+        if number:
+            words.append(f'{number} {state}')
+    return ' + '.join(words) if words[0] != '0' else ', '.join(words[1:]) or 0
+
+
+def _class_table(reports):
+    """Share of the labelled pixels and number of images, by class."""
+    reports = [r for r in reports if sum(r.pixels)]
+    if not reports:
+        return ''
+    narrow = len(reports) > _WIDE
+    head = '% of pixels' if narrow else '% of pixels (images)'
+    table = PrettyTable([head, *_short_names(reports)])
+    table.align = 'r'
+    table.align[head] = 'l'
+    for name in dict.fromkeys(c for r in reports for c in r.classes):
+        table.add_row([name, *(_class_cell(r, name, narrow) for r in reports)])
+    table.add_divider()
+    table.add_row(['ignored', *(_ignored_cell(r) for r in reports)])
+    return table.get_string()
+
+
+def _short_names(reports):
+    """The names of the sets without the word that all begin with."""
+    names = [report.name for report in reports]
+    words = {name.split()[0] for name in names}
+    if len(words) > 1 or not all(' ' in name for name in names):
+        return names
+    return [name.split(' ', 1)[1] for name in names]
+
+
+def _class_cell(report, name, narrow):
+    if name not in report.classes:
+        return ''
+    index = report.classes.index(name)
+    if not report.pixels[index]:
+        return '-'
+    share = f'{100 * report.pixels[index] / sum(report.pixels):.3f}'
+    return share if narrow else f'{share} ({report.images_with[index]})'
+
+
+def _ignored_cell(report):
+    every = report.ignored + sum(report.pixels)
+    return f'{100 * report.ignored / every:.3f}'
+
+
+def _findings(report):
+    lines = []
+    for kind, what in (ERRORS | WARNINGS).items():
+        for state in (OPEN, ACCEPTED, FIXED):
+            mine = [
+                f
+                for f in report.findings
+                if f.kind == kind and f.state == state
+            ]
+            if not mine:
+                continue
+            word = 'error' if kind in ERRORS else 'warning'
+            word = word if state == OPEN else f'{state} {word}'
+            lines.append(f'{report.name}: {word}: {what}: {len(mine)}')
+            lines += [f'  {f.message}' for f in mine[:_SHOWN]]
+            if len(mine) > _SHOWN:
+                lines.append(f'  and {len(mine) - _SHOWN} more')
+    return '\n'.join(lines)

@@ -1,0 +1,272 @@
+"""Verification of data sets: every file is opened."""
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from mmengine.logging import print_log
+
+from clouds_mmseg.data_tools.verify.label_look import (
+    LabelCount,
+    label_findings,
+)
+from clouds_mmseg.data_tools.verify.listing import (
+    has_report,
+    list_files,
+    same_files,
+)
+from clouds_mmseg.data_tools.verify.report import (
+    SetReport,
+    read_reports,
+    write_reports,
+)
+from clouds_mmseg.datasets.class_statistics import (
+    save_statistics,
+    statistics_key,
+    statistics_row,
+)
+from clouds_mmseg.datasets.sample_check import ACCEPTED, Finding, SampleCheck
+from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.parallel import map_in_processes
+
+
+def find_duplicates(reports):
+    """Add findings about equal image files.
+
+    An image of training that an evaluation set holds as another file is an
+    error: its result would be no result. Any other is a warning. A file that
+    two sets name is one image, not two.
+
+    Args:
+        reports (list[SetReport]): With ``digests``; they are added to.
+    """
+    places = {}
+    for report in reports:
+        for image, (digest, label) in report.digests.items():
+            found = places.setdefault(digest, {})
+            path = os.path.realpath(os.path.join(report.root, image))
+            found.setdefault(path, (report, image, label))
+    for same in places.values():
+        if len(same) > 1:
+            _judge(list(same.values()))
+
+
+def _judge(same):
+    for place, (report, image, label) in enumerate(same):
+        leaks = [o for o in same if report.training and not o[0].training]
+        earlier = [o for o in same[:place] if o[0].training == report.training]
+        if not leaks and not earlier:
+            continue
+        kind = 'leak' if leaks else 'duplicate'
+        other, twin, _ = (leaks or earlier)[0]
+        where = '' if other is report else f' of {other.name}'
+        text = f'image {image} is the same as {twin}{where}.'
+        report.findings.append(Finding(kind, text, image, label))
+
+
+@dataclass
+class Task:
+    """A dataset to verify.
+
+    Attributes:
+        name (str): For people: ``'cityscapes val'``.
+        dataset (Dataset): Not opened: built with ``lazy_init=True``.
+        training (bool): Whether it is for training.
+    """
+
+    name: str
+    dataset: object
+    training: bool = False
+
+
+def verify(tasks, *, workers=None, command=''):
+    """Read every file of some datasets and keep what was found.
+
+    The reports are written beside the data (``clouds_verify.json``), and so
+    are the class statistics that rare-class sampling reads. What a person
+    has accepted before stays accepted.
+
+    Args:
+        tasks (list[Task]): The datasets. Of two with the same files the
+            first is read.
+        workers (int, optional): Processes. Defaults to the number of cores.
+        command (str): Which command does this, for messages.
+
+    Returns:
+        list[SetReport]: One a dataset.
+
+    Raises:
+        UserError: ``workers`` is not positive, or an earlier report is
+            damaged.
+    """
+    first = {}
+    for task in tasks:
+        first.setdefault(same_files(task.dataset), task)
+    tasks = list(first.values())
+    # A file that is no report is found before hours are spent.
+    earlier = {root: read_reports(root) for root in _roots(tasks)}
+    reports = [_verify_one(task, workers) for task in tasks]
+    find_duplicates(reports)
+    for report in reports:
+        report.command = command
+        _remember_accepted(report, earlier.get(report.root, {}))
+    keep(reports)
+    return reports
+
+
+def keep(reports):
+    """Write reports beside their data, or say why that is impossible.
+
+    Args:
+        reports (list[SetReport]): Of any roots.
+
+    Returns:
+        bool: Whether all that can be kept was.
+    """
+    fine = True
+    for root in dict.fromkeys(report.root for report in reports):
+        mine = [r for r in reports if r.root == root and r.key]
+        try:
+            if mine:
+                write_reports(root, mine)
+        except DataError as error:
+            fine = False
+            print_log(str(error), logger='current', level=logging.WARNING)
+    return fine
+
+
+def _roots(tasks):
+    return {t.dataset.files_root for t in tasks if has_report(t.dataset)}
+
+
+def _remember_accepted(report, earlier):
+    if report.key not in earlier:
+        return
+    known = earlier[report.key].findings
+    accepted = {f.identity for f in known if f.state == ACCEPTED}
+    for finding in report.findings:
+        if finding.identity in accepted:
+            finding.state = ACCEPTED
+
+
+def _verify_one(task, workers):
+    dataset = task.dataset
+    classes = list((dataset.metainfo or {}).get('classes') or [])
+    report = SetReport(
+        task.name,
+        training=task.training,
+        expected=getattr(dataset, 'expected', None),
+        classes=classes,
+        when=datetime.now().astimezone().isoformat(timespec='seconds'),
+    )
+    try:
+        listing = list_files(dataset)
+    except UserError as error:
+        report.findings.append(Finding('layout', str(error)))
+        return report
+    report.root, report.key = listing.root, listing.key
+    report.set_aside = listing.set_aside
+    report.findings += listing.findings
+    _check_count(report, listing, dataset)
+    labelled = has_report(dataset)
+    check = SampleCheck(
+        listing.root,
+        dataset.class_table() if labelled else None,
+        dataset.LABEL_CHANNEL if labelled else None,
+        image_range=getattr(dataset, 'image_range', None),
+    )
+    samples = map_in_processes(
+        check, listing.pairs, workers=workers, title=task.name
+    )
+    rows = _collect(report, samples)
+    if rows:
+        if any(report.pixels):
+            report.findings += _label_findings(report, dataset, task.training)
+        _keep_statistics(dataset, listing.root, rows)
+    return report
+
+
+def _label_findings(report, dataset, training):
+    count = LabelCount.of_classes(
+        report.pixels, report.ignored, labels=report.images
+    )
+    return label_findings(dataset, count, training)
+
+
+def _check_count(report, listing, dataset):
+    there = listing.found + listing.set_aside
+    if report.expected is None or there == report.expected:
+        return
+    folder = os.path.relpath(dataset.data_prefix['img_path'], listing.root)
+    moved = (
+        f' and {listing.set_aside} were left out' if listing.set_aside else ''
+    )
+    report.findings.append(
+        Finding(
+            'count',
+            f'{folder} holds {listing.found} images{moved}; there should be '
+            f'{report.expected}.',
+        )
+    )
+
+
+def _collect(report, samples):
+    """Add up what was found; returns the rows of class statistics."""
+    pixels = np.zeros(256, np.int64)
+    images_with = np.zeros(256, np.int64)
+    sizes, rows, maxima = Counter(), {}, []
+    for sample in samples:
+        report.images += 1
+        report.findings += sample.findings
+        report.stamps.update(
+            {p: s for p, s in sample.stamps.items() if s is not None}
+        )
+        if sample.digest:
+            pair = sample.pair
+            report.digests[pair.image] = (sample.digest, pair.label)
+        if sample.size:
+            sizes['{}x{}'.format(*sample.size)] += 1
+        if sample.maximum is not None:
+            maxima.append(sample.maximum)
+        if sample.pixels is not None:
+            pixels += sample.pixels
+            images_with += sample.pixels > 0
+            rows[sample.pair.label] = statistics_row(sample)
+    if maxima and max(maxima) < 2**15:
+        report.findings.append(
+            Finding(
+                'depth',
+                f'{len(maxima)} images have 16 bits, but no value above '
+                f'{max(maxima)}, and are read that dark: give the dataset '
+                'their range, such as image_range=(0, 4095) for 12 bits, or '
+                'image_range=(0, 65535) if they are meant so.',
+            )
+        )
+    number = len(report.classes)
+    report.sizes = dict(sizes.most_common())
+    report.pixels = pixels[:number].tolist() if rows else []
+    report.images_with = images_with[:number].tolist() if rows else []
+    report.ignored = int(pixels[IGNORE])
+    if rows and not pixels[:number].any():
+        report.findings.append(
+            Finding('ignored', 'no label has a pixel of any class.')
+        )
+    return rows
+
+
+def _keep_statistics(dataset, root, rows):
+    try:
+        save_statistics(
+            root, statistics_key(dataset), dataset.metainfo['classes'], rows
+        )
+    except OSError as error:
+        print_log(
+            f'the class statistics in {root} cannot be written: '
+            f'{error.strerror}',
+            logger='current',
+            level=logging.WARNING,
+        )

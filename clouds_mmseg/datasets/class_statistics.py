@@ -1,0 +1,166 @@
+"""Number of pixels of each class in each label, counted once."""
+
+import json
+import os
+
+import numpy as np
+from mmengine.logging import print_log
+
+from clouds_mmseg.datasets.labels import table_digest
+from clouds_mmseg.datasets.sample_check import Pair, SampleCheck, changed_files
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.data_root import existing_file, report_folder
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.parallel import map_in_processes
+
+STATISTICS = 'clouds_statistics.json'
+_FORMAT = 1
+_ODD = 'surrogateescape'
+_NAMED = 5
+
+
+def statistics_key(dataset):
+    """Name the labels of a dataset and how they are read.
+
+    Args:
+        dataset (DGDataset): With labels.
+
+    Returns:
+        str: Where the labels lie, and a hash of their table.
+    """
+    folder = os.path.relpath(
+        dataset.data_prefix['seg_map_path'], dataset.files_root
+    )
+    digest = table_digest(dataset.class_table(), dataset.LABEL_CHANNEL)
+    return f'{folder}/*{dataset.seg_map_suffix} {digest}'
+
+
+def class_pixels(dataset, workers=None):
+    """Count the pixels of each class in each label of a dataset.
+
+    What was counted before, here or by ``tools/verify_dataset.py``, is read
+    from ``clouds_statistics.json`` beside the data; files that have changed
+    since are counted anew.
+
+    Args:
+        dataset (DGDataset): Opened, with labels.
+        workers (int, optional): Processes. Defaults to the number of cores.
+
+    Returns:
+        np.ndarray: (len(dataset), number of classes) int64, in the order of
+        the dataset.
+
+    Raises:
+        DataError: A label cannot be used.
+    """
+    root = dataset.files_root
+    labels = [
+        os.path.relpath(dataset.get_data_info(i)['seg_map_path'], root)
+        for i in range(len(dataset))
+    ]
+    key = statistics_key(dataset)
+    rows = read_statistics(root).get(key, {}).get('files', {})
+    stamps = {path: rows[path]['stamp'] for path in labels if path in rows}
+    changed = set(changed_files(root, stamps))
+    missing = [p for p in labels if p not in rows or p in changed]
+    if missing:
+        fresh = _count(dataset, root, missing, workers)
+        rows = {p: rows[p] for p in stamps} | fresh
+        try:
+            save_statistics(root, key, dataset.metainfo['classes'], fresh)
+        except OSError as error:
+            print_log(
+                f'{error.filename or root}: {error.strerror}. The class '
+                'statistics are not kept, and counted again next time; '
+                '--report-dir DIR keeps them in another folder.',
+                logger='current',
+            )
+    counts = np.zeros((len(labels), len(dataset.metainfo['classes'])), int)
+    for place, path in enumerate(labels):
+        for index, number in rows[path]['pixels'].items():
+            if int(index) < counts.shape[1]:
+                counts[place, int(index)] = number
+    return counts
+
+
+def _count(dataset, root, labels, workers):
+    check = SampleCheck(root, dataset.class_table(), dataset.LABEL_CHANNEL)
+    reports = list(
+        map_in_processes(
+            check,
+            [Pair('', label) for label in labels],
+            workers=workers,
+            title=f'Class statistics of {dataset.domain}',
+        )
+    )
+    bad = [r for r in reports if r.pixels is None]
+    if bad:
+        lines = [f'  {r.findings[0].message}' for r in bad[:_NAMED]]
+        if len(bad) > _NAMED:
+            lines.append(f'  and {len(bad) - _NAMED} more')
+        raise DataError(
+            f'{len(bad)} of {len(labels)} labels below {root} cannot be '
+            'counted:\n' + '\n'.join(lines),
+            '\ntools/verify_dataset.py --fix moves bad files aside.',
+        )
+    return {r.pair.label: statistics_row(r) for r in reports}
+
+
+def statistics_row(report):
+    """What is kept of one label.
+
+    Args:
+        report (SampleReport): With ``pixels``.
+
+    Returns:
+        dict: ``stamp`` and ``pixels``, class index -> number, of the classes
+        that occur; 255 is what is ignored.
+    """
+    pixels = {
+        str(i): int(report.pixels[i]) for i in report.pixels.nonzero()[0]
+    }
+    return dict(stamp=report.stamps[report.pair.label], pixels=pixels)
+
+
+def read_statistics(root):
+    """Read what was counted before.
+
+    Args:
+        root (str): ``files_root`` of a dataset.
+
+    Returns:
+        dict[str, dict]: Key of a set -> ``classes`` and ``files`` (path ->
+        :func:`statistics_row`). Empty if there is none that can be used: it
+        can always be made again.
+    """
+    try:
+        path = existing_file(root, STATISTICS)
+        with open(path, encoding='utf-8', errors=_ODD) as stream:
+            kept = json.load(stream)
+        return kept['sets'] if kept['format'] == _FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def save_statistics(root, key, classes, rows):
+    """Add rows to what was counted before.
+
+    Args:
+        root (str): ``files_root`` of a dataset.
+        key (str): From :func:`statistics_key`.
+        classes (Sequence[str]): Names, for whoever reads the file.
+        rows (dict[str, dict]): Path of a label -> :func:`statistics_row`.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    sets = read_statistics(root)
+    files = sets.get(key, {}).get('files', {}) | rows
+    sets[key] = dict(classes=list(classes), files=files)
+    path = os.path.join(report_folder(root), STATISTICS)
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            json.dumps(dict(format=_FORMAT, sets=sets), ensure_ascii=False),
+            encoding='utf-8',
+            errors=_ODD,
+        )

@@ -1,0 +1,275 @@
+"""Rare-class sampling of a labelled source."""
+
+import copy
+
+import numpy as np
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
+from mmseg.registry import DATASETS
+
+from clouds_mmseg.datasets.class_statistics import class_pixels
+from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.seeds import mix_seed
+
+
+def class_probabilities(pixels, temperature, drawn=None):
+    """Turn class frequencies into sampling probabilities.
+
+    ``P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T)`` with
+    ``f_c`` the share of class c among the labelled pixels.
+
+    Args:
+        pixels (np.ndarray): (C,) pixels of each class, not negative.
+        temperature (float): T, positive. Towards 0 the rarest class alone is
+            drawn, towards infinity all classes equally often.
+        drawn (np.ndarray, optional): (C,) bool: classes that are drawn.
+            Defaults to all; the frequencies are those among all in any case.
+
+    Returns:
+        np.ndarray: (C,) float64, sums to one. 0 for classes without pixels
+        and those that are not drawn.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or there is no pixel.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            f'rare_class.temperature={temperature} must be greater than 0'
+        )
+    pixels = np.asarray(pixels, np.float64)
+    occurs = pixels > 0
+    if drawn is not None:
+        occurs &= drawn
+    if not occurs.any():
+        raise ValueError('no class that is drawn has a pixel')
+    rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
+    # Relative to the greatest: exp of anything above 709 is infinite.
+    weights = np.exp(rarity - rarity.max())
+    probabilities = np.zeros(len(pixels))
+    probabilities[occurs] = weights / weights.sum()
+    return probabilities
+
+
+def images_by_class(counts, min_pixels, classes):
+    """List the images that show enough of each class.
+
+    Args:
+        counts (np.ndarray): (N, C) pixels of each class in each image.
+        min_pixels (int): An image needs more pixels of a class than this.
+        classes (Sequence[str]): C names, for the message.
+
+    Returns:
+        list[np.ndarray]: For each class the indices of images, ascending;
+        empty for classes that never occur.
+
+    Raises:
+        DataError: A class occurs, but in no image often enough.
+    """
+    lists = [np.flatnonzero(column > min_pixels) for column in counts.T]
+    most = counts.max(axis=0)
+    poor = [c for c in range(len(lists)) if most[c] and not len(lists[c])]
+    if poor:
+        named = ', '.join(f'{classes[c]} (at most {most[c]})' for c in poor)
+        least = min(int(most[c]) for c in poor) - 1
+        raise DataError(
+            f'rare_class.min_pixels={min_pixels}: no image has more pixels '
+            f'than that of {named}.',
+            f'Set min_pixels to {least} or less; 3000 suits images of about '
+            'two megapixels. Or name the classes that are to be drawn: '
+            'rare_class=dict(classes=[...]).',
+        )
+    return lists
+
+
+class RareClassStream:
+    """An endless stream of pairs of a class and an image that shows it.
+
+    Every place is drawn on its own, so any place is found in constant time.
+
+    Args:
+        probabilities (np.ndarray): (C,) of each class.
+        images (list[np.ndarray]): Indices of images for each class.
+        size (int): Number of images.
+        seed (int): Not negative.
+    """
+
+    def __init__(self, probabilities, images, *, size, seed):
+        # The last bound is 1, which no number drawn reaches.
+        self.bounds = np.cumsum(probabilities)
+        self.bounds /= self.bounds[-1]
+        self.images = images
+        self.size = size
+        self.seed = seed
+
+    def __getitem__(self, position):
+        """The pair at a position: ``class * size + image``."""
+        generator = np.random.default_rng(mix_seed(self.seed, position))
+        place = generator.random()
+        index = int(np.searchsorted(self.bounds, place, side='right'))
+        images = self.images[index]
+        image = int(images[generator.integers(len(images))])
+        return index * self.size + image
+
+
+@DATASETS.register_module()
+class RareClassDataset:
+    """Pairs of a class and an image that shows it, for :class:`KeyedDataset`.
+
+    Sample ``c * N + i`` is image i of N, cropped anew until it shows class c
+    well. Which pairs come how often is what :meth:`stream` says. Written in
+    a config as an option of the source: ``rare_class=dict(temperature=0.01)``.
+
+    The class statistics are read from beside the data, or made there; see
+    :func:`class_pixels`.
+
+    Args:
+        dataset (DGDataset | dict): With labels, or its config.
+        temperature (float): Of :func:`class_probabilities`. The official
+            value 0.01 draws GTA5's rarest classes about equally often and
+            the common ones hardly ever.
+        min_pixels (int): Images with no more pixels of a class than this are
+            not drawn for it. The official value suits two megapixels.
+        min_crop_ratio (float): A crop must show more pixels of the class
+            than ``min_pixels`` times this. 0 takes the first.
+        tries (int): How often a crop is drawn at most; the last one is taken
+            as it is.
+        classes (Sequence[str], optional): Names of those that are drawn.
+            Defaults to all that occur.
+
+    Raises:
+        ValueError: An option is out of its range.
+        DataError: There are no labels, or ``min_pixels`` leaves a class
+            without image.
+
+    Source: Hoyer et al., "DAFormer", CVPR 2022, section 3.2; the defaults
+    and the ten tries are the official code's.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        *,
+        temperature=0.01,
+        min_pixels=3000,
+        min_crop_ratio=0.5,
+        tries=10,
+        classes=None,
+    ):
+        if not temperature > 0:
+            raise ValueError(
+                f'rare_class.temperature={temperature} must be greater than 0'
+            )
+        if min_pixels < 0 or min_crop_ratio < 0:
+            raise ValueError(
+                f'rare_class.min_pixels={min_pixels} and min_crop_ratio='
+                f'{min_crop_ratio} must not be negative'
+            )
+        if tries < 1:
+            raise ValueError(f'rare_class.tries={tries} must be at least 1')
+        if isinstance(dataset, dict):
+            dataset = DATASETS.build(dataset)
+        names = list(dataset.metainfo['classes'])
+        unknown = [name for name in classes or () if name not in names]
+        if unknown:
+            raise ValueError(
+                f'rare_class.classes names {unknown[0]!r}, which is none of '
+                f'the classes: {", ".join(names)}'
+            )
+        self.dataset = dataset
+        self.temperature = temperature
+        self.min_pixels = min_pixels
+        self.min_crop_ratio = min_crop_ratio
+        self.tries = tries
+        self.classes = names if classes is None else list(classes)
+        self._fully_initialized = False
+
+    @property
+    def metainfo(self):
+        """dict: Of the dataset."""
+        return self.dataset.metainfo
+
+    def full_init(self):
+        """Open the dataset and count its classes, unless it is done."""
+        if self._fully_initialized:
+            return
+        self.dataset.full_init()
+        if 'seg_map_path' not in self.dataset.get_data_info(0):
+            raise DataError(
+                f'rare_class of {type(self.dataset).__name__} (domain '
+                f'{self.dataset.domain}) needs labels, and this dataset has '
+                'none.'
+            )
+        names = list(self.metainfo['classes'])
+        # Counted once, and the same in every process.
+        counts = [class_pixels(self.dataset) if is_main_process() else None]
+        broadcast_object_list(counts)
+        counts = counts[0]
+        drawn = np.isin(names, self.classes)
+        if not counts[:, drawn].any():
+            raise DataError(
+                f'rare_class: none of {", ".join(self.classes)} occurs in '
+                f'the labels below {self.dataset.files_root}.'
+            )
+        self.probabilities = class_probabilities(
+            counts.sum(axis=0), self.temperature, drawn
+        )
+        self.images = images_by_class(counts * drawn, self.min_pixels, names)
+        self._fully_initialized = True
+        self._say(names)
+
+    def _say(self, names):
+        order = self.probabilities.argsort()[::-1]
+        words = [
+            f'{names[c]} {self.probabilities[c]:.3f} '
+            f'({len(self.images[c])} images)'
+            for c in order
+            if self.probabilities[c] >= 0.0005
+        ]
+        print_log(
+            f'Rare-class sampling of {self.dataset.domain}: '
+            + ', '.join(words),
+            logger='current',
+        )
+
+    def stream(self, seed):
+        """Return the order in which the pairs come.
+
+        Args:
+            seed (int): Not negative.
+
+        Returns:
+            RareClassStream: Endless; the index of a pair for each position.
+        """
+        return RareClassStream(
+            self.probabilities, self.images, size=len(self.dataset), seed=seed
+        )
+
+    def __len__(self):
+        """Number of pairs, of all classes with all images."""
+        return len(self.metainfo['classes']) * len(self.dataset)
+
+    def __getitem__(self, index):
+        """Load a pair.
+
+        Args:
+            index (int): ``class * len(dataset) + image``.
+
+        Returns:
+            dict: What the pipeline of the dataset returns.
+        """
+        wanted, image = divmod(index, len(self.dataset))
+        steps = list(self.dataset.pipeline.transforms)
+        results = self.dataset.get_data_info(image)
+        # The files are read once, however many crops are drawn.
+        while steps and isinstance(steps[0], (LoadSegImage, LoadSegLabels)):
+            results = steps.pop(0)(results)
+        for _ in range(self.tries):
+            sample = copy.deepcopy(results)
+            for step in steps:
+                sample = step(sample)
+            label = sample['data_samples'].gt_sem_seg.data
+            shown = int((label == wanted).sum())
+            if shown > self.min_pixels * self.min_crop_ratio:
+                break
+        return sample

@@ -1,0 +1,286 @@
+"""Everything that can be found out about one image and its label file."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
+from clouds_mmseg.datasets.transforms.loading import read_file
+from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.image_files import damaged_chunk, is_progressive
+from clouds_mmseg.utils.images import (
+    ENDS_EARLY,
+    ends_early,
+    exif_orientation,
+    stored_maximum,
+)
+
+# Network storage answers many questions at a time.
+_THREADS = 16
+
+
+def stamp(path):
+    """Size and time of a file as one text.
+
+    Args:
+        path (str): The file; a link is followed.
+
+    Returns:
+        str | None: ``'<bytes> <mtime in ns>'``; None if there is no file.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return f'{found.st_size} {found.st_mtime_ns}'
+
+
+def changed_files(root, stamps):
+    """Files that are no longer as they were.
+
+    Args:
+        root (str): Folder that the paths are below.
+        stamps (dict[str, str]): Path -> :func:`stamp` when it was read.
+
+    Returns:
+        list[str]: Paths that are gone or have another size or time, in the
+        order of ``stamps``.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        now = pool.map(stamp, (os.path.join(root, path) for path in stamps))
+        return [
+            path
+            for path, new in zip(stamps, now, strict=True)
+            if new != stamps[path]
+        ]
+
+
+# What each kind of error is called, in the order in which it is shown.
+ERRORS = {
+    'layout': 'not where the dataset looks',
+    'count': 'another number of images than the release',
+    'image': 'images that cannot be read',
+    'label': 'labels that cannot be read',
+    'size': 'labels of another size than their image',
+    'ids': 'labels with ids that the dataset does not define',
+    'no_image': 'images that a list names and that do not exist',
+    'no_label': 'images without label',
+    'orphan': 'labels without image',
+    'same_label': 'images that have the label of another one',
+    'leak': 'images of training that evaluation has too',
+    'ignored': 'labels in which no class ever occurs',
+    'depth': 'images that do not use the depth of their files',
+    'mask_255': 'a class that may be the id 255, which is ignored',
+}
+WARNINGS = {
+    'duplicate': 'images that occur twice',
+    'absent': 'classes that no label of training shows',
+    'much_ignored': 'more than half of all pixels ignored',
+    'all_ignored': 'images whose label is ignored as a whole',
+    'orientation': 'images that are turned, and labels that are not',
+    'dark': 'images that are black',
+    'not_used': 'images that no suffix of the dataset fits',
+}
+# Those that moving a pair of files aside mends.
+MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')
+
+OPEN, ACCEPTED, FIXED = 'open', 'accepted', 'fixed'
+
+
+@dataclass
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind (str): A key of :data:`ERRORS` or :data:`WARNINGS`.
+        message (str): In words, with paths below the root.
+        image (str): Path of the image below the root; empty if there is
+            none.
+        label (str): Path of the label below the root; empty likewise.
+        state (str): ``'open'``, ``'accepted'`` or ``'fixed'``.
+    """
+
+    kind: str
+    message: str
+    image: str = ''
+    label: str = ''
+    state: str = OPEN
+
+    @property
+    def is_error(self):
+        """Whether it is more than a warning."""
+        return self.kind in ERRORS
+
+    @property
+    def file(self):
+        """The file to look at; empty where it is none in particular."""
+        bad_label = self.kind in ('label', 'size', 'ids', 'orphan')
+        return self.label if bad_label and self.label else self.image
+
+    @property
+    def identity(self):
+        """tuple: Equal if another verification found the very same."""
+        return (self.kind, self.message, self.image, self.label)
+
+
+# An image without a value above that shows nothing.
+_DARK = 16
+
+
+@dataclass
+class Pair:
+    """What is known of a pair of files before they are read.
+
+    Attributes:
+        image (str): Path below the root; empty for a label alone.
+        label (str): Path below the root; empty if there is no label.
+    """
+
+    image: str
+    label: str = ''
+
+
+@dataclass
+class SampleReport:
+    """What :meth:`SampleCheck.__call__` found.
+
+    Attributes:
+        pair (Pair): The files.
+        findings (list[Finding]): What is wrong, at most one a file.
+        stamps (dict[str, str]): Path below the root -> its stamp.
+        size (tuple[int, int] | None): Width and height of the image.
+        digest (str): Hash of the image file.
+        pixels (np.ndarray | None): (256,) int64: pixels of each class index,
+            at 255 the ignored ones; None if the label cannot be used.
+        orientation (int | None): EXIF orientation of the image; None if it
+            was not read.
+        maximum (int | None): Greatest value in an image of 16 bits.
+    """
+
+    pair: Pair
+    findings: list = field(default_factory=list)
+    stamps: dict = field(default_factory=dict)
+    size: tuple = None
+    digest: str = ''
+    pixels: np.ndarray = None
+    orientation: int = None
+    maximum: int = None
+
+
+class SampleCheck:
+    """Read the files of a pair as training does, and more strictly.
+
+    Args:
+        root (str): Folder that the paths of pairs are below.
+        table (np.ndarray): uint8, see ``label_table``.
+        channel (str | None): See ``label_channel`` of :class:`DGDataset`.
+        images (bool): Whether to read the images, not the labels alone.
+        image_range (tuple, optional): Of :class:`DGDataset`.
+    """
+
+    def __init__(
+        self, root, table, channel=None, images=True, image_range=None
+    ):
+        self.root = root
+        self.table = table
+        self.channel = channel
+        self.images = images
+        self.image_range = image_range
+
+    def __call__(self, pair):
+        """Read the files of a pair.
+
+        Args:
+            pair (Pair): The files.
+
+        Returns:
+            SampleReport: What was found.
+        """
+        report = SampleReport(pair)
+        info = {}
+        if pair.image and self.images:
+            info['img_path'] = self._path(pair.image)
+            info['image_range'] = self.image_range
+            self._run(report, 'image', self._read_image, info)
+        if pair.label:
+            info['seg_map_path'] = self._path(pair.label)
+            info['label_table'] = self.table
+            info['label_channel'] = self.channel
+            self._run(report, 'label', self._read_label, info)
+        return report
+
+    def _path(self, below):
+        return os.path.join(self.root, below)
+
+    def _run(self, report, kind, read, info):
+        path = getattr(report.pair, kind)
+        # Before reading: a change in between is noticed later.
+        report.stamps[path] = stamp(self._path(path))
+        try:
+            read(report, info)
+        except DataError as error:
+            root = os.path.join(self.root, '')
+            report.findings.append(
+                Finding(
+                    error.kind if error.kind in ('size', 'ids') else kind,
+                    error.finding.replace(root, ''),
+                    report.pair.image,
+                    report.pair.label,
+                )
+            )
+
+    def _read_image(self, report, info):
+        payload = _read_whole(info['img_path'], 'image')
+        report.digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
+        info.update(LoadSegImage()(dict(info)))
+        if is_progressive(payload) and ends_early(payload, info['img']):
+            raise DataError(f'image {info["img_path"]} {ENDS_EARLY}.')
+        height, width = info['ori_shape']
+        report.size = (width, height)
+        report.orientation = exif_orientation(payload)
+        if self.image_range is None:
+            report.maximum = stored_maximum(payload)
+        if info['img'].max() < _DARK:
+            self._warn(report, 'dark', f'image {report.pair.image} is black.')
+
+    @staticmethod
+    def _warn(report, kind, message):
+        pair = report.pair
+        report.findings.append(Finding(kind, message, pair.image, pair.label))
+
+    def _read_label(self, report, info):
+        payload = _read_whole(info['seg_map_path'], 'label')
+        turned = exif_orientation(payload)
+        if report.orientation not in (None, turned):
+            self._warn(
+                report,
+                'orientation',
+                f'image {report.pair.image} has EXIF orientation '
+                f'{report.orientation} and is read turned upright, label '
+                f'{report.pair.label} has {turned}: is it stored upright?',
+            )
+        label = LoadSegLabels()(info)['gt_seg_map']
+        report.pixels = np.bincount(label.ravel(), minlength=256)
+        if report.pixels[IGNORE] == label.size:
+            self._warn(
+                report,
+                'all_ignored',
+                f'label {report.pair.label} has ignored pixels only.',
+            )
+
+
+def _read_whole(path, kind):
+    """Return the bytes of a file whose checksums are right."""
+    payload = read_file(path, kind)
+    chunk = damaged_chunk(payload)
+    # A file without its end is told by the decoders.
+    if chunk not in (None, 'end'):
+        raise DataError(
+            f'{kind} {path} is damaged: the checksum of its PNG chunk '
+            f'{chunk} is wrong.'
+        )
+    return payload

@@ -1,0 +1,196 @@
+"""Batches and samples as functions of the seed and the iteration."""
+
+from fractions import Fraction
+
+import numpy as np
+from mmengine.dataset import ConcatDataset
+from mmengine.dist import get_dist_info
+from mmseg.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import Sampler
+
+from clouds_mmseg.datasets.rare_classes import RareClassDataset
+from clouds_mmseg.utils.seeds import mix_seed, seed_everything
+
+
+@DATASETS.register_module()
+class KeyedDataset(ConcatDataset):
+    """Groups of samples that are looked up by key.
+
+    A key is ``position * len(dataset) + index``: which sample, and at which
+    place of the training stream.
+
+    Args:
+        datasets (list): Configs or datasets, one a group: the labelled
+            source first, then the generated images, if any. One whose
+            ``rare_class`` is set becomes a :class:`RareClassDataset`.
+        seed (int): Of the run.
+        **kwargs: As for mmengine's ``ConcatDataset``.
+    """
+
+    def __init__(self, datasets, seed=0, **kwargs):
+        super().__init__(datasets, **kwargs)
+        self.seed = seed
+
+    def full_init(self):
+        """Open the groups, with class statistics where they are needed."""
+        if not self._fully_initialized:
+            self.datasets = [self._with_rare_class(d) for d in self.datasets]
+        super().full_init()
+
+    @staticmethod
+    def _with_rare_class(dataset):
+        options = getattr(dataset, 'rare_class', None)
+        if options is None or isinstance(dataset, RareClassDataset):
+            return dataset
+        return RareClassDataset(dataset, **options)
+
+    @property
+    def group_sizes(self):
+        """list[int]: Number of samples of each group."""
+        return [len(dataset) for dataset in self.datasets]
+
+    def __getitem__(self, key):
+        """Load the sample of a key.
+
+        Args:
+            key (int): As :class:`KeyedSampler` yields them.
+
+        Returns:
+            dict: What the pipeline of the sample's dataset returns.
+        """
+        seed_everything(mix_seed(self.seed, key))
+        return super().__getitem__(key % len(self))
+
+
+class ShuffledStream:
+    """An endless stream of indices: one permutation after another.
+
+    Args:
+        size (int): Number of samples, at least 1.
+        seed (int): Not negative.
+    """
+
+    def __init__(self, size, seed):
+        self.size = size
+        self.seed = seed
+        self._epoch = None
+        self._order = None
+
+    def __getitem__(self, position):
+        """The index at a position of the stream, found in constant time."""
+        epoch, place = divmod(position, self.size)
+        if epoch != self._epoch:
+            generator = np.random.default_rng(mix_seed(self.seed, epoch))
+            self._order = generator.permutation(self.size)
+            self._epoch = epoch
+        return int(self._order[place])
+
+
+def _stream(group, seed):
+    """The order in which the samples of a group come."""
+    if isinstance(group, RareClassDataset):
+        return group.stream(seed)
+    return ShuffledStream(len(group), seed)
+
+
+@DATA_SAMPLERS.register_module()
+class KeyedSampler(Sampler):
+    """Batches of source and generated samples in a stated proportion.
+
+    Before ``warmup_iters`` all samples of a batch come from the first group.
+    From then on ``generated_share`` of them come from the second: of B
+    samples an iteration has floor or ceil of ``B * generated_share``, such
+    that after any number of iterations the share is kept to within one
+    sample. The processes of a distributed run take turns within a batch, so
+    that each has its part of both groups.
+
+    Args:
+        dataset (KeyedDataset): With one group, or two if
+            ``generated_share`` is given.
+        batch_size (int): Samples an iteration in this process.
+        seed (int): Of the run; the same in every process.
+        warmup_iters (int): Iterations on the first group alone.
+        generated_share (float): In [0, 1).
+
+    Raises:
+        ValueError: There is no second group to take generated samples
+            from, or the share is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        *,
+        batch_size,
+        seed=0,
+        warmup_iters=0,
+        generated_share=0.0,
+    ):
+        if not 0 <= generated_share < 1:
+            raise ValueError(
+                f'generated_share must lie in [0, 1), got {generated_share}'
+            )
+        sizes = dataset.group_sizes
+        if generated_share and len(sizes) != 2:
+            raise ValueError(
+                f'generated_share={generated_share} needs a dataset of two '
+                f'groups, source and generated; this one has {len(sizes)}'
+            )
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.warmup_iters = warmup_iters
+        # Exact: floating-point error would move samples between batches.
+        self.share = Fraction(generated_share).limit_denominator(10**6)
+        self._streams = [
+            _stream(group, mix_seed(seed, number))
+            for number, group in enumerate(dataset.datasets)
+        ]
+        self._start = 0
+
+    def batch_keys(self, iteration):
+        """The keys of all processes' samples in one iteration.
+
+        Args:
+            iteration (int): Counted from 0.
+
+        Returns:
+            list[int]: ``batch_size * world_size`` keys, source first.
+        """
+        total = self.batch_size * self.world_size
+        since = max(iteration - self.warmup_iters, 0)
+        mixed = iteration >= self.warmup_iters
+        generated = int(since * total * self.share)
+        count = int((since + 1) * total * self.share) - generated
+        count = count if mixed else 0
+        source = iteration * total - generated
+        indices = [
+            self._streams[0][source + i] for i in range(total - count)
+        ] + [
+            len(self.dataset.datasets[0]) + self._streams[1][generated + i]
+            for i in range(count)
+        ]
+        return [
+            (iteration * total + place) * len(self.dataset) + index
+            for place, index in enumerate(indices)
+        ]
+
+    def skip(self, num_samples):
+        """Begin at a later iteration; mmengine's loop calls it on resume.
+
+        Args:
+            num_samples (int): Samples that this process has used already,
+                whole batches.
+        """
+        self._start = num_samples // self.batch_size
+
+    def __iter__(self):
+        """Yield this process's keys, endlessly."""
+        iteration = self._start
+        while True:
+            yield from self.batch_keys(iteration)[self.rank :: self.world_size]
+            iteration += 1
+
+    def __len__(self):
+        """Number of samples of the dataset."""
+        return len(self.dataset)

@@ -1,0 +1,130 @@
+"""Packing of samples, and the second view for the teacher."""
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.structures import PixelData
+from mmseg.datasets import PackSegInputs
+from mmseg.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class EvaluateAtInputSize(BaseTransform):
+    """Let prediction and label be compared at the resized size.
+
+    mmseg resizes predictions to ``ori_shape`` before the metric sees them.
+    This sets ``ori_shape`` to the size of the resized image. It stands after
+    ``Resize``, which must stand after the labels were loaded, so that they
+    are resized too. BDD100K, Mapillary and ACDC are evaluated so by the
+    official CLOUDS code.
+    """
+
+    def transform(self, results):
+        """Set ``ori_shape`` to ``img_shape``.
+
+        Raises:
+            ValueError: The label does not have the size of the image.
+        """
+        shape = tuple(results['img_shape'][:2])
+        label = results.get('gt_seg_map')
+        if label is not None and label.shape != shape:
+            raise ValueError(
+                f'EvaluateAtInputSize: the label is {label.shape}, the image '
+                f'{shape} (height, width). LoadSegLabels must stand before '
+                'Resize in this pipeline.'
+            )
+        results['ori_shape'] = shape
+        return results
+
+    def __repr__(self):
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class KeepCleanView(BaseTransform):
+    """Keep the image as it is now beside what becomes of it.
+
+    The teacher of self-training labels this view; the student sees the
+    further transforms. The step stands after those that resize or crop and
+    before ``RandomFlip`` and the photometric ones: the teacher's label is
+    mirrored as the student's view was, so the clean view must not be.
+    ``PackDGInputs`` puts it into the data sample as ``clean_img``.
+    """
+
+    def transform(self, results):
+        """Add ``clean_img``: a copy of ``img``, (H, W, 3) uint8, BGR.
+
+        Raises:
+            ValueError: The image was flipped already.
+        """
+        if results.get('flip'):
+            raise ValueError(
+                'KeepCleanView must stand before RandomFlip in the pipeline: '
+                f'the image {results.get("img_path")} is flipped already, '
+                'and its label would be mirrored once more'
+            )
+        results['clean_img'] = results['img'].copy()
+        return results
+
+    def __repr__(self):
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class PackDGInputs(PackSegInputs):
+    """``PackSegInputs`` that always hands on domain and name of a sample.
+
+    Args:
+        domain (str, optional): Used instead of the domain of the dataset.
+        **kwargs: See :class:`mmseg.datasets.PackSegInputs`.
+    """
+
+    def __init__(self, domain=None, **kwargs):
+        super().__init__(**kwargs)
+        self.domain = domain
+        if isinstance(self.meta_keys, str):
+            self.meta_keys = (self.meta_keys,)
+        keys = (*self.meta_keys, 'domain', 'sample_name', 'image_range')
+        self.meta_keys = (*dict.fromkeys(keys),)
+
+    def transform(self, results):
+        """Return ``inputs`` ((3, H, W) uint8) and ``data_samples``.
+
+        ``data_samples.domain`` is a str in its metainfo. Behind
+        ``KeepCleanView``, ``data_samples.clean_img`` is a PixelData of
+        (3, H, W) uint8 in the channel order of ``inputs``.
+
+        Raises:
+            ValueError: Neither the dataset nor the argument names a domain,
+                or the clean view has another size than the image.
+        """
+        if self.domain is not None:
+            results['domain'] = self.domain
+        if not results.get('domain'):
+            raise ValueError(
+                'PackDGInputs: the sample of '
+                f'{results.get("img_path")} has no domain. Use a dataset of '
+                'clouds_mmseg, or give PackDGInputs(domain=...).'
+            )
+        packed = super().transform(results)
+        if 'clean_img' in results:
+            packed['data_samples'].clean_img = self._clean_view(results)
+        return packed
+
+    @staticmethod
+    def _clean_view(results):
+        clean, shape = results['clean_img'], results['img'].shape
+        if clean.shape != shape:
+            raise ValueError(
+                f'PackDGInputs: the clean view of {results.get("img_path")} '
+                f'is {clean.shape}, the image {shape}. KeepCleanView must '
+                'stand after the steps that resize, crop or pad.'
+            )
+        planes = np.ascontiguousarray(clean.transpose(2, 0, 1))
+        return PixelData(data=torch.from_numpy(planes))
+
+    def __repr__(self):
+        return (
+            f'{type(self).__name__}(domain={self.domain!r}, '
+            f'meta_keys={self.meta_keys})'
+        )

@@ -1,0 +1,85 @@
+"""Updates of the teacher of a self-training segmentor."""
+
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+
+from clouds_mmseg.engine.finite_weights import require_finite_weights
+from clouds_mmseg.engine.runner import bare_model
+
+
+@HOOKS.register_module()
+class EMATeacherHook(Hook):
+    """Copy the student into the teacher once, then let it follow.
+
+    The first copy is made when self-training begins: at the loop's
+    ``warmup_iters``, or before the first iteration. From there on the
+    teacher moves every ``interval`` iterations. All is keyed on the
+    iteration and on the teacher's own saved count, so that a resumed run
+    does the same.
+
+    Args:
+        interval (int): Iterations between two updates. The official code
+            updates every 100 (and writes a decay of 0.999 an update).
+
+    Raises:
+        ValueError: ``interval`` is not positive.
+        NonFiniteError: In a run, before an update: a weight of the student
+            is NaN or infinite. It would stay in the average for good.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, interval=100):
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.interval = interval
+        self._begun = False
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Copy the student when self-training begins.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+        """
+        if self._begun or runner.iter < self._start(runner):
+            return
+        self._begun = True
+        model = bare_model(runner.model)
+        if model.teacher.steps == 0:
+            self._update(runner)
+            runner.logger.info(
+                f'Self-training begins at iteration {runner.iter}: the '
+                'teacher is a copy of the student.'
+            )
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Move the teacher every ``interval`` iterations.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+            outputs (dict, optional): Unused.
+        """
+        since = runner.iter + 1 - self._start(runner)
+        if since > 0 and since % self.interval == 0:
+            self._update(runner)
+
+    @staticmethod
+    def _update(runner):
+        model = bare_model(runner.model)
+        require_finite_weights(
+            runner,
+            f'the weights that the teacher would follow at iteration '
+            f'{runner.iter + 1}',
+            model.student(),
+        )
+        model.update_teacher()
+
+    @staticmethod
+    def _start(runner):
+        return getattr(runner.train_loop, 'warmup_iters', 0)

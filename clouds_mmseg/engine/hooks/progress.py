@@ -1,0 +1,331 @@
+"""Progress of a run on the terminal and in the log."""
+
+import logging
+import re
+import sys
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import LogProcessor
+from mmseg.registry import HOOKS, LOG_PROCESSORS
+from tqdm import tqdm
+
+# The log file keeps everything. On a terminal these openings of mmengine's
+# messages would push the run's own lines off the screen.
+_FILE_ONLY = (
+    '-' * 60,  # the environment
+    'Config:\n',
+    'Hooks will be executed',
+    'paramwise_options -- ',
+    'Distributed training is not used',
+    'Exp name:',
+    'Checkpoints will be saved to',
+    'Advance dataloader',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    'The prefix is not set in metric class',
+    'Stopped: ',  # The tool prints the error itself.
+)
+# Said once for every frozen parameter; the model's line counts them.
+_FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)
+
+
+class TerminalFilter(logging.Filter):
+    """Keep the framework's long or repeated messages off the terminal.
+
+    Attributes:
+        hidden (set[str]): More openings of messages to hide, for a progress
+            line that shows the same.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = set()
+
+    def filter(self, record):
+        """Decide about one record.
+
+        Args:
+            record (logging.LogRecord): A record of the run's logger.
+
+        Returns:
+            bool: Whether it is shown.
+        """
+        if record.levelno >= logging.ERROR:
+            return True
+        message = record.getMessage().strip()
+        return not (
+            message.startswith((*_FILE_ONLY, *self.hidden))
+            or message.endswith(_FILE_ONLY_ENDINGS)
+        )
+
+
+def terminal_handlers(logger):
+    """Handlers of a logger that write to a terminal or its redirection.
+
+    Args:
+        logger (logging.Logger): The run's logger.
+
+    Returns:
+        list[logging.StreamHandler]: Without handlers that write to files.
+    """
+    return [
+        handler
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+    ]
+
+
+def install_terminal_filter(logger):
+    """Filter what a logger shows on the terminal.
+
+    Args:
+        logger (logging.Logger): The run's logger.
+
+    Returns:
+        TerminalFilter: The filter, installed once however often called.
+    """
+    terminal = next(
+        (
+            f
+            for handler in terminal_handlers(logger)
+            for f in handler.filters
+            if isinstance(f, TerminalFilter)
+        ),
+        None,
+    )
+    if terminal is None:
+        terminal = TerminalFilter()
+        for handler in terminal_handlers(logger):
+            handler.addFilter(terminal)
+    return terminal
+
+
+def is_interactive():
+    """Whether a person watches: a progress line makes sense.
+
+    Returns:
+        bool: True where standard error is a terminal.
+    """
+    return sys.stderr.isatty()
+
+
+# Lines of LoggerHook that say the same as the progress line.
+_REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
+
+# Iterations over which the loss is averaged.
+_WINDOW = 20
+
+
+class _AboveTheBar:
+    """A stream that prints above the progress line instead of through it."""
+
+    def write(self, text):
+        tqdm.write(text, file=sys.stdout, end='')
+
+    def flush(self):
+        sys.stdout.flush()
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Show a progress line with rate, remaining time and loss.
+
+    Only where a person watches, that is on a terminal and in the first
+    process. Elsewhere (a file, a pipe, a scheduler's log) nothing is drawn:
+    the lines of ``LoggerHook`` have the same numbers and stay readable.
+
+    Args:
+        enabled (bool, optional): Draw in any case, or never. Defaults to
+            drawing on a terminal.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, enabled=None):
+        self.enabled = enabled
+        self._bars = []
+        self._handlers = []
+
+    def before_run(self, runner):
+        """Let the log share the terminal with the line.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if self.enabled is None:
+            self.enabled = is_interactive()
+        self.enabled = self.enabled and is_main_process()
+        if self.enabled and not self._handlers:
+            install_terminal_filter(runner.logger).hidden.update(_REPLACED)
+            for handler in terminal_handlers(runner.logger):
+                self._handlers.append((handler, handler.stream))
+                handler.setStream(_AboveTheBar())
+
+    def after_run(self, runner):
+        """Give the terminal back.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        while self._bars:
+            self._bars.pop().close()
+        for handler, stream in self._handlers:
+            handler.setStream(stream)
+        if self._handlers:
+            install_terminal_filter(runner.logger).hidden.difference_update(
+                _REPLACED
+            )
+        self._handlers = []
+
+    def before_train(self, runner):
+        """Start the line of the training.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._open('train', runner.max_iters, runner.iter)
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Advance by an iteration.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Not used.
+            data_batch (dict): Not used.
+            outputs (dict): Not used.
+        """
+        if self._bars:
+            scalars = runner.message_hub.log_scalars
+            if 'train/loss' in scalars:
+                loss = scalars['train/loss'].mean(_WINDOW)
+                self._bars[-1].set_postfix(loss=f'{loss:.3f}', refresh=False)
+            self._bars[-1].update()
+
+    def after_train(self, runner):
+        """End the line of the training.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._close()
+
+    def before_val(self, runner):
+        """Start the line of a validation.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._open('val', len(runner.val_dataloader))
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Advance by a batch.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Not used.
+            data_batch (dict): Not used.
+            outputs (Sequence): Not used.
+        """
+        if self._bars:
+            self._bars[-1].update()
+
+    def after_val(self, runner):
+        """End the line of a validation.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._close()
+        if self._bars:
+            # The rate of the training must not count the validation.
+            self._bars[-1].unpause()
+
+    def before_test(self, runner):
+        """Start the line of a test.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._open('test', len(runner.test_dataloader))
+
+    after_test_iter = after_val_iter
+    after_test = after_train
+
+    def _open(self, name, total, initial=0):
+        if self.enabled:
+            self._bars.append(
+                tqdm(
+                    total=total,
+                    initial=initial,
+                    desc=name,
+                    unit='it',
+                    dynamic_ncols=True,
+                    # Validation is drawn below the training and vanishes.
+                    position=len(self._bars),
+                    leave=not self._bars,
+                )
+            )
+
+    def _close(self):
+        if self._bars:
+            self._bars.pop().close()
+
+
+# `decode.d3.loss_mask: 0.5217`: a loss of a decoder layer before the last.
+_LAYER_LOSS = re.compile(r'  \w+\.d\d+\.loss_\w+: \S+')
+
+
+@LOG_PROCESSORS.register_module()
+class DGLogProcessor(LogProcessor):
+    """mmengine's log processor without what makes its lines too long.
+
+    Six domains of 19 classes make a line of 130 values. The metric logs
+    them as tables; the line after an evaluation keeps what is no
+    ``<domain>/<name>``. The line of a training iteration leaves out the
+    losses of all decoder layers but the last. All values still go to the
+    visualizer's backends.
+    """
+
+    def get_log_after_iter(self, runner, batch_idx, mode):
+        """Format the log line of an iteration.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the batch.
+            mode (str): ``'train'``, ``'val'`` or ``'test'``.
+
+        Returns:
+            tuple[dict, str]: All values, and the line.
+        """
+        tag, line = super().get_log_after_iter(runner, batch_idx, mode)
+        return tag, _LAYER_LOSS.sub('', line)
+
+    def get_log_after_epoch(
+        self, runner, batch_idx, mode, with_non_scalar=False
+    ):
+        """Format the log line after validation or test.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the last batch.
+            mode (str): ``'val'`` or ``'test'``.
+            with_non_scalar (bool): Whether the returned values include
+                those that are no scalars.
+
+        Returns:
+            tuple[dict, str]: All values, and the line.
+        """
+        tag, _ = super().get_log_after_epoch(
+            runner, batch_idx, mode, with_non_scalar
+        )
+        items = [
+            f'{name}: {value:.{self.num_digits}f}'
+            for name, value in tag.items()
+            if isinstance(value, (int, float)) and '/' not in name
+        ]
+        total = self._get_dataloader_size(runner, mode)
+        return tag, f'Iter({mode}) [{total}/{total}]  ' + '  '.join(items)

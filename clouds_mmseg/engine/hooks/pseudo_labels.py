@@ -1,0 +1,390 @@
+"""Refinement, report and accuracy of pseudo labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmseg.registry import DATASETS, HOOKS, MODELS
+
+from clouds_mmseg.engine.hooks.results import to_json
+from clouds_mmseg.engine.hooks.visualization import strip
+from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.evaluation.dg_iou_metric import (
+    areas,
+    confusion_matrix,
+    mean_percent,
+)
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.cityscapes import IGNORE
+
+
+@HOOKS.register_module()
+class SAMRefineHook(Hook):
+    """Let SAM, or another refiner, mend the teacher's labels.
+
+    The refiner is built and its weights are checked before training begins.
+    It lives here, outside of the model's module tree: it is never saved,
+    wrapped or averaged.
+
+    Args:
+        refiner (dict): Config of a refiner in ``clouds_mmseg/refine``.
+        start_iter (int): Iterations of self-training before labels are
+            refined, counted from its beginning.
+        refine_interval (int): Labels are refined every so many iterations
+            of self-training.
+        picture_interval (int | None): Every so many iterations of
+            self-training the labels before and after are given to the
+            Visualizer. None gives none.
+        num_pictures (int): How many each time.
+        width (int): Width of one picture, pixels.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        refiner,
+        *,
+        start_iter=0,
+        refine_interval=1,
+        picture_interval=1000,
+        num_pictures=2,
+        width=512,
+    ):
+        for name, value, low in (
+            ('start_iter', start_iter, 0),
+            ('refine_interval', refine_interval, 1),
+            ('picture_interval', picture_interval or 1, 1),
+            ('num_pictures', num_pictures, 1),
+            ('width', width, 1),
+        ):
+            if value < low:
+                raise ValueError(f'{name} must be at least {low}, got {value}')
+        self.refiner_cfg = refiner
+        self.start_iter = start_iter
+        self.refine_interval = refine_interval
+        self.picture_interval = picture_interval
+        self.num_pictures = num_pictures
+        self.width = width
+        self.refiner = None
+        self._wanted = 0
+        self._pictures = []
+
+    def before_train(self, runner):
+        """Build the refiner on the model's device; a test needs none.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            TypeError: The model is not a ``SelfTrainingSegmentor``.
+        """
+        model = bare_model(runner.model)
+        if not hasattr(model, 'refiner'):
+            raise TypeError(
+                'SAMRefineHook needs a model that labels its images, '
+                f'SelfTrainingSegmentor; the config has {type(model).__name__}'
+            )
+        device = next(model.parameters()).device
+        self.refiner = MODELS.build(self.refiner_cfg).to(device)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Switch refinement on or off for this iteration.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+        """
+        since = self._since(runner)
+        active = (
+            since >= self.start_iter
+            and (since - self.start_iter) % self.refine_interval == 0
+        )
+        bare_model(runner.model).refiner = self._refine if active else None
+        if (
+            self.picture_interval is not None
+            and since >= self.start_iter
+            and (since - self.start_iter) % self.picture_interval == 0
+            and is_main_process()
+        ):
+            self._wanted = self.num_pictures
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Draw what was kept during the step.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+            outputs (dict, optional): Unused.
+        """
+        # Of the dataset: only the main process has a visualizer that knows.
+        palette = runner.train_loop.dataloader.dataset.metainfo['palette']
+        for number, (image, before, after) in enumerate(self._pictures):
+            drawing = strip(
+                image.permute(1, 2, 0).numpy(),
+                before.numpy(),
+                after.numpy(),
+                palette,
+                width=self.width,
+                caption=f'pseudo label, iteration {runner.iter + 1}',
+                titles=('image', 'teacher', 'refined'),
+            )
+            runner.visualizer.add_image(
+                f'pseudo_label_{number}', np.asarray(drawing), runner.iter + 1
+            )
+        self._pictures = []
+
+    def after_train(self, runner):
+        """Take the refiner back.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        bare_model(runner.model).refiner = None
+
+    def _refine(self, image, label):
+        """Refine a label, and keep both for a picture if one is wanted."""
+        refined = self.refiner(image, label)
+        if self._wanted:
+            self._wanted -= 1
+            self._pictures.append((image.cpu(), label.cpu(), refined.cpu()))
+        return refined
+
+    @staticmethod
+    def _since(runner):
+        return runner.iter - getattr(runner.train_loop, 'warmup_iters', 0)
+
+
+@HOOKS.register_module()
+class PseudoLabelReportHook(Hook):
+    """Log what a user needs to trust the pseudo labels.
+
+    Share of pixels kept, the teacher's mean confidence, agreement of labels
+    before and after refinement, and the share of each class. In a
+    distributed run the numbers are those of the first process.
+
+    Args:
+        interval (int): Iterations between two reports.
+
+    Raises:
+        ValueError: ``interval`` is not positive.
+    """
+
+    # Before LoggerHook, which reads the message hub.
+    priority = 'NORMAL'
+
+    def __init__(self, interval=500):
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.interval = interval
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Report the labels made since the last report.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+            outputs (dict, optional): Unused.
+        """
+        if (runner.iter + 1) % self.interval:
+            return
+        report = bare_model(runner.model).statistics.pop()
+        if report is None or not is_main_process():
+            return
+        classes = runner.train_loop.dataloader.dataset.metainfo['classes']
+        shares = dict(zip(classes, report.pop('histogram'), strict=True))
+        scalars = {
+            f'pseudo_label/{name}': value for name, value in report.items()
+        } | {f'pseudo_label/share/{k}': v for k, v in shares.items()}
+        runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+        largest = sorted(shares, key=shares.get, reverse=True)
+        runner.logger.info(
+            f'Pseudo labels of {report["images"]} images: '
+            f'{report["kept"]:.1%} of pixels kept, '
+            f'confidence {report["confidence"]:.3f}, '
+            f'unchanged by refinement {report["agreement"]:.1%}\n  '
+            + '  '.join(f'{c} {shares[c]:.1%}' for c in largest)
+        )
+
+
+FILE_NAME = 'pseudo_labels.json'
+
+
+@HOOKS.register_module()
+class PseudoLabelAccuracyHook(Hook):
+    """Compare pseudo labels, before and after refinement, with the truth.
+
+    Measured when self-training begins and when it ends. The images come
+    from a bank made with ``--keep-labels``; nothing trains on those labels.
+    The numbers go to the log, the Visualizer and ``pseudo_labels.json`` in
+    the work dir, by iteration.
+
+    Args:
+        dataset (dict): A ``GeneratedDataset`` with
+            ``evaluation_labels=True`` whose images have one size and whose
+            pipeline ends with ``LoadSegLabels``, ``KeepCleanView`` and
+            ``PackDGInputs``.
+        num_images (int): The first so many images of it are labelled.
+        batch_size (int): Images labelled at once.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+
+    # After EMATeacherHook has copied the student or moved the teacher.
+    priority = 'LOW'
+
+    def __init__(self, dataset, *, num_images=64, batch_size=8):
+        for name, value in (
+            ('num_images', num_images),
+            ('batch_size', batch_size),
+        ):
+            if value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        self.dataset_cfg = dataset
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self._dataset = None
+
+    def before_train(self, runner):
+        """Open the dataset, so that bad files are named at once.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if is_main_process() and self._begin(runner) < runner.max_iters:
+            self._dataset = DATASETS.build(self.dataset_cfg)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Measure the teacher that self-training begins with.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+        """
+        if self._dataset is not None and runner.iter == self._begin(runner):
+            self._measure(runner, runner.iter)
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        """Measure the teacher that self-training ends with.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused.
+            data_batch (dict, optional): Unused.
+            outputs (dict, optional): Unused.
+        """
+        if self._dataset is not None and runner.iter + 1 == runner.max_iters:
+            self._measure(runner, runner.iter + 1)
+
+    @staticmethod
+    def _begin(runner):
+        return getattr(runner.train_loop, 'warmup_iters', 0)
+
+    def _measure(self, runner, iteration):
+        model = bare_model(runner.model)
+        classes = self._dataset.metainfo['classes']
+        # Of its own hook: in this iteration it may be switched off.
+        refiner = next(
+            (h.refiner for h in runner.hooks if isinstance(h, SAMRefineHook)),
+            None,
+        )
+        scores = {'before': _Score(classes)}
+        if refiner is not None:
+            scores['after'] = _Score(classes)
+        count = min(self.num_images, len(self._dataset))
+        device = next(model.parameters()).device
+        for start in range(0, count, self.batch_size):
+            samples = [
+                self._dataset[i]['data_samples'].to(device)
+                for i in range(start, min(start + self.batch_size, count))
+            ]
+            labels, _ = model.pseudo_labels(samples)
+            for sample, label in zip(samples, labels, strict=True):
+                truth = sample.gt_sem_seg.data[0]
+                scores['before'].add(label, truth)
+                if refiner is not None:
+                    image = model.clean_rgb(sample)
+                    scores['after'].add(
+                        refiner(image, label).to(label.device), truth
+                    )
+        report = {when: score.report() for when, score in scores.items()}
+        self._tell(runner, iteration, count, report)
+
+    def _tell(self, runner, iteration, count, report):
+        lines = [
+            f'{when} refinement: mIoU {values["mIoU"]:.1f}, '
+            f'{values["aAcc"]:.1f}% of the labelled pixels right, '
+            f'{values["kept"]:.1f}% labelled'
+            for when, values in report.items()
+        ]
+        runner.logger.info(
+            f'Teacher at iteration {iteration}, on {count} images whose '
+            'labels are known but unused\n  ' + '\n  '.join(lines)
+        )
+        runner.visualizer.add_scalars(
+            {
+                f'pseudo_label/{when}/{name}': value
+                for when, values in report.items()
+                for name, value in values.items()
+                if name != 'IoU'
+            },
+            step=iteration,
+        )
+        path = Path(runner.work_dir) / FILE_NAME
+        # A resumed run adds to what the one before it measured.
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        known[str(iteration)] = dict(images=count, **report)
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_json(known) + '\n')
+
+
+class _Score:
+    """Sums over images, and what they say in percent."""
+
+    def __init__(self, classes):
+        self.classes = classes
+        size = len(classes)
+        self.confusion = torch.zeros((size, size), dtype=torch.int64)
+        self.pixels = 0
+
+    def add(self, label, truth):
+        truth = truth.long()
+        self.pixels += int((truth != IGNORE).sum())
+        self.confusion += confusion_matrix(
+            label,
+            truth.masked_fill(label == IGNORE, IGNORE),
+            len(self.classes),
+            IGNORE,
+        )
+
+    def report(self):
+        intersection, union, _, labelled = areas(self.confusion)
+        # A class that is neither there nor predicted has no value.
+        iou = (intersection / union).tolist()
+        kept = float(labelled.sum())
+        return dict(
+            mIoU=mean_percent(iou),
+            aAcc=100 * float(intersection.sum()) / max(kept, 1),
+            kept=100 * kept / max(self.pixels, 1),
+            IoU={
+                name: 100 * value
+                for name, value in zip(self.classes, iou, strict=True)
+            },
+        )

@@ -1,0 +1,270 @@
+"""Results of an evaluation with all that is needed to repeat it."""
+
+import json
+import math
+import re
+import time
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+
+from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
+from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.finite import listed
+from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.utils.result_warnings import (
+    forget_result_warnings,
+    result_warnings,
+    warn_about_results,
+)
+from clouds_mmseg.version import __version__
+from clouds_mmseg.weights.load import has_prefix
+
+_DISTRIBUTIONS = {
+    'torch': 'torch',
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmseg': 'onedl-mmsegmentation',
+    'numpy': 'numpy',
+}
+
+
+def jsonable(value):
+    """Turn a value into what JSON can hold.
+
+    Args:
+        value (Any): Numbers of numpy and torch, containers of them, paths.
+
+    Returns:
+        Any: NaN and infinities become None, tuples lists, keys strings;
+        what JSON does not know becomes its ``str``.
+    """
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, np.ndarray) or hasattr(value, 'tolist'):
+        return jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def to_json(value):
+    """Write a value as JSON that people can read.
+
+    Args:
+        value (Any): See :func:`jsonable`.
+
+    Returns:
+        str: Indented; a list of numbers, such as a row of a confusion
+        matrix, stays on one line.
+    """
+    text = json.dumps(jsonable(value), indent=1, allow_nan=False)
+    # A line break inside a string is escaped: only lists match.
+    return re.sub(
+        r'\[\n[^][{}"]*\]', lambda m: ' '.join(m.group().split()), text
+    )
+
+
+def _lacking(model, state_dict):
+    """Weights that predictions depend on and a checkpoint does not have."""
+    optional = getattr(model, 'optional_in_checkpoint', ())
+    found = {k.removeprefix('module.'): v for k, v in state_dict.items()}
+    return [
+        key
+        for key, value in model.state_dict().items()
+        if getattr(found.get(key), 'shape', None) != value.shape
+        and not key.endswith('num_batches_tracked')
+        and not has_prefix(key, optional)
+    ]
+
+
+@HOOKS.register_module()
+class ResultsHook(Hook):
+    """Write ``results.json`` after each validation and test.
+
+    It is written into the folder of the run's log, where it stays, and into
+    the work dir, where the next evaluation replaces it. Its keys: ``phase``
+    (``'val'`` or ``'test'``), ``protocol``, ``metrics`` (as the metric
+    returned them), ``domains`` and ``mean`` (where the metric groups by
+    domain; percent, null for a class that does not occur), ``iteration``,
+    ``checkpoint`` (path and sha256; null for weights that were not saved at
+    this iteration), ``seed``, ``config`` (path and text), ``versions``,
+    ``device``, ``processes``, ``resumed_with_changes`` (what makes the run
+    another one than a run in one go with this config), ``seconds`` since the
+    run began, ``date``, ``warnings`` (list of what makes the numbers
+    doubtful, of
+    :func:`~clouds_mmseg.utils.result_warnings.warn_about_results`; they are
+    logged again below the tables).
+    """
+
+    # After the checkpoint hook and the logger.
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self._begin = time.time()
+        self._loaded = {}
+        self._hashes = {}
+        self._known_warnings = {}
+        self._lacking = []
+
+    def before_run(self, runner):
+        """Start the clock.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._begin = time.time()
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Remember what the tested checkpoint says about itself.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The checkpoint.
+        """
+        meta = checkpoint.get('meta')
+        meta = meta if isinstance(meta, dict) else {}
+        self._loaded = {k: meta.get(k) for k in ('iter', 'seed')}
+        self._lacking = _lacking(
+            bare_model(runner.model), checkpoint.get('state_dict') or {}
+        )
+
+    def before_val_epoch(self, runner):
+        """Note which warnings are older, and doubt what was loaded.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._known_warnings = result_warnings(runner.message_hub)
+        if hasattr(runner._train_loop, 'iter'):
+            return
+        if not runner._load_from:
+            warn_about_results(
+                'No checkpoint was loaded: the weights are those that the '
+                'model was built with.',
+                key='no_checkpoint',
+                hub=runner.message_hub,
+            )
+        elif self._lacking:
+            warn_about_results(
+                f'{len(self._lacking)} weights are not in '
+                f'{runner._load_from}, as load_cfg allows, and are those '
+                'that the model was built with: ' + listed(self._lacking),
+                key='lacking_weights',
+                hub=runner.message_hub,
+            )
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_epoch(self, runner, metrics=None):
+        """Write the results of a validation.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict[str, float]): Values of the metrics.
+        """
+        evaluator = runner.val_evaluator
+        self._write(runner, 'val', metrics or {}, evaluator)
+        self._forget(runner)
+
+    def after_test_epoch(self, runner, metrics=None):
+        """Write the results of a test.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict[str, float]): Values of the metrics.
+        """
+        evaluator = runner.test_evaluator
+        self._write(runner, 'test', metrics or {}, evaluator)
+        self._forget(runner)
+
+    def _forget(self, runner):
+        """Drop the warnings about the evaluation that is over."""
+        now = result_warnings(runner.message_hub)
+        over = [key for key in now if key not in self._known_warnings]
+        forget_result_warnings(over, runner.message_hub)
+
+    @master_only
+    def _write(self, runner, phase, metrics, evaluator):
+        """Collect everything and write it twice.
+
+        Images without labels have no values: the results of the last
+        evaluation stay.
+        """
+        if not metrics:
+            return
+        results = dict(phase=phase, protocol=None, metrics=metrics)
+        for metric in evaluator.metrics:
+            results['protocol'] = getattr(metric, 'protocol', None)
+            for key, value in getattr(metric, 'last_results', {}).items():
+                results.setdefault(key, value)
+        results.update(self._provenance(runner))
+        warnings = list(result_warnings(runner.message_hub).values())
+        results['warnings'] = warnings
+        text = to_json(results)
+        for folder in (runner.log_dir, runner.work_dir):
+            with atomic_path(Path(folder) / 'results.json') as temporary:
+                temporary.write_text(text + '\n')
+        runner.logger.info(f'Results: {Path(runner.work_dir, "results.json")}')
+        if warnings:
+            runner.logger.warning(
+                'About the numbers above:'
+                + ''.join(f'\n  - {message}' for message in warnings)
+            )
+
+    def _provenance(self, runner):
+        """All that is needed to repeat an evaluation."""
+        training = hasattr(runner._train_loop, 'iter')
+        if training:
+            iteration, seed = runner.iter, runner.seed
+            saved = runner.message_hub.runtime_info.get('last_ckpt_iter')
+            checkpoint = None
+            if saved == iteration:
+                checkpoint = runner.message_hub.get_info('last_ckpt')
+        else:
+            iteration = self._loaded.get('iter')
+            seed = self._loaded.get('seed', runner.seed)
+            checkpoint = runner._load_from
+        versions = {
+            name: metadata.version(distribution)
+            for name, distribution in _DISTRIBUTIONS.items()
+        }
+        versions['clouds_mmseg'] = __version__
+        return dict(
+            iteration=iteration,
+            checkpoint=self._checkpoint(checkpoint),
+            seed=seed,
+            config=dict(path=runner.cfg.filename, text=runner.cfg.pretty_text),
+            versions=versions,
+            device=device_name(),
+            processes=runner.world_size,
+            resumed_with_changes=runner.message_hub.runtime_info.get(
+                CHANGES_KEY, []
+            ),
+            seconds=round(time.time() - self._begin, 1),
+            date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        )
+
+    def _checkpoint(self, path):
+        """Path and hash of a checkpoint; a file is hashed once."""
+        if path is None:
+            return None
+        file = Path(path).expanduser()
+        if not file.is_file():
+            return dict(path=path, sha256=None)
+        state = file.stat()
+        key = (str(file), state.st_mtime_ns, state.st_size)
+        if key not in self._hashes:
+            self._hashes = {key: sha256_of(file)}
+        return dict(path=str(file), sha256=self._hashes[key])

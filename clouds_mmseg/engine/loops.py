@@ -1,0 +1,113 @@
+"""Training loops that resume exactly."""
+
+from mmengine.dist import get_rank
+from mmengine.runner import IterBasedTrainLoop
+from mmseg.registry import LOOPS
+
+from clouds_mmseg.utils.seeds import mix_seed, seed_everything
+
+
+@LOOPS.register_module()
+class ExactTrainLoop(IterBasedTrainLoop):
+    """Continue a stopped run exactly as if it had not been stopped.
+
+    mmengine's loop resumes at the right sample, but not at the right random
+    numbers: crops, colours and sampled points come out otherwise. Here each
+    sample is drawn under a seed made of its place in the stream
+    (:class:`~clouds_mmseg.datasets.sampling.KeyedDataset`) and each step under
+    one made of its iteration. Resuming moves a counter; nothing is loaded
+    twice.
+
+    Args:
+        runner (Runner): The runner; its seed is the run's.
+        dataloader (dict): ``train_dataloader`` of the config. Its dataset
+            is wrapped and its sampler replaced.
+        **kwargs: As for mmengine's ``IterBasedTrainLoop``.
+    """
+
+    def __init__(self, runner, dataloader, **kwargs):
+        super().__init__(
+            runner, self._keyed(runner, dict(dataloader)), **kwargs
+        )
+
+    def _keyed(self, runner, dataloader):
+        """A dataloader config with keyed dataset and sampler."""
+        dataset = dataloader['dataset']
+        if dataset.get('type') != 'KeyedDataset':
+            dataset = dict(type='KeyedDataset', datasets=[dataset])
+        return dict(
+            dataloader,
+            dataset=dict(dataset, seed=runner.seed),
+            sampler=dict(
+                type='KeyedSampler',
+                batch_size=dataloader['batch_size'],
+                **self._mixture(),
+            ),
+        )
+
+    def _mixture(self):
+        """Arguments of the sampler beyond the batch size."""
+        return {}
+
+    def run_iter(self, data_batch):
+        """Do one iteration under its own seed.
+
+        Args:
+            data_batch (dict): A batch of the data loader.
+        """
+        seed_everything(mix_seed(self.runner.seed, self._iter, get_rank()))
+        super().run_iter(data_batch)
+
+
+@LOOPS.register_module()
+class SelfTrainingLoop(ExactTrainLoop):
+    """Train on the source alone, then on source and generated images.
+
+    The two stages of CLOUDS (arXiv 2312.09788, section 4; two commands in
+    the official code) follow one another at an iteration's number: a run
+    that was stopped in either stage continues in it.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (dict): With a ``KeyedDataset`` of two groups: source,
+            generated.
+        warmup_iters (int): Iterations on the source alone. 0 where
+            ``load_from`` names a finished warm-up; ``max_iters`` for a run
+            without self-training, to compare with.
+        generated_share (float): Share of generated samples in the batches
+            after that, in (0, 1).
+        **kwargs: As for :class:`ExactTrainLoop`.
+
+    Raises:
+        ValueError: ``warmup_iters`` or ``generated_share`` is out of range.
+    """
+
+    def __init__(
+        self,
+        runner,
+        dataloader,
+        *,
+        max_iters,
+        warmup_iters,
+        generated_share,
+        **kwargs,
+    ):
+        if not 0 <= warmup_iters <= max_iters:
+            raise ValueError(
+                'train_cfg.warmup_iters must lie in [0, max_iters], got '
+                f'{warmup_iters} with max_iters={max_iters}'
+            )
+        if not 0 < generated_share < 1:
+            raise ValueError(
+                'train_cfg.generated_share must lie in (0, 1), got '
+                f'{generated_share}'
+            )
+        self.warmup_iters = warmup_iters
+        self.generated_share = generated_share
+        super().__init__(runner, dataloader, max_iters=max_iters, **kwargs)
+
+    def _mixture(self):
+        return dict(
+            warmup_iters=self.warmup_iters,
+            generated_share=self.generated_share,
+        )

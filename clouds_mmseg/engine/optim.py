@@ -1,0 +1,81 @@
+"""Optimiser wrapper for bfloat16, and the schedule with restarts."""
+
+from contextlib import contextmanager
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.runner.amp import autocast
+from mmseg.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS
+
+from clouds_mmseg.utils.device import warn_of_emulated_bf16
+
+
+@OPTIM_WRAPPERS.register_module()
+class BF16OptimWrapper(OptimWrapper):
+    """An optimiser wrapper whose forward pass runs under bfloat16 autocast.
+
+    bfloat16 has the exponent range of float32: gradients do not underflow,
+    and the loss needs no scaling. mmengine's ``AmpOptimWrapper`` is built
+    around a loss scaler and refuses to run without a GPU.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        warn_of_emulated_bf16()
+
+    @contextmanager
+    def optim_context(self, model):
+        """Context of the forward pass.
+
+        Args:
+            model (nn.Module): The model that is trained.
+
+        Yields:
+            None: Inside, matrix products run in bfloat16.
+        """
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
+    """Decay the rate polynomially to zero, once every ``period`` iterations.
+
+    The stages of the official SYNTHIA training are two runs, each of which
+    decays from the full rate; mmengine's ``PolyLR`` continues from the rate
+    that the stage before has left, which is zero.
+
+    Args:
+        optimizer (Optimizer | OptimWrapper): The optimiser.
+        period (int): Iterations of a stage.
+        power (float): Exponent of the decay.
+        warmup (int): Iterations at the beginning of a stage during which
+            the rate rises linearly to its place on the decay.
+        **kwargs: As for mmengine's schedulers. ``by_epoch=False`` must be
+            given: the runner reads it from the config to find the end.
+
+    Raises:
+        ValueError: ``period`` is not positive, or ``by_epoch`` not False.
+    """
+
+    def __init__(self, optimizer, *, period, power=0.9, warmup=0, **kwargs):
+        if period < 1:
+            raise ValueError(f'period must be at least 1, got {period}')
+        self.period = period
+        self.power = power
+        self.warmup = warmup
+        if kwargs.get('by_epoch', True):
+            raise ValueError(
+                'PolyRestartLR counts iterations: give by_epoch=False'
+            )
+        super().__init__(optimizer, **kwargs)
+
+    def _get_value(self):
+        """The rates of all groups, from the step alone."""
+        step = self.last_step % self.period
+        factor = (1 - step / self.period) ** self.power
+        if step < self.warmup:
+            factor *= (step + 1) / self.warmup
+        return [base * factor for base in self.base_values]

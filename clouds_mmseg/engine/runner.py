@@ -1,0 +1,417 @@
+"""Runner of this package: early checks and strict loading."""
+
+import copy
+import re
+from collections import OrderedDict
+
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner.checkpoint import load_state_dict
+from mmseg.registry import RUNNERS
+
+from clouds_mmseg.conversion.diagnose import (
+    classes_of,
+    classes_of_config,
+    explain_mismatch,
+)
+from clouds_mmseg.engine.data_check import (
+    check_classes,
+    check_dataset,
+    check_domains,
+    check_ignored,
+    check_overlap,
+    check_same_classes,
+    domain_counts,
+)
+from clouds_mmseg.engine.dataset_options import apply_dataset_options
+from clouds_mmseg.engine.resumable_runner import ResumableRunner
+from clouds_mmseg.engine.starting_weights import (
+    fetch_initial_weights,
+    find_last_checkpoint,
+    is_remote,
+    read_checkpoint,
+    require_checkpoint,
+)
+from clouds_mmseg.models import DGSegmentor
+from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.result_warnings import warn_about_results
+from clouds_mmseg.weights.load import (
+    CheckpointMismatchError,
+    has_prefix,
+    load_strictly,
+    weights_come_later,
+)
+from clouds_mmseg.weights.locate import fetch_checkpoint
+from clouds_mmseg.weights.partial import (
+    LoadOptions,
+    begin_anew,
+    check_class_names,
+    load_options,
+)
+from clouds_mmseg.weights.saved_config import model_differences
+
+# More domains than these are counted, not listed.
+_MANY = 12
+
+
+def bare_model(model):
+    """The model inside wrappers of several processes and augmented tests.
+
+    Args:
+        model (nn.Module): Model of a runner.
+
+    Returns:
+        nn.Module: The segmentor.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def run_header(runner, *splits):
+    """Describe a run in a few lines.
+
+    Args:
+        runner (Runner): The runner, with its model built.
+        *splits (str): The loops that will run: ``'train'``, ``'val'``,
+            ``'test'``. Their datasets are built by this.
+
+    Returns:
+        str: Config, folder, device, model, images of each domain, schedule.
+    """
+    model = bare_model(runner.model)
+    parameters = list(model.parameters())
+    total = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    device = device_name()
+    if runner.world_size > 1:
+        device += f', {runner.world_size} processes'
+    rows = [
+        ('config', runner.cfg.filename),
+        ('work dir', runner.work_dir),
+        ('device', device),
+        (
+            'model',
+            f'{type(model).__name__}, {total / 1e6:.2f} M parameters, '
+            f'{trained / 1e6:.2f} M of them trained',
+        ),
+    ]
+    if runner._load_from is not None:
+        how = 'resume' if runner._resume else 'weights'
+        rows.append((how, runner._load_from))
+    for split in splits:
+        loop = getattr(runner, f'{split}_loop')
+        if loop is not None:
+            counts = domain_counts(loop.dataloader.dataset)
+            said = ', '.join(f'{k} {v}' for k, v in counts.items())
+            if len(counts) > _MANY:
+                said = f'{sum(counts.values())} images, {len(counts)} domains'
+            rows.append((split, said))
+    if 'train' in splits:
+        batch = runner.train_dataloader.batch_size
+        rows.append(
+            (
+                'schedule',
+                f'{runner.max_iters} iterations, batch {batch}'
+                f' x {runner.world_size}, seed {runner.seed}',
+            )
+        )
+    return 'The run:' + ''.join(f'\n  {k:<9} {v}' for k, v in rows)
+
+
+@RUNNERS.register_module()
+class DGRunner(ResumableRunner):
+    """The resumable runner with the promises of this package.
+
+    - A checkpoint is loaded whole or not at all. ``load_cfg`` of the config
+      may name parts that ``load_from`` may lack or have too many, and parts
+      that begin anew (:mod:`clouds_mmseg.weights.partial`). A test takes
+      every weight that it uses from the checkpoint, whatever is named.
+    - ``resume=True`` continues from the newest checkpoint of the work dir
+      if there is one, and otherwise starts with ``load_from``;
+      ``resume='path'`` continues from that file.
+    - Missing checkpoints are reported before a dataset is built, and missing
+      or empty datasets of training, validation and test before the first
+      iteration.
+    """
+
+    # What a checkpoint is loaded for, unless a training is resumed.
+    _use = 'train'
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        """Build a runner, once the checkpoints that it names exist.
+
+        Args:
+            cfg (Config): The config.
+
+        Returns:
+            DGRunner: The runner.
+
+        Raises:
+            UserError: A checkpoint does not exist, or cannot be fetched.
+        """
+        cfg = copy.deepcopy(cfg)
+        apply_dataset_options(cfg)
+        for key in ('load_from', 'resume'):
+            if isinstance(cfg.get(key), str):
+                path = require_checkpoint(cfg[key], key)
+                if is_remote(path):
+                    path = str(fetch_checkpoint(path, key) or path)
+                cfg[key] = path
+        return super().from_cfg(cfg)
+
+    def build_model(self, model):
+        """Build the model, without files that a checkpoint replaces.
+
+        The runs compare labels: results have no ``seg_logits``, unless
+        ``model.test_cfg.keep_scores`` is True or a wrapper averages them.
+
+        Args:
+            model (nn.Module | dict): As for mmengine.
+
+        Returns:
+            nn.Module: The model.
+
+        Raises:
+            UserError: Pretrained weights are missing.
+        """
+        coming = self._checkpoint_to_resume() is not None
+        if self._load_from and not coming:
+            coming = self._fills('backbone')
+        with weights_come_later(coming):
+            model = super().build_model(model)
+        missing = getattr(bare_model(model), 'missing_weights', None)
+        if missing is not None:
+            raise missing
+        if isinstance(model, DGSegmentor):
+            model.keep_scores = False
+        return model
+
+    def register_default_hooks(self, hooks=None):
+        """Register the default hooks and, for any config, NonFiniteCheckHook.
+
+        Args:
+            hooks (dict[str, dict], optional): ``default_hooks`` of the
+                config; ``nonfinite_check=None`` leaves the check out.
+        """
+        hooks = dict(hooks or {})
+        check = hooks.pop('nonfinite_check', {})
+        if check is not None:
+            kind = dict(type='NonFiniteCheckHook')
+            hooks['nonfinite_check'] = kind | dict(check)
+        super().register_default_hooks(hooks)
+
+    def train(self):
+        """Check checkpoint and data, then train.
+
+        Returns:
+            nn.Module: The trained model.
+        """
+        self._choose_checkpoint()
+        self._adopt_seed()
+        self._require_whole_updates()
+        fetch_initial_weights(
+            bare_model(self.model), overwritten=self._replaces
+        )
+        self._require()
+        self._share_batch()
+        self._check_data('train', 'val')
+        if (self._test_dataloader, self._test_evaluator) != (
+            self._val_dataloader,
+            self._val_evaluator,
+        ):
+            self._check_data('test')
+        if self.val_loop is not None:
+            trained = self.train_loop.dataloader.dataset
+            tested = self.val_loop.dataloader.dataset
+            metrics = self.val_loop.evaluator.metrics
+            check_same_classes(trained, tested, 'val')
+            check_overlap(trained, tested, metrics, 'val')
+        self.logger.info(run_header(self, 'train', 'val'))
+        return super().train()
+
+    def val(self):
+        """Check the data, then validate.
+
+        Returns:
+            dict: The metrics.
+        """
+        self._use = 'test'
+        self._check_data('val')
+        self.logger.info(run_header(self, 'val'))
+        return super().val()
+
+    def test(self):
+        """Check the data, then test.
+
+        Returns:
+            dict: The metrics.
+        """
+        self._use = 'test'
+        self._check_data('test')
+        self.logger.info(run_header(self, 'test'))
+        return super().test()
+
+    def load_checkpoint(
+        self,
+        filename,
+        map_location='cpu',
+        strict=True,
+        revise_keys=((r'^module\.', ''),),
+    ):
+        """Load every weight of a checkpoint into the model, or none.
+
+        Args:
+            filename (str): Local path, or a URL that mmengine fetches.
+            map_location (str | torch.device): Where the tensors go.
+            strict (bool): False takes what fits, which nothing in this
+                package asks for.
+            revise_keys (Sequence[tuple[str, str]]): Pattern and replacement
+                pairs applied to the keys.
+
+        Returns:
+            dict: The checkpoint.
+
+        Raises:
+            UserError: The file is missing, damaged or no checkpoint, or its
+                keys or shapes differ from the model's.
+        """
+        checkpoint = read_checkpoint(
+            filename, map_location, resume=bool(self._resume)
+        )
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        state_dict = checkpoint['state_dict']
+        for pattern, replacement in revise_keys:
+            state_dict = OrderedDict(
+                (re.sub(pattern, replacement, key), value)
+                for key, value in state_dict.items()
+            )
+        model = bare_model(self.model)
+        use = 'resume' if self._resume else self._use
+        options = load_options(self.cfg.get('load_cfg'), use, model)
+        found = classes_of(checkpoint.get('meta'))
+        classes = self._classes(use)
+        own = model.state_dict()
+        if strict:
+            check_class_names(
+                own, state_dict, found, classes, options, filename
+            )
+            state_dict, lines = begin_anew(
+                own, state_dict, options, found=found, classes=classes
+            )
+        try:
+            if strict:
+                load_strictly(
+                    model,
+                    state_dict,
+                    source=filename,
+                    allow_missing=options.allow_missing,
+                    allow_unexpected=options.allow_unexpected,
+                )
+            else:
+                load_state_dict(model, state_dict, strict=False)
+        except CheckpointMismatchError as error:
+            raise explain_mismatch(
+                error, filename, checkpoint, model, self.cfg, use
+            ) from None
+        if self._resuming:
+            self._continue_plan(checkpoint, filename)
+        if use == 'test':
+            self._warn_of_differences(checkpoint, filename)
+        if strict and lines:
+            self.logger.info('\n  '.join([f'From {filename}:', *lines]))
+        self._has_loaded = True
+        self.logger.info(f'Loaded the checkpoint {filename}')
+        return checkpoint
+
+    def _warn_of_differences(self, checkpoint, filename):
+        """Say what of the model is not as it was in training."""
+        differences = model_differences(checkpoint.get('meta'), self.cfg)
+        if differences:
+            warn_about_results(
+                f'{filename} was trained with other settings of the model '
+                '(there -> here), and its scores are those of another model '
+                'than it was:\n  ' + '\n  '.join(differences),
+                key='other_model_settings',
+                hub=self.message_hub,
+            )
+        if 'ema_state_dict' in checkpoint:
+            warn_about_results(
+                f'{filename} was saved by EMAHook: tested are the averaged '
+                'weights, not those that were trained (ema_state_dict)',
+                key='averaged_weights',
+                hub=self.message_hub,
+            )
+
+    def _classes(self, use):
+        """The classes that the outputs of the model stand for."""
+        split = 'test' if use == 'test' else 'train'
+        loop = getattr(self, f'_{split}_loop')
+        if hasattr(loop, 'dataloader'):
+            return getattr(loop.dataloader.dataset, 'metainfo', {}).get(
+                'classes'
+            )
+        known = classes_of_config(self.cfg.get(f'{split}_dataloader'))
+        return known and known['classes']
+
+    def _checkpoint_to_resume(self):
+        """The file that ``resume`` means, or None if there is none."""
+        if isinstance(self._resume, str):
+            return require_checkpoint(self._resume, 'resume')
+        return find_last_checkpoint(self.work_dir) if self._resume else None
+
+    def _choose_checkpoint(self):
+        """Turn ``resume`` and ``load_from`` into one existing file."""
+        path = self._checkpoint_to_resume()
+        if path is not None:
+            self._load_from = path
+            self._resume = True
+        elif self._resume:
+            self.logger.info(
+                f'Nothing to resume in {self.work_dir}: starting anew.'
+            )
+            self._resume = False
+
+    def _replaces(self, part):
+        """Whether a checkpoint fills a part of the model before training."""
+        # What a run saved itself is complete: no exceptions on resume.
+        return bool(self._resume or (self._load_from and self._fills(part)))
+
+    def _fills(self, part):
+        """Whether ``load_from`` fills a part, by what may differ of it."""
+        # A teacher is filled by the student.
+        if has_prefix(part, ['teacher']):
+            return True
+        options = LoadOptions.of(self.cfg.get('load_cfg'))
+        return not any(
+            has_prefix(part, [name]) or has_prefix(name, [part])
+            for name in [*options.allow_missing, *options.reinit]
+        )
+
+    def _require(self):
+        """See that what training needs is there; no dataset is open yet."""
+
+    def _check_data(self, *splits):
+        """Open every dataset of some loops before anything else happens."""
+        for split in splits:
+            try:
+                loop = getattr(self, f'{split}_loop')
+            except ValueError as error:
+                # Of mmengine's ConcatDataset.
+                if 'meta information' not in str(error):
+                    raise
+                raise UserError(
+                    f'the {split} datasets differ in classes or palette, and '
+                    'datasets that are joined must have the same: '
+                    f'{error}'
+                ) from error
+            if loop is None:
+                continue
+            dataset = loop.dataloader.dataset
+            check_dataset(dataset, split)
+            model = bare_model(self.model)
+            metrics = [] if split == 'train' else loop.evaluator.metrics
+            check_classes(dataset, model, split)
+            check_ignored(dataset, model, metrics, split)
+            check_domains(dataset, metrics, split)

@@ -1,0 +1,500 @@
+"""Writing of a generated image set by one or more processes."""
+
+import errno
+import json
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.logging import print_log
+
+from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.errors import BankBusyError, GenerationError
+from clouds_mmseg.utils.image_set import (
+    BANK_FILE,
+    FORMAT,
+    IMAGE_FOLDER,
+    LABEL_FOLDER,
+    MANIFEST_FILE,
+    SHARD_FOLDER,
+    read_bank,
+    read_entries,
+    sha256_of,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes of one rank go unnoticed.
+    fcntl = None
+
+
+class ShardFile:
+    """Appends entries, each of them on disk before the call returns.
+
+    The file is locked, so that the same command started twice fails instead
+    of doing the work twice. What a kill left of a last line is cut off.
+
+    Args:
+        path (Path): The file; its folder is made.
+
+    Raises:
+        BankBusyError: Another process has it open.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = open_locked(path)
+        if self._stream is None:
+            raise BankBusyError(
+                f'another process is writing {path}. Wait for it or stop it; '
+                'processes that share the work need different ranks '
+                '(torchrun and srun set them, or use --shard K/N).'
+            )
+        content = self._stream.read()
+        self._end = content.rfind(b'\n') + 1
+        self._stream.truncate(self._end)
+
+    def append(self, entry):
+        """Write a dict as one line and flush it to the disk.
+
+        Raises:
+            OSError: It could not be written whole; the file is as before.
+        """
+        line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
+        try:
+            self._stream.seek(self._end)
+            written = 0
+            while written < len(line):
+                written += self._stream.write(line[written:])
+            os.fsync(self._stream.fileno())
+        except OSError:
+            self._stream.truncate(self._end)
+            raise
+        self._end += len(line)
+
+    def remove(self):
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self):
+        """Give up the lock. A second call does nothing."""
+        self._stream.close()
+
+
+def open_locked(path):
+    """Open a file for reading and writing and lock it.
+
+    Returns:
+        io.FileIO | None: Unbuffered, so that a failed write leaves nothing
+        behind that closing would write; None if another process has it.
+    """
+    while True:
+        stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0)
+        try:
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and lock its owner may have removed the file.
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
+                return stream
+        except BlockingIOError:
+            stream.close()
+            return None
+        except FileNotFoundError:
+            pass
+        except OSError:
+            # A file system without locks: the check is given up.
+            return stream
+        stream.close()
+
+
+def remove_idle(folder):
+    """Delete the shards that no process is writing, and then the folder.
+
+    Args:
+        folder (Path): Holds the shards; their lines are in the manifest.
+    """
+    for path in folder.glob('*.jsonl'):
+        stream = open_locked(path)
+        if stream is not None:
+            path.unlink(missing_ok=True)
+            stream.close()
+    try:
+        folder.rmdir()
+    except OSError:
+        # Another process still has its shard there, and removes it itself.
+        pass
+
+
+_LENGTH = 70
+# Not written by the first versions: what a bank of theirs was made with in
+# this respect is not known.
+_LATER = {'variant', 'safety_checker'}
+_NAMES = {
+    'fingerprint': 'fingerprint (the files of the model have changed)',
+    'threads': 'threads (rounding depends on it)',
+    'batch_size': 'batch_size (rounding depends on it)',
+}
+
+
+def differences(found, asked):
+    """Name what differs between two recipes, one line each.
+
+    Args:
+        found (dict): Recipe of the bank on disk.
+        asked (dict): Recipe of this command.
+
+    Returns:
+        list[str]: Empty if the recipes are equal.
+    """
+    lines = []
+    for key in dict.fromkeys((*found, *asked)):
+        old, new = found.get(key), asked.get(key)
+        if old == new or (key in _LATER and key not in found):
+            continue
+        if key == 'prompts' and old and new:
+            lines.append(_prompts(old, new))
+            continue
+        name = _NAMES.get(key, key)
+        lines.append(f'{name}: the bank has {_short(old)}, now {_short(new)}')
+    return lines
+
+
+def _prompts(old, new):
+    for number, (a, b) in enumerate(zip(old, new, strict=False), 1):
+        if a != b:
+            return (
+                f'prompts: prompt {number} is {_short(a)} in the bank, now '
+                f'{_short(b)}'
+            )
+    return f'prompts: the bank has {len(old)} of them, now {len(new)}'
+
+
+def _short(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LENGTH else text[: _LENGTH - 3] + '...'
+
+
+# Of the info: what images depend on beside the recipe, less than on that.
+_VERSIONS = ('torch', 'diffusers', 'transformers', 'device')
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Bank:
+    """A bank that images are added to.
+
+    Args:
+        root (str | Path): Folder; made if there is none.
+        recipe (dict): What the images depend on; JSON values. A bank that is
+            there must have the same.
+        info (dict): What people may want to know; not compared.
+        num (int): Images asked for. A bank grows, but never shrinks.
+        rank (int): Number of this process among those that write.
+
+    Raises:
+        GenerationError: The folder holds a bank of another recipe, or files
+            but no bank, or cannot be written.
+    """
+
+    def __init__(self, root, recipe, *, info, num, rank=0):
+        self.root = Path(root)
+        # Through JSON and back: tuples become the lists that files hold.
+        self.recipe = json.loads(json.dumps(recipe))
+        self.info = info
+        self.num = num
+        self.rank = rank
+        self._shard = None
+        with self._explained():
+            self._open()
+
+    def begin(self):
+        """Claim the share of this process, before the first image is added.
+
+        Raises:
+            BankBusyError: Another process of the same rank is at work.
+            GenerationError: The folder cannot be written.
+        """
+        for key in _VERSIONS:
+            before, now = self.before.get(key), self.info.get(key)
+            if before != now and None not in (before, now):
+                print_log(
+                    f'the bank {self.root} was begun with {key} {before}, '
+                    f'the rest of it is made with {now}: its images may '
+                    'differ in more than rounding',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+        with self._explained():
+            self._shard = ShardFile(
+                self.root / SHARD_FOLDER / f'rank-{self.rank:05d}.jsonl'
+            )
+
+    def _open(self):
+        path = self.root / BANK_FILE
+        if not path.exists():
+            others = self.root.is_dir() and any(
+                not p.name.startswith('.') for p in self.root.iterdir()
+            )
+            # Asked again: another process may just have made the bank.
+            if others and not path.exists():
+                raise GenerationError(
+                    f'{self.root} holds files but no bank ({BANK_FILE}). '
+                    'Name a new or empty folder.'
+                )
+            self._create(path)
+        found = read_bank(self.root)
+        self.before = found.get('info') or {}
+        problems = differences(found['recipe'], self.recipe)
+        if problems:
+            raise GenerationError(
+                f'the bank {self.root} was made otherwise:\n'
+                + '\n'.join(f'  {line}' for line in problems)
+                + '\nRun the command that it was made with, or write to '
+                'another folder, or delete this one.'
+            )
+        if found['num'] < self.num:
+            self._write(path, self.num)
+
+    def _create(self, path):
+        """Write bank.json unless another process was faster."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f'.{BANK_FILE}-{os.getpid()}')
+        try:
+            self._dump(draft, self.num)
+            try:
+                # Unlike a rename, a link fails where the name is taken.
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            except OSError:
+                # This file system has no hard links.
+                os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _dump(self, path, num):
+        content = dict(
+            format=FORMAT, num=num, recipe=self.recipe, info=self.info
+        )
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        with open(path, 'w', encoding='utf-8') as stream:
+            stream.write(text + '\n')
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _write(self, path, num):
+        with atomic_path(path) as temporary:
+            self._dump(temporary, num)
+
+    def done(self, *, labels=False, verify=False):
+        """Find out which images are there.
+
+        Args:
+            labels (bool): Whether an image counts only with its label.
+            verify (bool): Whether to compare hashes instead of file sizes.
+
+        Returns:
+            set[int]: Indices of the images whose entry and files are there.
+        """
+        with self._explained():
+            return {
+                index
+                for index, entry in read_entries(self.root).items()
+                if self._whole(entry, labels, verify)
+            }
+
+    def _whole(self, entry, labels, verify):
+        path = self.root / entry['file']
+        try:
+            if path.stat().st_size != entry['bytes']:
+                return False
+        except OSError:
+            return False
+        if verify and sha256_of(path) != entry['sha256']:
+            return False
+        label = entry.get('evaluation_label')
+        return not labels or (
+            label is not None and (self.root / label).is_file()
+        )
+
+    def add(self, index, payload, entry, *, label=None):
+        """Put an image into the bank.
+
+        Args:
+            index (int): Number of the image.
+            payload (bytes): The encoded PNG.
+            entry (dict): Of the manifest; the file and label are added here.
+            label (bytes, optional): The encoded label, for evaluation.
+
+        Raises:
+            GenerationError: The disk is full or fails.
+        """
+        if self._shard is None:
+            self.begin()
+        name = image_name(index)
+        entry = dict(index=index, file=f'{IMAGE_FOLDER}/{name}', **entry)
+        with self._explained():
+            with atomic_path(self.root / entry['file']) as temporary:
+                temporary.write_bytes(payload)
+            if label is not None:
+                entry['evaluation_label'] = f'{LABEL_FOLDER}/{name}'
+                path = self.root / entry['evaluation_label']
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(label)
+            self._shard.append(entry)
+
+    def sweep(self, indices):
+        """Remove what a killed process left of images that it was writing.
+
+        Args:
+            indices (Container[int]): Images that are this process's own; no
+                other process is writing them.
+        """
+        for folder in (IMAGE_FOLDER, LABEL_FOLDER):
+            for path in leftovers(self.root / folder / '*.png'):
+                number = path.name[1:].split('-')[0]
+                if number.isdigit() and int(number) in indices:
+                    path.unlink(missing_ok=True)
+
+    def finish(self):
+        """Gather the shards in one manifest if every image is there.
+
+        Processes that finish at the same time write the same manifest, so
+        that the files do not depend on how many there were.
+
+        Returns:
+            bool: Whether the bank is complete.
+        """
+        with self._explained():
+            entries = read_entries(self.root)
+            if not set(range(read_bank(self.root)['num'])) <= set(entries):
+                return False
+            self._write_manifest(entries)
+            if self._shard is not None:
+                self._shard.remove()
+            if (self.root / SHARD_FOLDER).is_dir():
+                remove_idle(self.root / SHARD_FOLDER)
+            return True
+
+    def _write_manifest(self, entries):
+        """Write the manifest, unless it says the same already.
+
+        A bank that is complete may lie on a disk that cannot be written.
+        """
+        path = self.root / MANIFEST_FILE
+        payload = b''.join(encode_entry(e) for e in entries.values())
+        if path.is_file() and path.read_bytes() == payload:
+            return
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(payload)
+
+    def close(self):
+        """Let other processes write to the shard of this one."""
+        if self._shard is not None:
+            self._shard.close()
+
+    @contextmanager
+    def _explained(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise GenerationError(
+                    f'the disk of {self.root} is full ({error.strerror}). '
+                    'Every image in the manifest is whole. Make room and run '
+                    'the same command again: it continues.'
+                ) from error
+            raise GenerationError(
+                f'the bank {self.root} cannot be written: {error}'
+            ) from error
+
+
+def image_name(index):
+    """Return the file name of an image."""
+    return f'{index:06d}.png'
+
+
+def encode_entry(entry):
+    """Return a line of a manifest, UTF-8 with its newline."""
+    return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
+
+
+# Rank, number of processes, rank on this machine: torchrun and accelerate;
+# Slurm's srun (SLURM_NTASKS is set in a batch script's own process too, which
+# is alone, so the number of the step is what counts); Open MPI; MPICH.
+_LAUNCHERS = (
+    ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID'),
+    (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+    ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID'),
+)
+
+
+class Shard(NamedTuple):
+    """The share of one of several processes.
+
+    Attributes:
+        rank: Number of the process, from 0.
+        world: How many processes there are.
+        local: Number of the process on its machine, which picks its device.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    def owns(self, unit):
+        """Whether this process makes a unit of work (an int from 0)."""
+        return unit % self.world == self.rank
+
+
+def shard_from_environment(environ=os.environ):
+    """Find the share of this process; one process alone has all of it.
+
+    Args:
+        environ (Mapping[str, str]): The environment.
+
+    Raises:
+        GenerationError: A launcher's variables contradict each other.
+    """
+    for names in _LAUNCHERS:
+        rank, world, local = (environ.get(name) for name in names)
+        if rank is None or world is None:
+            continue
+        try:
+            shard = Shard(int(rank), int(world), int(local or 0))
+        except ValueError:
+            shard = None
+        if shard is None or not 0 <= shard.rank < shard.world:
+            raise GenerationError(
+                f'{names[0]}={rank} and {names[1]}={world} of the environment '
+                'must be integers with 0 <= rank < number of processes. '
+                'Unset them to run as one process.'
+            )
+        return shard
+    return Shard()
+
+
+def parse_shard(text):
+    """Read ``K/N``: share K, from 0, of N.
+
+    Raises:
+        GenerationError: It is written otherwise or out of range.
+    """
+    try:
+        rank, world = (int(part) for part in text.split('/'))
+    except ValueError:
+        rank, world = -1, 0
+    if not 0 <= rank < world:
+        raise GenerationError(
+            f'--shard {text!r} must be K/N with 0 <= K < N, for example 0/4 '
+            'for the first of four'
+        )
+    return Shard(rank, world, 0)

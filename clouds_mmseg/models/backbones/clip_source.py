@@ -1,0 +1,377 @@
+"""The CLIP model that a config names, and where its weights are."""
+
+import difflib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+from open_clip.constants import (
+    HF_CONFIG_NAME,
+    HF_SAFE_WEIGHTS_NAME,
+    HF_WEIGHTS_NAME,
+)
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transform import PreprocessCfg
+
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.locate import find_or_fetch, find_or_fetch_from_hub
+
+_HUB, _FOLDER = 'hf-hub:', 'local-dir:'
+# open_clip's own order, for a folder that holds several.
+_FILES = (
+    HF_SAFE_WEIGHTS_NAME,
+    'open_clip_pytorch_model.safetensors',
+    HF_WEIGHTS_NAME,
+    'open_clip_pytorch_model.pth',
+    'model.safetensors',
+    'pytorch_model.bin',
+    'pytorch_model.pth',
+    'model.pth',
+)
+_INSTEAD = "the path of the file or folder as pretrained='...'"
+
+
+@dataclass(frozen=True)
+class CLIPSource:
+    """A CLIP model and its weights, as found.
+
+    Attributes:
+        model: What ``open_clip.create_model`` is given: a name of its list,
+            or ``local-dir:`` with the folder of the model's config.
+        name: What the model is called in messages.
+        weights: The file; None for random weights, or if not asked for.
+        quick_gelu: The weights were trained with QuickGELU, whatever the
+            model's config says.
+        identity: Of the weights where they are named by a tag or a
+            repository, for caches; None where only the file tells.
+        mean: Of the images that the weights were trained with, RGB in
+            [0, 1].
+        std: Likewise.
+    """
+
+    model: str
+    name: str
+    weights: Path | None = None
+    quick_gelu: bool = False
+    identity: str | None = None
+    mean: tuple[float, ...] = PreprocessCfg().mean
+    std: tuple[float, ...] = PreprocessCfg().std
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model's config is; None for a name of the list."""
+        if _schema(self.model) is None:
+            return None
+        return Path(self.model.removeprefix(_FOLDER))
+
+
+def find_clip(
+    model_name: str | None,
+    pretrained: str | None,
+    *,
+    fetch: bool = True,
+    weights: bool = True,
+) -> CLIPSource:
+    """Find a CLIP model and its weights.
+
+    Args:
+        model_name: A model of open_clip's list, or ``hf-hub:owner/name`` or
+            ``local-dir:folder``, which hold weights and leave ``pretrained``
+            out. None where ``pretrained`` holds the model's config.
+        pretrained: A tag that open_clip knows for the model; a local file;
+            an address (``https://...``); ``hf-hub:owner/name``, with
+            ``@revision`` if need be; ``local-dir:folder`` or the folder
+            itself, with ``open_clip_config.json`` in it. Or None for random
+            weights. What a tag, an address or a repository names is looked
+            for in the pretrained folder first (``--pretrained-dir``).
+        fetch: False only looks.
+        weights: False is for a model whose weights come from elsewhere: only
+            the model's config is needed, and where that is not here and
+            ``model_name`` is a name of the list, its own config.
+
+    Raises:
+        UserError: The two do not name one model and its weights.
+        MissingWeightsError: Something is not here and cannot be fetched.
+    """
+    place = _place(model_name, pretrained)
+    if place is None:
+        return _of_the_list(model_name, pretrained, fetch, weights)
+    # In a place, a name beside it is that of a model of open_clip's list.
+    named = model_name if _schema(model_name) is None else None
+    if named is not None:
+        named = check_model_name(named)
+    try:
+        source = _of_a_place(place, named, fetch, weights)
+    except UserError:
+        if weights or named is None:
+            raise
+        return CLIPSource(named, named)
+    if named is not None and source.model != named:
+        _compare(source, named)
+    return source
+
+
+def check_model_name(model_name: str | None) -> str:
+    """Return the name as open_clip lists it.
+
+    Raises:
+        UserError: If open_clip has no such model; near names are listed.
+    """
+    known = open_clip.list_models()
+    if not model_name:
+        raise UserError(
+            'model_name must be a model of open_clip (open_clip.list_models() '
+            f'lists all), got {model_name!r}. Only beside '
+            "pretrained='hf-hub:...', 'local-dir:...' or a folder with "
+            f'{HF_CONFIG_NAME} it may be left out.'
+        )
+    # OpenAI wrote ViT-B/32 where open_clip lists ViT-B-32.
+    name = model_name.replace('/', '-')
+    if name in known:
+        return name
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)
+    raise UserError(
+        f'model_name={model_name!r} is not a model of open_clip '
+        f'{open_clip.__version__}. Near: {[folded[n] for n in near]}; '
+        'open_clip.list_models() lists all.' + _place_hint(model_name)
+    )
+
+
+def _schema(name):
+    """``hf-hub:`` or ``local-dir:`` in front of a name, None without."""
+    for schema in (_HUB, _FOLDER):
+        if name and name.startswith(schema):
+            return schema
+    return None
+
+
+def _place(model_name, pretrained):
+    """The name that stands for config and weights in one; None without."""
+    if _schema(model_name):
+        if pretrained and pretrained != model_name:
+            raise UserError(
+                f'model_name={model_name!r} has weights of its own, and '
+                f'{pretrained=} names others. Leave one of them out.'
+            )
+        return model_name
+    if _schema(pretrained):
+        return pretrained
+    # A tag comes before a folder that happens to have its name.
+    if pretrained and not get_pretrained_cfg(model_name or '', pretrained):
+        if Path(pretrained).expanduser().is_dir():
+            return _FOLDER + pretrained
+    return None
+
+
+def _of_the_list(model_name, pretrained, fetch, weights):
+    name = check_model_name(model_name)
+    if not pretrained:
+        return CLIPSource(name, name)
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return CLIPSource(name, name, path)
+    if pretrained.startswith(('http://', 'https://')):
+        what = f'{pretrained=} of {name}'
+        found = (
+            find_or_fetch(pretrained, what, fetch=fetch) if weights else None
+        )
+        return CLIPSource(name, name, found)
+    config = get_pretrained_cfg(name, pretrained)
+    if not config and not weights:
+        return CLIPSource(name, name)
+    if not config:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        raise UserError(
+            f'{pretrained=} is neither a file nor a folder nor a tag of '
+            f'{name}; its tags: {tags or "none"}.' + _place_hint(pretrained)
+        )
+    return CLIPSource(
+        name,
+        name,
+        _tagged(name, pretrained, config, fetch) if weights else None,
+        quick_gelu=config.get('quick_gelu', False),
+        identity=f'tag {pretrained}',
+        **_statistics(config),
+    )
+
+
+def _tagged(name, tag, config, fetch):
+    """The file of a tag."""
+    what = f'pretrained={tag!r} of {name}'
+    url, hub = config.get('url'), config.get('hf_hub')
+    if not hub:
+        return find_or_fetch(url, what, folder='~/.cache/clip', fetch=fetch)
+    repository, file = os.path.split(hub)
+    return find_or_fetch_from_hub(
+        repository,
+        [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME],
+        what,
+        # OpenAI's own archives are published under an address as well.
+        places=[os.path.basename(url)] if url else [],
+        instead=_INSTEAD,
+        fetch=fetch,
+    )
+
+
+def _of_a_place(place, named, fetch, weights):
+    """The model of ``hf-hub:`` or ``local-dir:``."""
+    schema = _schema(place)
+    where = place.removeprefix(schema)
+    if not where:
+        raise UserError(f'{place!r} names nothing behind {schema!r}')
+    if schema == _FOLDER:
+        return _of_a_folder(place, Path(where).expanduser(), named, weights)
+    config = find_or_fetch_from_hub(
+        where, [HF_CONFIG_NAME], place, instead=_INSTEAD, fetch=fetch
+    )
+    file = None
+    if weights:
+        file = find_or_fetch_from_hub(
+            where,
+            [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME],
+            place,
+            instead=_INSTEAD,
+            fetch=fetch,
+        )
+    return CLIPSource(
+        f'{_FOLDER}{config.parent}',
+        where,
+        file,
+        identity=f'hub {where}',
+        **_statistics(_read_config(config)['preprocess_cfg']),
+    )
+
+
+def _of_a_folder(place, folder, named, weights):
+    if not folder.is_dir():
+        raise UserError(f'{place!r}: there is no folder {folder}')
+    config = folder / HF_CONFIG_NAME
+    if not config.is_file():
+        other = _other_layout(folder)
+        if named is None or other:
+            raise UserError(
+                f'{folder} holds no {HF_CONFIG_NAME}{other}. Give a folder '
+                "in open_clip's layout, as hf download makes it of a "
+                'repository of open_clip models'
+                + ('' if other else ', or name the model with model_name=')
+                + '.'
+            )
+        return CLIPSource(
+            named, named, _weights_in(folder) if weights else None
+        )
+    return CLIPSource(
+        f'{_FOLDER}{folder}',
+        str(folder),
+        _weights_in(folder) if weights else None,
+        **_statistics(_read_config(config)['preprocess_cfg']),
+    )
+
+
+def _read_config(path):
+    """Both parts of an ``open_clip_config.json``."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        model = content['model_cfg']
+        missing = {'embed_dim', 'vision_cfg', 'text_cfg'} - set(model)
+        if missing:
+            raise KeyError(f'model_cfg.{min(missing)}')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path} is no config of an open_clip model '
+            f'({type(error).__name__}: {error}); download it again'
+        ) from error
+    return dict(
+        model_cfg=model, preprocess_cfg=content.get('preprocess_cfg') or {}
+    )
+
+
+def _weights_in(folder):
+    """The file that open_clip would take, unless it would have to guess."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(
+        path
+        for suffix in ('safetensors', 'bin', 'pth', 'pt')
+        for path in folder.glob(f'*.{suffix}')
+    )
+    if len(others) == 1:
+        return others[0]
+    found = ', '.join(path.name for path in others)
+    raise UserError(
+        f'{folder} holds '
+        + (f'several files of weights ({found})' if others else 'no weights')
+        + f'; {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is wanted. '
+        + ('Give the path of one of them.' if others else 'Download it.')
+    )
+
+
+def _other_layout(folder):
+    """Say whose layout a folder has that is not open_clip's."""
+    if not (folder / 'config.json').is_file():
+        return ''
+    try:
+        content = json.loads((folder / 'config.json').read_text('utf-8'))
+        kind = content.get('model_type')
+        architecture = content.get('architecture')
+    except (OSError, ValueError, AttributeError):
+        return ''
+    if kind:
+        return (
+            f': it is a model of transformers (model_type {kind!r}), whose '
+            'weights have other names'
+        )
+    if architecture:
+        return (
+            f': it is a model of timm ({architecture}), which '
+            'FrozenTIMMBackbone takes'
+        )
+    return ''
+
+
+def _statistics(config):
+    """Mean and standard deviation of an entry or a preprocess_cfg."""
+    return {
+        key: tuple(config[key]) for key in ('mean', 'std') if config.get(key)
+    }
+
+
+def _place_hint(name):
+    """What somebody may have meant by a name that is none."""
+    if name.replace('hf_hub:', _HUB, 1) != name:
+        return f' Write {name.replace("hf_hub:", _HUB, 1)!r}?'
+    path = Path(name)
+    if (
+        path.is_absolute()
+        or name.startswith(('.', '~'))
+        or path.suffix in ('.pt', '.pth', '.bin', '.safetensors')
+    ):
+        return ' There is no such file or folder.'
+    if name.count('/') == 1:
+        return f' A repository of the hub is written {_HUB + name!r}.'
+    return ''
+
+
+def _compare(source, named):
+    """Refuse a name that is not the model of a place."""
+    # Imported here: that file imports this one.
+    from clouds_mmseg.models.backbones.clip import build_visual
+
+    shapes = []
+    for model in (source.model, named):
+        state_dict = build_visual(model, 'meta').state_dict()
+        shapes.append({k: tuple(v.shape) for k, v in state_dict.items()})
+    if shapes[0] == shapes[1]:
+        return
+    odd = sorted(shapes[0].items() ^ shapes[1].items())[0][0]
+    found, wanted = (
+        f'{odd} {list(s[odd])}' if odd in s else f'no {odd}' for s in shapes
+    )
+    raise UserError(
+        f'{source.name} is another model than model_name={named!r}: its '
+        f'visual tower has {found}, that of {named} {wanted}. Leave '
+        'model_name out or correct it.'
+    )

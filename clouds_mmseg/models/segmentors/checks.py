@@ -1,0 +1,145 @@
+"""Checks of the settings of a segmentor."""
+
+import difflib
+import logging
+
+import torch
+from mmengine.logging import print_log
+
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.result_warnings import keep_for_results
+
+_TEST_CFG = ('mode', 'crop_size', 'stride', 'window_batch', 'keep_scores')
+# Mean and deviation on a scale of 255 that are told apart.
+_TOLERANCE = 3.0
+
+
+def check_test_cfg(test_cfg: dict | None) -> None:
+    """Check how images are to be predicted.
+
+    Args:
+        test_cfg (dict, optional): Of a segmentor.
+
+    Raises:
+        UserError: The mode is unknown, or windows are not described, or
+            leave gaps between them.
+    """
+    test_cfg = test_cfg or {}
+    for name in set(test_cfg) - set(_TEST_CFG):
+        near = difflib.get_close_matches(name, _TEST_CFG, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        print_log(
+            f'model.test_cfg.{name} is not used{hint} There are '
+            f'{", ".join(_TEST_CFG)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    mode = test_cfg.get('mode', 'whole')
+    if mode not in ('whole', 'slide'):
+        raise UserError(
+            f"model.test_cfg.mode must be 'whole' or 'slide', got {mode!r}"
+        )
+    given = {k: test_cfg.get(k) for k in ('crop_size', 'stride')}
+    if mode == 'whole':
+        unused = [k for k, value in given.items() if value is not None]
+        if unused:
+            print_log(
+                f'model.test_cfg has {" and ".join(unused)}, not used in the '
+                "mode 'whole'; windows are mode='slide'",
+                logger='current',
+                level=logging.WARNING,
+            )
+        return
+    for name, value in given.items():
+        if not _is_size(value):
+            raise UserError(
+                f"model.test_cfg.mode='slide' needs {name}=(height, width) "
+                f'in pixels, got {value!r}'
+            )
+    for crop, stride in zip(given['crop_size'], given['stride'], strict=True):
+        if stride > crop:
+            raise UserError(
+                f'model.test_cfg.stride={tuple(given["stride"])} is greater '
+                f'than crop_size={tuple(given["crop_size"])}: pixels between '
+                'the windows would have no prediction'
+            )
+    batch = test_cfg.get('window_batch', 4)
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(
+            'model.test_cfg.window_batch must be a positive integer, got '
+            f'{batch!r}'
+        )
+
+
+def _is_size(value):
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(side, int) and side > 0 for side in value)
+    )
+
+
+def check_input(segmentor: torch.nn.Module) -> None:
+    """Compare the preprocessor with the backbone and the head.
+
+    Args:
+        segmentor (EncoderDecoder): Built.
+
+    Raises:
+        UserError: Padded pixels would be labelled with a class.
+    """
+    preprocessor = segmentor.data_preprocessor
+    padding = getattr(preprocessor, 'seg_pad_val', None)
+    ignored = getattr(segmentor.decode_head, 'ignore_index', None)
+    if padding is not None and padding != ignored:
+        if 0 <= padding < segmentor.num_classes:
+            raise UserError(
+                f'model.data_preprocessor.seg_pad_val={padding} is a class: '
+                'the pixels by which images are padded would be trained as '
+                f'that class; give seg_pad_val={ignored}, the '
+                'ignore_index of the head'
+            )
+    expected = getattr(segmentor.backbone, 'expects', None)
+    if expected is not None:
+        _compare_colours(preprocessor, expected)
+
+
+def _compare_colours(preprocessor, expected):
+    """Warn where images would reach pretrained weights in other colours."""
+    mean, std = expected
+    problems = []
+    if not getattr(preprocessor, '_enable_normalize', False):
+        problems.append('it does not normalise')
+    else:
+        found = [
+            getattr(preprocessor, name).flatten().tolist()
+            for name in ('mean', 'std')
+        ]
+        for name, is_, wanted in zip(
+            ('mean', 'std'), found, (mean, std), strict=True
+        ):
+            if len(is_) != len(wanted) or any(
+                abs(a - b) > _TOLERANCE
+                for a, b in zip(is_, wanted, strict=True)
+            ):
+                problems.append(
+                    f'its {name} is {_numbers(is_)} instead of '
+                    f'{_numbers(wanted)}'
+                )
+    if not getattr(preprocessor, '_channel_conversion', False):
+        problems.append(
+            'images are loaded as BGR, and without bgr_to_rgb=True red and '
+            'blue are exchanged'
+        )
+    if problems:
+        message = (
+            'model.data_preprocessor does not fit the pretrained weights of '
+            f'the backbone (RGB, mean {_numbers(mean)}, std '
+            f'{_numbers(std)}): ' + '; '.join(problems)
+        )
+        print_log(message, logger='current', level=logging.WARNING)
+        keep_for_results(message)
+
+
+def _numbers(values):
+    return '[' + ', '.join(f'{value:.4g}' for value in values) + ']'

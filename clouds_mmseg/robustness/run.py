@@ -1,0 +1,419 @@
+"""Corrupted copies of a folder of images."""
+
+import errno
+import hashlib
+import json
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from clouds_mmseg.robustness.corruptions import (
+    CORRUPTIONS,
+    LIBRARY,
+    SEVERITIES,
+    check_choice,
+    corrupt_image,
+    domain_of,
+    image_seed,
+    load_library,
+)
+from clouds_mmseg.robustness.dataset import (
+    FORMAT,
+    MANIFEST_FILE,
+    SET_FILE,
+    read_entries,
+    read_set,
+)
+from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.utils.images import (
+    ImageFileError,
+    check_image_range,
+    read_image,
+)
+from clouds_mmseg.utils.parallel import map_in_processes
+
+SHEET_FILE = 'contact_sheet.png'
+_WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
+
+
+def write_sheet(folder, source, image_range=None):
+    """Draw one image under every corruption that a set has.
+
+    Args:
+        folder (str | Path): The set.
+        source (str | Path): Folder of the images as they are.
+        image_range (Sequence[float], optional): Of these images.
+
+    Returns:
+        Path: ``folder/contact_sheet.png``: a row a corruption, a column a
+        severity, the image as it is on the left.
+
+    Raises:
+        UserError: An image is damaged.
+    """
+    folder = Path(folder)
+    entries = read_entries(folder)
+    # An image from the middle: the first of a sequence shows least.
+    names = sorted({entry['source'] for entry in entries.values()})
+    name = names[len(names) // 2]
+    files = {
+        tuple(file.split('/')[:2]): file
+        for file, entry in entries.items()
+        if entry['source'] == name
+    }
+    rows = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
+    clean = _tile(Path(source, name), image_range)
+    height = clean.height + _GAP
+    columns = 1 + len(SEVERITIES)
+    sheet = Image.new(
+        'RGB',
+        (_MARGIN + columns * (_WIDTH + _GAP), _LINE + len(rows) * height),
+        'white',
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for column, title in enumerate(('clean', *map(str, SEVERITIES))):
+        x = _MARGIN + column * (_WIDTH + _GAP)
+        draw.text((x, 1), title, 'black', font=font)
+    for row, corruption in enumerate(rows):
+        y = _LINE + row * height
+        draw.text(
+            (_GAP, y + height // 3),
+            corruption.replace('_', '\n'),
+            'black',
+            font=font,
+        )
+        sheet.paste(clean, (_MARGIN, y))
+        for column, severity in enumerate(SEVERITIES, 1):
+            file = files.get((corruption, str(severity)))
+            if file is not None:
+                x = _MARGIN + column * (_WIDTH + _GAP)
+                sheet.paste(_tile(folder / file), (x, y))
+    with atomic_path(folder / SHEET_FILE) as temporary:
+        sheet.save(temporary)
+    return folder / SHEET_FILE
+
+
+def _tile(path, image_range=None):
+    try:
+        image = Image.fromarray(read_image(path, image_range))
+    except ImageFileError as error:
+        raise UserError(
+            f'{error}; --verify finds damaged images and makes them anew'
+        ) from error
+    height = max(1, round(image.height * _WIDTH / image.width))
+    return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)
+
+
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+
+
+def list_images(source):
+    """List the images below a folder.
+
+    Args:
+        source (Path): The folder.
+
+    Returns:
+        list[str]: Paths below it, sorted.
+
+    Raises:
+        UserError: There is no such folder, it has no image, or two images
+            differ in their suffix alone.
+    """
+    if not source.is_dir():
+        raise UserError(
+            f'{source}: there is no such folder; name the folder of the '
+            'images, for example data/cityscapes/leftImg8bit/val'
+        )
+    found = sorted(
+        path.relative_to(source).as_posix()
+        for path in source.rglob('*')
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+    )
+    if not found:
+        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
+    stems = {}
+    for name in found:
+        other = stems.setdefault(str(Path(name).with_suffix('')), name)
+        if other != name:
+            raise UserError(
+                f'{source} holds {other} and {name}, which would become the '
+                'same PNG file; remove one of them'
+            )
+    return found
+
+
+def digest_images(source, names):
+    """Hash names and sizes of images.
+
+    Args:
+        source (Path): Their folder.
+        names (Sequence[str]): Paths below it.
+
+    Returns:
+        str: 64 hexadecimal digits.
+    """
+    sizes = [[name, (source / name).stat().st_size] for name in names]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def missing_images(out, names, corruptions, severities, entries, verify):
+    """List what a set lacks.
+
+    Args:
+        out (Path): The set.
+        names (Sequence[str]): Its images.
+        corruptions (Sequence[str]): That are wanted.
+        severities (Sequence[int]): That are wanted.
+        entries (dict[str, dict]): What the manifest has.
+        verify (bool): Compare hashes, not sizes alone.
+
+    Returns:
+        list[tuple]: (name, corruption, severities) of what is missing.
+    """
+    plan = []
+    for name in names:
+        for corruption in corruptions:
+            missing = tuple(
+                severity
+                for severity in severities
+                if not _is_whole(
+                    out, target(name, corruption, severity), entries, verify
+                )
+            )
+            if missing:
+                plan.append((name, corruption, missing))
+    return plan
+
+
+def _is_whole(out, file, entries, verify):
+    entry = entries.get(file)
+    if entry is None:
+        return False
+    try:
+        whole = (out / file).stat().st_size == entry['bytes']
+    except OSError:
+        return False
+    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
+
+
+def target(name, corruption, severity):
+    """Return the path of a corrupted image below its set."""
+    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
+
+
+def targets(names, corruptions, severities):
+    """Yield the paths of all corrupted images below their set."""
+    for name in names:
+        for corruption in corruptions:
+            for severity in severities:
+                yield target(name, corruption, severity)
+
+
+# What the pixels of a corrupted image may depend on.
+_DISTRIBUTIONS = (
+    LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
+)  # fmt: skip
+
+
+class Summary(NamedTuple):
+    """What :func:`make_corruptions` did.
+
+    Attributes:
+        made: Images that were written.
+        there: Images that were there already.
+        sources: Images that each domain is made of.
+        domains: Number of domains asked for.
+        sheet: Picture of one image under every corruption.
+    """
+
+    made: int
+    there: int
+    sources: int
+    domains: int
+    sheet: Path
+
+
+def make_corruptions(
+    source,
+    out,
+    *,
+    corruptions=None,
+    severities=None,
+    seed=0,
+    workers=None,
+    verify=False,
+    image_range=None,
+):
+    """Corrupt every image below a folder, or those that are missing.
+
+    An image is written to ``out/<corruption>/<severity>/<path below the
+    source>.png``, under a temporary name first. Asked for other corruptions
+    or severities later, the set grows.
+
+    Args:
+        source (str | Path): Folder of PNG and JPEG files, in any depth.
+        out (str | Path): Folder of the set, see
+            :mod:`clouds_mmseg.robustness.dataset`.
+        corruptions (Sequence[str], optional): Names of corruptions or
+            categories. Defaults to all fifteen.
+        severities (Sequence[int], optional): Defaults to 1..5.
+        seed (int): Of the set. The images do not depend on their order or
+            on ``workers``.
+        workers (int, optional): Processes. Defaults to the number of cores.
+        verify (bool): Compare the hash of every image that is there, and
+            make anew those that differ.
+        image_range (Sequence[float], optional): The values in the files that
+            become 0 and 255, see :mod:`clouds_mmseg.utils.images`.
+
+    Returns:
+        Summary: What was done.
+
+    Raises:
+        UserError: An argument is wrong, the source has no images, ``out`` is
+            something else or was made otherwise, an image is damaged, or the
+            disk is full.
+    """
+    corruptions, severities = check_choice(corruptions, severities)
+    load_library()
+    source, out = Path(source), Path(out)
+    names = list_images(source)
+    recipe = dict(
+        seed=seed, images=len(names), digest=digest_images(source, names)
+    )
+    image_range = check_image_range(image_range)
+    if image_range is not None:
+        recipe['image_range'] = list(image_range)
+    complete = _open(out, recipe, source)
+    wanted = [domain_of(c, s) for c in corruptions for s in severities]
+    entries = read_entries(out)
+    files = targets(names, corruptions, severities)
+    for folder in {Path(file).parent for file in files}:
+        for path in leftovers(out / folder / '*.png'):
+            path.unlink(missing_ok=True)
+    plan = missing_images(out, names, corruptions, severities, entries, verify)
+    missing = sum(len(item[2]) for item in plan)
+    there = len(names) * len(wanted) - missing
+    if missing:
+        # Not whole while it is being mended.
+        complete -= {domain_of(c, s) for _, c, some in plan for s in some}
+        _write_set(out, recipe, complete, source)
+        _make(source, out, seed, image_range, plan, workers)
+    complete |= set(wanted)
+    sheet = _finish(out, recipe, complete, source, image_range)
+    return Summary(missing, there, len(names), len(wanted), sheet)
+
+
+def _open(out, recipe, source):
+    """Return the domains that are whole, of a set that must be this one."""
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            f'{out} lies in {source}: the set would be made of itself; write '
+            'to another folder'
+        )
+    if not (out / SET_FILE).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f'{out} exists and holds no {SET_FILE}; name a new or empty '
+                'folder'
+            )
+        return set()
+    found = read_set(out)
+    if found['recipe'] != recipe:
+        keys = dict.fromkeys([*recipe, *found['recipe']])
+        odd = [k for k in keys if found['recipe'].get(k) != recipe.get(k)]
+        said = ', '.join(f'{k} {found["recipe"].get(k)!r}' for k in odd)
+        raise UserError(
+            f'{out} was made of other images or with another seed: it has '
+            f'{said}; asked for: '
+            + ', '.join(f'{k} {recipe.get(k)!r}' for k in odd)
+            + '. Write to another folder, or delete this one.'
+        )
+    return set(found['complete'])
+
+
+def _make(source, out, seed, image_range, plan, workers):
+    job = partial(_corrupt_one, str(source), str(out), seed, image_range)
+    with open(out / MANIFEST_FILE, 'ab') as manifest:
+        try:
+            # A line that a kill cut short must not swallow the next one.
+            if manifest.tell():
+                manifest.write(b'\n')
+            for entries in map_in_processes(
+                job, plan, workers=workers, title='corruptions'
+            ):
+                manifest.write(b''.join(map(_encode, entries)))
+                manifest.flush()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f'the disk of {out} is full. Every image there is whole. '
+                    'Make room and run the same command: it continues.'
+                ) from error
+            raise
+
+
+def _corrupt_one(source, out, seed, image_range, item):
+    """Write one image under one corruption; return its entries."""
+    name, corruption, severities = item
+    path = Path(source, name)
+    try:
+        image = read_image(path, image_range)
+    except ImageFileError as error:
+        raise DataError(f'{error}.', 'Or replace the file.') from error
+    entries = []
+    for severity in severities:
+        own = image_seed(Path(name).stem, corruption, severity, seed)
+        corrupted = corrupt_image(image, corruption, severity, seed=own)
+        file = target(name, corruption, severity)
+        with atomic_path(Path(out, file)) as temporary:
+            # Level 1: a third of the time for a tenth more bytes, and noise
+            # cannot be compressed anyway.
+            Image.fromarray(corrupted).save(temporary, compress_level=1)
+        written = Path(out, file)
+        entries.append(
+            dict(
+                file=file,
+                source=name,
+                seed=own,
+                bytes=written.stat().st_size,
+                sha256=sha256_of(written),
+            )
+        )
+    return entries
+
+
+def _encode(entry):
+    return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
+
+
+def _write_set(out, recipe, complete, source):
+    versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
+    content = dict(
+        format=FORMAT,
+        recipe=recipe,
+        complete=sorted(complete),
+        info=dict(source=str(source), versions=versions),
+    )
+    with atomic_path(out / SET_FILE) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + '\n',
+            encoding='utf-8',
+        )
+
+
+def _finish(out, recipe, complete, source, image_range):
+    """Put the manifest in order, say what is whole, and draw the sheet."""
+    entries = read_entries(out)
+    with atomic_path(out / MANIFEST_FILE) as temporary:
+        temporary.write_bytes(
+            b''.join(_encode(entries[file]) for file in sorted(entries))
+        )
+    _write_set(out, recipe, complete, source)
+    return write_sheet(out, source, image_range)

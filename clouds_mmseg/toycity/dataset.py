@@ -1,0 +1,344 @@
+"""The benchmark on disk: one labelled source and five targets."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clouds_mmseg.toycity.render import VERSION, check_size, render_scene
+from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.cityscapes import LABEL_ID_TO_TRAIN_ID, PALETTE
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.parallel import map_in_processes
+
+CONDITIONS = ('fog', 'night', 'rain', 'snow')
+# Order matters: the place of a domain is part of its scenes' seeds.
+DOMAINS = ('source', 'source_val', 'clear', *CONDITIONS)
+
+TRAIN_ID_TO_LABEL_ID = np.zeros(256, np.uint8)
+for _label_id, _train_id in LABEL_ID_TO_TRAIN_ID.items():
+    TRAIN_ID_TO_LABEL_ID[_train_id] = _label_id
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of one domain.
+
+    Attributes:
+        domain: One of :data:`DOMAINS`.
+        index: Number of the picture in its domain, from 0.
+    """
+
+    domain: str
+    index: int
+
+    @property
+    def style(self):
+        """Name of the style it is rendered in."""
+        return 'source' if self.domain == 'source_val' else self.domain
+
+    @property
+    def image(self):
+        """Path of the image below the root."""
+        return self._paths()[0]
+
+    @property
+    def label(self):
+        """Path of the label map below the root."""
+        return self._paths()[1]
+
+    def seed(self, seed):
+        """Seed of the scene: no two samples share one."""
+        words = np.random.SeedSequence(
+            [seed, DOMAINS.index(self.domain), self.index]
+        ).generate_state(2, np.uint64)
+        return int(words[0]) << 64 | int(words[1])
+
+    def _paths(self):
+        number = self.index + 1
+        if self.domain in ('source', 'source_val'):
+            name = f'{number:05d}.png'
+            return f'{self.domain}/images/{name}', (
+                f'{self.domain}/labels/{name}'
+            )
+        if self.domain == 'clear':
+            name = f'val/toyville/toyville_{number - 1:06d}_000019'
+            return f'clear/leftImg8bit/{name}_leftImg8bit.png', (
+                f'clear/gtFine/{name}_gtFine_labelTrainIds.png'
+            )
+        name = f'{self.domain}/val/GOPR0001/GOPR0001_frame_{number:06d}'
+        return f'acdc/rgb_anon/{name}_rgb_anon.png', (
+            f'acdc/gt/{name}_gt_labelTrainIds.png'
+        )
+
+
+def write_image(path, image):
+    """Write an RGB image (H, W, 3) uint8."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, compress_level=3)
+
+
+def write_label(path, label, *, label_ids):
+    """Write a map (H, W) of train ids.
+
+    Args:
+        path (Path): Where.
+        label (np.ndarray): Train ids, uint8.
+        label_ids (bool): GTA5's form, a palette PNG of Cityscapes label ids;
+            else a grey PNG of the train ids.
+    """
+    if label_ids:
+        picture = Image.fromarray(TRAIN_ID_TO_LABEL_ID[label])
+        palette = np.zeros((256, 3), np.uint8)
+        for label_id, train_id in LABEL_ID_TO_TRAIN_ID.items():
+            palette[label_id] = PALETTE[train_id]
+        picture.putpalette(palette.tobytes())
+    else:
+        picture = Image.fromarray(label)
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+
+
+MANIFEST = 'toycity.json'
+# Written first: what an interrupted run was going to make.
+PLAN = '.toycity.plan.json'
+
+
+def read_manifest(path):
+    """The manifest in a file; None if there is no such file.
+
+    Args:
+        path (str | Path): ``toycity.json`` below the root.
+
+    Returns:
+        dict: ``renderer`` (its version), ``size`` (width, height), ``seed``
+        and ``images`` (number by domain).
+
+    Raises:
+        UserError: The file is something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        counts = [found['images'][domain] for domain in DOMAINS]
+        if not all(isinstance(count, int) for count in counts):
+            raise ValueError('a number of images is no integer')
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path} is not a manifest of ToyCity ({error!r}); delete the '
+            f'folder, or write to another'
+        ) from error
+    return found
+
+
+def write_manifest(path, plan):
+    """Write a manifest, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plan, indent=2) + '\n')
+
+
+def samples_of(plan):
+    """All samples that a manifest counts."""
+    return [
+        Sample(domain, index)
+        for domain in DOMAINS
+        for index in range(plan['images'][domain])
+    ]
+
+
+def differences(found, plan):
+    """In words, what two manifests do not agree on."""
+    return ', '.join(
+        f'{key} is {found.get(key)!r}, not {plan.get(key)!r}'
+        for key in {**plan, **found}
+        if found.get(key) != plan.get(key)
+    )
+
+
+def write_toycity(
+    root,
+    *,
+    num_source=320,
+    num_source_val=40,
+    num_target=40,
+    size=(256, 128),
+    seed=0,
+    workers=2,
+    overwrite=False,
+):
+    """Render the benchmark below ``root``, in the real datasets' layouts.
+
+    Picture i of a domain depends on ``seed``, the domain and i alone. Files
+    that an interrupted run with the same arguments has left are kept; the
+    manifest ``toycity.json`` is written last.
+
+    Args:
+        root (str | Path): Folder; made if there is none.
+        num_source (int): Training images of the source.
+        num_source_val (int): Validation images of the source.
+        num_target (int): Images of each of the five targets.
+        size (tuple[int, int]): Width and height in pixels.
+        seed (int): Not negative.
+        workers (int): Processes; 1 renders in this one.
+        overwrite (bool): Whether the files of a ToyCity made with other
+            arguments are deleted.
+
+    Returns:
+        bool: Whether anything was written; False if all was there.
+
+    Raises:
+        UserError: An argument is out of its range, ``root`` is no folder, or
+            it holds other data, or a ToyCity made with other arguments.
+    """
+    plan = _plan(num_source, num_source_val, num_target, size, seed)
+    _check_whole('workers', workers, 1)
+    root = Path(root)
+    _make_room(root, plan, overwrite)
+    samples = samples_of(plan)
+    missing = [
+        sample
+        for sample in samples
+        if not all((root / p).is_file() for p in (sample.image, sample.label))
+    ]
+    if not missing and (root / MANIFEST).is_file():
+        return False
+    (root / MANIFEST).unlink(missing_ok=True)
+    write_manifest(root / PLAN, plan)
+    for folder in _folders(samples):
+        for path in leftovers(root / folder / '*.png'):
+            path.unlink()
+    job = partial(_make, root, tuple(plan['size']), plan['seed'])
+    for _ in map_in_processes(job, missing, workers=workers, title='ToyCity'):
+        pass
+    write_manifest(root / MANIFEST, plan)
+    (root / PLAN).unlink()
+    return True
+
+
+def _plan(num_source, num_source_val, num_target, size, seed):
+    _check_whole('num_source', num_source, 1)
+    _check_whole('num_source_val', num_source_val, 1)
+    _check_whole('num_target', num_target, 1)
+    _check_whole('seed', seed, 0)
+    images = dict.fromkeys(DOMAINS, num_target)
+    images.update(source=num_source, source_val=num_source_val)
+    return {
+        'renderer': VERSION,
+        'size': list(check_size(size)),
+        'seed': seed,
+        'images': images,
+    }
+
+
+def _check_whole(name, value, least):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise UserError(
+            f'{name} must be a whole number of {least} or more, got {value!r}'
+        )
+
+
+def _make_room(root, plan, overwrite):
+    """Refuse a root that is something else, or clear it."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f'{root} is a file; name a folder for ToyCity')
+    found = read_manifest(root / MANIFEST) or read_manifest(root / PLAN)
+    if found == plan:
+        return
+    if found is None:
+        # Nothing says that these files are ours: never delete them.
+        folders = sorted({f.parts[0] for f in _folders(samples_of(plan))})
+        taken = [f for f in folders if (root / f).exists()]
+        if taken:
+            raise UserError(
+                f'{root} holds {", ".join(taken)} but no {MANIFEST}, so it '
+                f'was not made by this program; write to another folder'
+            )
+        return
+    if not overwrite:
+        raise UserError(
+            f'{root} holds a ToyCity made with other arguments: '
+            f'{differences(found, plan)}. Write to another folder, or '
+            f'replace it with overwrite=True (--overwrite)'
+        )
+    # The plan stands for the files until the last of them is gone.
+    write_manifest(root / PLAN, found)
+    (root / MANIFEST).unlink(missing_ok=True)
+    for sample in samples_of(found):
+        (root / sample.image).unlink(missing_ok=True)
+        (root / sample.label).unlink(missing_ok=True)
+
+
+def _folders(samples):
+    """The folders of the files, below the root, each once."""
+    paths = (Path(p) for s in samples for p in (s.image, s.label))
+    return dict.fromkeys(path.parent for path in paths)
+
+
+def _make(root, size, seed, sample):
+    image, label = render_scene(sample.seed(seed), sample.style, size)
+    write_image(root / sample.image, image)
+    write_label(
+        root / sample.label,
+        label,
+        label_ids=sample.domain in ('source', 'source_val'),
+    )
+
+
+MARGIN = 4
+CAPTION = 18
+
+
+def write_contact_sheet(root, path, *, counts, columns=6):
+    """Draw images beside their labels in the colours of Cityscapes.
+
+    Args:
+        root (str | Path): Folder written by ``write_toycity``.
+        path (str | Path): The picture to write.
+        counts (dict[str, int]): Images by domain.
+        columns (int): Scenes of each domain.
+    """
+    root = Path(root)
+    first = Image.open(root / Sample(DOMAINS[0], 0).image)
+    width, height = first.size
+    columns = min(columns, max(counts.values()))
+    sheet = Image.new(
+        'RGB',
+        (
+            columns * (2 * width + MARGIN) + MARGIN,
+            len(DOMAINS) * (height + CAPTION + MARGIN) + MARGIN,
+        ),
+        'white',
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    y = MARGIN
+    for domain in DOMAINS:
+        draw.text((MARGIN, y), domain, 'black', font)
+        y += CAPTION
+        for column in range(min(columns, counts[domain])):
+            sample = Sample(domain, column)
+            x = MARGIN + column * (2 * width + MARGIN)
+            sheet.paste(Image.open(root / sample.image), (x, y))
+            label = np.array(Image.open(root / sample.label))
+            colours = _colours(domain.startswith('source'))[label]
+            sheet.paste(Image.fromarray(colours), (x + width, y))
+        y += height + MARGIN
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+def _colours(label_ids):
+    """RGB (256, 3) by the ids that the domain's files hold."""
+    table = np.zeros((256, 3), np.uint8)
+    if label_ids:
+        for label_id, train_id in LABEL_ID_TO_TRAIN_ID.items():
+            table[label_id] = PALETTE[train_id]
+    else:
+        table[: len(PALETTE)] = PALETTE
+    return table

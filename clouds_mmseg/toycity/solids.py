@@ -1,0 +1,192 @@
+"""Outlines and solids that objects are built of."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Item(ABC):
+    """Base of all objects; a subclass adds its shape and ``draw``.
+
+    Attributes:
+        x: Place across the street in metres.
+        z: Place along the street in metres.
+    """
+
+    x: float
+    z: float
+
+    # How far the object sticks out over its footprint, in metres.
+    reach = 0.0
+    # World point (3,) of a lamp that lights the street.
+    lamp = None
+
+    @property
+    @abstractmethod
+    def box(self):
+        """Footprint (x0, x1, z0, z1) in metres."""
+
+    @property
+    @abstractmethod
+    def top(self):
+        """Height that nothing of the object exceeds, in metres."""
+
+    @property
+    def solid(self):
+        """Height up to which the footprint is opaque, in metres."""
+        return 0.0
+
+    @abstractmethod
+    def draw(self, canvas, look):
+        """Paint the object.
+
+        Args:
+            canvas (Canvas): Where.
+            look (Look): Colours.
+        """
+
+
+def centred(x, z, half_x, half_z):
+    """Footprint (x0, x1, z0, z1) around a point."""
+    return (x - half_x, x + half_x, z - half_z, z + half_z)
+
+
+def rect(u0, v0, u1, v1):
+    """A rectangle between two opposite corners."""
+    return [(u0, v0), (u1, v0), (u1, v1), (u0, v1)]
+
+
+def rects(us, vs, width, height):
+    """Rectangles (N, 4, 2) with lower left corners at all (u, v) pairs."""
+    corners = [
+        rect(u, v, u + width, v + height)
+        for v in map(float, vs)
+        for u in map(float, us)
+    ]
+    return np.array(corners).reshape(-1, 4, 2)
+
+
+def disc(u, v, radius, *, points=12, stretch=1.0, turn=0.0):
+    """A circle, or an ellipse ``stretch`` times as high."""
+    step = 2 * math.pi / points
+    return [
+        (
+            u + radius * math.cos(i * step + turn),
+            v + radius * stretch * math.sin(i * step + turn),
+        )
+        for i in range(points)
+    ]
+
+
+def ring(u, v, radius, inner, *, points=16):
+    """A circle with a hole, as quadrilaterals (N, 4, 2)."""
+    out = np.array(disc(u, v, radius, points=points))
+    mid = np.array(disc(u, v, inner, points=points))
+    return np.stack([out, np.roll(out, -1, 0), np.roll(mid, -1, 0), mid], 1)
+
+
+def bar(a, b, width):
+    """A straight stroke from point a to point b."""
+    (ax, ay), (bx, by) = a, b
+    dx, dy = bx - ax, by - ay
+    scale = width / 2 / (math.hypot(dx, dy) or 1.0)
+    nx, ny = -dy * scale, dx * scale
+    return [
+        (ax + nx, ay + ny),
+        (bx + nx, by + ny),
+        (bx - nx, by - ny),
+        (ax - nx, ay - ny),
+    ]
+
+
+def box(canvas, frame, xs, ys, zs, colour, class_id, **options):
+    """Paint the visible sides of a cuboid.
+
+    Args:
+        canvas (Canvas): Where.
+        frame (Frame): Axes that ``xs``, ``ys``, ``zs`` are measured in.
+        xs (tuple[float, float]): Extent to the right in metres.
+        ys (tuple[float, float]): Extent upwards.
+        zs (tuple[float, float]): Extent forward.
+        colour (tuple | dict): RGB, or RGB by name of the side with a
+            ``None`` key for the others.
+        class_id (int): Train id.
+        **options: As in :meth:`Canvas.paint`.
+
+    Returns:
+        dict[str, Face]: The visible ones of ``left``, ``right``, ``back``,
+        ``front``, ``top``, ``bottom``. On the four walls u runs to the right
+        as one looks at the wall and v up, both in metres, from the lower
+        left corner.
+    """
+    (x0, x1), (y0, y1), (z0, z1) = xs, ys, zs
+    w, h, d = x1 - x0, y1 - y0, z1 - z0
+    seen = {}
+    for name, origin, u, v, length, rise in (
+        ('bottom', (x0, y0, z1), (1, 0, 0), (0, 0, -1), w, d),
+        ('top', (x0, y1, z0), (1, 0, 0), (0, 0, 1), w, d),
+        ('left', (x0, y0, z1), (0, 0, -1), (0, 1, 0), d, h),
+        ('right', (x1, y0, z0), (0, 0, 1), (0, 1, 0), d, h),
+        ('front', (x1, y0, z1), (-1, 0, 0), (0, 1, 0), w, h),
+        ('back', (x0, y0, z0), (1, 0, 0), (0, 1, 0), w, h),
+    ):
+        face = frame.face(origin, u, v)
+        if not face.seen:
+            continue
+        paint = colour
+        if isinstance(colour, dict):
+            paint = colour.get(name, colour[None])
+        made = canvas.paint(
+            face, rect(0, 0, length, rise), paint, class_id, **options
+        )
+        if made is not None:
+            seen[name] = made
+    return seen
+
+
+def extrude(canvas, frame, profile, half, colours, side, class_id, **options):
+    """Paint a solid with one outline all along its width.
+
+    Args:
+        canvas (Canvas): Where.
+        frame (Frame): Axes of the solid.
+        profile (Sequence): Points (forward, up) in metres, clockwise as seen
+            from the right side with forward to the right.
+        half (float): Half of the width in metres.
+        colours (Sequence): RGB of the strip from each point to the next.
+        side (tuple): RGB of the two ends.
+        class_id (int): Train id.
+        **options: As in :meth:`Canvas.paint`.
+
+    Returns:
+        dict: ``left`` and ``right`` with (u, v) = (forward, up), and the
+        number of each strip with u to the local right in metres and v from
+        its first point (0) to its second (1); the visible ones.
+    """
+    jobs = []
+    for i, (a, b) in enumerate(
+        zip(profile, [*profile[1:], profile[0]], strict=True)
+    ):
+        face = frame.face(
+            (-half, a[1], a[0]), (1, 0, 0), (0, b[1] - a[1], b[0] - a[0])
+        )
+        if face.seen:
+            x, y, z = face.point(half, 0.5)
+            away = x * x + y * y + z * z
+            outline = rect(0, 0, 2 * half, 1)
+            jobs.append((-away, i, face, outline, colours[i]))
+    jobs.sort(key=lambda job: job[0])
+    for name, x, sign in (('left', -half, -1), ('right', half, 1)):
+        face = frame.face((x, 0, 0), (0, 0, 1), (0, 1, 0))
+        # v x u points to the right here.
+        if face.seen == (sign > 0):
+            jobs.append((0.0, name, face, profile, side))
+    seen = {}
+    for _, name, face, outline, colour in jobs:
+        made = canvas.paint(face, outline, colour, class_id, **options)
+        if made is not None:
+            seen[name] = made
+    return seen

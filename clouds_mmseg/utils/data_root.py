@@ -1,0 +1,62 @@
+"""Folders of the data sets and of the reports about them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
+# A folder for reports and class statistics where the data is read-only.
+REPORT_DIR_VARIABLE = 'CLOUDS_REPORT_DIR'
+
+
+def resolve_data_root(data_root):
+    """Apply the environment variable that moves all data roots at once.
+
+    Args:
+        data_root (str | None): As in a config, for example ``data/gta5``.
+
+    Returns:
+        str | None: With ``CLOUDS_DATA_ROOT=/disk`` set, ``data/gta5`` becomes
+        ``/disk/gta5``. Roots that do not begin with ``data/`` are returned as
+        they are.
+    """
+    moved = os.environ.get(DATA_ROOT_VARIABLE)
+    if not moved or data_root is None:
+        return data_root
+    parts = Path(data_root).parts
+    if not parts or parts[0] != 'data':
+        return data_root
+    return str(Path(moved).expanduser().joinpath(*parts[1:]))
+
+
+def report_folder(root):
+    """Where reports and class statistics of a data set are written.
+
+    Args:
+        root (str): ``files_root`` of the data set.
+
+    Returns:
+        str: The root; with ``CLOUDS_REPORT_DIR`` a folder below that, whose
+        name tells roots apart.
+    """
+    elsewhere = os.environ.get(REPORT_DIR_VARIABLE)
+    if not elsewhere or '://' in root:
+        return root
+    whole = os.path.abspath(root)
+    digest = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
+    return os.path.join(elsewhere, f'{os.path.basename(whole)}-{digest}')
+
+
+def existing_file(root, name):
+    """Where a file about a data set is read.
+
+    Args:
+        root (str): ``files_root`` of the data set.
+        name (str): Of the file.
+
+    Returns:
+        str: Its path in :func:`report_folder`, unless only the root has it.
+    """
+    path = os.path.join(report_folder(root), name)
+    beside = os.path.join(root, name)
+    return path if os.path.exists(path) else beside

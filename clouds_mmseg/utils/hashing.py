@@ -1,0 +1,53 @@
+"""Content hashes of arrays, tensors and settings."""
+
+import hashlib
+
+import numpy as np
+
+_BYTES = 16
+
+
+def digest_array(array):
+    """Hash the values, the shape and the dtype of an array.
+
+    Args:
+        array (np.ndarray): Any shape, any dtype but object.
+
+    Returns:
+        str: 32 hexadecimal digits.
+    """
+    array = np.ascontiguousarray(array)
+    digest = hashlib.blake2b(
+        f'{array.dtype.str}{array.shape}'.encode(), digest_size=_BYTES
+    )
+    digest.update(array.data)
+    return digest.hexdigest()
+
+
+def digest_text(*parts):
+    """Hash some values by their ``str``, order and borders included.
+
+    Args:
+        *parts (object): Values whose ``str`` is stable between processes.
+
+    Returns:
+        str: 32 hexadecimal digits.
+    """
+    content = repr([str(part) for part in parts])
+    return hashlib.blake2b(content.encode(), digest_size=_BYTES).hexdigest()
+
+
+def digest_file(path):
+    """Hash the bytes of a file.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        str: 32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    with open(path, 'rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""Files of a generated image set, shared by its writer and its readers.
+
+"Image bank" is short for such a set; options and configs use that name.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from clouds_mmseg.utils.errors import UserError
+
+BANK_FILE = 'bank.json'
+MANIFEST_FILE = 'manifest.jsonl'
+SHARD_FOLDER = 'shards'
+IMAGE_FOLDER = 'images'
+LABEL_FOLDER = 'labels_for_evaluation'
+FORMAT = 1
+_REQUIRED = ('index', 'file', 'prompt', 'seed', 'bytes', 'sha256')
+_COMMAND = 'python tools/generate_images.py --prompts FILE --num N --out'
+
+
+class BankError(UserError):
+    """A bank is missing, damaged, or not the one that is asked for."""
+
+
+def sha256_of(path):
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_bank(root):
+    """Read what a bank says about itself.
+
+    Args:
+        root (str | Path): Folder of the bank.
+
+    Returns:
+        dict: ``format``, ``num`` (images asked for), ``recipe`` (what the
+        images depend on) and ``info`` (versions and paths, for people).
+
+    Raises:
+        BankError: There is no bank, or it is damaged or of another format.
+    """
+    path = Path(root) / BANK_FILE
+    try:
+        bank = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        there = 'holds no' if Path(root).is_dir() else 'does not exist, so no'
+        raise BankError(
+            f'the bank {root} {there} {BANK_FILE}. Make the bank with: '
+            f'{_COMMAND} {root}'
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BankError(
+            f'{path} cannot be read ({error}). Delete the bank and make it '
+            f'again with: {_COMMAND} {root}'
+        ) from error
+    found = bank.get('format') if isinstance(bank, dict) else None
+    if found != FORMAT:
+        raise BankError(
+            f'{path} has format {found!r}, this version reads format '
+            f'{FORMAT}. Make the bank again with: {_COMMAND} {root}'
+        )
+    return bank
+
+
+def read_entries(root):
+    """Read the manifest of a bank, finished or not.
+
+    A line that a kill cut short is the last of its file and lacks its
+    newline; it is passed over.
+
+    Args:
+        root (str | Path): Folder of the bank.
+
+    Returns:
+        dict[int, dict]: Index of the image -> its entry, in ascending order.
+
+    Raises:
+        BankError: A line is not an entry.
+    """
+    root = Path(root)
+    entries = {}
+    # A rank that finishes writes the manifest before it removes the shards,
+    # so whoever reads the shards first misses nothing.
+    shards = sorted(root.glob(f'{SHARD_FOLDER}/*.jsonl'))
+    for path in (*shards, root / MANIFEST_FILE):
+        try:
+            lines = path.read_bytes().split(b'\n')
+        except FileNotFoundError:
+            continue
+        for number, line in enumerate(lines[:-1], 1):
+            entry = _parse(line, path, number)
+            # An image may have been made again, to get its label as well.
+            if entry['index'] not in entries or 'evaluation_label' in entry:
+                entries[entry['index']] = entry
+    return dict(sorted(entries.items()))
+
+
+def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:
+    """Warn if images of a bank are the same to the last byte.
+
+    A model that passes over seeds or prompts makes such images, and a bank
+    of them has less to say than its number of images.
+
+    Args:
+        root: Folder of the bank, for the message.
+        entries: Of :func:`read_entries`.
+
+    Returns:
+        How many images are copies of an earlier one.
+    """
+    first, copies = {}, []
+    for entry in entries:
+        other = first.setdefault(entry['sha256'], entry['file'])
+        if other != entry['file']:
+            copies.append(f'{entry["file"]} of {other}')
+    if copies:
+        print_log(
+            f'{len(copies)} of the {len(first) + len(copies)} images of the '
+            f'bank {root} are copies of others: {", ".join(copies[:3])}'
+            + (', ...' if len(copies) > 3 else ''),
+            logger='current',
+            level=logging.WARNING,
+        )
+    return len(copies)
+
+
+def _parse(line, path, number):
+    try:
+        entry = json.loads(line)
+        missing = [key for key in _REQUIRED if key not in entry]
+    except (ValueError, TypeError):
+        missing = ['everything']
+    if missing:
+        raise BankError(
+            f'line {number} of {path} is not an entry of a bank (it lacks '
+            f'{", ".join(missing)}). Delete that line; the command that made '
+            'the bank makes the image again.'
+        )
+    return entry

@@ -1,0 +1,1 @@
+"""Read, write, load and locate weight files."""

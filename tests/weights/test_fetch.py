@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.io import WeightFileError
+from clouds_mmseg.weights.locate import read_remote
+
+
+def test_a_named_checkpoint_is_read_from_the_folder(pretrained_folder):
+    saved = dict(state_dict=dict(a=torch.ones(2)), meta=dict(iter=3))
+    torch.save(saved, pretrained_folder / 'resnet50-0676ba61.pth')
+    torch.save(saved, pretrained_folder / 'x.pth')
+    for name in ('torchvision://resnet50', 'https://a.invalid/b/x.pth'):
+        found = read_remote(name)
+        assert found['meta'] == saved['meta']
+        assert torch.equal(found['state_dict']['a'], torch.ones(2))
+
+
+def test_what_cannot_be_read_is_one_error(pretrained_folder):
+    with pytest.raises(UserError, match='x.pth is not here'):
+        read_remote('https://a.invalid/b/x.pth')
+    (pretrained_folder / 'x.pth').write_bytes(b'<html>')
+    with pytest.raises(WeightFileError, match='web page'):
+        read_remote('https://a.invalid/b/x.pth')
+    with pytest.raises(UserError, match='could not be read'):
+        read_remote('mmcls-of-old://x')

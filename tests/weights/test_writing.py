@@ -1,0 +1,121 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.version import __version__
+from clouds_mmseg.weights.io import (
+    read_content,
+    read_state_dict,
+    split_content,
+    write_weights,
+)
+
+TABLE = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+WEIGHTS = {
+    'whole': TABLE,
+    'slice': TABLE[:2],
+    'turned': TABLE.T,
+    'tied': TABLE,
+    'half': TABLE.to(torch.bfloat16),
+    'count': torch.tensor(3),
+    'none': torch.zeros(0, 3),
+}
+META = dict(
+    cfg='model = dict()\n# größer',
+    dataset_meta=dict(classes=('road', 'sky'), palette=[[1, 2, 3], [4, 5, 6]]),
+    source=dict(file='a.pth', sha256='00'),
+    iter=np.int64(4),
+    seed=None,
+)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.pt', '.safetensors'])
+def test_what_is_written_is_read(tmp_path, suffix):
+    path = tmp_path / f'w{suffix}'
+    assert write_weights(path, WEIGHTS, META) == sha256_of(path)
+    content = read_content(path)
+    weights, rest = split_content(content, path)
+    assert weights.keys() == WEIGHTS.keys()
+    for key, value in WEIGHTS.items():
+        assert weights[key].dtype == value.dtype
+        assert torch.equal(weights[key], value)
+    assert len(rest['meta'].pop('content_sha256')) == 64
+    assert rest['meta'] == dict(
+        cfg=META['cfg'],
+        dataset_meta=dict(
+            classes=['road', 'sky'], palette=META['dataset_meta']['palette']
+        ),
+        source=META['source'],
+        iter=4,
+        seed=None,
+        clouds_mmseg_version=__version__,
+    )
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_slice_does_not_take_the_whole_along(tmp_path):
+    big = torch.zeros(1000, 1000)
+    write_weights(tmp_path / 'w.pth', {'a': big[:1]})
+    assert (tmp_path / 'w.pth').stat().st_size < 20_000
+
+
+def test_safetensors_carry_text(tmp_path):
+    path = tmp_path / 'w.safetensors'
+    write_weights(path, WEIGHTS, META)
+    with safe_open(path, 'pt') as file:
+        metadata = file.metadata()
+    assert metadata['format'] == 'pt'
+    assert metadata['cfg'] == META['cfg']
+    assert json.loads(metadata['dataset_meta'])['classes'] == ['road', 'sky']
+    assert json.loads(metadata['source'])['sha256'] == '00'
+    assert metadata['clouds_mmseg_version'] == __version__
+
+
+def test_detectron2s_pickle(tmp_path):
+    path = tmp_path / 'w.pkl'
+    weights = {k: v for k, v in WEIGHTS.items() if k != 'half'}
+    write_weights(path, weights, wrapper='model')
+    with open(path, 'rb') as stream:
+        content = pickle.load(stream)
+    assert isinstance(content['model']['whole'], np.ndarray)
+    found = read_state_dict(path)
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+
+
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'w.pth'
+    write_weights(path, WEIGHTS)
+    before = path.read_bytes()
+
+    def half(content, file):
+        file.write_bytes(b'half')
+        raise OSError('no space left')
+
+    monkeypatch.setattr(torch, 'save', half)
+    with pytest.raises(UserError, match=r'w\.pth cannot be written: no space'):
+        write_weights(path, WEIGHTS)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_names_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match=r'\.pth, .*not as \.txt'):
+        write_weights(tmp_path / 'w.txt', WEIGHTS)
+    (tmp_path / 'd.pth').mkdir()
+    with pytest.raises(UserError, match='is a folder'):
+        write_weights(tmp_path / 'd.pth', WEIGHTS)
+
+
+def test_metadata_of_other_programs(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / 'w.safetensors'
+    save_file({'a': TABLE}, path, metadata=dict(source='{no json', meta='[1]'))
+    meta = read_content(path)['meta']
+    assert meta == dict(source='{no json', meta=[1])

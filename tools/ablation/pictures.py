@@ -1,0 +1,113 @@
+"""What the first and the last row predict, and what the teacher labelled."""
+
+from pathlib import Path
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+from clouds_mmseg.engine.hooks.visualization import legend, panel, stack
+from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.weights.io import read_state_dict
+from clouds_mmseg.weights.load import load_strictly
+
+_WIDTH = 256
+# Scenes differ by number, not by domain: one that shows many classes.
+_TARGET_SCENE = 3
+_GENERATED_SCENES = (0, 1, 2, 3)
+
+
+def draw_pictures(runs, folder):
+    """Draw ``targets.png`` and ``pseudo_labels.png`` for the first seed.
+
+    Args:
+        runs (Sequence[Run]): All finished.
+        folder (Path): Where the pictures go.
+
+    Returns:
+        list[Path]: The pictures; the second only where a run trained itself.
+    """
+    seed = runs[0].seed
+    runs = [run for run in runs if run.seed == seed]
+    models = [_load(run) for run in runs]
+    ends = (0, -1) if len(runs) > 1 else (0,)
+    sheets = {
+        'targets.png': _targets(
+            [runs[i] for i in ends], [models[i] for i in ends]
+        )
+    }
+    for run, model in list(zip(runs, models, strict=True))[::-1]:
+        hooks = {h['type']: h for h in run.config().custom_hooks}
+        if 'SAMRefineHook' in hooks and model.teacher.steps > 0:
+            sheets['pseudo_labels.png'] = _pseudo_labels(run, model, hooks)
+            break
+    paths = []
+    for name, sheet in sheets.items():
+        paths.append(Path(folder) / name)
+        with atomic_path(paths[-1]) as temporary:
+            sheet.save(temporary)
+    return paths
+
+
+def _load(run):
+    """The trained model of a run, in eval mode."""
+    cfg = run.config()
+    init_default_scope(cfg.default_scope)
+    last = run.folder / f'iter_{cfg.train_cfg.max_iters}.pth'
+    model = MODELS.build(cfg.model)
+    load_strictly(model, read_state_dict(last), source=last)
+    return model.eval()
+
+
+def _targets(runs, models):
+    """One scene of each domain: image, label, prediction of each model."""
+    titles = ['image', 'label', *(run.row.title for run in runs)]
+    rows = []
+    for dataset in runs[0].config().val_dataloader.dataset.datasets:
+        dataset = DATASETS.build(dataset)
+        sample = dataset[_TARGET_SCENE]
+        maps = [sample['data_samples'].gt_sem_seg.data[0]]
+        for model in models:
+            with torch.no_grad():
+                found = model.test_step(pseudo_collate([sample]))
+            maps.append(found[0].pred_sem_seg.data[0])
+        rows.append(
+            panel(
+                sample['inputs'].flip(0).permute(1, 2, 0).numpy(),
+                [x.numpy() for x in maps],
+                dataset.metainfo['palette'],
+                width=_WIDTH,
+                caption=dataset.domain,
+                titles=titles,
+            )
+        )
+    return _with_legend(rows, dataset.metainfo)
+
+
+def _pseudo_labels(run, model, hooks):
+    """Generated scenes: image, truth, teacher's label, refined label."""
+    dataset = DATASETS.build(hooks['PseudoLabelAccuracyHook']['dataset'])
+    refiner = MODELS.build(hooks['SAMRefineHook']['refiner'])
+    rows = []
+    for index in _GENERATED_SCENES:
+        sample = dataset[index]['data_samples']
+        image = model.clean_rgb(sample)
+        before = model.pseudo_labels([sample])[0][0]
+        maps = [sample.gt_sem_seg.data[0], before, refiner(image, before)]
+        rows.append(
+            panel(
+                image.permute(1, 2, 0).numpy(),
+                [x.numpy() for x in maps],
+                dataset.metainfo['palette'],
+                width=_WIDTH,
+                caption=f'generated scene {index}, {run.row.title}',
+                titles=('image', 'truth, unused', 'teacher', 'refined'),
+            )
+        )
+    return _with_legend(rows, dataset.metainfo)
+
+
+def _with_legend(rows, metainfo):
+    key = legend(metainfo['classes'], metainfo['palette'], rows[0].width)
+    return stack([*rows, key])

@@ -1,0 +1,147 @@
+"""The tables of the ablation."""
+
+import json
+from statistics import mean, stdev
+
+from clouds_mmseg.engine.hooks.pseudo_labels import FILE_NAME
+
+
+def spread(values, digits=1):
+    """Write mean and sample standard deviation over seeds.
+
+    Args:
+        values (Sequence[float]): One a seed.
+        digits (int): After the point.
+
+    Returns:
+        str: Such as ``'40.1 ± 0.6'``; the value alone where there is one.
+    """
+    text = f'{mean(values):.{digits}f}'
+    if len(values) > 1:
+        text += f' ± {stdev(values):.{digits}f}'
+    return text
+
+
+def collect(runs):
+    """Read what the finished runs have measured.
+
+    Args:
+        runs (Sequence[Run]): All finished.
+
+    Returns:
+        dict[str, dict]: By row: ``title``, ``seeds``, ``mIoU`` (domain ->
+        one percentage a seed; ``mean`` is over the targets) and ``teacher``
+        (one dict a seed, as ``PseudoLabelAccuracyHook`` writes them; empty
+        where there was no self-training).
+    """
+    rows = {}
+    for run in runs:
+        row = rows.setdefault(
+            run.row.name,
+            dict(title=run.row.title, seeds=[], mIoU={}, teacher=[]),
+        )
+        row['seeds'].append(run.seed)
+        metrics = run.results()['metrics']
+        for key, value in metrics.items():
+            domain, _, name = key.rpartition('/')
+            if key == 'mean_mIoU':
+                domain, name = 'mean', 'mIoU'
+            if name == 'mIoU':
+                row['mIoU'].setdefault(domain, []).append(value)
+        teacher = run.folder / FILE_NAME
+        if teacher.is_file():
+            row['teacher'].append(json.loads(teacher.read_text()))
+    return rows
+
+
+def markdown_table(header, lines):
+    """Lay out a table that reads well as text and as Markdown.
+
+    Args:
+        header (Sequence[str]): Of the columns.
+        lines (Sequence[Sequence[str]]): Cells.
+
+    Returns:
+        str: Lines with a bar at both ends.
+    """
+    widths = [
+        max(map(len, column)) for column in zip(header, *lines, strict=True)
+    ]
+
+    def line(cells):
+        first, *others = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1])]
+        padded += [cell.rjust(width) for cell, width in others]
+        return '| ' + ' | '.join(padded) + ' |'
+
+    rule = (
+        '|'
+        + '|'.join(
+            '-' * (width + 1) + ('-' if i == 0 else ':')
+            for i, width in enumerate(widths)
+        )
+        + '|'
+    )
+    return '\n'.join([line(header), rule, *map(line, lines)])
+
+
+def results_table(rows):
+    """Mean IoU of each row on each domain, and the gain over the first row.
+
+    Args:
+        rows (dict): See :func:`collect`.
+
+    Returns:
+        str: Markdown. The gain is that of a seed over the same seed.
+    """
+    first = next(iter(rows.values()))
+    domains = [d for d in first['mIoU'] if d != 'mean']
+    names = [d.removeprefix('toycity_') for d in domains]
+    lines = []
+    for row in rows.values():
+        gains = [
+            ours - theirs
+            for ours, theirs in zip(
+                row['mIoU']['mean'], first['mIoU']['mean'], strict=True
+            )
+        ]
+        cells = [spread(row['mIoU'][d]) for d in [*domains, 'mean']]
+        gain = '' if row is first else '+' * (mean(gains) > 0) + spread(gains)
+        lines.append([row['title'], *cells, gain])
+    return markdown_table(['', *names, 'mean of targets', 'gain'], lines)
+
+
+def teacher_table(rows):
+    """The teacher's labels against the truth, before and after refinement.
+
+    Args:
+        rows (dict): See :func:`collect`.
+
+    Returns:
+        str: Markdown; empty if no row had a teacher.
+    """
+    lines = []
+    for row in rows.values():
+        if not row['teacher']:
+            continue
+        for iteration in row['teacher'][0]:
+            at = [seed[iteration] for seed in row['teacher']]
+            cells = []
+            for name in ('mIoU', 'aAcc'):
+                for when in ('before', 'after'):
+                    values = [x[when][name] for x in at if when in x]
+                    cells.append(spread(values) if values else '-')
+            lines.append([row['title'], iteration, *cells])
+    if not lines:
+        return ''
+    return markdown_table(
+        [
+            '',
+            'iteration',
+            'mIoU before',
+            'mIoU after',
+            'pixels right before',
+            'pixels right after',
+        ],
+        lines,
+    )

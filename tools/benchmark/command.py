@@ -1,0 +1,248 @@
+"""What ``tools/benchmark.py`` does with its command line."""
+
+import gc
+import logging
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from benchmark.measure import CLOCKS, alternate
+from benchmark.plain import load_plain
+from benchmark.report import (
+    OURS,
+    environment,
+    rows_of,
+    table_of,
+    write_json,
+)
+from benchmark.setting import DTYPES, Setting
+from clouds_mmseg.utils.errors import UserError
+
+
+def run(args, plain_folder):
+    """Do what the command line asks for, and print the tables.
+
+    Args:
+        args (argparse.Namespace): Of :func:`parse_args`.
+        plain_folder (Path): Where the plain formulation lies.
+
+    Returns:
+        list[dict]: The rows of the report.
+
+    Raises:
+        UserError: An option that cannot be.
+    """
+    for name, low in (('warmup', 0), ('repeats', 1), ('threads', 1)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise UserError(f'--{name} must be at least {low}, got {value}')
+    workers = getattr(args, 'workers', 0)
+    if min(workers if isinstance(workers, list) else [workers]) < 0:
+        raise UserError(f'--workers must be at least 0, got {workers}')
+    init_default_scope('mmseg')
+    # Garbage is collected before each run; what was imported is not searched.
+    gc.freeze()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = _device(args.device)
+    plain = load_plain(plain_folder) if args.against else None
+    with _only_errors():
+        rows = _WORKS[args.work](args, device, plain)
+    if args.out:
+        options = dict(vars(args), device=str(device))
+        write_json(args.out, options=options, **environment(), rows=rows)
+        print(f'written to {args.out}')
+    return rows
+
+
+@contextmanager
+def _only_errors():
+    """Silence the frozen tower: that its weights are random is meant."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _device(name):
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(
+            f'--device {name}: give auto, cpu, cuda or cuda:N'
+        ) from error
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise UserError(f'--device {name}: torch finds no CUDA device here')
+    return device
+
+
+def _measure(args, title, contenders, device):
+    """Measure, print a table, return its rows."""
+    found = alternate(
+        contenders,
+        device=device,
+        warmup=args.warmup,
+        repeats=args.repeats,
+        clock=args.clock,
+    )
+    rows = [dict(work=title, **row) for row in rows_of(found)]
+    print(f'\n{title}, {args.repeats} repeats, {args.clock} time')
+    print(table_of(rows, found))
+    return rows, found
+
+
+def _step(args, device, plain):
+    from benchmark import roofline, steps
+
+    unlabelled = args.batch // 2 if args.work == 'selftrain' else 0
+    setting = Setting(
+        device=device,
+        dtype=args.dtype,
+        tower=args.tower,
+        size=args.size,
+        batch=args.batch,
+        model=args.model,
+    )
+    width, height = args.size
+    what = f'{args.work} {args.batch} x {width}x{height} {args.dtype}'
+    print(f'{environment()["machine"]}, tower {args.tower}')
+    if args.work == 'infer':
+        contenders = steps.inference(setting, plain)
+    else:
+        contenders = steps.training(setting, plain, unlabelled=unlabelled)
+    rows, found = _measure(args, what, contenders, device)
+    rows += _bounds(
+        what,
+        'arithmetic',
+        'FLOP',
+        roofline.count_operations(contenders[OURS]),
+        found[OURS],
+        roofline.matmul_rate(device, DTYPES[args.dtype]),
+    )
+    if args.work == 'infer' and plain:
+        share, classes = steps.agreement(found)
+        print(f'agree on {share:.4%} of the pixels, of {classes} classes')
+        rows.append(
+            dict(work=what, name='agreement', ours=share, classes=classes)
+        )
+    if args.work == 'selftrain':
+        rows += _measure(
+            args,
+            'update of the teacher',
+            steps.teacher_update(setting, plain),
+            device,
+        )[0]
+    return rows
+
+
+def _bounds(work, title, unit, amounts, measurement, rate):
+    """Print and return what bounds ours."""
+    from benchmark.roofline import bound_rows
+
+    rows = [
+        dict(work=work, **row)
+        for row in bound_rows(title, unit, amounts, measurement, rate)
+    ]
+    print(f'\nours, at the {rate / 1e9:,.1f} G{unit}/s of this machine')
+    print(table_of(rows))
+    return rows
+
+
+def _sampling(args, device, plain):
+    from benchmark import roofline
+    from benchmark.sampling import sampling
+
+    print(environment()['machine'])
+    contenders, traffic = sampling(
+        args.size, args.batch, args.dtype, device, plain
+    )
+    width, height = args.size
+    what = f'sampling {args.batch} x {width}x{height} {args.dtype}'
+    rows, found = _measure(args, what, contenders, device)
+    return rows + _bounds(
+        what,
+        'traffic',
+        'B',
+        traffic,
+        found[OURS],
+        roofline.copy_rate(device),
+    )
+
+
+def _refine(args, device, plain):
+    from benchmark import refining
+
+    print(f'{environment()["machine"]}, SAM {args.variant} of random weights')
+    rows = []
+    for epoch in refining.EPOCHS:
+        with tempfile.TemporaryDirectory() as folder:
+            contenders = refining.refinement(
+                epoch,
+                variant=args.variant,
+                side=args.sam_size,
+                size=args.size,
+                device=device,
+                folder=Path(folder),
+                plain=plain,
+            )
+            title = f'refine {args.size}x{args.size}, {epoch}'
+            rows += _measure(args, title, contenders, device)[0]
+    return rows
+
+
+def _loader(args, device, plain):
+    from benchmark import storages
+
+    del device, plain
+    print(environment()['machine'])
+    return storages.run(args)
+
+
+def _resume(args, device, plain):
+    from benchmark import resuming
+
+    if args.iteration < 2:
+        raise UserError(
+            f'--iteration must be at least 2, got {args.iteration}'
+        )
+    del device
+    with tempfile.TemporaryDirectory() as folder:
+        case = resuming.ResumeCase(
+            folder,
+            tower=args.tower,
+            model=args.model,
+            size=args.size,
+            crop=args.crop,
+            workers=args.workers,
+            clock=CLOCKS[args.clock],
+        )
+        rows = resuming.compare(
+            case,
+            args.iteration,
+            warmup=args.warmup,
+            repeats=args.repeats,
+            replayed=args.replayed if plain else 0,
+        )
+    print(environment()['machine'])
+    print(table_of(rows))
+    return rows
+
+
+_WORKS = dict(
+    sampling=_sampling,
+    infer=_step,
+    train=_step,
+    selftrain=_step,
+    refine=_refine,
+    loader=_loader,
+    resume=_resume,
+)

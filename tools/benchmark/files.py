@@ -1,0 +1,238 @@
+"""Image files of the published sizes, to load."""
+
+import io
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from clouds_mmseg.data_tools.prepare.convert import encode_label
+from clouds_mmseg.data_tools.prepare.write import RECODES, encode_exactly
+from clouds_mmseg.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """How the files of a set are published.
+
+    Attributes:
+        size (tuple[int, int]): Width and height.
+        image (str): ``png`` or ``jpg``.
+        label (str): ``grey``, ``palette``, or ``wide`` for 16 bits in three
+            channels.
+    """
+
+    size: tuple
+    image: str = 'png'
+    label: str = 'grey'
+
+
+SETS = {
+    'gta5': FileSet((1914, 1052), label='palette'),
+    'synthia': FileSet((1280, 760), label='wide'),
+    'cityscapes': FileSet((2048, 1024)),
+    'bdd100k': FileSet((1280, 720), 'jpg'),
+    # Sizes vary; this is one of a telephone.
+    'mapillary': FileSet((4032, 3024), 'jpg', 'palette'),
+    'acdc': FileSet((1920, 1080)),
+    'generated': FileSet((768, 768)),
+}
+# Other storages of the same pixels; JPEG XL where its decoder is installed.
+STORAGES = ('png-fast', *RECODES, 'npy')
+if find_spec('pillow_jxl'):
+    STORAGES += ('jxl',)
+# Labels as tools/prepare_dataset.py makes them.
+PREPARED = 'prepared'
+
+# Such that a PNG takes about 9 bits a pixel, as GTA5's and Cityscapes' do,
+# and a lossless WebP three quarters of that, as of photographs.
+_GRAIN, _COLOUR_GRAIN, _DETAIL = 0.5, 0.3, 3.0
+# Small photographs are sharper, pixel by pixel, than large ones.
+_ENLARGED = 2.0
+
+
+def picture(size, seed):
+    """Draw something of many scales, rough in places, with grain.
+
+    Args:
+        size (tuple[int, int]): Width and height.
+        seed (int): Of what is drawn.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+    """
+    rng = np.random.default_rng(seed)
+    width, height = size
+
+    def layer(cells, channels):
+        shape = (max(2, cells * height // width), max(2, cells), channels)
+        noise = rng.normal(size=shape).astype(np.float32)
+        enlarged = cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
+        return enlarged.reshape(height, width, channels)
+
+    total = np.full((height, width, 3), 110, np.float32)
+    for cells, strength in ((4, 30), (16, 20), (64, 10)):
+        # Photographs vary in brightness more than in colour.
+        total += strength * (layer(cells, 1) + 0.3 * layer(cells, 3))
+    # Leaves and streets, not the sky.
+    rough = (layer(12, 1) + 0.3).clip(0)
+    for cells in (width // 4, width // 2, width):
+        total += _DETAIL * rough * layer(cells, 1)
+    grain = layer(width, 1) + _COLOUR_GRAIN * layer(width, 3)
+    return (total + _GRAIN * grain).clip(0, 255).astype(np.uint8)
+
+
+class Mosaic:
+    """Pictures put together of photographs, in place of drawn ones.
+
+    Args:
+        folder (str | Path): Photographs, at any depth.
+
+    Raises:
+        UserError: There are none.
+    """
+
+    def __init__(self, folder):
+        paths = sorted(
+            path
+            for path in Path(folder).rglob('*')
+            if path.suffix.lower() in ('.png', '.jpg', '.jpeg')
+        )
+        found = [cv2.imread(str(path)) for path in paths]
+        self.photos = [photo for photo in found if photo is not None]
+        if not self.photos:
+            raise UserError(f'--photos {folder} holds no PNG or JPEG image')
+
+    def __call__(self, size, seed):
+        """Lay enlarged photographs beside and below each other.
+
+        Args:
+            size (tuple[int, int]): Width and height.
+            seed (int): Which photograph is the first.
+
+        Returns:
+            np.ndarray: (H, W, 3) uint8, BGR.
+        """
+        height, width = self.photos[0].shape[:2]
+        tile = (round(width * _ENLARGED), round(height * _ENLARGED))
+        number, rows = seed, []
+        for _ in range(-(-size[1] // tile[1])):
+            row = []
+            for _ in range(-(-size[0] // tile[0])):
+                photo = self.photos[number % len(self.photos)]
+                row.append(
+                    cv2.resize(photo, tile, interpolation=cv2.INTER_CUBIC)
+                )
+                number += 1
+            rows.append(np.hstack(row))
+        whole = np.vstack(rows)[: size[1], : size[0]]
+        return np.ascontiguousarray(whole)
+
+
+def label(size, classes, seed):
+    """Draw regions of classes.
+
+    Args:
+        size (tuple[int, int]): Width and height.
+        classes (int): Ids are below this.
+        seed (int): Of what is drawn.
+
+    Returns:
+        np.ndarray: (H, W) uint8.
+    """
+    cells = np.random.default_rng(seed).integers(classes, size=(24, 32))
+    return cv2.resize(
+        cells.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
+    )
+
+
+def write_set(folder, size, storages, labels, *, count, draw=picture):
+    """Write folders as ``FolderDataset`` reads them.
+
+    Args:
+        folder (Path): Receives a folder for each storage and kind of labels.
+        size (tuple[int, int]): Width and height.
+        storages (Sequence[str]): The first is the published one, ``png`` or
+            ``jpg``; the others hold the same pixels.
+        labels (Sequence[str]): Kinds of label files.
+        count (int): Number of images.
+        draw (Callable): ``(size, seed) -> (H, W, 3) uint8``.
+
+    Returns:
+        dict[str, int]: Mean number of bytes of an image, or label, by
+        storage and kind.
+    """
+    folder = Path(folder)
+    total = dict.fromkeys((*storages, *labels), 0)
+    for name in total:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        image = draw(size, index)
+        for storage in storages:
+            payload = encode(image, storage)
+            if storage == 'jpg':
+                # The copies are of what the published file decodes to.
+                image = cv2.imdecode(np.frombuffer(payload, np.uint8), 1)
+            path = folder / storage / f'{index:04d}{suffix(storage)}'
+            path.write_bytes(payload)
+            total[storage] += len(payload)
+        for kind in labels:
+            payload = _label_bytes(label(size, 19, index), kind)
+            (folder / kind / f'{index:04d}.png').write_bytes(payload)
+            total[kind] += len(payload)
+    return {name: size // count for name, size in total.items()}
+
+
+def suffix(storage):
+    """Return the suffix of the files of a storage."""
+    return '.png' if storage == 'png-fast' else f'.{storage}'
+
+
+def encode(image, storage):
+    """Encode an image.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8, BGR.
+        storage (str): ``png``, ``jpg`` or one of :data:`STORAGES`.
+
+    Returns:
+        bytes: The file.
+    """
+    if storage in RECODES:
+        return encode_exactly(image, storage, 'picture')
+    out = io.BytesIO()
+    if storage == 'npy':
+        np.save(out, image)
+        return out.getvalue()
+    if storage == 'jxl':
+        import pillow_jxl  # noqa: F401
+
+        rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        rgb.save(out, 'JXL', lossless=True, effort=1)
+        return out.getvalue()
+    if storage == 'jpg':
+        # Some 0.1 MB at the size of BDD100K, as its download has.
+        options = (cv2.IMWRITE_JPEG_QUALITY, 80)
+    else:
+        level = 1 if storage == 'png-fast' else 6
+        options = (cv2.IMWRITE_PNG_COMPRESSION, level)
+    return cv2.imencode(suffix(storage), image, options)[1].tobytes()
+
+
+def _label_bytes(ids, kind):
+    if kind == PREPARED:
+        return encode_label(ids)
+    if kind == 'wide':
+        pixels = np.zeros((*ids.shape, 3), np.uint16)
+        # OpenCV's order: class in the first channel of the file.
+        pixels[..., 2] = ids
+        return cv2.imencode('.png', pixels)[1].tobytes()
+    image = Image.fromarray(ids)
+    if kind == 'palette':
+        image.putpalette(list(range(256)) * 3)
+    out = io.BytesIO()
+    image.save(out, 'PNG')
+    return out.getvalue()

@@ -1,0 +1,122 @@
+"""Contenders measured in turn: A B A B."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmark.memory import peak_memory
+from benchmark.parts import PartClock, Watch
+
+CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+
+
+@dataclass
+class Contender:
+    """One way to do the work.
+
+    Attributes:
+        run (Callable): Does the work once; what it returns is kept.
+        prepare (Callable): Makes the argument of ``run``, not timed.
+        watches (Sequence[Watch]): The parts of the work.
+    """
+
+    run: Callable[[Any], Any]
+    prepare: Callable[[], Any] = lambda: None
+    watches: Sequence[Watch] = ()
+
+
+@dataclass
+class Measurement:
+    """What came out for one contender.
+
+    Attributes:
+        seconds (list[float]): Of each repeat.
+        peak (int | None): Bytes on top of what lay in memory before.
+        parts (dict[str, float]): Seconds of each part in one more run.
+        whole (float): Seconds of that run.
+        result (object): What the last run returned.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    peak: int | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    whole: float = 0.0
+    result: Any = None
+
+    @property
+    def median(self):
+        """Seconds of the run in the middle."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self):
+        """Seconds between the slowest and the fastest run."""
+        return max(self.seconds) - min(self.seconds)
+
+
+def synchronizer(device):
+    """Make the function that waits for a device.
+
+    Args:
+        device (torch.device): Where the work is done.
+
+    Returns:
+        Callable: Takes nothing.
+    """
+    if device.type == 'cuda':
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+def alternate(contenders, *, device, warmup=1, repeats=5, clock='wall'):
+    """Measure contenders in turn, so that the machine's moods hit all.
+
+    Memory and parts are taken in one more run of each: watching costs time.
+
+    Args:
+        contenders (dict[str, Contender]): By name.
+        device (torch.device): Where they compute.
+        warmup (int): Runs of each that are not counted.
+        repeats (int): Runs of each that are.
+        clock (str): ``wall``, or ``cpu`` for the processor time of this
+            process, on a machine that has other work to do.
+
+    Returns:
+        dict[str, Measurement]: By name.
+    """
+    wait, now = synchronizer(device), CLOCKS[clock]
+    found = {name: Measurement() for name in contenders}
+    for turn in range(warmup + repeats):
+        for name, contender in contenders.items():
+            argument = contender.prepare()
+            gc.collect()
+            wait()
+            start = now()
+            result = contender.run(argument)
+            wait()
+            took = now() - start
+            if turn >= warmup:
+                found[name].seconds.append(took)
+            found[name].result = result
+            del result
+    for name, contender in contenders.items():
+        _inspect(contender, found[name], device, wait, now)
+    return found
+
+
+def _inspect(contender, measurement, device, wait, now):
+    argument = contender.prepare()
+    clock = PartClock(wait, now)
+    with peak_memory(device) as peak, clock.watching(contender.watches):
+        wait()
+        start = now()
+        contender.run(argument)
+        wait()
+        measurement.whole = now() - start
+    measurement.peak = peak.bytes
+    measurement.parts = clock.seconds

@@ -1,0 +1,103 @@
+"""Deformable sampling by itself, at the size of one encoder layer."""
+
+import torch
+
+from benchmark.measure import Contender
+from benchmark.parts import Watch
+from benchmark.report import OURS, PLAIN
+from benchmark.setting import DTYPES, check_size
+from clouds_mmseg.models.mask2former.deform_attn import (
+    deformable_sample,
+    draw_layer,
+)
+
+_STRIDES = (32, 16, 8)
+
+
+class SampledLayer:
+    """Reads a layer's places, and finds the gradients.
+
+    Args:
+        sample (Callable): With the arguments of ``deformable_sample``.
+        shapes (list[tuple[int, int]]): Of the maps.
+        inputs (tuple[Tensor, Tensor, Tensor]): Of ``draw_layer``.
+        dtype (torch.dtype): Of the values.
+    """
+
+    def __init__(self, sample, shapes, inputs, dtype=torch.float32):
+        self._sample = sample
+        self._shapes = shapes
+        value, *others = inputs
+        self._inputs = [
+            value.detach().to(dtype).requires_grad_(),
+            *others,
+        ]
+        self._out = None
+
+    def run(self):
+        """Run both directions once; returns all they give."""
+        return [self.forward(), *self.backward()]
+
+    def forward(self):
+        """Return (N, Q, H * D)."""
+        value, places, weights = self._inputs
+        self._out = self._sample(value, self._shapes, places, weights)
+        return self._out.detach()
+
+    def backward(self):
+        """Return the gradients of value, places and weights."""
+        return torch.autograd.grad(
+            self._out, self._inputs, torch.ones_like(self._out)
+        )
+
+    def traffic(self):
+        """Count the bytes that are read and written if caches were perfect.
+
+        Returns:
+            dict[str, int]: Of ``forward``, ``backward`` and the ``whole``.
+        """
+        sizes = [x.numel() * x.element_size() for x in self._inputs]
+        # As large as the values, but of the dtype of the sums.
+        out = self._inputs[0].numel() * 4
+        forward = sum(sizes) + out
+        # All are read again, and each gets a gradient.
+        backward = forward + sum(sizes)
+        return dict(
+            forward=forward, backward=backward, whole=forward + backward
+        )
+
+
+def sampling(size, batch, dtype, device, plain=None):
+    """One encoder layer's sampling, forward and backward.
+
+    Args:
+        size (tuple[int, int]): Width and height of the images.
+        batch (int): Images.
+        dtype (str): ``fp32`` or ``bf16``, of the values of ours.
+        device (torch.device): Where.
+        plain (module, optional): Of :func:`load_plain`.
+
+    Returns:
+        tuple[dict[str, Contender], dict[str, int]]: Each returns the output
+        and three gradients; and the bytes of :meth:`SampledLayer.traffic`.
+    """
+    check_size(size, batch)
+    width, height = size
+    shapes = [(height // s, width // s) for s in _STRIDES]
+    inputs = draw_layer(shapes, device, batch)
+    ours = SampledLayer(deformable_sample, shapes, inputs, DTYPES[dtype])
+    layers = {OURS: ours}
+    if plain:
+        other = SampledLayer(plain.sample_by_grid, shapes, inputs)
+        layers = {PLAIN: other, OURS: ours}
+    contenders = {
+        name: Contender(
+            lambda _, layer=layer: layer.run(),
+            watches=(
+                Watch(layer, 'forward', 'forward'),
+                Watch(layer, 'backward', 'backward'),
+            ),
+        )
+        for name, layer in layers.items()
+    }
+    return contenders, ours.traffic()

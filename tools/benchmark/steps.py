@@ -1,0 +1,207 @@
+"""Inference and training steps: ours, and the plain ones beside."""
+
+import copy
+
+import torch
+from mmengine.optim import build_optim_wrapper
+
+from benchmark.measure import Contender
+from benchmark.parts import Watch
+from benchmark.report import OURS, PLAIN
+from benchmark.setting import MEAN, STD
+
+# The official optimiser, as in configs/_base_/schedules/adamw.py.
+_OPTIMIZER = dict(
+    optimizer=dict(type='AdamW', lr=1e-5, weight_decay=0.05, fused=True),
+    clip_grad=dict(max_norm=0.01, norm_type=2),
+)
+
+
+def inference(setting, plain=None):
+    """Images to labels.
+
+    Args:
+        setting (Setting): What is measured.
+        plain (module, optional): Of :func:`load_plain`.
+
+    Returns:
+        dict[str, Contender]: Each returns labels (N, H, W).
+    """
+    model = setting.build_model()
+    head = model.decode_head
+    images = setting.images()
+
+    def batch():
+        return dict(
+            inputs=list(images),
+            data_samples=[setting.sample() for _ in images],
+        )
+
+    def ours(data):
+        with torch.no_grad(), setting.autocast:
+            results = model.test_step(data)
+        return torch.stack([r.pred_sem_seg.data[0] for r in results])
+
+    contenders = {
+        OURS: Contender(
+            ours,
+            batch,
+            (
+                Watch(model.backbone, 'forward', 'tower'),
+                Watch(head.pixel_decoder, 'forward', 'pixel decoder'),
+                Watch(head, 'last_prediction', 'decoder'),
+                Watch(head, 'predict', 'class maps'),
+            ),
+        )
+    }
+    if plain:
+        other = _plain_model(plain, model)
+        contenders[PLAIN] = Contender(
+            other.predict,
+            lambda: images,
+            (
+                Watch(other, 'tower', 'tower'),
+                Watch(other.head, 'pixel_decoder', 'pixel decoder'),
+                Watch(other.head, 'forward', 'decoder'),
+                Watch(other.head, 'scores', 'class maps'),
+            ),
+        )
+    return _plain_first(contenders)
+
+
+def training(setting, plain=None, *, unlabelled=0):
+    """One optimiser step on labelled images and, perhaps, unlabelled ones.
+
+    Args:
+        setting (Setting): What is measured.
+        plain (module, optional): Of :func:`load_plain`.
+        unlabelled (int): How many images of the batch the teacher labels.
+
+    Returns:
+        dict[str, Contender]: Each returns nothing.
+    """
+    model = setting.build_model().train()
+    head = model.decode_head
+    images = setting.images()
+    labels = setting.labels(setting.batch - unlabelled)
+    clean = images[len(labels) :]
+    samples = [setting.sample(label=label) for label in labels]
+    samples += [setting.sample(clean=view) for view in clean]
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            _OPTIMIZER,
+            type='BF16OptimWrapper'
+            if setting.dtype == 'bf16'
+            else 'OptimWrapper',
+        ),
+    )
+    contenders = {
+        OURS: Contender(
+            lambda data: model.train_step(data, wrapper) and None,
+            # A step writes labels into its samples.
+            lambda: dict(
+                inputs=list(images), data_samples=copy.deepcopy(samples)
+            ),
+            (
+                Watch(model.backbone, 'forward', 'tower'),
+                Watch(
+                    model.teacher.module['decode_head'],
+                    'predict',
+                    'teacher',
+                    whole=True,
+                ),
+                Watch(head.pixel_decoder, 'forward', 'pixel decoder'),
+                Watch(head, 'predict_for_loss', 'decoder'),
+                Watch(head.criterion, 'match', 'matching'),
+                Watch(head, 'loss', 'losses'),
+                Watch(wrapper, 'backward', 'backward'),
+                Watch(wrapper, 'step', 'optimiser'),
+            ),
+        )
+    }
+    if plain:
+        contenders[PLAIN] = _plain_training(
+            _plain_model(plain, model), images, labels, clean
+        )
+    return _plain_first(contenders)
+
+
+def _plain_training(model, images, labels, clean):
+    optimizer = torch.optim.AdamW(model.parameters, 1e-5, weight_decay=0.05)
+
+    def step(_):
+        if len(clean):
+            model.self_train_step(images, labels, clean, optimizer)
+        else:
+            model.train_step(images, labels, optimizer)
+
+    return Contender(
+        step,
+        watches=(
+            Watch(model, 'tower', 'tower'),
+            Watch(model.teacher, 'forward', 'teacher', whole=True),
+            Watch(model.teacher, 'scores', 'teacher', whole=True),
+            Watch(model.head, 'pixel_decoder', 'pixel decoder'),
+            Watch(model.head, 'forward', 'decoder'),
+            Watch(model.criterion, 'match', 'matching'),
+            Watch(model.criterion, 'losses', 'losses'),
+            Watch(model, 'backward', 'backward'),
+            Watch(model, 'update', 'optimiser'),
+        ),
+    )
+
+
+def teacher_update(setting, plain=None):
+    """The moving average of the head.
+
+    Args:
+        setting (Setting): What is measured.
+        plain (module, optional): Of :func:`load_plain`.
+
+    Returns:
+        dict[str, Contender]: Each returns nothing.
+    """
+    model = setting.build_model()
+    contenders = {OURS: Contender(lambda _: model.update_teacher())}
+    if plain:
+        other = _plain_model(plain, model)
+        contenders[PLAIN] = Contender(lambda _: other.update_teacher())
+    return _plain_first(contenders)
+
+
+def _plain_model(plain, model):
+    """The plain formulation of a model, on the model's own weights."""
+    head, device = model.decode_head, next(model.parameters()).device
+    attention = head.pixel_decoder.encoder.layers[0].self_attn
+    teacher = model.teacher.module['decode_head']
+    return plain.PlainModel(
+        # As it is written, in the layout in which images come.
+        tower=model.backbone.pyramid,
+        student=dict(head.named_parameters()),
+        teacher=dict(teacher.named_parameters()),
+        mean=torch.tensor(MEAN, device=device)[:, None, None],
+        std=torch.tensor(STD, device=device)[:, None, None],
+        num_points=head.criterion.num_points,
+        heads=attention.num_heads,
+        groups=head.pixel_decoder.lateral_convs[0].gn.num_groups,
+    )
+
+
+def _plain_first(contenders):
+    """A is what B is measured against."""
+    return dict(sorted(contenders.items(), key=lambda item: item[0] == OURS))
+
+
+def agreement(measurements):
+    """Compare the labels of both contenders.
+
+    Args:
+        measurements (dict[str, Measurement]): Of :func:`inference`.
+
+    Returns:
+        tuple[float, int]: Share of the pixels on whose class they agree, and
+        how many classes there are: to agree on one is no merit.
+    """
+    a, b = (measurements[name].result for name in (PLAIN, OURS))
+    return (a == b).float().mean().item(), a.unique().numel()

@@ -1,0 +1,251 @@
+"""Which storage, decoder and number of workers load fastest."""
+
+import statistics
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+from mmseg.registry import DATASETS
+
+from benchmark.files import (
+    PREPARED,
+    SETS,
+    STORAGES,
+    Mosaic,
+    picture,
+    write_set,
+)
+from benchmark.loading import (
+    MMSEG,
+    folder_dataset,
+    sample_parts,
+    throughput,
+)
+from benchmark.measure import CLOCKS
+from benchmark.report import table_of
+from clouds_mmseg.cli.config import dataset_configs
+from clouds_mmseg.utils.config_file import read_file
+from clouds_mmseg.utils.errors import UserError
+
+# Of storages that OpenCV does not read.
+_DECODERS = dict(npy='numpy', jxl='pillow')
+
+
+def run(args):
+    """Compare, and print a table for each set.
+
+    Args:
+        args (argparse.Namespace): Of ``benchmark.py loader``.
+
+    Returns:
+        list[dict]: The rows of all tables.
+
+    Raises:
+        UserError: An option that cannot be.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, _one_thread():
+        for cases in _groups(args, folder):
+            found = compare(
+                cases,
+                images=args.images,
+                workers=args.workers,
+                repeats=args.repeats,
+                clock=args.clock,
+            )
+            parts = part_rows(cases[0], args.images, args.clock)
+            print(table_of(found))
+            print(table_of(parts))
+            rows += found + parts
+    return rows
+
+
+@contextmanager
+def _one_thread():
+    """As in a run: a worker decodes and resizes alone."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _groups(args, folder):
+    """Yield the cases that are compared with each other."""
+    if args.config:
+        yield config_cases(args.config)
+        return
+    draw = Mosaic(args.photos) if args.photos else None
+    for name in args.sets:
+        yield storage_cases(
+            name,
+            folder,
+            count=min(args.images, 6),
+            crop=args.crop,
+            size=args.size,
+            storages=args.storages,
+            draw=draw,
+        )
+
+
+def storage_cases(name, folder, *, count, crop, **options):
+    """Write a set in several storages, to be read by several decoders.
+
+    Args:
+        name (str): One of ``SETS``.
+        folder (Path): An empty one.
+        count (int): Images to write.
+        crop (int): Side of the crops.
+        **options: ``size`` (tuple[int, int]) in place of the published one,
+            ``storages`` (Sequence[str]) in place of all other ones, without
+            other decoders, and ``draw`` of :func:`write_set`.
+
+    Returns:
+        list[tuple[dict, Dataset]]: The beginning of a row and its set; the
+        first is the published files, as the configs read them.
+
+    Raises:
+        UserError: There is no such set or storage.
+    """
+    if name not in SETS:
+        raise UserError(
+            f'--sets {name}: known are {", ".join(SETS)}; --config measures '
+            'the files of your own'
+        )
+    files, chosen = SETS[name], options.get('storages')
+    unknown = set(chosen or ()) - set(STORAGES)
+    if unknown:
+        raise UserError(
+            f'--storages {min(unknown)}: known are {", ".join(STORAGES)}'
+        )
+    size = options.get('size') or files.size
+    storages = STORAGES if chosen is None else chosen
+    sizes = write_set(
+        Path(folder) / name,
+        size,
+        [files.image, *storages],
+        [files.label, PREPARED],
+        count=count,
+        draw=options.get('draw') or picture,
+    )
+    ways = [(files.image, files.label, 'cv2'), (files.image, PREPARED, 'cv2')]
+    if chosen is None:
+        others = (MMSEG, 'pillow', 'torchvision')
+        ways += [(files.image, PREPARED, decoder) for decoder in others]
+    ways += [
+        (storage, PREPARED, _DECODERS.get(storage, 'cv2'))
+        for storage in storages
+    ]
+    return [
+        (
+            dict(
+                name=name,
+                storage=storage,
+                MB=sizes[storage] / 1e6,
+                labels=labels,
+                decoder=decoder,
+            ),
+            _dataset(
+                Path(folder) / name, size, crop, storage, labels, decoder
+            ),
+        )
+        for storage, labels, decoder in ways
+    ]
+
+
+def _dataset(folder, size, crop, storage, labels, decoder):
+    config = folder_dataset(
+        folder, size, crop, storage=storage, labels=labels, decoder=decoder
+    )
+    dataset = DATASETS.build(config)
+    if labels == 'wide':
+        dataset.LABEL_CHANNEL = 'first'
+    return dataset
+
+
+def config_cases(path):
+    """Build the training sets of a config.
+
+    Args:
+        path (str): A config with a ``train_dataloader``.
+
+    Returns:
+        list[tuple[dict, Dataset]]: The beginning of a row and its set.
+
+    Raises:
+        UserError: There is no such config, or it does not train.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'--config {path}: there is no such file')
+    config = read_file(path)
+    if 'train_dataloader' not in config:
+        raise UserError(f'--config {path} has no train_dataloader')
+    cases = []
+    for leaf in dataset_configs(config.train_dataloader.dataset):
+        dataset = DATASETS.build(leaf)
+        name = f'{leaf["type"]} {getattr(dataset, "domain", "")}'
+        cases.append((dict(name=name), dataset))
+    return cases
+
+
+def compare(cases, *, images, workers, repeats, clock='wall'):
+    """Load the sets in turn, so that the machine's moods hit all alike.
+
+    Args:
+        cases (list[tuple[dict, Dataset]]): The first of them is what the
+            others are compared with.
+        images (int): Timed, for each row and repeat.
+        workers (list[int]): Numbers of processes.
+        repeats (int): How often; the median counts.
+        clock (str): See :func:`throughput`.
+
+    Returns:
+        list[dict]: Rows with the median ``images_per_second``, the
+        ``fastest`` repeat (on a machine with other work, the one that had
+        the cores), its ``spread`` to the slowest and, with the same number
+        of workers, the ``ratio`` to the first case.
+    """
+    speeds = {
+        (case, number): [] for case in range(len(cases)) for number in workers
+    }
+    for _ in range(repeats):
+        for (case, number), found in speeds.items():
+            found.append(
+                throughput(
+                    cases[case][1], images=images, workers=number, clock=clock
+                )
+            )
+    medians = {key: statistics.median(v) for key, v in speeds.items()}
+    return [
+        dict(
+            cases[case][0],
+            workers=number,
+            images_per_second=medians[case, number],
+            fastest=max(found),
+            spread=max(found) - min(found),
+            ratio=medians[case, number] / medians[0, number],
+        )
+        for (case, number), found in speeds.items()
+    ]
+
+
+def part_rows(case, images, clock='wall'):
+    """Divide the time of a sample among the transforms.
+
+    Args:
+        case (tuple[dict, Dataset]): Beginning of a row, and the set.
+        images (int): Over how many samples the mean is taken.
+        clock (str): One of ``CLOCKS``.
+
+    Returns:
+        list[dict]: A row a transform.
+    """
+    row, dataset = case
+    row = {k: v for k, v in row.items() if k != 'MB'}
+    parts = sample_parts(dataset, images, CLOCKS[clock])
+    return [
+        dict(row, part=part, unit='ms', ours=seconds * 1000)
+        for part, seconds in parts.items()
+    ]
