@@ -164,6 +164,42 @@ def matched_masks(mask_logits, matches):
     )
 
 
+def predict_matched_masks(mask_embeds, mask_features, matches):
+    """Predict the masks of the matched pairs, with a gradient.
+
+    All masks are needed to match them, to classify the queries and to build
+    the attention masks, and none of that has a gradient. The losses compare
+    the matched masks alone, some 15 of 100: predicting these again costs less
+    than carrying the gradient of all.
+
+    Args:
+        mask_embeds (list[Tensor]): (B, Q, C) of each output.
+        mask_features (Tensor): (B, C, h, w).
+        matches (Matches): M pairs.
+
+    Returns:
+        Tensor: (M, h, w) logits. With no pair at all it still hangs on the
+        predictions, so that their gradient is zero and not missing.
+    """
+    embeds = torch.stack(mask_embeds)
+    embeds = embeds[matches.output, matches.image, matches.query]  # (M, C)
+    # One product for each image, of all its pairs in all outputs.
+    order = matches.image.argsort(stable=True)
+    counts = matches.image.bincount(minlength=len(mask_features)).tolist()
+    masks = torch.cat(
+        [
+            pairs @ features
+            for pairs, features in zip(
+                embeds[order].split(counts),
+                mask_features.flatten(2),
+                strict=True,
+            )
+        ]
+    )
+    masks = masks[order.argsort()]
+    return masks.unflatten(1, mask_features.shape[-2:])
+
+
 def count_masks(present):
     """Number of target masks, averaged over the ranks and at least one.
 
@@ -254,7 +290,14 @@ class MaskCriterion:
         self.ignore_unlabelled = ignore_unlabelled
 
     def __call__(
-        self, cls_logits, mask_logits, labels, weights=None, gather=None
+        self,
+        cls_logits,
+        mask_logits,
+        labels,
+        weights=None,
+        *,
+        mask_embeds=None,
+        mask_features=None,
     ):
         """Compute the weighted losses of all outputs.
 
@@ -264,9 +307,11 @@ class MaskCriterion:
             labels (Tensor): (B, H, W) int64 in [0, K) or ``ignore_index``.
             weights (Tensor, optional): (B, H, W) float32, how much each
                 pixel counts in the mask losses. Matching does not use them.
-            gather (Callable, optional): Takes :class:`Matches`, gives the
-                masks of all pairs, (M, h, w), through which the gradient
-                flows; by default they are taken out of ``mask_logits``.
+            mask_embeds (list[Tensor], optional): (B, Q, C) of each output,
+                and ``mask_features`` (B, C, h, w), whose product the masks
+                are: the masks of the matched pairs are then predicted again
+                with a gradient, and ``mask_logits`` need none. By default
+                the gradient flows through ``mask_logits``.
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_mask``, ``loss_dice`` of
@@ -282,10 +327,12 @@ class MaskCriterion:
             matches = self.match(
                 cls_logits, mask_logits, labels, present, points
             )
-            if gather is None:
+            if mask_embeds is None:
                 masks = matched_masks(mask_logits, matches)
             else:
-                masks = gather(matches).float()
+                masks = predict_matched_masks(
+                    mask_embeds, mask_features, matches
+                ).float()
             losses = zip(
                 self.class_losses(cls_logits, matches),
                 *self.mask_losses(

@@ -20,8 +20,6 @@ from clouds_mmseg.models.mask2former.arguments import (
 from clouds_mmseg.models.mask2former.classifier import build_classifier
 from clouds_mmseg.models.mask2former.criterion import MaskCriterion
 from clouds_mmseg.models.mask2former.inference import (
-    MatchedMasks,
-    multiply,
     semantic_labels,
     semantic_scores,
 )
@@ -31,8 +29,10 @@ from clouds_mmseg.models.mask2former.pixel_decoder import (
     PixelDecoder,
 )
 from clouds_mmseg.models.mask2former.transformer_decoder import (
+    Level,
     MaskedDecoder,
-    attendable,
+    build_attn_mask,
+    predict_masks,
 )
 from clouds_mmseg.models.text_embeddings import find_text_source
 
@@ -170,7 +170,7 @@ class CLOUDSHead(BaseModule):
         in_channels (Sequence[int]): Channels of the backbone's four maps.
         num_classes (int): K, without "no object".
         strides (Sequence[int]): Strides of the four maps.
-        feat_channels (int): Channels of memories and queries: a multiple of
+        feat_channels (int): Channels of features and queries: a multiple of
             4, ``num_heads`` and ``num_groups``.
         out_channels (int): Channels of the map that masks are made of. The
             attribute of this name is K: that is what an
@@ -182,7 +182,7 @@ class CLOUDSHead(BaseModule):
         num_decoder_layers (int): Layers of the transformer decoder.
         decoder_ffn_channels (int): Hidden channels of their feed-forward.
         num_groups (int): Groups of the group normalisations.
-        num_points (int): Places that deformable attention reads in a map.
+        num_points (int): Sampling points of deformable attention per map.
         classifier (dict, optional): ``dict(type='linear')``, the default, or
             ``dict(type='text', text_embeddings=...)`` with the further
             arguments of :func:`load_text_embeddings`.
@@ -309,45 +309,64 @@ class CLOUDSHead(BaseModule):
         """
         del batch_data_samples
 
-        features, maps = self.pixel_decoder(x)
-        return self._every_output(
-            maps, features, lambda embedded: multiply(embedded, features)
-        )
+        mask_features, maps = self.pixel_decoder(x)
+        cls_logits, mask_logits, _ = self._decode(maps, mask_features)
+        return cls_logits, mask_logits
 
     def predict_for_loss(self, x):
-        """Predict as :meth:`forward` does, with a gradient where it is used.
+        """Predict as :meth:`forward` does, with masks without gradient.
 
         Args:
             x (Sequence[Tensor]): As for :meth:`forward`.
 
         Returns:
-            tuple[list[Tensor], list[Tensor], MatchedMasks]: Class logits,
-            mask logits without gradient, and what makes the masks of given
-            :class:`Matches` with it.
+            tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]: Class
+            logits; mask logits without gradient; mask embeddings (N, Q, C)
+            and mask features (N, C, h_0, w_0), whose product they are.
         """
-        features, maps = self.pixel_decoder(x)
-        matched = MatchedMasks(features)
-        return *self._every_output(maps, features, matched.add), matched
+        mask_features, maps = self.pixel_decoder(x)
+        outputs = self._decode(maps, mask_features, detach_masks=True)
+        return *outputs, mask_features
 
-    def _every_output(self, maps, features, make_masks):
-        """Predict after every layer; ``make_masks`` takes embedded queries."""
+    def _decode(self, maps, mask_features, *, detach_masks=False):
+        """Predict for the learned queries and after every decoder layer.
 
-        def predict(query, size):
-            masks = make_masks(self.mask_embed(query))
-            output = self.cls_embed(query, features, masks), masks
-            if size is None:
-                return output, None
-            return output, attendable(_resize(masks.detach(), size))
+        Args:
+            maps (list[Tensor]): (N, C, h_i, w_i), coarsest first.
+            mask_features (Tensor): (N, C, h_0, w_0).
+            detach_masks (bool): Predict masks without gradient.
 
-        outputs = self._decode(maps, predict)
-        return tuple(list(x) for x in zip(*outputs, strict=True))
+        Returns:
+            tuple[list[Tensor], list[Tensor], list[Tensor]]: Class logits,
+            mask logits and mask embeddings of each output.
+        """
+        decoder, levels = self.transformer_decoder, self._levels(maps)
+        query = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        cls_logits, mask_logits, mask_embeds = [], [], []
+        for index in range(len(decoder.layers) + 1):
+            normed = decoder.post_norm(query)
+            embed = self.mask_embed(normed)
+            if detach_masks:
+                masks = predict_masks(embed.detach(), mask_features.detach())
+            else:
+                masks = predict_masks(embed, mask_features)
+            cls_logits.append(self.cls_embed(normed, mask_features, masks))
+            mask_logits.append(masks)
+            mask_embeds.append(embed)
+            if index < len(decoder.layers):
+                level = levels[index % len(levels)]
+                attn_mask = build_attn_mask(
+                    _resize(masks.detach(), level.size)
+                )
+                query = self._attend(index, query, level, attn_mask)
+        return cls_logits, mask_logits, mask_embeds
 
     def last_prediction(self, x):
         """Predict classes and masks for every query, at the end alone.
 
-        On the way there a mask is only wanted where the next layer attends:
-        it is made at that size, of mask features brought to that size. Both
-        are linear, so their order does not matter.
+        Before the end a mask is needed only where the next layer attends: it
+        is predicted at that size, from mask features resized to it. Both are
+        linear, so their order does not matter.
 
         Args:
             x (Sequence[Tensor]): As for :meth:`forward`.
@@ -357,51 +376,33 @@ class CLOUDSHead(BaseModule):
             rounding.
         """
         mask_features, maps = self.pixel_decoder(x)
-        small = {}
+        decoder, levels = self.transformer_decoder, self._levels(maps)
+        resized = [_resize(mask_features, level.size) for level in levels]
+        query = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        for index in range(len(decoder.layers)):
+            embed = self.mask_embed(decoder.post_norm(query))
+            at = index % len(levels)
+            attn_mask = build_attn_mask(predict_masks(embed, resized[at]))
+            query = self._attend(index, query, levels[at], attn_mask)
+        query = decoder.post_norm(query)
+        masks = predict_masks(self.mask_embed(query), mask_features)
+        return self.cls_embed(query, mask_features, masks), masks
 
-        def predict(query, size):
-            embedded = self.mask_embed(query)
-            if size is None:
-                masks = multiply(embedded, mask_features)
-                return (
-                    self.cls_embed(query, mask_features, masks),
-                    masks,
-                ), None
-            if size not in small:
-                small[size] = _resize(mask_features, size)
-            return None, attendable(multiply(embedded, small[size]))
+    def _levels(self, maps):
+        """Keys and values of the maps (N, C, h_i, w_i) for the decoder."""
+        levels = []
+        for features, embed in zip(maps, self.level_embed.weight, strict=True):
+            value = features.flatten(2).transpose(1, 2) + embed
+            position = sine_encoding(
+                *features.shape[-2:], value.shape[-1], device=value.device
+            )
+            levels.append(Level(features.shape[-2:], value + position, value))
+        return levels
 
-        return self._decode(maps, predict)[-1]
-
-    def _decode(self, maps, predict):
-        """Run the transformer decoder.
-
-        Args:
-            maps (list[Tensor]): (N, C, h_i, w_i), coarsest first.
-            predict (Callable): Takes normalised queries (N, Q, C) and the
-                size of the map that they attend to next, or None; gives a
-                prediction and an attention mask.
-
-        Returns:
-            list: The predictions.
-        """
-        sizes = [m.shape[-2:] for m in maps]
-        memories = [
-            m.flatten(2).transpose(1, 2) + level
-            for m, level in zip(maps, self.level_embed.weight, strict=True)
-        ]
-        positions = [
-            sine_encoding(h, w, m.shape[-1], device=m.device)
-            for (h, w), m in zip(sizes, memories, strict=True)
-        ]
-        return self.transformer_decoder(
-            self.query_feat.weight.expand(len(maps[0]), -1, -1),
-            self.query_embed.weight,
-            memories,
-            positions,
-            lambda query, level: predict(
-                query, None if level is None else sizes[level]
-            ),
+    def _attend(self, index, query, level, attn_mask):
+        """Map queries (N, Q, C) by decoder layer ``index``."""
+        return self.transformer_decoder.layers[index](
+            query, self.query_embed.weight, level.key, level.value, attn_mask
         )
 
     def loss(self, x, batch_data_samples, train_cfg=None):
@@ -423,13 +424,15 @@ class CLOUDSHead(BaseModule):
                 id that is no class.
         """
         del train_cfg
-        cls_logits, mask_logits, gather = self.predict_for_loss(x)
+        outputs = self.predict_for_loss(x)
+        cls_logits, mask_logits, mask_embeds, mask_features = outputs
         return self.criterion(
             cls_logits,
             mask_logits,
             stack_labels(batch_data_samples),
             stack_weights(batch_data_samples),
-            gather,
+            mask_embeds=mask_embeds,
+            mask_features=mask_features,
         )
 
     def predict(self, x, batch_img_metas, test_cfg=None):

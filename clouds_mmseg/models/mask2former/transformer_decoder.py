@@ -1,20 +1,38 @@
 """The transformer decoder of Mask2Former: masked attention of queries."""
 
-from torch import nn
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.layers import Attention, FeedForward
 
 
-class MaskedDecoder(nn.Module):
-    """Queries read the memories, each where its own mask lies.
+class Level(NamedTuple):
+    """A feature map that decoder layers attend to, as a list of tokens.
 
+    Attributes:
+        size (torch.Size): h and w of the map.
+        key (Tensor): (N, h * w, C), positional encoding included.
+        value (Tensor): (N, h * w, C).
+    """
+
+    size: torch.Size
+    key: Tensor
+    value: Tensor
+
+
+class MaskedDecoder(nn.Module):
+    """The layers of the transformer decoder and the norm of its outputs.
+
+    The loop over the layers stands in the head: between two layers it
+    predicts a mask for each query, and the next layer attends inside of it.
     Source: Mask2Former (arXiv 2112.01527), section 3.2.
 
     Args:
-        channels (int): Channels of queries and memories.
+        channels (int): Channels C of queries and features.
         num_heads (int): Attention heads.
-        num_layers (int): Decoder layers; layer i reads memory i modulo
-            their number.
+        num_layers (int): Decoder layers.
         ffn_channels (int): Hidden channels of the feed-forward layers.
     """
 
@@ -25,35 +43,6 @@ class MaskedDecoder(nn.Module):
             for _ in range(num_layers)
         )
         self.post_norm = nn.LayerNorm(channels)
-
-    def forward(self, query, query_position, memories, positions, predict):
-        """Refine the queries layer by layer.
-
-        Args:
-            query (Tensor): (N, Q, C), the learned queries.
-            query_position (Tensor): (Q, C), their learned positions.
-            memories (list[Tensor]): Maps (N, K_i, C), flattened, with their
-                level's code added.
-            positions (list[Tensor]): (K_i, C), position codes of the maps.
-            predict (Callable): ``predict(query, level)`` with normalised
-                queries (N, Q, C) gives a prediction and the attention mask
-                for memory ``level``: (N, Q, K_level) bool, or None for the
-                level None.
-
-        Returns:
-            list: The predictions before the first layer and after each.
-        """
-        levels = [i % len(memories) for i in range(len(self.layers))]
-        keys = [m + p for m, p in zip(memories, positions, strict=True)]
-        outputs = []
-        for layer, level in zip(self.layers, levels, strict=True):
-            output, mask = predict(self.post_norm(query), level)
-            outputs.append(output)
-            query = layer(
-                query, query_position, keys[level], memories[level], mask
-            )
-        outputs.append(predict(self.post_norm(query), None)[0])
-        return outputs
 
 
 class DecoderLayer(nn.Module):
@@ -97,17 +86,33 @@ class DecoderLayer(nn.Module):
         return self.norms[2](self.ffn(query))
 
 
-def attendable(mask_logits):
+def predict_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
+    """Predict the mask of each query: its product with the mask features.
+
+    Args:
+        mask_embed: (N, Q, C).
+        mask_features: (N, C, h, w).
+
+    Returns:
+        (N, Q, h, w) logits, channels last in memory: resizing and point
+        sampling read all masks of a location together.
+    """
+    tokens = mask_features.flatten(2).transpose(1, 2)
+    masks = tokens @ mask_embed.transpose(1, 2)  # (N, h * w, Q)
+    return masks.transpose(1, 2).unflatten(2, mask_features.shape[-2:])
+
+
+def build_attn_mask(mask_logits: Tensor) -> Tensor:
     """Turn predicted masks into attention masks.
 
-    A query attends where its mask is at least one half; a query with an
+    A query attends where its mask is at least one half. A query with an
     empty mask attends everywhere, as attention to nothing is undefined.
 
     Args:
-        mask_logits (Tensor): (N, Q, h, w), at the size of the memory.
+        mask_logits: (N, Q, h, w), at the size of the features.
 
     Returns:
-        Tensor: (N, Q, h * w) bool, without gradient.
+        (N, Q, h * w) bool, true where a query may attend; no gradient.
     """
     inside = mask_logits.detach().flatten(2).sigmoid() >= 0.5
     return inside | ~inside.any(dim=-1, keepdim=True)

@@ -11,7 +11,7 @@ from reference import PlainHead
 from torch import nn
 
 from clouds_mmseg.models import CLOUDSHead
-from clouds_mmseg.models.mask2former.transformer_decoder import attendable
+from clouds_mmseg.models.mask2former.transformer_decoder import build_attn_mask
 
 SIZES = [(48, 64), (33, 47), (61, 100)]
 
@@ -181,7 +181,7 @@ def test_cuda_equals_cpu(head, make_feats, make_samples, make_labels, dtype):
 
 def test_a_query_with_an_empty_mask_attends_everywhere():
     logits = torch.tensor([[[[-1.0, 2.0]], [[-1.0, -2.0]], [[0.0, -1e-9]]]])
-    assert attendable(logits).tolist() == [
+    assert build_attn_mask(logits).tolist() == [
         [[False, True], [True, True], [True, True]]
     ]
 
