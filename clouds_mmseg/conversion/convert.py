@@ -84,18 +84,18 @@ class Conversion:
             else:
                 missing[key] = shape
         unexpected = {k: s for k, s in found.items() if k not in self.wanted}
-        misshapen = {
+        shape_mismatches = {
             key: (shape, self.wanted[key])
             for key, shape in found.items()
             if key in self.wanted and shape != self.wanted[key]
         }
-        if missing or unexpected or misshapen:
+        if missing or unexpected or shape_mismatches:
             raise CheckpointMismatchError.listing(
                 source,
                 target,
                 missing=missing,
                 unexpected=unexpected,
-                misshapen=misshapen,
+                shape_mismatches=shape_mismatches,
             )
 
 
@@ -146,14 +146,14 @@ def to_ours(weights, layout: Layout, source='the file') -> Conversion:
             f'the names of {TITLES[layout.kind]}',
             missing={},
             unexpected=strange,
-            misshapen={},
+            shape_mismatches={},
         )
     if layout.teacher:
-        _begin_teacher(result, layout)
+        _init_teacher(result, layout)
     return result
 
 
-def _begin_teacher(result, layout):
+def _init_teacher(result, layout):
     """Complete the moving average of the head as ours keeps it."""
     result.weights[STEPS] = torch.tensor(1)
     result.made[STEPS] = 'one update: the moving average has begun'
@@ -203,7 +203,7 @@ def from_ours(weights, layout: Layout, kind) -> Conversion:
             f'the names of {TITLES[kind]}',
             missing={},
             unexpected=strange,
-            misshapen={},
+            shape_mismatches={},
         )
     return result
 

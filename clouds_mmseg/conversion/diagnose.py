@@ -61,7 +61,7 @@ def classes_of_config(config):
     return None
 
 
-def explain_mismatch(error, source, checkpoint, model, cfg, use='train'):
+def diagnose_mismatch(error, source, checkpoint, model, cfg, use='train'):
     """Find out why weights do not fit a model, and what can be done.
 
     Args:
@@ -86,7 +86,7 @@ def explain_mismatch(error, source, checkpoint, model, cfg, use='train'):
         )
     ours = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
     reason = other_classes(source, weights, checkpoint.get('meta'), ours, cfg)
-    differing = {*error.missing, *error.unexpected, *error.misshapen}
+    differing = {*error.missing, *error.unexpected, *error.shape_mismatches}
     if not reason and all(has_prefix(key, ['teacher']) for key in differing):
         holder = (
             f'the checkpoint {source} has'
@@ -104,11 +104,11 @@ def _advice(error, source, weights, model, cfg, use):
     load_cfg = cfg.get('load_cfg') or {}
     optional = getattr(model, 'optional_in_checkpoint', ())
     names = parts_that_differ(error, [*weights, *model.state_dict()])
-    strays = not error.missing and not error.misshapen
+    strays = not error.missing and not error.shape_mismatches
     if use != 'resume' and strays:
         option = _option(load_cfg, 'allow_unexpected', names)
         return f'To pass over what is too much: --cfg-options {option}'
-    lacking = not error.unexpected and not error.misshapen
+    lacking = not error.unexpected and not error.shape_mismatches
     if (
         use != 'resume'
         and lacking

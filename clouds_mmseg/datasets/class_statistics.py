@@ -11,7 +11,7 @@ from clouds_mmseg.datasets.sample_check import Pair, SampleCheck, changed_files
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.data_root import existing_file, report_folder
 from clouds_mmseg.utils.errors import DataError
-from clouds_mmseg.utils.parallel import map_in_processes
+from clouds_mmseg.utils.parallel import parallel_map
 
 STATISTICS = 'clouds_statistics.json'
 _FORMAT = 1
@@ -86,7 +86,7 @@ def class_pixels(dataset, workers=None):
 def _count(dataset, root, labels, workers):
     check = SampleCheck(root, dataset.class_table(), dataset.LABEL_CHANNEL)
     reports = list(
-        map_in_processes(
+        parallel_map(
             check,
             [Pair('', label) for label in labels],
             workers=workers,

@@ -4,7 +4,7 @@ import os.path as osp
 
 from mmengine.dist import all_gather_object, get_world_size
 
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.finite import (
     NonFiniteError,
     listed,
@@ -26,7 +26,7 @@ def require_finite_weights(runner, what, module=None):
         NonFiniteError: The names of the tensors are in the message, and
             the last good checkpoint in that of a training.
     """
-    bad = nonfinite_weights(module or bare_model(runner.model))
+    bad = nonfinite_weights(module or unwrap_model(runner.model))
     if get_world_size() > 1:
         parts = all_gather_object(bad)
         bad = {key: n for part in parts for key, n in part.items()}

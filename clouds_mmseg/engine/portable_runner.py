@@ -234,7 +234,7 @@ class PortableRunner(Runner):
             model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def _share_batch(self):
+    def _split_batch_size(self):
         """Give each process its part of ``total_batch_size``."""
         total = self.cfg.get('total_batch_size')
         if total is None or not isinstance(self._train_dataloader, dict):

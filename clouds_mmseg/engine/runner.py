@@ -11,7 +11,7 @@ from mmseg.registry import RUNNERS
 from clouds_mmseg.conversion.diagnose import (
     classes_of,
     classes_of_config,
-    explain_mismatch,
+    diagnose_mismatch,
 )
 from clouds_mmseg.engine.data_check import (
     check_classes,
@@ -54,7 +54,7 @@ from clouds_mmseg.weights.saved_config import model_differences
 _MANY = 12
 
 
-def bare_model(model):
+def unwrap_model(model):
     """The model inside wrappers of several processes and augmented tests.
 
     Args:
@@ -79,7 +79,7 @@ def run_header(runner, *splits):
     Returns:
         str: Config, folder, device, model, images of each domain, schedule.
     """
-    model = bare_model(runner.model)
+    model = unwrap_model(runner.model)
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -181,7 +181,7 @@ class DGRunner(ResumableRunner):
             coming = self._fills('backbone')
         with weights_come_later(coming):
             model = super().build_model(model)
-        missing = getattr(bare_model(model), 'missing_weights', None)
+        missing = getattr(unwrap_model(model), 'missing_weights', None)
         if missing is not None:
             raise missing
         if isinstance(model, DGSegmentor):
@@ -212,10 +212,10 @@ class DGRunner(ResumableRunner):
         self._adopt_seed()
         self._require_whole_updates()
         fetch_initial_weights(
-            bare_model(self.model), overwritten=self._replaces
+            unwrap_model(self.model), overwritten=self._replaces
         )
         self._require()
-        self._share_batch()
+        self._split_batch_size()
         self._check_data('train', 'val')
         if (self._test_dataloader, self._test_evaluator) != (
             self._val_dataloader,
@@ -287,7 +287,7 @@ class DGRunner(ResumableRunner):
                 (re.sub(pattern, replacement, key), value)
                 for key, value in state_dict.items()
             )
-        model = bare_model(self.model)
+        model = unwrap_model(self.model)
         use = 'resume' if self._resume else self._use
         options = load_options(self.cfg.get('load_cfg'), use, model)
         found = classes_of(checkpoint.get('meta'))
@@ -312,7 +312,7 @@ class DGRunner(ResumableRunner):
             else:
                 load_state_dict(model, state_dict, strict=False)
         except CheckpointMismatchError as error:
-            raise explain_mismatch(
+            raise diagnose_mismatch(
                 error, filename, checkpoint, model, self.cfg, use
             ) from None
         if self._resuming:
@@ -410,7 +410,7 @@ class DGRunner(ResumableRunner):
                 continue
             dataset = loop.dataloader.dataset
             check_dataset(dataset, split)
-            model = bare_model(self.model)
+            model = unwrap_model(self.model)
             metrics = [] if split == 'train' else loop.evaluator.metrics
             check_classes(dataset, model, split)
             check_ignored(dataset, model, metrics, split)

@@ -10,7 +10,7 @@ from clouds_mmseg.engine.runner import DGRunner
 from clouds_mmseg.generate.prompts import template_prompts, write_prompts
 from clouds_mmseg.generate.run import make_bank
 from clouds_mmseg.utils.data_root import resolve_data_root
-from clouds_mmseg.utils.errors import BankBusyError, UserError
+from clouds_mmseg.utils.errors import OutputLockedError, UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
 
 
@@ -109,7 +109,7 @@ def _make_or_wait(out, **bank):
     while True:
         try:
             return make_bank(out, **bank)
-        except BankBusyError:
+        except OutputLockedError:
             if not waits:
                 print_log(
                     f'Another process is making the bank {out}: waiting',

@@ -73,7 +73,7 @@ def confusion_with_background(prediction, label):
     )
 
 
-def areas(confusion):
+def intersect_and_union(confusion):
     """Reduce a confusion matrix to what mmseg's formulas take.
 
     Args:
@@ -435,7 +435,7 @@ class DGIoUMetric(IoUMetric):
         """Reduce the (C, C) int64 matrices of a domain's images."""
         classes = self.dataset_meta['classes']
         confusion = sum(confusions)
-        counted = areas(confusion)
+        counted = intersect_and_union(confusion)
         # Of one class: the background is no class.
         counted = [area[: len(classes)] for area in counted]
         values = self.total_area_to_metrics(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
-from clouds_mmseg.utils.errors import BankBusyError, GenerationError
+from clouds_mmseg.utils.errors import GenerationError, OutputLockedError
 from clouds_mmseg.utils.image_set import (
     BANK_FILE,
     FORMAT,
@@ -40,7 +40,7 @@ class ShardFile:
         path (Path): The file; its folder is made.
 
     Raises:
-        BankBusyError: Another process has it open.
+        OutputLockedError: Another process has it open.
     """
 
     def __init__(self, path):
@@ -48,7 +48,7 @@ class ShardFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = open_locked(path)
         if self._stream is None:
-            raise BankBusyError(
+            raise OutputLockedError(
                 f'another process is writing {path}. Wait for it or stop it; '
                 'processes that share the work need different ranks '
                 '(torchrun and srun set them, or use --shard K/N).'
@@ -214,7 +214,7 @@ class Bank:
         """Claim the share of this process, before the first image is added.
 
         Raises:
-            BankBusyError: Another process of the same rank is at work.
+            OutputLockedError: Another process of the same rank is at work.
             GenerationError: The folder cannot be written.
         """
         for key in _VERSIONS:

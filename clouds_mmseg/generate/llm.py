@@ -257,7 +257,7 @@ class PromptWriter:
                     'an instruction-tuned model, or --backend template. Its '
                     f'last answer begins: {answer[:200]!r}'
                 )
-            answer = self._ask(
+            answer = self._generate(
                 instruction_for(call, seed=seed, count=self.per_call),
                 # Not seed + call: neighbouring seeds would share calls.
                 random.Random(f'{seed}/{call}/sample').getrandbits(32),
@@ -295,7 +295,7 @@ class PromptWriter:
             **self.options,
         )
 
-    def _ask(self, instruction, seed):
+    def _generate(self, instruction, seed):
         """Return what the model answers to an instruction."""
         import torch
 

@@ -192,7 +192,7 @@ def style_for(prompt, rng, avoid):
     words = set(re.findall(r'[a-z]+', prompt.lower()))
     if words & {'golden', 'sunrise'}:
         words.add('sunset')
-    style['palette'] = draw_palette(words, rng)
+    style['palette'] = sample_palette(words, rng)
     return style
 
 
@@ -261,7 +261,7 @@ WORD_RANGES = {
 }
 
 
-def draw_palette(words, rng):
+def sample_palette(words, rng):
     """Draw the colours of one scene.
 
     Args:

@@ -180,7 +180,7 @@ def _digest(payload):
     return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
 
 
-class Answers(NamedTuple):
+class SAMPredictions(NamedTuple):
     """SAM's best mask for each prompt.
 
     Attributes:
@@ -215,24 +215,24 @@ class Answers(NamedTuple):
             index (np.ndarray): (M,) int64 or bool.
 
         Returns:
-            Answers: M of them.
+            SAMPredictions: M of them.
         """
-        return Answers(*(field[index] for field in self))
+        return SAMPredictions(*(field[index] for field in self))
 
     def joined(self, other):
         """Append the answers to other prompts of the same image.
 
         Args:
-            other (Answers): They.
+            other (SAMPredictions): They.
 
         Returns:
-            Answers: These, then those.
+            SAMPredictions: These, then those.
         """
         pairs = zip(self, other, strict=True)
-        return Answers(*(np.concatenate(pair) for pair in pairs))
+        return SAMPredictions(*(np.concatenate(pair) for pair in pairs))
 
 
-def none_of(num_points, size):
+def no_predictions(num_points, size):
     """Make the answers to no prompts.
 
     Args:
@@ -240,9 +240,9 @@ def none_of(num_points, size):
         size (tuple[int, int]): (H, W).
 
     Returns:
-        Answers: N is 0.
+        SAMPredictions: N is 0.
     """
-    return Answers(
+    return SAMPredictions(
         np.zeros((0, num_points, 2), np.float32),
         np.zeros((0, *size), bool),
         np.zeros(0, np.float32),
@@ -253,7 +253,7 @@ def pack(answers):
     """Write answers as one small array: a bit a pixel, then compressed.
 
     Args:
-        answers (Answers): At least one.
+        answers (SAMPredictions): At least one.
 
     Returns:
         np.ndarray: (bytes,) uint8; 9 KB for 39 masks of 768 x 768 with
@@ -277,10 +277,10 @@ def unpack(array, width):
         width (int): Of the image; bits are kept by eights.
 
     Returns:
-        Answers: As they were.
+        SAMPredictions: As they were.
     """
     with np.load(io.BytesIO(array.tobytes()), allow_pickle=False) as stored:
-        return Answers(
+        return SAMPredictions(
             stored['points'],
             np.unpackbits(stored['bits'], axis=-1, count=width).view(bool),
             stored['quality'],

@@ -14,9 +14,9 @@ from clouds_mmseg.refine.arguments import (
     check_range,
 )
 from clouds_mmseg.refine.prediction_cache import (
-    Answers,
     ArrayCache,
-    none_of,
+    SAMPredictions,
+    no_predictions,
     pack,
     unpack,
 )
@@ -179,7 +179,7 @@ class SAMRefiner:
         classes, points = self._prompts(label.cpu().numpy(), name)
         if not len(points):
             return label.clone()
-        answers = self._recall(array, name, points)
+        answers = self._cached_predictions(array, name, points)
         refined = self._merge(
             torch.from_numpy(answers.masks),
             torch.from_numpy(answers.quality),
@@ -210,14 +210,14 @@ class SAMRefiner:
         )
         return classes, points
 
-    def _recall(self, array, name, points):
+    def _cached_predictions(self, array, name, points):
         """Answer prompts from the cache; ask SAM what is not there.
 
         Returns:
-            Answers: To all prompts, in their order.
+            SAMPredictions: To all prompts, in their order.
         """
         if not self._cache:
-            return self._ask(array, name, points)
+            return self._predict(array, name, points)
         size = array.shape[:2]
         key = digest_text(
             'answers',
@@ -228,23 +228,23 @@ class SAMRefiner:
         )
         stored = self._cache.get(key)
         if stored is None:
-            known = none_of(self.points_per_component, size)
+            known = no_predictions(self.points_per_component, size)
         else:
             known = unpack(stored, size[1])
         new = known.find(points) < 0
         if new.any():
-            known = known.joined(self._ask(array, name, points[new]))
+            known = known.joined(self._predict(array, name, points[new]))
         answers = known.take(known.find(points))
         if new.any():
             # Only the answers of now: what is kept does not grow.
             self._cache.put(key, pack(answers))
         return answers
 
-    def _ask(self, array, name, points):
+    def _predict(self, array, name, points):
         """Ask SAM.
 
         Returns:
-            Answers: To the prompts, in their order.
+            SAMPredictions: To the prompts, in their order.
         """
         embedding = self._embed(array, name)
         size = array.shape[:2]
@@ -258,7 +258,7 @@ class SAMRefiner:
                 )
             masks.append(answer[0].cpu())
             qualities.append(answer[1].cpu())
-        return Answers(
+        return SAMPredictions(
             points, torch.cat(masks).numpy(), torch.cat(qualities).numpy()
         )
 

@@ -35,7 +35,7 @@ from clouds_mmseg.utils.images import (
     check_image_range,
     read_image,
 )
-from clouds_mmseg.utils.parallel import map_in_processes
+from clouds_mmseg.utils.parallel import parallel_map
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
@@ -345,7 +345,7 @@ def _make(source, out, seed, image_range, plan, workers):
             # A line that a kill cut short must not swallow the next one.
             if manifest.tell():
                 manifest.write(b'\n')
-            for entries in map_in_processes(
+            for entries in parallel_map(
                 job, plan, workers=workers, title='corruptions'
             ):
                 manifest.write(b''.join(map(_encode, entries)))

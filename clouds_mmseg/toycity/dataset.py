@@ -12,7 +12,7 @@ from clouds_mmseg.toycity.render import VERSION, check_size, render_scene
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.cityscapes import LABEL_ID_TO_TRAIN_ID, PALETTE
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.parallel import map_in_processes
+from clouds_mmseg.utils.parallel import parallel_map
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
 # Order matters: the place of a domain is part of its scenes' seeds.
@@ -213,7 +213,7 @@ def write_toycity(
         for path in leftovers(root / folder / '*.png'):
             path.unlink()
     job = partial(_make, root, tuple(plan['size']), plan['seed'])
-    for _ in map_in_processes(job, missing, workers=workers, title='ToyCity'):
+    for _ in parallel_map(job, missing, workers=workers, title='ToyCity'):
         pass
     write_manifest(root / MANIFEST, plan)
     (root / PLAN).unlink()

@@ -40,5 +40,5 @@ class GenerationError(UserError):
     """
 
 
-class BankBusyError(GenerationError):
+class OutputLockedError(GenerationError):
     """Another process is making the same share of the same bank."""

@@ -23,7 +23,7 @@ def available_cores():
     return os.cpu_count() or 1
 
 
-def map_in_processes(job, items, *, workers=None, title, unit='img'):
+def parallel_map(job, items, *, workers=None, title, unit='img'):
     """Apply a function to items, in order, under a progress bar.
 
     Args:

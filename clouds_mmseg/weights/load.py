@@ -24,18 +24,20 @@ class CheckpointMismatchError(UserError, RuntimeError):
             have not.
         unexpected (dict[str, tuple]): Key -> shape the weights have, the
             module has not.
-        misshapen (dict[str, tuple]): Key -> (shape in the weights, shape in
-            the module).
+        shape_mismatches (dict[str, tuple]): Key -> shape in the weights, and
+            in the module.
     """
 
-    def __init__(self, message, *, missing=(), unexpected=(), misshapen=()):
+    def __init__(
+        self, message, *, missing=(), unexpected=(), shape_mismatches=()
+    ):
         super().__init__(message)
         self.missing = dict(missing)
         self.unexpected = dict(unexpected)
-        self.misshapen = dict(misshapen)
+        self.shape_mismatches = dict(shape_mismatches)
 
     @classmethod
-    def listing(cls, source, target, *, missing, unexpected, misshapen):
+    def listing(cls, source, target, *, missing, unexpected, shape_mismatches):
         """Make the error for weights of ``source`` that ``target`` rejects.
 
         At most 20 keys of each kind are in the message, all of them in the
@@ -43,21 +45,21 @@ class CheckpointMismatchError(UserError, RuntimeError):
         """
         lines = [
             f'{source} does not fit {target}: {len(missing)} keys missing, '
-            f'{len(unexpected)} unexpected, {len(misshapen)} of another '
-            'shape. Nothing was loaded.'
+            f'{len(unexpected)} unexpected, {len(shape_mismatches)} of '
+            'another shape. Nothing was loaded.'
         ]
         lines += _listing('missing in the weights', missing)
         lines += _listing('unexpected in the weights', unexpected)
         both = {
             key: f'{found} in the weights, {wanted} wanted'
-            for key, (found, wanted) in misshapen.items()
+            for key, (found, wanted) in shape_mismatches.items()
         }
         lines += _listing('of another shape', both)
         return cls(
             '\n'.join(lines),
             missing=missing,
             unexpected=unexpected,
-            misshapen=misshapen,
+            shape_mismatches=shape_mismatches,
         )
 
 
@@ -138,18 +140,18 @@ def load_strictly(
         for k, v in state_dict.items()
         if k not in own and not has_prefix(k, allow_unexpected)
     }
-    misshapen = {
+    shape_mismatches = {
         k: (_shape(v), _shape(own[k]))
         for k, v in shared.items()
         if _shape(v) != _shape(own[k])
     }
-    if missing or unexpected or misshapen:
+    if missing or unexpected or shape_mismatches:
         raise CheckpointMismatchError.listing(
             source,
             type(module).__name__,
             missing=missing,
             unexpected=unexpected,
-            misshapen=misshapen,
+            shape_mismatches=shape_mismatches,
         )
     module.load_state_dict(shared, strict=False)
 

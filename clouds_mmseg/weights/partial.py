@@ -349,7 +349,7 @@ def parts_that_differ(error, keys):
         classifier of which the number of classes alone differs is named by
         itself, so that its rows can be carried over.
     """
-    differing = {*error.missing, *error.unexpected, *error.misshapen}
+    differing = {*error.missing, *error.unexpected, *error.shape_mismatches}
     # A counter fits whatever it counts.
     keys = {*keys, *differing}
     fitting = {

@@ -7,7 +7,7 @@ from torch import nn
 from clouds_mmseg.conversion.diagnose import (
     classes_of,
     classes_of_config,
-    explain_mismatch,
+    diagnose_mismatch,
 )
 from clouds_mmseg.weights.load import CheckpointMismatchError
 
@@ -23,7 +23,7 @@ def explained(weights=(), meta=None, ours=3, data=None):
     checkpoint = dict(state_dict=dict(weights), meta=meta)
     error = CheckpointMismatchError('THE LIST', missing={'decode_head.x': ()})
     return str(
-        explain_mismatch(error, 'w.pth', checkpoint, model, cfg, 'test')
+        diagnose_mismatch(error, 'w.pth', checkpoint, model, cfg, 'test')
     )
 
 

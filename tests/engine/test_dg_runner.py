@@ -7,7 +7,7 @@ from mmengine.runner import load_checkpoint
 from tiny_run import read_config, write_config
 
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -133,7 +133,7 @@ def test_named_prefixes_may_differ_for_load_from_only(
     )
     runner = build(**changes)
     runner.load_checkpoint(str(path))
-    loaded = bare_model(runner.model).backbone.conv1.weight
+    loaded = unwrap_model(runner.model).backbone.conv1.weight
     assert torch.equal(loaded, state['backbone.conv1.weight'])
     with pytest.raises(UserError, match='decode_head.conv_seg.weight'):
         build().load_checkpoint(str(path))
@@ -217,7 +217,7 @@ def test_total_batch_is_divided_among_processes(build, monkeypatch):
     runner = build(total_batch_size=6)
     del runner._train_dataloader['batch_size']
     monkeypatch.setattr(type(runner), 'world_size', 3)
-    runner._share_batch()
+    runner._split_batch_size()
     assert runner._train_dataloader['batch_size'] == 2
 
 
@@ -226,7 +226,7 @@ def test_total_batch_must_be_divisible(build, monkeypatch):
     del runner._train_dataloader['batch_size']
     monkeypatch.setattr(type(runner), 'world_size', 4)
     with pytest.raises(UserError, match='total_batch_size=6 .* 4 processes'):
-        runner._share_batch()
+        runner._split_batch_size()
 
 
 def test_two_batch_sizes_are_refused(build):

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import DictAction
 from tiny_run import CLASSES
 
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 OPTION = re.compile(r'load_cfg\.(\w+)="(\[[^\]"]*\])"')
@@ -56,7 +56,8 @@ def changed(checkpoint, tmp_path, change):
 
 def weights_of(runner):
     return {
-        k: v.clone() for k, v in bare_model(runner.model).state_dict().items()
+        k: v.clone()
+        for k, v in unwrap_model(runner.model).state_dict().items()
     }
 
 

@@ -12,7 +12,7 @@ from mmseg.registry import RUNNERS
 from PIL import Image
 from tiny_run import read_config
 
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 TEXT = dict(context_length=8, vocab_size=49408, width=64, heads=1, layers=1)
@@ -79,7 +79,7 @@ def config_of(repo_root, name, work_dir, **changes):
 def train(cfg):
     runner = RUNNERS.build(cfg)
     runner.train()
-    head = bare_model(runner.model).decode_head
+    head = unwrap_model(runner.model).decode_head
     results = Path(runner.work_dir, 'results.json').read_text()
     return head, json.loads(results)
 

@@ -13,7 +13,7 @@ from ablation.rows import ROWS
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.engine.resume_plan import config_changes
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.saved_config import parse_config_text, plain_config
 
@@ -37,7 +37,7 @@ def run(build, tmp_path):
 
 def tensors(runner):
     """Weights, state of the optimiser, rates and states of schedulers."""
-    found = dict(bare_model(runner.model).state_dict())
+    found = dict(unwrap_model(runner.model).state_dict())
     state = runner.optim_wrapper.optimizer.state_dict()
     for index, values in state['state'].items():
         for name, value in values.items():

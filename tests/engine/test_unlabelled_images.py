@@ -13,7 +13,7 @@ from PIL import Image
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.cli.test_options import enable_tta, write_predictions
 from clouds_mmseg.engine.data_check import check_classes
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -56,7 +56,7 @@ def test_predictions_and_nothing_to_compare(trained, tmp_path, capsys):
     assert 'nothing to compare' in log.read_text()
     # No results of a measurement that was none.
     assert not list(tmp_path.rglob('results.json'))
-    assert not bare_model(runner.model).training
+    assert not unwrap_model(runner.model).training
 
 
 def test_values_are_those_of_the_labelled(trained, tmp_path):
@@ -94,10 +94,10 @@ def test_training_needs_labels(build):
 
 def test_scores_are_not_kept_in_runs(build):
     model = dict(model__type='DGSegmentor')
-    assert bare_model(build(**model).model).keep_scores is False
+    assert unwrap_model(build(**model).model).keep_scores is False
     kept = build(model__test_cfg__keep_scores=True, **model)
     assert kept.cfg.model.test_cfg.keep_scores
-    model = bare_model(kept.model)
+    model = unwrap_model(kept.model)
     model.eval()
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     meta = dict(ori_shape=(32, 32), img_shape=(32, 32))
@@ -110,7 +110,7 @@ def test_scores_are_not_kept_in_runs(build):
 
 
 def test_one_class_of_another_head(build):
-    model = bare_model(build(model__decode_head__num_classes=1).model)
+    model = unwrap_model(build(model__decode_head__num_classes=1).model)
 
     class Labelled:
         metainfo = dict(classes=('fg',))

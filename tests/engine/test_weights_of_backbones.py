@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.models import CLIPBackbone, FrozenTIMMBackbone
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import are_weights_coming, weights_come_later
@@ -39,14 +39,14 @@ def changes(weights):
 def test_a_checkpoint_is_enough_for_a_test(build, weights, changes, caplog):
     runner = build(**changes)
     runner.train()
-    wanted = bare_model(runner.model).backbone.state_dict()
+    wanted = unwrap_model(runner.model).backbone.state_dict()
     checkpoint = str(runner.work_dir) + '/iter_4.pth'
     weights.unlink()
     for key in ('load_from', 'resume'):
         tested = build(**{key: checkpoint}, **changes)
         tested.test()
         assert tested._has_loaded
-        found = bare_model(tested.model).backbone.state_dict()
+        found = unwrap_model(tested.model).backbone.state_dict()
         assert all(torch.equal(found[k], v) for k, v in wanted.items())
     assert 'random weights' not in caplog.text
 
@@ -56,10 +56,10 @@ def test_the_newest_checkpoint_is_enough_to_continue(build, weights, changes):
     first.train()
     weights.unlink()
     again = build(resume=True, work_dir=str(first.work_dir), **changes)
-    wanted = bare_model(first.model).state_dict()
+    wanted = unwrap_model(first.model).state_dict()
     again.train()
     assert again._has_loaded and again.iter == first.iter
-    found = bare_model(again.model).state_dict()
+    found = unwrap_model(again.model).state_dict()
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
@@ -88,7 +88,7 @@ def test_a_tower_that_begins_anew_reads_them(build, weights, changes):
         **changes,
     )
     runner.train()
-    found = bare_model(runner.model).backbone.state_dict()
+    found = unwrap_model(runner.model).backbone.state_dict()
     key = next(k for k in found if k.endswith('conv1.weight'))
     wanted = dict(other.state_dict())
     assert any(torch.equal(found[key], v) for v in wanted.values())

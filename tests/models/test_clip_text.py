@@ -223,7 +223,7 @@ def test_weights_of_another_text_tower(weights, tmp_path):
     with pytest.raises(CheckpointMismatchError, match=path) as error:
         embed(path, tmp_path)
     assert set(error.value.missing) == {'ln_final.weight'}
-    assert not error.value.unexpected and not error.value.misshapen
+    assert not error.value.unexpected and not error.value.shape_mismatches
 
 
 @pytest.mark.parametrize(

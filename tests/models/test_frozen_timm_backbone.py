@@ -127,7 +127,7 @@ def test_arguments_of_timm_reach_both_models(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('change', 'missing', 'unexpected', 'misshapen'),
+    ('change', 'missing', 'unexpected', 'shape_mismatches'),
     [
         (lambda w: w.pop('conv1.0.weight'), {'conv1.0.weight'}, set(), set()),
         (
@@ -148,19 +148,19 @@ def test_arguments_of_timm_reach_both_models(tmp_path):
     ],
 )
 def test_strict_about_everything_but_the_head(
-    tmp_path, change, missing, unexpected, misshapen
+    tmp_path, change, missing, unexpected, shape_mismatches
 ):
     weights = dict(timm.create_model('test_resnet').state_dict())
     change(weights)
     path = save(tmp_path / 'w.pth', weights)
-    if not missing | unexpected | misshapen:
+    if not missing | unexpected | shape_mismatches:
         FrozenTIMMBackbone('test_resnet', weights=path)
         return
     with pytest.raises(CheckpointMismatchError, match=path) as error:
         FrozenTIMMBackbone('test_resnet', weights=path)
     assert set(error.value.missing) == missing
     assert set(error.value.unexpected) == unexpected
-    assert set(error.value.misshapen) == misshapen
+    assert set(error.value.shape_mismatches) == shape_mismatches
 
 
 def bytes_of(module):

@@ -11,10 +11,10 @@ It uses torch, scipy and segment-anything, and nothing of clouds_mmseg.
 from .attention import sample_by_grid
 from .criterion import (
     PlainCriterion,
-    draw_points,
     losses_of,
     match_one,
     read_points,
+    sample_uncertain_points,
 )
 from .head import PlainHead
 from .model import PlainModel
@@ -24,7 +24,7 @@ __all__ = [
     'PlainCriterion',
     'PlainHead',
     'PlainModel',
-    'draw_points',
+    'sample_uncertain_points',
     'find_components',
     'losses_of',
     'match_one',

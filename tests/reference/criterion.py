@@ -62,7 +62,7 @@ def losses_of(cls_logits, mask_logits, labels, pairs, points, no_object):
     return loss_cls, mask.sum() / count, dice.sum() / count
 
 
-def draw_points(masks, count):
+def sample_uncertain_points(masks, count):
     """Three quarters of the points where a mask (M, h, w) is undecided."""
     candidates = torch.rand(len(masks), 3 * count, 2, device=masks.device)
     certainty = read_points(masks[:, None], candidates)[:, 0].abs()
@@ -93,7 +93,7 @@ class PlainCriterion:
             masks = torch.cat(
                 [m[q] for m, (q, _) in zip(mask_logits, pairs, strict=True)]
             )
-            points = draw_points(masks, self.num_points)
+            points = sample_uncertain_points(masks, self.num_points)
         return losses_of(
             cls_logits, mask_logits, labels, pairs, points, self.no_object
         )

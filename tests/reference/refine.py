@@ -19,7 +19,7 @@ def find_components(label, min_area, ignore=255):
     return classes, masks
 
 
-def draw_points(mask, count, ranks):
+def sample_uncertain_points(mask, count, ranks):
     """The pixels (count, 2), (x, y), of the lowest ranks; or None."""
     yx = np.argwhere(mask)
     if len(yx) < count:
@@ -48,7 +48,7 @@ def refine(predictor, image, label, *, min_area, seed, count=5, ignore=255):
     classes, masks = find_components(label, min_area, ignore)
     ranks = np.random.default_rng(seed).random(label.shape)
     for value, mask in zip(classes, masks, strict=True):
-        points = draw_points(mask, count, ranks)
+        points = sample_uncertain_points(mask, count, ranks)
         if points is not None:
             answers, quality, _ = predictor.predict(points, np.ones(count))
             chosen.append((value, answers[quality.argmax()]))

@@ -14,7 +14,12 @@ from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.refine import SAMRefiner
 from clouds_mmseg.refine.arguments import as_rgb_array
-from clouds_mmseg.refine.prediction_cache import Answers, none_of, pack, unpack
+from clouds_mmseg.refine.prediction_cache import (
+    SAMPredictions,
+    no_predictions,
+    pack,
+    unpack,
+)
 from clouds_mmseg.refine.sam_model import PromptedSAM
 from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
@@ -38,7 +43,7 @@ def make(tiny_vit_b, tiny_weights):
 
 
 class Replay:
-    """Answers that were recorded, in the place of a SAM."""
+    """SAMPredictions that were recorded, in the place of a SAM."""
 
     identity = 'recorded'
     device = torch.device('cpu')
@@ -282,7 +287,7 @@ def _rounded(refiner, cached):
 
 def test_answers_are_kept_as_they_are():
     rng = np.random.default_rng(0)
-    answers = Answers(
+    answers = SAMPredictions(
         rng.random((3, 5, 2), np.float32),
         rng.random((3, 7, 13)) < 0.5,
         rng.random(3, np.float32),
@@ -294,7 +299,7 @@ def test_answers_are_kept_as_they_are():
     points = answers.points[[2, 0]]
     assert answers.find(points).tolist() == [2, 0]
     assert answers.find(points[:, ::-1]).tolist() == [-1, -1]
-    assert none_of(5, (7, 13)).joined(answers).find(points)[0] == 2
+    assert no_predictions(5, (7, 13)).joined(answers).find(points)[0] == 2
 
 
 @pytest.mark.parametrize('kind', ['answers', 'embedding'])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from benchmark.measure import Contender, alternate
+from benchmark.measure import BenchmarkCase, interleave
 from benchmark.memory import peak_memory
-from benchmark.parts import PartClock, Watch
-from benchmark.plain import load_plain
+from benchmark.parts import RegionTimer, TimedMethod
+from benchmark.plain import load_reference
 from benchmark.random_sam import build_sam
 from benchmark.refining import COMPONENTS, drifted, make_label
 from benchmark.setting import Setting
@@ -210,12 +210,12 @@ def test_a_size_is_width_by_height(run_tool, capsys):
 
 def test_without_a_checkout_there_is_nothing_plain(tmp_path):
     with pytest.raises(UserError, match='which is not there: run'):
-        load_plain(tmp_path / 'plain')
+        load_reference(tmp_path / 'plain')
 
 
 def test_the_plain_code_needs_nothing_of_ours(repo_root):
-    plain = load_plain(repo_root / 'tests' / 'reference')
-    assert load_plain(repo_root / 'tests' / 'reference') is plain
+    plain = load_reference(repo_root / 'tests' / 'reference')
+    assert load_reference(repo_root / 'tests' / 'reference') is plain
     for path in (repo_root / 'tests' / 'reference').glob('*.py'):
         assert 'import clouds_mmseg' not in path.read_text()
         assert 'from clouds_mmseg' not in path.read_text()
@@ -223,9 +223,9 @@ def test_the_plain_code_needs_nothing_of_ours(repo_root):
 
 def test_contenders_take_turns():
     order = []
-    found = alternate(
+    found = interleave(
         {
-            name: Contender(order.append, lambda name=name: name)
+            name: BenchmarkCase(order.append, lambda name=name: name)
             for name in 'AB'
         },
         device=CPU,
@@ -254,18 +254,21 @@ class Clockwork:
 
 def test_a_part_does_not_count_what_is_inside_of_it():
     work = Clockwork()
-    clock = PartClock(lambda: None, lambda: work.time)
+    clock = RegionTimer(lambda: None, lambda: work.time)
     with clock.watching(
-        [Watch(work, 'inner', 'small'), Watch(work, 'outer', 'large')]
+        [
+            TimedMethod(work, 'inner', 'small'),
+            TimedMethod(work, 'outer', 'large'),
+        ]
     ):
         work.outer()
     assert clock.seconds == {'small': 8, 'large': 3}
     assert not {'inner', 'outer'} & set(vars(work))
-    clock = PartClock(lambda: None, lambda: work.time)
+    clock = RegionTimer(lambda: None, lambda: work.time)
     with clock.watching(
         [
-            Watch(work, 'inner', 'small'),
-            Watch(work, 'outer', 'large', whole=True),
+            TimedMethod(work, 'inner', 'small'),
+            TimedMethod(work, 'outer', 'large', whole=True),
         ]
     ):
         work.outer()

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.measure import Contender, Measurement
-from benchmark.parts import Watch
+from benchmark.measure import BenchmarkCase, Measurement
+from benchmark.parts import TimedMethod
 from benchmark.report import table_of
 from benchmark.roofline import (
     OperationCount,
@@ -20,8 +20,8 @@ from benchmark.roofline import (
 )
 from benchmark.sampling import SampledLayer
 from clouds_mmseg.models.mask2former.deform_attn import (
-    deformable_sample,
-    draw_layer,
+    ms_deform_attn,
+    random_layer_inputs,
 )
 
 CPU = torch.device('cpu')
@@ -64,11 +64,14 @@ class Work:
 
 def test_arithmetic_is_divided_into_parts():
     work = Work()
-    contender = Contender(
+    case = BenchmarkCase(
         lambda _: work.second(),
-        watches=(Watch(work, 'first', 'small'), Watch(work, 'second', 'big')),
+        watches=(
+            TimedMethod(work, 'first', 'small'),
+            TimedMethod(work, 'second', 'big'),
+        ),
     )
-    counts = count_operations(contender)
+    counts = count_operations(case)
     assert counts == {'small': 120, 'big': 60, 'whole': 180}
 
 
@@ -96,11 +99,11 @@ def test_rates_are_those_of_a_machine(monkeypatch):
 
 def test_traffic_of_a_layer_is_that_of_its_tensors():
     shapes = [(2, 2), (4, 4), (8, 8)]
-    inputs = draw_layer(shapes, CPU, images=2)
+    inputs = random_layer_inputs(shapes, CPU, images=2)
     value, places, weights = (x.numel() for x in inputs)
     assert value == 2 * 84 * 256 and weights == 2 * 84 * 8 * 12
     assert places == 2 * weights
-    layer = SampledLayer(deformable_sample, shapes, inputs)
+    layer = SampledLayer(ms_deform_attn, shapes, inputs)
     gradients = 4 * (value + places + weights)
     out = 4 * value
     traffic = layer.traffic()
@@ -108,7 +111,7 @@ def test_traffic_of_a_layer_is_that_of_its_tensors():
     assert traffic['backward'] == 2 * gradients + out
     assert traffic['whole'] == traffic['forward'] + traffic['backward']
     # Half as many bytes for the values, read twice, and for their gradient.
-    half = SampledLayer(deformable_sample, shapes, inputs, torch.bfloat16)
+    half = SampledLayer(ms_deform_attn, shapes, inputs, torch.bfloat16)
     assert traffic['whole'] - half.traffic()['whole'] == 3 * 2 * value
     results = half.run()
     assert [x.numel() for x in results] == [value, value, places, weights]
@@ -118,8 +121,8 @@ def test_traffic_of_a_layer_is_that_of_its_tensors():
 
 def test_places_of_a_drawn_layer_lie_around_their_queries():
     shapes = [(16, 16)]
-    _, places, _ = draw_layer(shapes, CPU)
-    again = draw_layer(shapes, CPU)[1]
+    _, places, _ = random_layer_inputs(shapes, CPU)
+    again = random_layer_inputs(shapes, CPU)[1]
     assert torch.equal(places, again)
     centres = places.detach().mean(dim=(2, 3, 4)).view(16, 16, 2)
     assert (centres[:, 1:, 0] > centres[:, :-1, 0]).float().mean() > 0.9

@@ -192,7 +192,7 @@ def differing(own, old):
         '',
         missing={k: s for k, s in ours.items() if k not in old},
         unexpected={k: s for k, s in shapes.items() if k not in own},
-        misshapen={
+        shape_mismatches={
             k: (shapes[k], s)
             for k, s in ours.items()
             if k in old and shapes[k] != s

@@ -10,8 +10,8 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from benchmark.measure import CLOCKS, alternate
-from benchmark.plain import load_plain
+from benchmark.measure import CLOCKS, interleave
+from benchmark.plain import load_reference
 from benchmark.report import (
     OURS,
     environment,
@@ -49,7 +49,7 @@ def run(args, plain_folder):
     if args.threads:
         torch.set_num_threads(args.threads)
     device = _device(args.device)
-    plain = load_plain(plain_folder) if args.against else None
+    plain = load_reference(plain_folder) if args.against else None
     with _only_errors():
         rows = _WORKS[args.work](args, device, plain)
     if args.out:
@@ -85,10 +85,10 @@ def _device(name):
     return device
 
 
-def _measure(args, title, contenders, device):
+def _measure(args, title, cases, device):
     """Measure, print a table, return its rows."""
-    found = alternate(
-        contenders,
+    found = interleave(
+        cases,
         device=device,
         warmup=args.warmup,
         repeats=args.repeats,
@@ -116,15 +116,15 @@ def _step(args, device, plain):
     what = f'{args.work} {args.batch} x {width}x{height} {args.dtype}'
     print(f'{environment()["machine"]}, tower {args.tower}')
     if args.work == 'infer':
-        contenders = steps.inference(setting, plain)
+        cases = steps.inference(setting, plain)
     else:
-        contenders = steps.training(setting, plain, unlabelled=unlabelled)
-    rows, found = _measure(args, what, contenders, device)
+        cases = steps.training(setting, plain, unlabelled=unlabelled)
+    rows, found = _measure(args, what, cases, device)
     rows += _bounds(
         what,
         'arithmetic',
         'FLOP',
-        roofline.count_operations(contenders[OURS]),
+        roofline.count_operations(cases[OURS]),
         found[OURS],
         roofline.matmul_rate(device, DTYPES[args.dtype]),
     )
@@ -162,12 +162,10 @@ def _sampling(args, device, plain):
     from benchmark.sampling import sampling
 
     print(environment()['machine'])
-    contenders, traffic = sampling(
-        args.size, args.batch, args.dtype, device, plain
-    )
+    cases, traffic = sampling(args.size, args.batch, args.dtype, device, plain)
     width, height = args.size
     what = f'sampling {args.batch} x {width}x{height} {args.dtype}'
-    rows, found = _measure(args, what, contenders, device)
+    rows, found = _measure(args, what, cases, device)
     return rows + _bounds(
         what,
         'traffic',
@@ -185,7 +183,7 @@ def _refine(args, device, plain):
     rows = []
     for epoch in refining.EPOCHS:
         with tempfile.TemporaryDirectory() as folder:
-            contenders = refining.refinement(
+            cases = refining.refinement(
                 epoch,
                 variant=args.variant,
                 side=args.sam_size,
@@ -195,7 +193,7 @@ def _refine(args, device, plain):
                 plain=plain,
             )
             title = f'refine {args.size}x{args.size}, {epoch}'
-            rows += _measure(args, title, contenders, device)[0]
+            rows += _measure(args, title, cases, device)[0]
     return rows
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from benchmark.decoders import READERS
 from benchmark.files import PREPARED, suffix
 from benchmark.measure import CLOCKS
-from benchmark.parts import PartClock, Watch
+from benchmark.parts import RegionTimer, TimedMethod
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.seeds import seed_everything
@@ -138,9 +138,9 @@ def sample_parts(dataset, images, now=time.perf_counter):
     Returns:
         dict[str, float]: Name of the transform -> seconds.
     """
-    clock = PartClock(lambda: None, now)
+    clock = RegionTimer(lambda: None, now)
     watches = [
-        Watch(step, 'transform', type(step).__name__)
+        TimedMethod(step, 'transform', type(step).__name__)
         for step in dataset.pipeline.transforms
     ]
     dataset[0]

@@ -10,29 +10,29 @@ from typing import Any
 import torch
 
 from benchmark.memory import peak_memory
-from benchmark.parts import PartClock, Watch
+from benchmark.parts import RegionTimer, TimedMethod
 
 CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 
 @dataclass
-class Contender:
+class BenchmarkCase:
     """One way to do the work.
 
     Attributes:
         run (Callable): Does the work once; what it returns is kept.
         prepare (Callable): Makes the argument of ``run``, not timed.
-        watches (Sequence[Watch]): The parts of the work.
+        watches (Sequence[TimedMethod]): The parts of the work.
     """
 
     run: Callable[[Any], Any]
     prepare: Callable[[], Any] = lambda: None
-    watches: Sequence[Watch] = ()
+    watches: Sequence[TimedMethod] = ()
 
 
 @dataclass
 class Measurement:
-    """What came out for one contender.
+    """What came out for one case.
 
     Attributes:
         seconds (list[float]): Of each repeat.
@@ -73,13 +73,13 @@ def synchronizer(device):
     return lambda: None
 
 
-def alternate(contenders, *, device, warmup=1, repeats=5, clock='wall'):
-    """Measure contenders in turn, so that the machine's moods hit all.
+def interleave(cases, *, device, warmup=1, repeats=5, clock='wall'):
+    """Measure cases in turn, so that the machine's moods hit all.
 
     Memory and parts are taken in one more run of each: watching costs time.
 
     Args:
-        contenders (dict[str, Contender]): By name.
+        cases (dict[str, BenchmarkCase]): By name.
         device (torch.device): Where they compute.
         warmup (int): Runs of each that are not counted.
         repeats (int): Runs of each that are.
@@ -90,32 +90,32 @@ def alternate(contenders, *, device, warmup=1, repeats=5, clock='wall'):
         dict[str, Measurement]: By name.
     """
     wait, now = synchronizer(device), CLOCKS[clock]
-    found = {name: Measurement() for name in contenders}
+    found = {name: Measurement() for name in cases}
     for turn in range(warmup + repeats):
-        for name, contender in contenders.items():
-            argument = contender.prepare()
+        for name, case in cases.items():
+            argument = case.prepare()
             gc.collect()
             wait()
             start = now()
-            result = contender.run(argument)
+            result = case.run(argument)
             wait()
             took = now() - start
             if turn >= warmup:
                 found[name].seconds.append(took)
             found[name].result = result
             del result
-    for name, contender in contenders.items():
-        _inspect(contender, found[name], device, wait, now)
+    for name, case in cases.items():
+        _inspect(case, found[name], device, wait, now)
     return found
 
 
-def _inspect(contender, measurement, device, wait, now):
-    argument = contender.prepare()
-    clock = PartClock(wait, now)
-    with peak_memory(device) as peak, clock.watching(contender.watches):
+def _inspect(case, measurement, device, wait, now):
+    argument = case.prepare()
+    clock = RegionTimer(wait, now)
+    with peak_memory(device) as peak, clock.watching(case.watches):
         wait()
         start = now()
-        contender.run(argument)
+        case.run(argument)
         wait()
         measurement.whole = now() - start
     measurement.peak = peak.bytes

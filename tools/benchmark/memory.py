@@ -19,7 +19,7 @@ class PeakMemory:
 
 @contextmanager
 def peak_memory(device):
-    """Watch the memory of a block.
+    """TimedMethod the memory of a block.
 
     On CUDA that of torch's allocator. On CPU the resident memory of the
     process, which counts whatever any library takes; freed pages are given

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
-class Watch(NamedTuple):
+class TimedMethod(NamedTuple):
     """A method whose time is a part of the whole.
 
     Args:
@@ -22,7 +22,7 @@ class Watch(NamedTuple):
     whole: bool = False
 
 
-class PartClock:
+class RegionTimer:
     """Adds up the time inside of watched methods.
 
     Args:
@@ -45,10 +45,10 @@ class PartClock:
         """Replace the methods by ones that are timed, for a block.
 
         Args:
-            watches (Sequence[Watch]): The methods.
+            watches (Sequence[TimedMethod]): The methods.
 
         Yields:
-            PartClock: Itself.
+            RegionTimer: Itself.
         """
         replaced = []
         try:

@@ -8,7 +8,7 @@ from clouds_mmseg.utils.errors import UserError
 _NAME = 'clouds_mmseg_plain'
 
 
-def load_plain(folder):
+def load_reference(folder):
     """Import the plain formulation from the repository.
 
     It is no part of the package: it is the reference of the tests, and is

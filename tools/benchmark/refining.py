@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from benchmark.measure import Contender
-from benchmark.parts import Watch
+from benchmark.measure import BenchmarkCase
+from benchmark.parts import TimedMethod
 from benchmark.random_sam import RandomSAMRefiner
 from benchmark.report import OURS, PLAIN
 from clouds_mmseg.refine.arguments import as_rgb_array
@@ -71,10 +71,10 @@ def refinement(epoch, *, variant, side, size, device, folder, plain=None):
         size (int): Side of the image, pixels.
         device (torch.device): Where SAM runs.
         folder (Path): An empty one, for the cache.
-        plain (module, optional): Of :func:`load_plain`.
+        plain (module, optional): Of :func:`load_reference`.
 
     Returns:
-        dict[str, Contender]: Each returns a label (H, W).
+        dict[str, BenchmarkCase]: Each returns a label (H, W).
     """
     area = size * size // 118  # 5,000 of 768 x 768
     first = epoch == EPOCHS[0]
@@ -97,32 +97,34 @@ def refinement(epoch, *, variant, side, size, device, folder, plain=None):
 
     refiner(image.to(device), torch.from_numpy(label).to(device))
     decoder = refiner.sam.model.mask_decoder
-    contenders = {}
+    cases = {}
     if plain:
         from segment_anything import SamPredictor
 
         predictor = SamPredictor(refiner.sam.model)
         seed = [refiner.seed, int(digest_array(array), 16)]
-        contenders[PLAIN] = Contender(
+        cases[PLAIN] = BenchmarkCase(
             lambda la: plain.refine(
                 predictor, array, la, min_area=area, seed=seed
             ),
             next_label,
             (
-                Watch(refiner.sam.model.image_encoder, 'forward', 'encoder'),
-                Watch(decoder, 'forward', 'decoder'),
+                TimedMethod(
+                    refiner.sam.model.image_encoder, 'forward', 'encoder'
+                ),
+                TimedMethod(decoder, 'forward', 'decoder'),
             ),
         )
-    contenders[OURS] = Contender(
+    cases[OURS] = BenchmarkCase(
         lambda la: refiner(
             image.to(device), torch.from_numpy(la).to(device)
         ).cpu(),
         next_label,
         (
-            Watch(refiner.sam.model.image_encoder, 'forward', 'encoder'),
-            Watch(decoder, 'forward', 'decoder'),
-            Watch(refiner, '_prompts', 'components and points'),
-            Watch(refiner, '_merge', 'merging'),
+            TimedMethod(refiner.sam.model.image_encoder, 'forward', 'encoder'),
+            TimedMethod(decoder, 'forward', 'decoder'),
+            TimedMethod(refiner, '_prompts', 'components and points'),
+            TimedMethod(refiner, '_merge', 'merging'),
         ),
     )
-    return contenders
+    return cases

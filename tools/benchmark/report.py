@@ -22,7 +22,7 @@ def rows_of(measurements):
             ``plain``.
 
     Returns:
-        list[dict]: ``name``, ``unit``, a value for each contender, and
+        list[dict]: ``name``, ``unit``, a value for each case, and
         where there are two, ``ratio``: how many times plain takes ours.
     """
     quantities = [

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import (
 )
 
 from benchmark.measure import synchronizer
-from benchmark.parts import PartClock
+from benchmark.parts import RegionTimer
 from benchmark.report import OURS
 
 
@@ -60,20 +60,20 @@ class OperationCount(TorchDispatchMode):
         return result
 
 
-def count_operations(contender):
+def count_operations(case):
     """Count the arithmetic of one run.
 
     Args:
-        contender (Contender): Runs once more.
+        case (BenchmarkCase): Runs once more.
 
     Returns:
         dict[str, int]: Of each part, and of the ``whole``.
     """
-    argument = contender.prepare()
+    argument = case.prepare()
     with OperationCount() as count:
-        clock = PartClock(lambda: None, lambda: count.total)
-        with clock.watching(contender.watches):
-            contender.run(argument)
+        clock = RegionTimer(lambda: None, lambda: count.total)
+        with clock.watching(case.watches):
+            case.run(argument)
     return dict(clock.seconds, whole=count.total)
 
 
@@ -128,7 +128,7 @@ def bound_rows(title, unit, amounts, measurement, rate):
         title (str): Of what the amounts are, as ``arithmetic``.
         unit (str): Theirs, ``FLOP`` or ``B``.
         amounts (dict[str, int]): Of parts of the work, and of the ``whole``.
-        measurement (Measurement): Of the same contender.
+        measurement (Measurement): Of the same case.
         rate (float): Amount that the machine does in a second.
 
     Returns:

@@ -2,13 +2,13 @@
 
 import torch
 
-from benchmark.measure import Contender
-from benchmark.parts import Watch
+from benchmark.measure import BenchmarkCase
+from benchmark.parts import TimedMethod
 from benchmark.report import OURS, PLAIN
 from benchmark.setting import DTYPES, check_size
 from clouds_mmseg.models.mask2former.deform_attn import (
-    deformable_sample,
-    draw_layer,
+    ms_deform_attn,
+    random_layer_inputs,
 )
 
 _STRIDES = (32, 16, 8)
@@ -18,9 +18,9 @@ class SampledLayer:
     """Reads a layer's places, and finds the gradients.
 
     Args:
-        sample (Callable): With the arguments of ``deformable_sample``.
+        sample (Callable): With the arguments of ``ms_deform_attn``.
         shapes (list[tuple[int, int]]): Of the maps.
-        inputs (tuple[Tensor, Tensor, Tensor]): Of ``draw_layer``.
+        inputs (tuple[Tensor, Tensor, Tensor]): Of ``random_layer_inputs``.
         dtype (torch.dtype): Of the values.
     """
 
@@ -75,29 +75,29 @@ def sampling(size, batch, dtype, device, plain=None):
         batch (int): Images.
         dtype (str): ``fp32`` or ``bf16``, of the values of ours.
         device (torch.device): Where.
-        plain (module, optional): Of :func:`load_plain`.
+        plain (module, optional): Of :func:`load_reference`.
 
     Returns:
-        tuple[dict[str, Contender], dict[str, int]]: Each returns the output
-        and three gradients; and the bytes of :meth:`SampledLayer.traffic`.
+        tuple[dict[str, BenchmarkCase], dict[str, int]]: Each returns the
+        output and three gradients; and the bytes of :meth:`SampledLayer.traffic`.
     """
     check_size(size, batch)
     width, height = size
     shapes = [(height // s, width // s) for s in _STRIDES]
-    inputs = draw_layer(shapes, device, batch)
-    ours = SampledLayer(deformable_sample, shapes, inputs, DTYPES[dtype])
+    inputs = random_layer_inputs(shapes, device, batch)
+    ours = SampledLayer(ms_deform_attn, shapes, inputs, DTYPES[dtype])
     layers = {OURS: ours}
     if plain:
         other = SampledLayer(plain.sample_by_grid, shapes, inputs)
         layers = {PLAIN: other, OURS: ours}
-    contenders = {
-        name: Contender(
+    cases = {
+        name: BenchmarkCase(
             lambda _, layer=layer: layer.run(),
             watches=(
-                Watch(layer, 'forward', 'forward'),
-                Watch(layer, 'backward', 'backward'),
+                TimedMethod(layer, 'forward', 'forward'),
+                TimedMethod(layer, 'backward', 'backward'),
             ),
         )
         for name, layer in layers.items()
     }
-    return contenders, ours.traffic()
+    return cases, ours.traffic()

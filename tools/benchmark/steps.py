@@ -5,8 +5,8 @@ import copy
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from benchmark.measure import Contender
-from benchmark.parts import Watch
+from benchmark.measure import BenchmarkCase
+from benchmark.parts import TimedMethod
 from benchmark.report import OURS, PLAIN
 from benchmark.setting import MEAN, STD
 
@@ -22,10 +22,10 @@ def inference(setting, plain=None):
 
     Args:
         setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_plain`.
+        plain (module, optional): Of :func:`load_reference`.
 
     Returns:
-        dict[str, Contender]: Each returns labels (N, H, W).
+        dict[str, BenchmarkCase]: Each returns labels (N, H, W).
     """
     model = setting.build_model()
     head = model.decode_head
@@ -42,31 +42,31 @@ def inference(setting, plain=None):
             results = model.test_step(data)
         return torch.stack([r.pred_sem_seg.data[0] for r in results])
 
-    contenders = {
-        OURS: Contender(
+    cases = {
+        OURS: BenchmarkCase(
             ours,
             batch,
             (
-                Watch(model.backbone, 'forward', 'tower'),
-                Watch(head.pixel_decoder, 'forward', 'pixel decoder'),
-                Watch(head, 'last_prediction', 'decoder'),
-                Watch(head, 'predict', 'class maps'),
+                TimedMethod(model.backbone, 'forward', 'tower'),
+                TimedMethod(head.pixel_decoder, 'forward', 'pixel decoder'),
+                TimedMethod(head, 'last_prediction', 'decoder'),
+                TimedMethod(head, 'predict', 'class maps'),
             ),
         )
     }
     if plain:
         other = _plain_model(plain, model)
-        contenders[PLAIN] = Contender(
+        cases[PLAIN] = BenchmarkCase(
             other.predict,
             lambda: images,
             (
-                Watch(other, 'tower', 'tower'),
-                Watch(other.head, 'pixel_decoder', 'pixel decoder'),
-                Watch(other.head, 'forward', 'decoder'),
-                Watch(other.head, 'scores', 'class maps'),
+                TimedMethod(other, 'tower', 'tower'),
+                TimedMethod(other.head, 'pixel_decoder', 'pixel decoder'),
+                TimedMethod(other.head, 'forward', 'decoder'),
+                TimedMethod(other.head, 'scores', 'class maps'),
             ),
         )
-    return _plain_first(contenders)
+    return _plain_first(cases)
 
 
 def training(setting, plain=None, *, unlabelled=0):
@@ -74,11 +74,11 @@ def training(setting, plain=None, *, unlabelled=0):
 
     Args:
         setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_plain`.
+        plain (module, optional): Of :func:`load_reference`.
         unlabelled (int): How many images of the batch the teacher labels.
 
     Returns:
-        dict[str, Contender]: Each returns nothing.
+        dict[str, BenchmarkCase]: Each returns nothing.
     """
     model = setting.build_model().train()
     head = model.decode_head
@@ -96,35 +96,35 @@ def training(setting, plain=None, *, unlabelled=0):
             else 'OptimWrapper',
         ),
     )
-    contenders = {
-        OURS: Contender(
+    cases = {
+        OURS: BenchmarkCase(
             lambda data: model.train_step(data, wrapper) and None,
             # A step writes labels into its samples.
             lambda: dict(
                 inputs=list(images), data_samples=copy.deepcopy(samples)
             ),
             (
-                Watch(model.backbone, 'forward', 'tower'),
-                Watch(
+                TimedMethod(model.backbone, 'forward', 'tower'),
+                TimedMethod(
                     model.teacher.module['decode_head'],
                     'predict',
                     'teacher',
                     whole=True,
                 ),
-                Watch(head.pixel_decoder, 'forward', 'pixel decoder'),
-                Watch(head, 'predict_for_loss', 'decoder'),
-                Watch(head.criterion, 'match', 'matching'),
-                Watch(head, 'loss', 'losses'),
-                Watch(wrapper, 'backward', 'backward'),
-                Watch(wrapper, 'step', 'optimiser'),
+                TimedMethod(head.pixel_decoder, 'forward', 'pixel decoder'),
+                TimedMethod(head, 'predict_for_loss', 'decoder'),
+                TimedMethod(head.criterion, 'match', 'matching'),
+                TimedMethod(head, 'loss', 'losses'),
+                TimedMethod(wrapper, 'backward', 'backward'),
+                TimedMethod(wrapper, 'step', 'optimiser'),
             ),
         )
     }
     if plain:
-        contenders[PLAIN] = _plain_training(
+        cases[PLAIN] = _plain_training(
             _plain_model(plain, model), images, labels, clean
         )
-    return _plain_first(contenders)
+    return _plain_first(cases)
 
 
 def _plain_training(model, images, labels, clean):
@@ -136,18 +136,18 @@ def _plain_training(model, images, labels, clean):
         else:
             model.train_step(images, labels, optimizer)
 
-    return Contender(
+    return BenchmarkCase(
         step,
         watches=(
-            Watch(model, 'tower', 'tower'),
-            Watch(model.teacher, 'forward', 'teacher', whole=True),
-            Watch(model.teacher, 'scores', 'teacher', whole=True),
-            Watch(model.head, 'pixel_decoder', 'pixel decoder'),
-            Watch(model.head, 'forward', 'decoder'),
-            Watch(model.criterion, 'match', 'matching'),
-            Watch(model.criterion, 'losses', 'losses'),
-            Watch(model, 'backward', 'backward'),
-            Watch(model, 'update', 'optimiser'),
+            TimedMethod(model, 'tower', 'tower'),
+            TimedMethod(model.teacher, 'forward', 'teacher', whole=True),
+            TimedMethod(model.teacher, 'scores', 'teacher', whole=True),
+            TimedMethod(model.head, 'pixel_decoder', 'pixel decoder'),
+            TimedMethod(model.head, 'forward', 'decoder'),
+            TimedMethod(model.criterion, 'match', 'matching'),
+            TimedMethod(model.criterion, 'losses', 'losses'),
+            TimedMethod(model, 'backward', 'backward'),
+            TimedMethod(model, 'update', 'optimiser'),
         ),
     )
 
@@ -157,17 +157,17 @@ def teacher_update(setting, plain=None):
 
     Args:
         setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_plain`.
+        plain (module, optional): Of :func:`load_reference`.
 
     Returns:
-        dict[str, Contender]: Each returns nothing.
+        dict[str, BenchmarkCase]: Each returns nothing.
     """
     model = setting.build_model()
-    contenders = {OURS: Contender(lambda _: model.update_teacher())}
+    cases = {OURS: BenchmarkCase(lambda _: model.update_teacher())}
     if plain:
         other = _plain_model(plain, model)
-        contenders[PLAIN] = Contender(lambda _: other.update_teacher())
-    return _plain_first(contenders)
+        cases[PLAIN] = BenchmarkCase(lambda _: other.update_teacher())
+    return _plain_first(cases)
 
 
 def _plain_model(plain, model):
@@ -188,13 +188,13 @@ def _plain_model(plain, model):
     )
 
 
-def _plain_first(contenders):
+def _plain_first(cases):
     """A is what B is measured against."""
-    return dict(sorted(contenders.items(), key=lambda item: item[0] == OURS))
+    return dict(sorted(cases.items(), key=lambda item: item[0] == OURS))
 
 
 def agreement(measurements):
-    """Compare the labels of both contenders.
+    """Compare the labels of both cases.
 
     Args:
         measurements (dict[str, Measurement]): Of :func:`inference`.

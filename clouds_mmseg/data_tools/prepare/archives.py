@@ -18,7 +18,7 @@ from pathlib import Path
 from clouds_mmseg.utils.errors import DataError
 
 
-class JoinedFile(io.RawIOBase):
+class ConcatenatedFile(io.RawIOBase):
     """Reads files, and bytes after them, as if they were one file.
 
     Args:
@@ -129,12 +129,12 @@ def join_volumes(paths):
         paths (Sequence[str]): ``name.z01``, ``name.z02``, ..., ``name.zip``.
 
     Returns:
-        JoinedFile: For :class:`zipfile.ZipFile`.
+        ConcatenatedFile: For :class:`zipfile.ZipFile`.
 
     Raises:
         SplitZipError: The volumes do not fit together.
     """
-    whole = JoinedFile(paths)
+    whole = ConcatenatedFile(paths)
     try:
         entries = _read_directory(whole, len(paths))
         tail = _write_directory(entries, whole.size)
@@ -142,7 +142,7 @@ def join_volumes(paths):
         raise SplitZipError(f'the directory is damaged: {error}') from error
     finally:
         whole.close()
-    return JoinedFile(paths, tail)
+    return ConcatenatedFile(paths, tail)
 
 
 def _find_end(stream):
@@ -488,7 +488,7 @@ class TarSource:
 
     def read(self, member):
         """Return the bytes of a member of a plain archive."""
-        with JoinedFile(self.paths) as stream:
+        with ConcatenatedFile(self.paths) as stream:
             stream.seek(member.place)
             content = stream.read(member.size)
         if len(content) < member.size:
@@ -511,7 +511,7 @@ class TarSource:
         mode = 'r|*' if self.streamed else 'r:'
         try:
             with (
-                JoinedFile(self.paths) as file,
+                ConcatenatedFile(self.paths) as file,
                 tarfile.open(fileobj=file, mode=mode) as archive,
             ):
                 for info in archive:
@@ -533,7 +533,7 @@ def _open_zip_in(source, pid):
     try:
         if source.spanned:
             return zipfile.ZipFile(join_volumes(source.paths))
-        return zipfile.ZipFile(JoinedFile(source.paths))
+        return zipfile.ZipFile(ConcatenatedFile(source.paths))
     except (zipfile.BadZipFile, SplitZipError, OSError) as error:
         raise _unreadable(source.title, error) from error
 

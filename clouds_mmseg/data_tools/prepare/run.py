@@ -19,11 +19,11 @@ from clouds_mmseg.data_tools.prepare.sources import (
     find_sources,
 )
 from clouds_mmseg.data_tools.prepare.write import (
-    BAD,
-    MADE,
+    CREATED,
+    EXISTS,
+    FAILED,
     RECODES,
-    THERE,
-    Placer,
+    FileWriter,
     decode_image,
     encode_exactly,
     recode_rules,
@@ -37,7 +37,7 @@ from clouds_mmseg.datasets.prepared import (
     write_manifest,
 )
 from clouds_mmseg.utils.errors import DataError
-from clouds_mmseg.utils.parallel import map_in_processes
+from clouds_mmseg.utils.parallel import parallel_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,7 +487,7 @@ def prepare_dataset(name, src, out, options=None):
     if bad and not options.skip_bad:
         raise bad_files_error(
             [*plan.unpaired, *(message for _, message in bad)],
-            states[MADE],
+            states[CREATED],
         )
     left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
     if before:
@@ -507,7 +507,7 @@ def prepare_dataset(name, src, out, options=None):
     for message in [*plan.unpaired, *(message for _, message in bad)]:
         warn(f'left out: {message}')
     compare_counts(layout, manifest)
-    return Result(manifest, states[MADE], states[THERE])
+    return Result(manifest, states[CREATED], states[EXISTS])
 
 
 def _all_there(out, plan):
@@ -526,13 +526,13 @@ def _write(out, manifest):
 def _place_all(out, plan, found, options, layout):
     """Do all jobs; return the bad ones with messages, counts of states."""
     sources = tuple(source for source, _ in found)
-    placer = Placer(
+    placer = FileWriter(
         str(out), sources, options.link, options.resize_short, options.recode
     )
     plain = [j for j in plan.jobs if not sources[j.source].streamed]
     bad, states, results = [], Counter(), []
     if plain:
-        done = map_in_processes(
+        done = parallel_map(
             placer,
             plain,
             workers=options.workers,
@@ -547,7 +547,7 @@ def _place_all(out, plan, found, options, layout):
     for part in results:
         for job, done in part:
             states[done.state] += 1
-            if done.state == BAD:
+            if done.state == FAILED:
                 bad.append((job, done.message))
     return bad, states
 

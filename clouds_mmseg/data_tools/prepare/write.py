@@ -129,11 +129,11 @@ def encode_exactly(image, kind, name):
     return payload
 
 
-MADE, THERE, BAD = 'made', 'there', 'bad'
+CREATED, EXISTS, FAILED = 'made', 'there', 'bad'
 
 
 @dataclass(frozen=True)
-class Done:
+class JobResult:
     """What became of a job.
 
     Attributes:
@@ -146,7 +146,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Placer:
+class FileWriter:
     """Makes the files of a prepared folder.
 
     Attributes:
@@ -172,7 +172,7 @@ class Placer:
                 read already.
 
         Returns:
-            Done: ``bad`` if the published file cannot be used.
+            JobResult: ``bad`` if the published file cannot be used.
 
         Raises:
             DataError: The output cannot be written, or another file is in
@@ -198,12 +198,14 @@ class Placer:
             if not as_is:
                 payload = self._convert(job, payload, name)
         except READ_ERRORS as error:
-            return Done(BAD, f'{job.part} {name} cannot be read ({error})')
+            return JobResult(
+                FAILED, f'{job.part} {name} cannot be read ({error})'
+            )
         except DataError as error:
-            return Done(BAD, str(error))
+            return JobResult(FAILED, str(error))
         with self._writing(target), atomic_path(target) as temporary:
             temporary.write_bytes(payload)
-        return Done(MADE)
+        return JobResult(CREATED)
 
     def _there(self, job, source, target, as_is):
         """Whether the file has been made; removes links that are not it."""
@@ -226,12 +228,12 @@ class Placer:
             )
         if own and not linked:
             # Prepared in place: nobody has looked at this file yet.
-            return self._complete(job, source) or Done(THERE)
+            return self._complete(job, source) or JobResult(EXISTS)
         size = target.stat().st_size
         # What is converted has no size to compare; it was renamed into
         # place when it was whole.
         if own or (size == job.member.size if as_is else size and not linked):
-            return Done(THERE)
+            return JobResult(EXISTS)
         raise DataError(
             f'{target} is in the way: it is not the file that '
             f'{source.describe(job.member)} becomes. Nothing is overwritten: '
@@ -256,10 +258,10 @@ class Placer:
                     if error.errno in (*FULL, errno.EEXIST):
                         raise
                 else:
-                    return Done(MADE)
+                    return JobResult(CREATED)
             with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
-        return Done(MADE)
+        return JobResult(CREATED)
 
     def _complete(self, job, source):
         """Return what is wrong with a file of a folder, or None."""
@@ -270,7 +272,7 @@ class Placer:
             problem = f'cannot be read ({error})'
         if problem:
             name = source.describe(job.member)
-            return Done(BAD, f'{job.part} {name} {problem}')
+            return JobResult(FAILED, f'{job.part} {name} {problem}')
         return None
 
     def _convert(self, job, payload, name):

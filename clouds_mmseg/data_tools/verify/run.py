@@ -31,7 +31,7 @@ from clouds_mmseg.datasets.class_statistics import (
 from clouds_mmseg.datasets.sample_check import ACCEPTED, Finding, SampleCheck
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import DataError, UserError
-from clouds_mmseg.utils.parallel import map_in_processes
+from clouds_mmseg.utils.parallel import parallel_map
 
 
 def find_duplicates(reports):
@@ -179,7 +179,7 @@ def _verify_one(task, workers):
         dataset.LABEL_CHANNEL if labelled else None,
         image_range=getattr(dataset, 'image_range', None),
     )
-    samples = map_in_processes(
+    samples = parallel_map(
         check, listing.pairs, workers=workers, title=task.name
     )
     rows = _collect(report, samples)

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.finite_weights import require_finite_weights
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 
 
 @HOOKS.register_module()
@@ -46,7 +46,7 @@ class EMATeacherHook(Hook):
         if self._begun or runner.iter < self._start(runner):
             return
         self._begun = True
-        model = bare_model(runner.model)
+        model = unwrap_model(runner.model)
         if model.teacher.steps == 0:
             self._update(runner)
             runner.logger.info(
@@ -71,7 +71,7 @@ class EMATeacherHook(Hook):
 
     @staticmethod
     def _update(runner):
-        model = bare_model(runner.model)
+        model = unwrap_model(runner.model)
         require_finite_weights(
             runner,
             f'the weights that the teacher would follow at iteration '

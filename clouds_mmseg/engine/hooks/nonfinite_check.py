@@ -18,7 +18,7 @@ from clouds_mmseg.engine.finite_weights import (
     stop,
 )
 from clouds_mmseg.engine.hooks.checkpoint import SafeCheckpointHook
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import (
@@ -214,7 +214,7 @@ class NonFiniteCheckHook(Hook):
         if not self._files and self.max_skipped_steps:
             self._buffers = [
                 (buffer, buffer.clone())
-                for module in bare_model(runner.model).modules()
+                for module in unwrap_model(runner.model).modules()
                 if module.training
                 for buffer in module.buffers(recurse=False)
             ]
@@ -266,7 +266,7 @@ class NonFiniteCheckHook(Hook):
 
     def _listen(self, runner):
         """Have the losses and the predictions shown by the model."""
-        model = bare_model(runner.model)
+        model = unwrap_model(runner.model)
         if not self._handles:
             self._handles.append(
                 model.register_forward_hook(self._after_forward)

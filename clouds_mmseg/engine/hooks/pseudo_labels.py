@@ -11,10 +11,10 @@ from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from clouds_mmseg.engine.hooks.results import to_json
 from clouds_mmseg.engine.hooks.visualization import strip
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.evaluation.dg_iou_metric import (
-    areas,
     confusion_matrix,
+    intersect_and_union,
     mean_percent,
 )
 from clouds_mmseg.utils.atomic import atomic_path
@@ -85,7 +85,7 @@ class SAMRefineHook(Hook):
         Raises:
             TypeError: The model is not a ``SelfTrainingSegmentor``.
         """
-        model = bare_model(runner.model)
+        model = unwrap_model(runner.model)
         if not hasattr(model, 'refiner'):
             raise TypeError(
                 'SAMRefineHook needs a model that labels its images, '
@@ -107,7 +107,7 @@ class SAMRefineHook(Hook):
             since >= self.start_iter
             and (since - self.start_iter) % self.refine_interval == 0
         )
-        bare_model(runner.model).refiner = self._refine if active else None
+        unwrap_model(runner.model).refiner = self._refine if active else None
         if (
             self.picture_interval is not None
             and since >= self.start_iter
@@ -150,7 +150,7 @@ class SAMRefineHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        bare_model(runner.model).refiner = None
+        unwrap_model(runner.model).refiner = None
 
     def _refine(self, image, label):
         """Refine a label, and keep both for a picture if one is wanted."""
@@ -201,7 +201,7 @@ class PseudoLabelReportHook(Hook):
         """
         if (runner.iter + 1) % self.interval:
             return
-        report = bare_model(runner.model).statistics.pop()
+        report = unwrap_model(runner.model).statistics.pop()
         if report is None or not is_main_process():
             return
         classes = runner.train_loop.dataloader.dataset.metainfo['classes']
@@ -298,7 +298,7 @@ class PseudoLabelAccuracyHook(Hook):
         return getattr(runner.train_loop, 'warmup_iters', 0)
 
     def _measure(self, runner, iteration):
-        model = bare_model(runner.model)
+        model = unwrap_model(runner.model)
         classes = self._dataset.metainfo['classes']
         # Of its own hook: in this iteration it may be switched off.
         refiner = next(
@@ -375,7 +375,7 @@ class _Score:
         )
 
     def report(self):
-        intersection, union, _, labelled = areas(self.confusion)
+        intersection, union, _, labelled = intersect_and_union(self.confusion)
         # A class that is neither there nor predicted has no value.
         iou = (intersection / union).tolist()
         kept = float(labelled.sum())

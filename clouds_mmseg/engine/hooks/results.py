@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
-from clouds_mmseg.engine.runner import bare_model
+from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.utils.finite import listed
@@ -137,7 +137,7 @@ class ResultsHook(Hook):
         meta = meta if isinstance(meta, dict) else {}
         self._loaded = {k: meta.get(k) for k in ('iter', 'seed')}
         self._lacking = _lacking(
-            bare_model(runner.model), checkpoint.get('state_dict') or {}
+            unwrap_model(runner.model), checkpoint.get('state_dict') or {}
         )
 
     def before_val_epoch(self, runner):

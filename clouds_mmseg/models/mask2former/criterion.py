@@ -15,17 +15,17 @@ from clouds_mmseg.models.mask2former.arguments import (
     refuse_unknown,
 )
 from clouds_mmseg.models.mask2former.point_sampling import (
-    draw_points,
-    read_columns,
-    read_labels,
-    read_maps,
+    point_sample,
+    point_sample_columns,
+    point_sample_labels,
+    sample_uncertain_points,
 )
 
 # More classes than there may be: comparing 16 bits is faster than 64.
 _ABOVE = 1 << 15
 
 
-def read_regions(labels, matches, points, outputs, weights=None):
+def point_sample_regions(labels, matches, points, outputs, weights=None):
     """Read the region that each matched mask should show.
 
     Every output of the head is matched with the same regions: the mask of a
@@ -53,7 +53,7 @@ def read_regions(labels, matches, points, outputs, weights=None):
     places[region, matches.output] = points
 
     def read(maps, outside):
-        found = read_maps(maps[:, None], places.flatten(1, 2), outside)
+        found = point_sample(maps[:, None], places.flatten(1, 2), outside)
         found = found.reshape(len(regions), outputs, count)
         return found[region, matches.output]
 
@@ -92,14 +92,16 @@ def matching_costs(cls_logits, mask_logits, labels, points, weights):
     num_classes = cls_logits.shape[-1] - 1
     count = points.shape[1]
     image = torch.arange(len(labels), device=labels.device)
-    ids, shares = read_labels(labels, image, points)
+    ids, shares = point_sample_labels(labels, image, points)
     targets = shares.new_zeros((len(labels), num_classes + 1, count))
     for corner in range(4):
         targets.scatter_add_(
             1, ids[:, None, :, corner], shares[:, None, :, corner]
         )
     targets = targets[:, :-1].transpose(1, 2)  # (B, P, K)
-    logits = read_columns(mask_logits, points).transpose(1, 2)  # (B, Q, P)
+    logits = point_sample_columns(mask_logits, points).transpose(
+        1, 2
+    )  # (B, Q, P)
     # t * softplus(-x) + (1 - t) * softplus(x) = softplus(x) - t * x
     cross_entropy = F.softplus(logits).sum(-1, keepdim=True)
     mask_cost = (cross_entropy - logits @ targets) / count
@@ -220,8 +222,8 @@ class MaskCriterion:
     The target masks of an image are the regions of the classes its label
     shows. Source: Mask2Former (arXiv 2112.01527), section 3.3 and 4.1.
 
-    The random points are drawn in :meth:`draw_matching_points` and
-    :meth:`draw_loss_points`; everything else is a function of its arguments.
+    The random points are drawn in :meth:`sample_matching_points` and
+    :meth:`sample_loss_points`; everything else is a function of its arguments.
 
     Args:
         num_classes (int): K.
@@ -323,7 +325,7 @@ class MaskCriterion:
         with torch.autocast(labels.device.type, enabled=False):
             cls_logits = [x.float() for x in cls_logits]
             labels, present = self.prepare_labels(labels)
-            points = self.draw_matching_points(len(cls_logits), labels)
+            points = self.sample_matching_points(len(cls_logits), labels)
             matches = self.match(
                 cls_logits, mask_logits, labels, present, points
             )
@@ -339,7 +341,7 @@ class MaskCriterion:
                     masks,
                     labels,
                     matches,
-                    self.draw_loss_points(masks),
+                    self.sample_loss_points(masks),
                     len(cls_logits),
                     count_masks(present),
                     self.pixel_weights(labels, weights),
@@ -406,16 +408,16 @@ class MaskCriterion:
         labelled = (labels < self.num_classes).float()
         return labelled if weights is None else labelled * weights
 
-    def draw_matching_points(self, outputs, labels):
+    def sample_matching_points(self, outputs, labels):
         """Draw points evenly: (outputs, B, num_points, 2), xy in [0, 1]."""
         return torch.rand(
             outputs, len(labels), self.num_points, 2, device=labels.device
         )
 
     @torch.no_grad()
-    def draw_loss_points(self, masks):
+    def sample_loss_points(self, masks):
         """Draw points for masks (M, h, w): (M, num_points, 2)."""
-        return draw_points(
+        return sample_uncertain_points(
             masks,
             count=self.num_points,
             oversample_ratio=self.oversample_ratio,
@@ -488,8 +490,8 @@ class MaskCriterion:
         Returns:
             tuple[Tensor, Tensor]: Both (outputs,), not weighted.
         """
-        logits = read_maps(masks[:, None], points)[:, 0]  # (M, P)
-        targets, counts = read_regions(
+        logits = point_sample(masks[:, None], points)[:, 0]  # (M, P)
+        targets, counts = point_sample_regions(
             labels, matches, points, outputs, weights
         )
         entropy = F.binary_cross_entropy_with_logits(

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import nn
 
-from clouds_mmseg.models.mask2former.deform_attn_cpu import sample_rows
-from clouds_mmseg.models.mask2former.layers import cell_centres
+from clouds_mmseg.models.mask2former.deform_attn_cpu import ms_deform_attn_cpu
+from clouds_mmseg.models.mask2former.layers import reference_points
 from clouds_mmseg.utils.errors import UserError
 
 
-def sample_textures(value, shapes, places, weights):
-    """Read map by map; see ``deformable_sample``."""
+def ms_deform_attn_grid_sample(value, shapes, places, weights):
+    """Read map by map; see ``ms_deform_attn``."""
     n, _, heads, _ = value.shape
     grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
     weights = weights.transpose(1, 2).flatten(0, 1)  # (N * H, Q, L, P)
@@ -41,24 +41,31 @@ _HEADS, _CHANNELS, _POINTS = 8, 32, 4
 
 
 def _load_fused():
-    from clouds_mmseg.models.mask2former.deform_attn_triton import sample_fused
+    from clouds_mmseg.models.mask2former.deform_attn_triton import (
+        ms_deform_attn_triton,
+    )
 
-    return sample_fused
+    return ms_deform_attn_triton
 
 
 def _load_op():
-    from clouds_mmseg.models.mask2former.deform_attn_mmcv import sample_by_op
+    from clouds_mmseg.models.mask2former.deform_attn_mmcv import (
+        ms_deform_attn_mmcv,
+    )
 
-    return sample_by_op
+    return ms_deform_attn_mmcv
 
 
 # The first is what the others must be equal to.
-_LOADERS = {'grid_sample': lambda: sample_textures, 'triton': _load_fused}
+_LOADERS = {
+    'grid_sample': lambda: ms_deform_attn_grid_sample,
+    'triton': _load_fused,
+}
 if importlib.util.find_spec('mmcv._ext'):  # As somebody has compiled mmcv.
     _LOADERS['mmcv'] = _load_op
 
 
-def core_of_device(device):
+def select_backend(device):
     """Choose by measuring, once for each device.
 
     Triton wants a C compiler for its launcher and a device that it knows,
@@ -71,7 +78,7 @@ def core_of_device(device):
         device (torch.device): Not the CPU.
 
     Returns:
-        Callable: With the arguments of ``deformable_sample``.
+        Callable: With the arguments of ``ms_deform_attn``.
 
     Raises:
         UserError: The variable names none.
@@ -84,7 +91,7 @@ def core_of_device(device):
             )
         return _LOADERS[name]()
     if torch.are_deterministic_algorithms_enabled():
-        return sample_textures
+        return ms_deform_attn_grid_sample
     return _fastest_once(device)
 
 
@@ -109,7 +116,7 @@ def fastest(loaders, device, shapes=_SHAPES):
     Returns:
         Callable: The formulation.
     """
-    inputs = draw_layer(shapes, device)
+    inputs = random_layer_inputs(shapes, device)
     cores, seconds, expected = {}, {}, None
     for name, load in loaders.items():
         try:
@@ -141,7 +148,7 @@ def fastest(loaders, device, shapes=_SHAPES):
     return cores[best]
 
 
-def draw_layer(shapes, device, images=1):
+def random_layer_inputs(shapes, device, images=1):
     """Draw what one encoder layer of the official widths reads.
 
     Every cell of all maps is a query that reads around itself, some of it
@@ -160,7 +167,7 @@ def draw_layer(shapes, device, images=1):
         want gradients.
     """
     generator = torch.Generator().manual_seed(0)
-    centres = cell_centres(shapes)
+    centres = reference_points(shapes)
     size = (images, len(centres), _HEADS, len(shapes), _POINTS)
     sides = torch.tensor([[w, h] for h, w in shapes])[:, None]
     spots = centres[:, None, None, None] * sides
@@ -210,7 +217,7 @@ def _wait(device):
         torch.cuda.synchronize(device)
 
 
-def deformable_sample(value, shapes, places, weights):
+def ms_deform_attn(value, shapes, places, weights):
     """Sum values read at given places with given weights.
 
     Values between cells are bilinear; outside the map they are zero. All
@@ -228,7 +235,9 @@ def deformable_sample(value, shapes, places, weights):
         Tensor: (N, Q, H * D) float32.
     """
     device = value.device
-    core = sample_rows if device.type == 'cpu' else core_of_device(device)
+    core = (
+        ms_deform_attn_cpu if device.type == 'cpu' else select_backend(device)
+    )
     with torch.autocast(device.type, enabled=False):
         return core(value, shapes, places.float(), weights.float())
 
@@ -298,5 +307,5 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, heads[1:])  # (N, Q, H, L, P)
         value = self.value_proj(x).unflatten(-1, (self.num_heads, -1))
-        out = deformable_sample(value, shapes, places, weights)
+        out = ms_deform_attn(value, shapes, places, weights)
         return x + self.output_proj(out.to(x.dtype))

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 _STRIP = 2048
 
 
-def sample_rows(value, shapes, places, weights):
-    """Read rows of tables; see ``deformable_sample``.
+def ms_deform_attn_cpu(value, shapes, places, weights):
+    """Read rows of tables; see ``ms_deform_attn``.
 
     A bag holds, for one query and head, the four cells around each place of
     every level, weighted. Sums of bags are products with a sparse matrix,
@@ -22,10 +22,10 @@ def sample_rows(value, shapes, places, weights):
     Each head has a table of its own, which is small enough for the cache.
     """
     value = value.to(places.dtype)
-    return _SampledRows.apply(value, places, weights, shapes)
+    return _MSDeformAttnCPU.apply(value, places, weights, shapes)
 
 
-class _SampledRows(torch.autograd.Function):
+class _MSDeformAttnCPU(torch.autograd.Function):
     """Both directions, with the rows and shares of one for the other."""
 
     @staticmethod

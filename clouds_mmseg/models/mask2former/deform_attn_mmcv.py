@@ -4,8 +4,8 @@ import torch
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
 
-def sample_by_op(value, shapes, places, weights):
-    """Call the op as it wants to be called; see ``deformable_sample``."""
+def ms_deform_attn_mmcv(value, shapes, places, weights):
+    """Call the op as it wants to be called; see ``ms_deform_attn``."""
     # The op takes all in the type of the value, and half precision cannot
     # tell neighbouring places of a large map apart.
     value = value.to(places.dtype)

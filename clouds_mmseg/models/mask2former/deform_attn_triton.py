@@ -11,8 +11,8 @@ import triton.language as tl
 _QUERIES = 16
 
 
-def sample_fused(value, shapes, places, weights):
-    """Read every place in one pass; see ``deformable_sample``.
+def ms_deform_attn_triton(value, shapes, places, weights):
+    """Read every place in one pass; see ``ms_deform_attn``.
 
     Nothing of size Q x L x P x D is written, which ``grid_sample`` does for
     each level. Values may be of half precision: sums are of the dtype of the

@@ -152,8 +152,8 @@ def sine_encoding(height, width, channels, *, device=None, temperature=1e4):
     Returns:
         Tensor: (height * width, channels) float32, row-major cells.
     """
-    y = _axis_code(height, channels // 2, temperature, device)
-    x = _axis_code(width, channels // 2, temperature, device)
+    y = _axis_encoding(height, channels // 2, temperature, device)
+    x = _axis_encoding(width, channels // 2, temperature, device)
     code = torch.cat(
         [
             y[:, None].expand(-1, width, -1),
@@ -164,7 +164,7 @@ def sine_encoding(height, width, channels, *, device=None, temperature=1e4):
     return code.flatten(0, 1)
 
 
-def _axis_code(length, channels, temperature, device):
+def _axis_encoding(length, channels, temperature, device):
     position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
     position = position / (length + 1e-6) * (2 * math.pi)
     index = torch.arange(channels, device=device, dtype=torch.float32)
@@ -175,7 +175,7 @@ def _axis_code(length, channels, temperature, device):
     ).flatten(1)
 
 
-def cell_centres(shapes, device=None):
+def reference_points(shapes, device=None):
     """Find the centres of all cells of maps, one map after the other.
 
     Args:

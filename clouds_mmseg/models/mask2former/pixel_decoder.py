@@ -10,7 +10,7 @@ from clouds_mmseg.models.mask2former.deform_attn import (
 from clouds_mmseg.models.mask2former.layers import (
     ConvNorm,
     FeedForward,
-    cell_centres,
+    reference_points,
     sine_encoding,
 )
 
@@ -127,7 +127,7 @@ class PixelDecoder(nn.Module):
         shapes = [tuple(x.shape[-2:]) for x in maps]
         x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         position = self._positions(shapes, x)
-        centres = cell_centres(shapes, x.device)
+        centres = reference_points(shapes, x.device)
         for layer in self.encoder.layers:
             x = layer(x, position, centres, shapes)
         sizes = [h * w for h, w in shapes]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 
-def read_maps(maps, points, outside='zeros'):
+def point_sample(maps, points, outside='zeros'):
     """Read maps bilinearly.
 
     Args:
@@ -24,10 +24,10 @@ def read_maps(maps, points, outside='zeros'):
     return read.squeeze(3)
 
 
-def read_columns(maps, points):
+def point_sample_columns(maps, points):
     """Read all maps of a stack at the same points; outside they are zero.
 
-    What :func:`read_maps` gives, transposed. With the channels last in
+    What :func:`point_sample` gives, transposed. With the channels last in
     memory, the numbers of a cell lie beside one another and are read
     together: about nine times faster on CPU for 100 maps.
 
@@ -81,7 +81,7 @@ def corner_pixels(size, image, points):
     return index, shares * inside
 
 
-def read_labels(labels, image, points):
+def point_sample_labels(labels, image, points):
     """Read the four pixels of a label map around each point.
 
     The indicator mask of class k, read bilinearly at the points, is
@@ -100,7 +100,9 @@ def read_labels(labels, image, points):
     return labels.flatten()[index], shares
 
 
-def draw_points(logits, *, count, oversample_ratio, importance_ratio):
+def sample_uncertain_points(
+    logits, *, count, oversample_ratio, importance_ratio
+):
     """Draw points at random, most of them where a mask is undecided.
 
     All masks choose among the same candidates, which are some times as many
@@ -123,7 +125,7 @@ def draw_points(logits, *, count, oversample_ratio, importance_ratio):
     candidates = torch.rand(
         1, int(count * oversample_ratio), 2, device=logits.device
     )
-    certainty = read_maps(logits[:, None], candidates)[:, 0].abs()
+    certainty = point_sample(logits[:, None], candidates)[:, 0].abs()
     index = certainty.topk(undecided, dim=1, largest=False, sorted=False)
     chosen = candidates[0][index.indices]
     evenly = torch.rand(n, count - undecided, 2, device=logits.device)

@@ -16,7 +16,10 @@ from prepare_fake import write_archives, write_files, write_zip
 from prepare_fakes import MAKERS
 from zip_volumes import cut_zip
 
-from clouds_mmseg.data_tools.prepare.archives import JoinedFile, safe_name
+from clouds_mmseg.data_tools.prepare.archives import (
+    ConcatenatedFile,
+    safe_name,
+)
 from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
 from clouds_mmseg.data_tools.prepare.sources import find_sources
 from clouds_mmseg.datasets import DataError
@@ -96,7 +99,7 @@ def test_joined_files_read_as_one(
     for path, piece in zip(paths, pieces, strict=True):
         path.write_bytes(piece)
     whole = b''.join(pieces) + tail
-    with JoinedFile(paths, tail) as file:
+    with ConcatenatedFile(paths, tail) as file:
         assert file.read() == whole and file.seekable() and file.readable()
         assert file.seek(place) == file.tell() == place
         assert file.read(count) == whole[place : place + count]

@@ -23,7 +23,7 @@ from clouds_mmseg.data_tools.verify.report import (
 from clouds_mmseg.datasets import DataError, GeneratedDataset
 from clouds_mmseg.generate.run import make_bank
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.parallel import map_in_processes
+from clouds_mmseg.utils.parallel import parallel_map
 
 
 def kinds(report):
@@ -199,7 +199,7 @@ def _die(item):
 
 def test_a_killed_worker_is_explained():
     with pytest.raises(UserError, match='worker processes was killed'):
-        list(map_in_processes(_die, [1, 2], workers=2, title='x'))
+        list(parallel_map(_die, [1, 2], workers=2, title='x'))
 
 
 def test_a_folder_that_cannot_be_written_to(check, monkeypatch, pairs):

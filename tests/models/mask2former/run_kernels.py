@@ -8,13 +8,15 @@ import sys
 
 import torch
 
-from clouds_mmseg.models.mask2former.deform_attn_triton import sample_fused
+from clouds_mmseg.models.mask2former.deform_attn_triton import (
+    ms_deform_attn_triton,
+)
 
 
 def run(value, shapes, places, weights, direction):
     """Return the output and the gradients of its product with a direction."""
     inputs = [x.requires_grad_() for x in (value, places, weights)]
-    out = sample_fused(value, shapes, places, weights)
+    out = ms_deform_attn_triton(value, shapes, places, weights)
     grads = torch.autograd.grad((out * direction).sum(), inputs)
     return [out.detach(), *grads]
 

@@ -29,7 +29,9 @@ from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
 )
 
 from clouds_mmseg.models.mask2former import deform_attn as deform_choice  # noqa: E402
-from clouds_mmseg.models.mask2former.deform_attn import sample_textures  # noqa: E402
+from clouds_mmseg.models.mask2former.deform_attn import (  # noqa: E402
+    ms_deform_attn_grid_sample,
+)
 
 
 def check(value, sides, starts, places, weights, im2col_step):
@@ -77,7 +79,7 @@ sample = deform_choice._LOADERS['mmcv']()
 shapes = [(2, 3), (4, 6)]
 print('mmcv')
 for images in (1, 3):
-    value, places, weights = deform_choice.draw_layer(
+    value, places, weights = deform_choice.random_layer_inputs(
         shapes, torch.device('cpu'), images
     )
     # A view that is not contiguous, as a layer's may be.
@@ -85,7 +87,7 @@ for images in (1, 3):
     inputs = value.requires_grad_(), places, weights
     results = [
         deform_choice._both_directions(core, shapes, inputs)
-        for core in (sample, sample_textures)
+        for core in (sample, ms_deform_attn_grid_sample)
     ]
     same = all(
         torch.allclose(a, b, atol=1e-4, rtol=1e-4)

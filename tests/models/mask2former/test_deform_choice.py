@@ -6,11 +6,11 @@ from mmengine.logging import MMLogger
 
 from clouds_mmseg.models.mask2former import deform_attn as deform_choice
 from clouds_mmseg.models.mask2former.deform_attn import (
-    core_of_device,
     fastest,
-    sample_textures,
+    ms_deform_attn_grid_sample,
+    select_backend,
 )
-from clouds_mmseg.models.mask2former.deform_attn_cpu import sample_rows
+from clouds_mmseg.models.mask2former.deform_attn_cpu import ms_deform_attn_cpu
 from clouds_mmseg.utils.errors import UserError
 
 CPU = torch.device('cpu')
@@ -47,7 +47,7 @@ def slow(core, times=30):
 
 @pytest.mark.parametrize('delayed', ['first', 'second'])
 def test_the_faster_of_two_is_taken(said, delayed):
-    first, second = sample_textures, sample_rows
+    first, second = ms_deform_attn_grid_sample, ms_deform_attn_cpu
     if delayed == 'first':
         first = slow(first)
     else:
@@ -69,13 +69,14 @@ def absent():
 
 
 def wrong(value, shapes, places, weights):
-    return sample_rows(value, shapes, places, weights) * 1.01
+    return ms_deform_attn_cpu(value, shapes, places, weights) * 1.01
 
 
 def half_wrong(value, shapes, places, weights):
     """The right numbers, whose gradients miss a part."""
     return (
-        sample_rows(value, shapes, places.detach(), weights) + 0 * places.sum()
+        ms_deform_attn_cpu(value, shapes, places.detach(), weights)
+        + 0 * places.sum()
     )
 
 
@@ -89,8 +90,11 @@ def half_wrong(value, shapes, places, weights):
     ],
 )
 def test_what_does_not_work_is_left_out_and_said(said, load, reason):
-    loaders = {'grid_sample': lambda: sample_textures, 'other': load}
-    assert fastest(loaders, CPU, SHAPES) is sample_textures
+    loaders = {
+        'grid_sample': lambda: ms_deform_attn_grid_sample,
+        'other': load,
+    }
+    assert fastest(loaders, CPU, SHAPES) is ms_deform_attn_grid_sample
     assert said[0] == (
         'Deformable sampling on cpu: other is left out, as it does not work '
         f'here ({reason})'
@@ -98,11 +102,17 @@ def test_what_does_not_work_is_left_out_and_said(said, load, reason):
 
 
 def test_a_validation_may_ask_first_and_numbers_drawn_stay(said):
-    loaders = {'a': lambda: sample_textures, 'b': lambda: sample_rows}
+    loaders = {
+        'a': lambda: ms_deform_attn_grid_sample,
+        'b': lambda: ms_deform_attn_cpu,
+    }
     torch.manual_seed(3)
     state = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
-        assert fastest(loaders, CPU, SHAPES) in (sample_textures, sample_rows)
+        assert fastest(loaders, CPU, SHAPES) in (
+            ms_deform_attn_grid_sample,
+            ms_deform_attn_cpu,
+        )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -111,29 +121,33 @@ def test_a_device_is_measured_once(monkeypatch):
 
     def load():
         asked.append(1)
-        return sample_textures
+        return ms_deform_attn_grid_sample
 
     monkeypatch.setattr(deform_choice, '_LOADERS', {'grid_sample': load})
-    assert core_of_device(CPU) is core_of_device(CPU) is sample_textures
+    assert (
+        select_backend(CPU)
+        is select_backend(CPU)
+        is ms_deform_attn_grid_sample
+    )
     assert len(asked) == 1
 
 
 def test_the_environment_decides(monkeypatch):
     monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'grid_sample')
-    assert core_of_device(CPU) is sample_textures
+    assert select_backend(CPU) is ms_deform_attn_grid_sample
     monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'rows')
     with pytest.raises(
         UserError,
         match='CLOUDS_DEFORMABLE_SAMPLING=rows: known are grid_sample, triton',
     ):
-        core_of_device(CPU)
+        select_backend(CPU)
 
 
 def test_wanted_determinism_is_left_to_torch(monkeypatch):
     monkeypatch.setattr(deform_choice, '_LOADERS', {'none': broken})
     torch.use_deterministic_algorithms(True)
     try:
-        assert core_of_device(CPU) is sample_textures
+        assert select_backend(CPU) is ms_deform_attn_grid_sample
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -144,5 +158,5 @@ def test_without_a_gpu_triton_is_left_out(said):
     if torch.cuda.is_available():
         pytest.skip('here is a GPU')
     chosen = fastest(deform_choice._LOADERS, CPU, SHAPES)
-    assert chosen is sample_textures
+    assert chosen is ms_deform_attn_grid_sample
     assert 'triton is left out' in said[0]

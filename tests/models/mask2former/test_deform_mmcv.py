@@ -36,7 +36,9 @@ def test_it_is_called_as_mmcv_defines_it():
 def test_the_op_equals_grid_sample_on_cuda():
     sample = deform_choice._LOADERS['mmcv']()
     shapes = [(4, 6), (8, 12), (16, 24)]
-    inputs = deform_choice.draw_layer(shapes, torch.device('cuda'), images=3)
+    inputs = deform_choice.random_layer_inputs(
+        shapes, torch.device('cuda'), images=3
+    )
     results = [
         deform_choice._both_directions(core, shapes, inputs)
         for core in (sample, sample_by_grid)

@@ -9,10 +9,10 @@ from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
-    deformable_sample,
-    sample_textures,
+    ms_deform_attn,
+    ms_deform_attn_grid_sample,
 )
-from clouds_mmseg.models.mask2former.deform_attn_cpu import sample_rows
+from clouds_mmseg.models.mask2former.deform_attn_cpu import ms_deform_attn_cpu
 
 SIDES = st.integers(1, 7)
 
@@ -32,7 +32,9 @@ def draw(shapes, batch=2, heads=2, points=3, dim=4, dtype=torch.float64):
     st.integers(0, 1000),
 )
 @settings(max_examples=30, deadline=None)
-@pytest.mark.parametrize('core', [sample_rows, sample_textures])
+@pytest.mark.parametrize(
+    'core', [ms_deform_attn_cpu, ms_deform_attn_grid_sample]
+)
 def test_equals_grid_sample_with_its_gradients(core, shapes, seed):
     torch.manual_seed(seed)
     value, places, weights = draw(shapes)
@@ -52,7 +54,7 @@ def test_rows_pass_the_numerical_gradient_check():
     shapes = [(2, 3), (4, 1)]
     inputs = draw(shapes, batch=1, points=2, dim=2)
     assert torch.autograd.gradcheck(
-        lambda v, p, w: sample_rows(v, shapes, p, w), inputs
+        lambda v, p, w: ms_deform_attn_cpu(v, shapes, p, w), inputs
     )
 
 
@@ -67,7 +69,7 @@ def test_rows_give_one_gradient_alone(wanted):
             core(inputs[0], shapes, *inputs[1:]).square().sum(),
             inputs[wanted],
         )[0]
-        for core in (sample_rows, sample_by_grid)
+        for core in (ms_deform_attn_cpu, sample_by_grid)
     ]
     torch.testing.assert_close(*grads)
 
@@ -76,7 +78,7 @@ def test_places_far_outside_read_zero():
     value, places, weights = draw([(3, 3)])
     for far in (-7.0, 9.0, 1e9, float('inf')):
         moved = places.detach() * 0 + far
-        assert not sample_rows(value, [(3, 3)], moved, weights).any()
+        assert not ms_deform_attn_cpu(value, [(3, 3)], moved, weights).any()
 
 
 def test_a_diverged_run_gives_nan_and_no_crash():
@@ -84,7 +86,7 @@ def test_a_diverged_run_gives_nan_and_no_crash():
     value, places, weights = draw(shapes)
     with torch.no_grad():
         places[0, 0] = float('nan')
-    out = deformable_sample(value, shapes, places, weights)
+    out = ms_deform_attn(value, shapes, places, weights)
     assert out[0, 0].isnan().all()
     assert out[1].isfinite().all()
     out.sum().backward()
@@ -96,7 +98,7 @@ def test_result_is_float32_under_autocast():
     value, places, weights = draw(shapes, dtype=torch.float32)
     plain = sample_by_grid(value.bfloat16().float(), shapes, places, weights)
     with torch.autocast('cpu', torch.bfloat16):
-        out = deformable_sample(value.bfloat16(), shapes, places, weights)
+        out = ms_deform_attn(value.bfloat16(), shapes, places, weights)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, plain)
 
@@ -138,7 +140,7 @@ def test_rows_are_not_slower_than_grid_sample():
 
     ours, plain = (
         min(seconds(core) for _ in range(3))
-        for core in (deformable_sample, sample_by_grid)
+        for core in (ms_deform_attn, sample_by_grid)
     )
     assert ours <= plain
 
@@ -148,7 +150,7 @@ def test_rows_are_read_head_by_head_and_nothing_is_sorted():
     shapes = [(4, 6), (8, 12)]
     inputs = draw(shapes, heads=3, dtype=torch.float32)
     with TensorSizes() as sizes:
-        out = sample_rows(inputs[0], shapes, *inputs[1:])
+        out = ms_deform_attn_cpu(inputs[0], shapes, *inputs[1:])
         torch.autograd.grad(out.sum(), inputs)
     reads = [x for x in sizes.calls if x.startswith('_embedding_bag')]
     assert len(reads) == 2 * 3

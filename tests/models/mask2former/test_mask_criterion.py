@@ -42,10 +42,10 @@ def test_all_outputs_at_once_equal_each_image_by_itself(
     labels = make_labels()
     labels[1][labels[1] == 2] = 255
     folded, present = criterion.prepare_labels(labels)
-    points = criterion.draw_matching_points(3, labels)
+    points = criterion.sample_matching_points(3, labels)
     matches = criterion.match(cls_logits, mask_logits, folded, present, points)
     masks = matched_masks(mask_logits, matches)
-    drawn = criterion.draw_loss_points(masks)
+    drawn = criterion.sample_loss_points(masks)
     ours = (
         criterion.class_losses(cls_logits, matches),
         *criterion.mask_losses(

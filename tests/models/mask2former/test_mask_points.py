@@ -5,10 +5,10 @@ from reference import read_points
 from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former.point_sampling import (
-    draw_points,
-    read_columns,
-    read_labels,
-    read_maps,
+    point_sample,
+    point_sample_columns,
+    point_sample_labels,
+    sample_uncertain_points,
 )
 
 
@@ -21,7 +21,7 @@ def test_reading_labels_equals_reading_every_mask(height, width, seed):
     points = torch.rand(3, 20, 2, generator=generator)
     # Borders and corners: half of what is read there lies outside.
     points[:, :4] = torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]])
-    ids, shares = read_labels(labels, image, points)
+    ids, shares = point_sample_labels(labels, image, points)
     for k in range(4):
         ours = ((ids == k) * shares).sum(-1)
         masks = (labels[image] == k).float()
@@ -31,9 +31,9 @@ def test_reading_labels_equals_reading_every_mask(height, width, seed):
 
 def test_reading_maps_equals_grid_sample_and_accepts_none():
     maps, points = torch.randn(2, 3, 5, 4), torch.rand(2, 9, 2)
-    read = read_maps(maps, points)
+    read = point_sample(maps, points)
     torch.testing.assert_close(read, read_points(maps, points))
-    assert read_maps(maps[:0], points[:0]).shape == (0, 3, 9)
+    assert point_sample(maps[:0], points[:0]).shape == (0, 3, 9)
 
 
 def test_points_are_drawn_where_the_mask_is_undecided():
@@ -41,7 +41,7 @@ def test_points_are_drawn_where_the_mask_is_undecided():
     # Undecided on the left edge alone.
     logits = torch.linspace(0, 10, 32).expand(4, 32, 32)
     options = dict(count=400, oversample_ratio=3.0)
-    points = draw_points(logits, importance_ratio=0.75, **options)
+    points = sample_uncertain_points(logits, importance_ratio=0.75, **options)
     assert points.shape == (4, 400, 2)
     assert points.min() >= 0 and points.max() <= 1
     # Of 1,200 candidates the 300 nearest to the edge lie in the first
@@ -49,14 +49,14 @@ def test_points_are_drawn_where_the_mask_is_undecided():
     # the other hundred points lie anywhere.
     assert points[:, :300, 0].mean() < 0.16
     assert points[:, 300:, 0].max() > 0.9
-    evenly = draw_points(logits, importance_ratio=0.0, **options)
+    evenly = sample_uncertain_points(logits, importance_ratio=0.0, **options)
     assert evenly[..., 0].mean().sub(0.5).abs() < 0.05
-    chosen = draw_points(logits, importance_ratio=1.0, **options)
+    chosen = sample_uncertain_points(logits, importance_ratio=1.0, **options)
     assert chosen.shape == (4, 400, 2)
 
 
 def test_no_mask_gives_no_points():
-    points = draw_points(
+    points = sample_uncertain_points(
         torch.zeros(0, 4, 4),
         count=8,
         oversample_ratio=3.0,
@@ -71,7 +71,9 @@ def test_columns_equal_maps_in_any_layout():
     points[:, :2] = torch.tensor([[0, 0], [1, 1]])
     plain = read_points(maps, points).transpose(1, 2)
     for layout in (torch.contiguous_format, torch.channels_last):
-        read = read_columns(maps.contiguous(memory_format=layout), points)
+        read = point_sample_columns(
+            maps.contiguous(memory_format=layout), points
+        )
         torch.testing.assert_close(read, plain)
 
 
@@ -79,7 +81,7 @@ def test_masks_choose_among_the_same_candidates():
     """Drawing for each mask took longer than all else."""
     torch.manual_seed(0)
     with TensorSizes() as sizes:
-        points = draw_points(
+        points = sample_uncertain_points(
             torch.randn(50, 8, 8),
             count=64,
             oversample_ratio=3.0,

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from reference import read_points
 from tensor_sizes import TensorSizes
 
-from clouds_mmseg.models.mask2former.criterion import Matches, read_regions
+from clouds_mmseg.models.mask2former.criterion import (
+    Matches,
+    point_sample_regions,
+)
 from clouds_mmseg.models.mask2former.point_sampling import corner_pixels
 
 CLASSES, OUTPUTS = 4, 3
@@ -37,7 +40,9 @@ def draw(height, width, seed, pairs=7):
 def test_equal_to_a_mask_of_every_pair(height, width, seed, pairs):
     labels, matches, points = draw(height, width, seed, pairs)
     weights = torch.rand(labels.shape)
-    covered, counts = read_regions(labels, matches, points, OUTPUTS, weights)
+    covered, counts = point_sample_regions(
+        labels, matches, points, OUTPUTS, weights
+    )
     masks = (labels[matches.image] == matches.target[:, None, None]).float()
     if pairs:
         plain = read_points(masks[:, None], points)[:, 0]
@@ -56,6 +61,6 @@ def test_a_region_is_drawn_once_for_all_outputs():
     zero = torch.zeros_like(output)
     matches = Matches(output, zero, zero, target)
     with TensorSizes() as sizes:
-        read_regions(labels, matches, torch.rand(6, 5, 2), OUTPUTS)
+        point_sample_regions(labels, matches, torch.rand(6, 5, 2), OUTPUTS)
     # Two regions of 16 x 16 pixels, matched in three outputs.
     assert max(sizes.seen) == 2 * 256
