@@ -79,7 +79,8 @@ def sampling(size, batch, dtype, device, plain=None):
 
     Returns:
         tuple[dict[str, BenchmarkCase], dict[str, int]]: Each returns the
-        output and three gradients; and the bytes of :meth:`SampledLayer.traffic`.
+        output and three gradients; and the bytes of
+        :meth:`SampledLayer.traffic`.
     """
     check_size(size, batch)
     width, height = size
