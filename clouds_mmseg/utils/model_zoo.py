@@ -26,7 +26,7 @@ mIoU in percent.
 
 A file is looked up under its name in the folder of `--pretrained-dir` (or
 `CLOUDS_PRETRAINED_DIR`) before any hub is asked; see
-[baselines](baselines.md#without-network).
+[baselines](baselines.md#offline-use).
 """
 
 
