@@ -1,7 +1,9 @@
 """Base class of the driving data sets."""
 
 import os
+from collections.abc import Sequence
 
+import numpy as np
 from mmseg.datasets import BaseSegDataset
 
 from clouds_mmseg.datasets.files import FileChecks, unique_names
@@ -42,33 +44,29 @@ class DGDataset(FileChecks, BaseSegDataset):
     (``--recode``).
 
     Args:
-        domain (str, optional): Name under which results are reported.
-            Defaults to the class's.
-        split (str, optional): Fills ``{split}`` in the layout. Defaults to
-            the class's.
-        data_root (str, optional): Root folder. ``data/...`` is moved by the
-            environment variable ``CLOUDS_DATA_ROOT``: see
-            :func:`resolve_data_root`.
-        img_suffix (str | Sequence[str], optional): What image files end in,
-            or several such ends; the case of letters does not matter.
-        seg_map_suffix (str | Sequence[str], optional): Likewise of labels.
-        data_prefix (dict, optional): ``img_path`` and ``seg_map_path`` below
-            the root, instead of the class's layout. Without
-            ``seg_map_path`` the images have no labels.
-        expected (int, optional): Number of images of the official release; a
-            different number is a warning. None: do not compare.
-        skip (Sequence[str] | str): Images to leave out, or a text file with
-            one per line: paths below the image folder or file names, with or
-            without the suffix. What ``tools/verify_dataset.py --fix`` has
-            moved aside is left out in any case.
-        rare_class (dict, optional): Draw rare classes more often in
-            training: arguments of :class:`RareClassDataset`, ``dict()`` for
-            its defaults. :class:`KeyedDataset` sees to it.
-        image_range (Sequence[float], optional): The values in the image
-            files that become 0 and 255, such as ``(0, 4095)`` for 12 bits in
-            16-bit files or ``(0, 1)`` for floating point values. Needed for
-            images that do not use the whole range of 8 or 16 bits; see
-            :mod:`clouds_mmseg.utils.images`.
+        domain: Name under which results are reported. Defaults to the class's.
+        split: Fills ``{split}`` in the layout. Defaults to the class's.
+        data_root: Root folder. ``data/...`` is moved by the environment
+            variable ``CLOUDS_DATA_ROOT``: see :func:`resolve_data_root`.
+        img_suffix: What image files end in, or several such ends; the case of
+            letters does not matter.
+        seg_map_suffix: Likewise of labels.
+        data_prefix: ``img_path`` and ``seg_map_path`` below the root, instead
+            of the class's layout. Without ``seg_map_path`` the images have no
+            labels.
+        expected: Number of images of the official release; a different number
+            is a warning. None: do not compare.
+        skip: Images to leave out, or a text file with one per line: paths
+            below the image folder or file names, with or without the suffix.
+            What ``tools/verify_dataset.py --fix`` has moved aside is left out
+            in any case.
+        rare_class: Draw rare classes more often in training: arguments of
+            :class:`RareClassDataset`, ``dict()`` for its defaults.
+            :class:`KeyedDataset` sees to it.
+        image_range: The values in the image files that become 0 and 255, such
+            as ``(0, 4095)`` for 12 bits in 16-bit files or ``(0, 1)`` for
+            floating point values. Needed for images that do not use the whole
+            range of 8 or 16 bits; see :mod:`clouds_mmseg.utils.images`.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
 
     Raises:
@@ -97,16 +95,16 @@ class DGDataset(FileChecks, BaseSegDataset):
     def __init__(
         self,
         *,
-        domain=None,
-        split=None,
-        data_root=None,
-        data_prefix=None,
-        expected=None,
-        skip=(),
-        rare_class=None,
-        image_range=None,
-        img_suffix=None,
-        seg_map_suffix=None,
+        domain: str | None = None,
+        split: str | None = None,
+        data_root: str | None = None,
+        data_prefix: dict | None = None,
+        expected: int | None = None,
+        skip: Sequence[str] | str = (),
+        rare_class: dict | None = None,
+        image_range: Sequence[float] | None = None,
+        img_suffix: str | Sequence[str] | None = None,
+        seg_map_suffix: str | Sequence[str] | None = None,
         metainfo=None,
         reduce_zero_label=False,
         **kwargs,
@@ -223,21 +221,21 @@ class DGDataset(FileChecks, BaseSegDataset):
         return suffix if isinstance(suffix, str) else tuple(ends)
 
     @property
-    def has_labels(self):
-        """bool: Whether its samples have labels."""
+    def has_labels(self) -> bool:
+        """Whether its samples have labels."""
         return bool(self.data_prefix.get('seg_map_path'))
 
     def layout_fields(self):
         """Return the values of the braces in ``PREFIX``."""
         return dict(split=self.split)
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict):
         """Return id in the label file -> index in the 19 classes.
 
         The default is for files that hold train ids already.
 
         Args:
-            metainfo (dict, optional): As given to the constructor.
+            metainfo: As given to the constructor.
         """
         return {index: index for index in range(len(CLASSES))}
 
@@ -258,12 +256,12 @@ class DGDataset(FileChecks, BaseSegDataset):
             info['image_range'] = self.image_range
         return info
 
-    def class_table(self):
+    def class_table(self) -> np.ndarray:
         """Return id in the file -> index of the classes that are asked for.
 
         Returns:
-            np.ndarray: uint8, ``label_table`` unless ``metainfo`` asks
-            for some of the classes only.
+            Uint8, ``label_table`` unless ``metainfo`` asks for some of the
+            classes only.
         """
         if not self.label_map:
             return self.label_table
@@ -272,12 +270,11 @@ class DGDataset(FileChecks, BaseSegDataset):
             subset[self.label_table == old] = new
         return subset
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         """List the samples and check that their files exist.
 
         Returns:
-            list[dict]: See :class:`mmseg.datasets.BaseSegDataset`; ``domain``
-            is added.
+            See :class:`mmseg.datasets.BaseSegDataset`; ``domain`` is added.
 
         Raises:
             DataError: See the class.

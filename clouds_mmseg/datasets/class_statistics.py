@@ -2,12 +2,19 @@
 
 import json
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.logging import print_log
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.labels import table_digest
-from clouds_mmseg.datasets.sample_check import Pair, SampleCheck, changed_files
+from clouds_mmseg.datasets.sample_check import (
+    Pair,
+    SampleCheck,
+    SampleReport,
+    changed_files,
+)
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.data_root import existing_file, report_folder
 from clouds_mmseg.utils.errors import DataError
@@ -19,14 +26,14 @@ _ODD = 'surrogateescape'
 _NAMED = 5
 
 
-def statistics_key(dataset):
+def statistics_key(dataset: DGDataset) -> str:
     """Name the labels of a dataset and how they are read.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset: With labels.
 
     Returns:
-        str: Where the labels lie, and a hash of their table.
+        Where the labels lie, and a hash of their table.
     """
     folder = os.path.relpath(
         dataset.data_prefix['seg_map_path'], dataset.files_root
@@ -35,7 +42,7 @@ def statistics_key(dataset):
     return f'{folder}/*{dataset.seg_map_suffix} {digest}'
 
 
-def class_pixels(dataset, workers=None):
+def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
     """Count the pixels of each class in each label of a dataset.
 
     What was counted before, here or by ``tools/verify_dataset.py``, is read
@@ -43,12 +50,11 @@ def class_pixels(dataset, workers=None):
     since are counted anew.
 
     Args:
-        dataset (DGDataset): Opened, with labels.
-        workers (int, optional): Processes. Defaults to the number of cores.
+        dataset: Opened, with labels.
+        workers: Processes. Defaults to the number of cores.
 
     Returns:
-        np.ndarray: (len(dataset), number of classes) int64, in the order of
-        the dataset.
+        (len(dataset), number of classes) int64, in the order of the dataset.
 
     Raises:
         DataError: A label cannot be used.
@@ -106,15 +112,15 @@ def _count(dataset, root, labels, workers):
     return {r.pair.label: statistics_row(r) for r in reports}
 
 
-def statistics_row(report):
+def statistics_row(report: SampleReport) -> dict:
     """What is kept of one label.
 
     Args:
-        report (SampleReport): With ``pixels``.
+        report: With ``pixels``.
 
     Returns:
-        dict: ``stamp`` and ``pixels``, class index -> number, of the classes
-        that occur; 255 is what is ignored.
+        ``stamp`` and ``pixels``, class index -> number, of the classes that
+        occur; 255 is what is ignored.
     """
     pixels = {
         str(i): int(report.pixels[i]) for i in report.pixels.nonzero()[0]
@@ -122,14 +128,14 @@ def statistics_row(report):
     return dict(stamp=report.stamps[report.pair.label], pixels=pixels)
 
 
-def read_statistics(root):
+def read_statistics(root: str) -> dict[str, dict]:
     """Read what was counted before.
 
     Args:
-        root (str): ``files_root`` of a dataset.
+        root: ``files_root`` of a dataset.
 
     Returns:
-        dict[str, dict]: Key of a set -> ``classes`` and ``files`` (path ->
+        Key of a set -> ``classes`` and ``files`` (path ->
         :func:`statistics_row`). Empty if there is none that can be used: it
         can always be made again.
     """
@@ -142,14 +148,16 @@ def read_statistics(root):
         return {}
 
 
-def save_statistics(root, key, classes, rows):
+def save_statistics(
+    root: str, key: str, classes: Sequence[str], rows: dict[str, dict]
+) -> None:
     """Add rows to what was counted before.
 
     Args:
-        root (str): ``files_root`` of a dataset.
-        key (str): From :func:`statistics_key`.
-        classes (Sequence[str]): Names, for whoever reads the file.
-        rows (dict[str, dict]): Path of a label -> :func:`statistics_row`.
+        root: ``files_root`` of a dataset.
+        key: From :func:`statistics_key`.
+        classes: Names, for whoever reads the file.
+        rows: Path of a label -> :func:`statistics_row`.
 
     Raises:
         OSError: The folder cannot be written to.

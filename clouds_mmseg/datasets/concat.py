@@ -1,5 +1,8 @@
 """Several datasets one after another, and how to read a single image."""
 
+from collections.abc import Sequence
+
+from mmengine.dataset import BaseDataset
 from mmengine.dataset import ConcatDataset as _ConcatDataset
 from mmseg.registry import DATASETS
 
@@ -17,11 +20,11 @@ class DGConcatDataset(_ConcatDataset):
     ``test_dataloader.dataset.pipeline``, where a concatenation has none.
 
     Args:
-        datasets (Sequence[dict | BaseDataset]): What is concatenated. Each
-            reads its samples with its own pipeline.
-        pipeline (Sequence[dict], optional): For images that are no sample of
-            a dataset: begins with ``LoadImageFromFile`` and reads no labels.
-            The datasets do not use it.
+        datasets: What is concatenated. Each reads its samples with its own
+            pipeline.
+        pipeline: For images that are no sample of a dataset: begins with
+            ``LoadImageFromFile`` and reads no labels. The datasets do not use
+            it.
         **kwargs: As for mmengine's ``ConcatDataset``.
 
     Raises:
@@ -29,7 +32,12 @@ class DGConcatDataset(_ConcatDataset):
             meant for the datasets.
     """
 
-    def __init__(self, datasets=(), pipeline=None, **kwargs):
+    def __init__(
+        self,
+        datasets: Sequence[dict | BaseDataset] = (),
+        pipeline: Sequence[dict] | None = None,
+        **kwargs,
+    ):
         wrong = [
             step['type']
             for step in pipeline or ()

@@ -6,6 +6,164 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, LABEL_ID_TO_TRAIN_ID
 
+CONDITIONS = ('fog', 'night', 'rain', 'snow')
+# Class of Mapillary Vistas 1.2 -> train id.
+MAPILLARY_ID_TO_TRAIN_ID = {
+    2: 1,
+    3: 4,
+    6: 3,
+    13: 0,
+    15: 1,
+    17: 2,
+    19: 11,
+    20: 12,
+    21: 12,
+    22: 12,
+    24: 0,
+    27: 10,
+    29: 9,
+    30: 8,
+    41: 0,
+    45: 5,
+    47: 5,
+    48: 6,
+    50: 7,
+    52: 18,
+    54: 15,
+    55: 13,
+    57: 17,
+    58: 16,
+    61: 14,
+}
+# SYNTHIA id -> train id. Terrain, truck and train do not occur.
+SYNTHIA_ID_TO_TRAIN_ID = {
+    1: 10,
+    2: 2,
+    3: 0,
+    4: 1,
+    5: 4,
+    6: 8,
+    7: 5,
+    8: 13,
+    9: 7,
+    10: 11,
+    11: 18,
+    12: 17,
+    15: 6,
+    16: 9,
+    17: 12,
+    18: 14,
+    19: 15,
+    20: 16,
+    21: 3,
+}
+# In the order of their label ids, 0 to 80.
+WILDDASH2_CLASSES = tuple(
+    'unlabeled egovehicle overlay outofroi static dynamic ground road '
+    'sidewalk parking railtrack building wall fence guardrail bridge tunnel '
+    'pole polegroup trafficlight trafficsign vegetation terrain sky person '
+    'rider car truck bus caravan trailer onrails motorcycle bicycle pickup '
+    'van billboard streetlight roadmarking junctionbox mailbox manhole '
+    'phonebooth pothole bikerack trafficsignframe utilitypole motorcyclist '
+    'bicyclist otherrider bird groundanimal curb trafficsignany '
+    'trafficsignback trashcan otherbarrier othervehicle autorickshaw bench '
+    'mountain tramtrack wheeledslow boat bikelane bikelanesidewalk banner '
+    'dashcammount water sand pedestrianarea firehydrant cctvcamera snow '
+    'catchbasin crosswalkplain crosswalkzebra manholesidewalk curbterrain '
+    'servicelane curbcut'.split()
+)
+_MEMBERS = {
+    'road': 'road roadmarking manhole pothole tramtrack bikelane '
+    'pedestrianarea catchbasin crosswalkplain crosswalkzebra servicelane',
+    'sidewalk': 'sidewalk curb bikelanesidewalk manholesidewalk curbcut',
+    'building': 'building',
+    'wall': 'wall otherbarrier',
+    'fence': 'fence',
+    'pole': 'pole trafficsignframe utilitypole',
+    'traffic light': 'trafficlight',
+    'traffic sign': 'trafficsign',
+    'vegetation': 'vegetation',
+    'terrain': 'terrain curbterrain',
+    'sky': 'sky',
+    'person': 'person',
+    'rider': 'rider motorcyclist bicyclist otherrider',
+    'car': 'car van',
+    'truck': 'truck pickup',
+    'bus': 'bus',
+    'train': 'onrails',
+    'motorcycle': 'motorcycle autorickshaw',
+    'bicycle': 'bicycle',
+}
+# Class of WildDash 2 -> class of Cityscapes; the rest is not evaluated.
+WILDDASH2_TO_CITYSCAPES = {
+    name: cityscapes
+    for cityscapes, names in _MEMBERS.items()
+    for name in names.split()
+}
+
+
+@DATASETS.register_module()
+class ACDCDataset(DGDataset):
+    """One adverse condition of ACDC: 400 training images, about 100 to test.
+
+    The validation sets have 100 (fog), 106 (night), 100 (rain) and 100 (snow)
+    images of 1920x1080. Each condition is a domain of its own, named
+    ``acdc_<condition>`` unless ``domain`` says otherwise.
+
+    Layout: ``rgb_anon/{condition}/{split}/{sequence}/*_rgb_anon.png`` and
+    ``gt/{condition}/{split}/{sequence}/*_gt_labelTrainIds.png``.
+
+    Args:
+        condition: fog, night, rain or snow.
+        **kwargs: See :class:`DGDataset`.
+
+    Source: Sakaridis et al., "ACDC", ICCV 2021.
+    """
+
+    PREPARED = 'acdc'
+    SPLIT = 'val'
+    PREFIX = dict(
+        img_path='rgb_anon/{condition}/{split}',
+        seg_map_path='gt/{condition}/{split}',
+    )
+    IMG_SUFFIX = '_rgb_anon.png'
+    SEG_MAP_SUFFIX = '_gt_labelTrainIds.png'
+    COMPARED_AT_INPUT_SIZE = True
+
+    def __init__(self, *, condition: str, domain=None, **kwargs):
+        if condition not in CONDITIONS:
+            raise ValueError(
+                f'condition={condition!r} is not one of ACDC: '
+                + ', '.join(CONDITIONS)
+            )
+        self.condition = condition
+        super().__init__(domain=domain or f'acdc_{condition}', **kwargs)
+
+    def layout_fields(self):
+        """Return the values of the braces in ``PREFIX``."""
+        return dict(split=self.split, condition=self.condition)
+
+
+@DATASETS.register_module()
+class BDD100KDGDataset(DGDataset):
+    """BDD100K, the 10k images: 7,000 training and 1,000 validation, 1280x720.
+
+    Layout: ``images/10k/{split}/*.jpg`` and
+    ``labels/sem_seg/masks/{split}/*.png``, which hold train ids.
+
+    Source: Yu et al., "BDD100K", CVPR 2020.
+    """
+
+    DOMAIN = 'bdd100k'
+    PREPARED = 'bdd100k'
+    SPLIT = 'val'
+    PREFIX = dict(
+        img_path='images/10k/{split}',
+        seg_map_path='labels/sem_seg/masks/{split}',
+    )
+    IMG_SUFFIX = '.jpg'
+    COMPARED_AT_INPUT_SIZE = True
+
 
 @DATASETS.register_module()
 class CityscapesDGDataset(DGDataset):
@@ -40,72 +198,6 @@ class CityscapesDGDataset(DGDataset):
             'only. Make the train-id files once: tools/prepare_dataset.py '
             f'cityscapes --src {self.data_root} --out {self.data_root}'
         )
-
-
-CONDITIONS = ('fog', 'night', 'rain', 'snow')
-
-
-@DATASETS.register_module()
-class ACDCDataset(DGDataset):
-    """One adverse condition of ACDC: 400 training images, about 100 to test.
-
-    The validation sets have 100 (fog), 106 (night), 100 (rain) and 100 (snow)
-    images of 1920x1080. Each condition is a domain of its own, named
-    ``acdc_<condition>`` unless ``domain`` says otherwise.
-
-    Layout: ``rgb_anon/{condition}/{split}/{sequence}/*_rgb_anon.png`` and
-    ``gt/{condition}/{split}/{sequence}/*_gt_labelTrainIds.png``.
-
-    Args:
-        condition (str): fog, night, rain or snow.
-        **kwargs: See :class:`DGDataset`.
-
-    Source: Sakaridis et al., "ACDC", ICCV 2021.
-    """
-
-    PREPARED = 'acdc'
-    SPLIT = 'val'
-    PREFIX = dict(
-        img_path='rgb_anon/{condition}/{split}',
-        seg_map_path='gt/{condition}/{split}',
-    )
-    IMG_SUFFIX = '_rgb_anon.png'
-    SEG_MAP_SUFFIX = '_gt_labelTrainIds.png'
-    COMPARED_AT_INPUT_SIZE = True
-
-    def __init__(self, *, condition, domain=None, **kwargs):
-        if condition not in CONDITIONS:
-            raise ValueError(
-                f'condition={condition!r} is not one of ACDC: '
-                + ', '.join(CONDITIONS)
-            )
-        self.condition = condition
-        super().__init__(domain=domain or f'acdc_{condition}', **kwargs)
-
-    def layout_fields(self):
-        """Return the values of the braces in ``PREFIX``."""
-        return dict(split=self.split, condition=self.condition)
-
-
-@DATASETS.register_module()
-class BDD100KDGDataset(DGDataset):
-    """BDD100K, the 10k images: 7,000 training and 1,000 validation, 1280x720.
-
-    Layout: ``images/10k/{split}/*.jpg`` and
-    ``labels/sem_seg/masks/{split}/*.png``, which hold train ids.
-
-    Source: Yu et al., "BDD100K", CVPR 2020.
-    """
-
-    DOMAIN = 'bdd100k'
-    PREPARED = 'bdd100k'
-    SPLIT = 'val'
-    PREFIX = dict(
-        img_path='images/10k/{split}',
-        seg_map_path='labels/sem_seg/masks/{split}',
-    )
-    IMG_SUFFIX = '.jpg'
-    COMPARED_AT_INPUT_SIZE = True
 
 
 @DATASETS.register_module()
@@ -178,36 +270,6 @@ class GTA5Dataset(DGDataset):
         return (set(range(35)) - set(LABEL_ID_TO_TRAIN_ID)) | {255}
 
 
-# Class of Mapillary Vistas 1.2 -> train id.
-MAPILLARY_ID_TO_TRAIN_ID = {
-    2: 1,
-    3: 4,
-    6: 3,
-    13: 0,
-    15: 1,
-    17: 2,
-    19: 11,
-    20: 12,
-    21: 12,
-    22: 12,
-    24: 0,
-    27: 10,
-    29: 9,
-    30: 8,
-    41: 0,
-    45: 5,
-    47: 5,
-    48: 6,
-    50: 7,
-    52: 18,
-    54: 15,
-    55: 13,
-    57: 17,
-    58: 16,
-    61: 14,
-}
-
-
 @DATASETS.register_module()
 class MapillaryDGDataset(DGDataset):
     """Mapillary Vistas 1.2: 18,000 training, 2,000 validation images.
@@ -257,30 +319,6 @@ class NighttimeDrivingDataset(DGDataset):
     SEG_MAP_SUFFIX = '_gtCoarse_labelTrainIds.png'
 
 
-# SYNTHIA id -> train id. Terrain, truck and train do not occur.
-SYNTHIA_ID_TO_TRAIN_ID = {
-    1: 10,
-    2: 2,
-    3: 0,
-    4: 1,
-    5: 4,
-    6: 8,
-    7: 5,
-    8: 13,
-    9: 7,
-    10: 11,
-    11: 18,
-    12: 17,
-    15: 6,
-    16: 9,
-    17: 12,
-    18: 14,
-    19: 15,
-    20: 16,
-    21: 3,
-}
-
-
 @DATASETS.register_module()
 class SYNTHIADataset(DGDataset):
     """SYNTHIA-RAND-CITYSCAPES: 9,400 rendered images, 1280x760.
@@ -324,57 +362,11 @@ class UrbanSynDataset(DGDataset):
     SEG_MAP_SUFFIX = '_labelTrainIds.png'
 
 
-# In the order of their label ids, 0 to 80.
-WILDDASH2_CLASSES = tuple(
-    'unlabeled egovehicle overlay outofroi static dynamic ground road '
-    'sidewalk parking railtrack building wall fence guardrail bridge tunnel '
-    'pole polegroup trafficlight trafficsign vegetation terrain sky person '
-    'rider car truck bus caravan trailer onrails motorcycle bicycle pickup '
-    'van billboard streetlight roadmarking junctionbox mailbox manhole '
-    'phonebooth pothole bikerack trafficsignframe utilitypole motorcyclist '
-    'bicyclist otherrider bird groundanimal curb trafficsignany '
-    'trafficsignback trashcan otherbarrier othervehicle autorickshaw bench '
-    'mountain tramtrack wheeledslow boat bikelane bikelanesidewalk banner '
-    'dashcammount water sand pedestrianarea firehydrant cctvcamera snow '
-    'catchbasin crosswalkplain crosswalkzebra manholesidewalk curbterrain '
-    'servicelane curbcut'.split()
-)
-_MEMBERS = {
-    'road': 'road roadmarking manhole pothole tramtrack bikelane '
-    'pedestrianarea catchbasin crosswalkplain crosswalkzebra servicelane',
-    'sidewalk': 'sidewalk curb bikelanesidewalk manholesidewalk curbcut',
-    'building': 'building',
-    'wall': 'wall otherbarrier',
-    'fence': 'fence',
-    'pole': 'pole trafficsignframe utilitypole',
-    'traffic light': 'trafficlight',
-    'traffic sign': 'trafficsign',
-    'vegetation': 'vegetation',
-    'terrain': 'terrain curbterrain',
-    'sky': 'sky',
-    'person': 'person',
-    'rider': 'rider motorcyclist bicyclist otherrider',
-    'car': 'car van',
-    'truck': 'truck pickup',
-    'bus': 'bus',
-    'train': 'onrails',
-    'motorcycle': 'motorcycle autorickshaw',
-    'bicycle': 'bicycle',
-}
-# Class of WildDash 2 -> class of Cityscapes; the rest is not evaluated.
-WILDDASH2_TO_CITYSCAPES = {
-    name: cityscapes
-    for cityscapes, names in _MEMBERS.items()
-    for name in names.split()
-}
-
-
-def wilddash2_ids():
+def wilddash2_ids() -> tuple[dict[int, int], set[int]]:
     """Return the meaning of the published label ids.
 
     Returns:
-        tuple[dict[int, int], set[int]]: Label id -> train id, and the ids
-        that are not evaluated.
+        Label id -> train id, and the ids that are not evaluated.
     """
     ids = {
         index: CLASSES.index(WILDDASH2_TO_CITYSCAPES[name])

@@ -20,8 +20,20 @@ IMAGE_EXTENSIONS = tuple(
     '.png .jpg .jpeg .jpe .jp2 .bmp .webp .tif .tiff .ppm .pgm .gif '
     '.heic .avif'.split()
 )
+# Below a data root: the files that verification has moved aside, under their
+# old paths, and the list of these paths, one a line.
+QUARANTINE = 'quarantine'
+SKIP_FILE = 'clouds_skip.txt'
 # Folders that programs leave behind, beside those that begin with a dot.
 _DEBRIS = ('__MACOSX',)
+# How many missing files an error names.
+_NAMED = 5
+# What folders of splits are called.
+_SPLITS = dict(
+    train=('train', 'training'),
+    val=('val', 'validation', 'valid'),
+    test=('test', 'testing'),
+)
 
 
 @dataclass
@@ -56,11 +68,6 @@ def list_files_below(folder: str, backend_args: dict | None = None) -> Files:
     return found
 
 
-def _is_hidden(path: str) -> bool:
-    parts = path.replace('\\', '/').split('/')
-    return any(part.startswith('.') or part in _DEBRIS for part in parts)
-
-
 def _scan(folder: str, below: str, above: list[str], found: Files) -> None:
     with os.scandir(os.path.join(folder, below)) as entries:
         for entry in entries:
@@ -76,6 +83,11 @@ def _scan(folder: str, below: str, above: list[str], found: Files) -> None:
             found.names.append(name)
             if entry.is_symlink() and not os.path.exists(entry.path):
                 found.broken.add(name)
+
+
+def _is_hidden(path: str) -> bool:
+    parts = path.replace('\\', '/').split('/')
+    return any(part.startswith('.') or part in _DEBRIS for part in parts)
 
 
 def as_suffixes(suffix: str | Sequence[str]) -> tuple[str, ...]:
@@ -206,20 +218,14 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     ]
 
 
-# Below a data root: the files that verification has moved aside, under their
-# old paths, and the list of these paths, one a line.
-QUARANTINE = 'quarantine'
-SKIP_FILE = 'clouds_skip.txt'
-
-
-def read_skip_list(skip):
+def read_skip_list(skip: Sequence[str] | str) -> set[str]:
     """Return the names in a skip list.
 
     Args:
-        skip (Sequence[str] | str): Names, or a text file with one per line.
+        skip: Names, or a text file with one per line.
 
     Returns:
-        set[str]: Without empty lines and surrounding blanks, with ``/``.
+        Without empty lines and surrounding blanks, with ``/``.
 
     Raises:
         UserError: The text file does not exist or is no text, or ``skip`` is
@@ -239,17 +245,19 @@ def read_skip_list(skip):
     return {line.replace('\\', '/') for _, line in lines}
 
 
-def matching_names(below, suffixes, names):
+def matching_names(
+    below: str, suffixes: Sequence[str], names: set[str]
+) -> set[str]:
     """Find the entries of a skip list that mean an image.
 
     Args:
-        below (str): Path of the image below the image folder.
-        suffixes (Sequence[str]): Of images, which a name may leave out.
-        names (set[str]): From :func:`read_skip_list`: paths below the folder
-            or file names.
+        below: Path of the image below the image folder.
+        suffixes: Of images, which a name may leave out.
+        names: From :func:`read_skip_list`: paths below the folder or file
+            names.
 
     Returns:
-        set[str]: Some of ``names``.
+        Some of ``names``.
     """
     below = below.replace(os.sep, '/')
     meant = set()
@@ -261,15 +269,15 @@ def matching_names(below, suffixes, names):
     return meant & names
 
 
-def set_aside(root):
+def set_aside(root: str) -> set[str]:
     """Return what verification has taken out of a data set.
 
     Args:
-        root (str): Folder that all files of the data set are below.
+        root: Folder that all files of the data set are below.
 
     Returns:
-        set[str]: Paths below the root, of images and of labels. Empty if
-        there is no list.
+        Paths below the root, of images and of labels. Empty if there is no
+        list.
     """
     path = os.path.join(root, SKIP_FILE)
     if not fileio.isfile(path):
@@ -296,8 +304,8 @@ class FileListing:
         return self.data_prefix.get('seg_map_path')
 
     @property
-    def files_root(self):
-        """str: The folder that all files of this dataset are below.
+    def files_root(self) -> str:
+        """The folder that all files of this dataset are below.
 
         ``data_root``, unless ``data_prefix`` leads out of it.
         """
@@ -325,15 +333,14 @@ class FileListing:
         ]
         return '\n'.join(lines)
 
-    def data_error(self, problem):
+    def data_error(self, problem: str) -> DataError:
         """Make the exception for something wrong with this data set.
 
         Args:
-            problem (str): What was found, without a full stop.
+            problem: What was found, without a full stop.
 
         Returns:
-            DataError: Also says which files are expected, and how to move
-            the data root.
+            Also says which files are expected, and how to move the data root.
         """
         tool = ''
         if getattr(self, 'PREPARED', None):
@@ -349,11 +356,11 @@ class FileListing:
             f'--data-root of the tools, or the variable {DATA_ROOT_VARIABLE}.'
         )
 
-    def all_samples(self):
+    def all_samples(self) -> list[dict]:
         """List the images of the layout, whether their labels exist or not.
 
         Returns:
-            list[dict]: As ``load_data_list`` of mmseg returns them.
+            As ``load_data_list`` of mmseg returns them.
 
         Raises:
             DataError: A folder is missing, or holds no image.
@@ -464,13 +471,13 @@ class FileListing:
             )
         return self.data_error(problem)
 
-    def untaken_images(self):
+    def untaken_images(self) -> dict[str, list[str]]:
         """Find images below the image folder that the suffix leaves out.
 
         Returns:
-            dict[str, list[str]]: Ending -> paths below the image folder.
-            Empty where ``ann_file`` says what is meant, or preparation has
-            put images of two formats there.
+            Ending -> paths below the image folder. Empty where ``ann_file``
+            says what is meant, or preparation has put images of two formats
+            there.
         """
         if self.ann_file or self.is_prepared:
             return {}
@@ -488,15 +495,14 @@ class FileListing:
         }
         return other_images(names, known, self.img_suffix)
 
-    def two_of_a_label(self, infos):
+    def two_of_a_label(self, infos: list[dict]) -> list[tuple[str, str]]:
         """Find images that have the same label.
 
         Args:
-            infos (list[dict]): Samples.
+            infos: Samples.
 
         Returns:
-            list[tuple[str, str]]: Paths of images, such as ``0.jpg`` and
-            ``0.png``.
+            Paths of images, such as ``0.jpg`` and ``0.png``.
         """
         owner, double = {}, []
         for info in infos:
@@ -506,15 +512,15 @@ class FileListing:
                 double.append((first, info['img_path']))
         return double
 
-    def label_orphans(self, infos):
+    def label_orphans(self, infos: list[dict]) -> set[str]:
         """List the labels that belong to none of the images.
 
         Args:
-            infos (list[dict]): All samples, skipped ones included, after
+            infos: All samples, skipped ones included, after
                 :meth:`missing_files`.
 
         Returns:
-            set[str]: Paths of labels.
+            Paths of labels.
         """
         there = self.files_below(self._label_folder, self.seg_map_suffix)
         images = {
@@ -534,19 +540,21 @@ class FileListing:
             level=logging.WARNING,
         )
 
-    def missing_files(self, infos, key, suffix):
+    def missing_files(
+        self, infos: list[dict], key: str, suffix: str | Sequence[str]
+    ) -> list[dict]:
         """List the samples whose file does not exist.
 
         Where only the case of the suffix differs (``0.PNG``), or there are
         several suffixes, the sample is pointed to the file that exists.
 
         Args:
-            infos (list[dict]): Samples.
-            key (str): ``'img_path'`` or ``'seg_map_path'``.
-            suffix (str | Sequence[str]): Of these files.
+            infos: Samples.
+            key: ``'img_path'`` or ``'seg_map_path'``.
+            suffix: Of these files.
 
         Returns:
-            list[dict]: Some of ``infos``.
+            Some of ``infos``.
         """
         folder = self.data_prefix[key]
         files = Lookup(self._files(folder).names, suffix)
@@ -563,15 +571,17 @@ class FileListing:
                 info[key] = os.path.join(folder, found)
         return missing
 
-    def files_below(self, prefix, suffix):
+    def files_below(
+        self, prefix: str, suffix: str | Sequence[str]
+    ) -> set[str]:
         """List a folder and all below it.
 
         Args:
-            prefix (str): The folder.
-            suffix (str | Sequence[str]): Of the files that count.
+            prefix: The folder.
+            suffix: Of the files that count.
 
         Returns:
-            set[str]: Paths that begin with ``prefix``.
+            Paths that begin with ``prefix``.
         """
         return {
             os.path.join(prefix, name)
@@ -595,27 +605,17 @@ class FileListing:
             raise self.data_error(f'ann_file {self.ann_file} does not exist')
 
 
-# How many missing files an error names.
-_NAMED = 5
-# What folders of splits are called.
-_SPLITS = dict(
-    train=('train', 'training'),
-    val=('val', 'validation', 'valid'),
-    test=('test', 'testing'),
-)
-
-
 class FileChecks(FileListing):
     """The checks of :class:`DGDataset`: skipped, missing and odd files."""
 
-    def without_skipped(self, infos):
+    def without_skipped(self, infos: list[dict]) -> list[dict]:
         """Leave out what ``skip`` and the list of moved files name.
 
         Args:
-            infos (list[dict]): From :meth:`all_samples`.
+            infos: From :meth:`all_samples`.
 
         Returns:
-            list[dict]: The others.
+            The others.
         """
         kept = self._kept(infos, read_skip_list(self.skip))
         root = self.files_root
@@ -670,17 +670,16 @@ class FileChecks(FileListing):
             known |= self.names_of(os.path.join(root, path), names)
         return known
 
-    def names_of(self, image, names):
+    def names_of(self, image: str, names: set[str]) -> set[str]:
         """Find the entries of a skip list that name an image.
 
         Args:
-            image (str): Path of the image.
-            names (set[str]): From :func:`read_skip_list`. Lists name images
-                as published, also where they were recoded.
+            image: Path of the image.
+            names: From :func:`read_skip_list`. Lists name images as published,
+                also where they were recoded.
 
         Returns:
-            set[str]: Some of ``names``; empty if the image is not to be left
-            out.
+            Some of ``names``; empty if the image is not to be left out.
         """
         folder = self.data_prefix['img_path']
         ends = (*as_suffixes(self.img_suffix), *as_suffixes(self.IMG_SUFFIX))
@@ -716,20 +715,20 @@ class FileChecks(FileListing):
                 'file:\n' + '\n'.join(lines) + self.missing_hint(missing)
             )
 
-    def missing_hint(self, missing):
+    def missing_hint(self, missing: list[dict]):
         """Return advice for the error about missing files, or nothing.
 
         Args:
-            missing (list[dict]): The samples whose file is missing.
+            missing: The samples whose file is missing.
         """
         return ''
 
-    def check_samples(self, samples, infos):
+    def check_samples(self, samples: list[dict], infos: list[dict]) -> None:
         """Check everything that names of files tell, when the set is opened.
 
         Args:
-            samples (list[dict]): From :meth:`all_samples`.
-            infos (list[dict]): Those of them that are used.
+            samples: From :meth:`all_samples`.
+            infos: Those of them that are used.
 
         Raises:
             DataError: Files are missing, or a label belongs to two images.

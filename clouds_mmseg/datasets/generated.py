@@ -30,18 +30,17 @@ class GeneratedDataset(DGDataset):
     them. The first open reads the manifest and checks every file.
 
     Args:
-        bank (str): Folder of the bank. ``data/...`` is moved by the
-            environment variable ``CLOUDS_DATA_ROOT``.
-        metainfo (dict, optional): Classes and palette of the source, where
-            they are not the 19 of Cityscapes.
-        size (tuple[int, int], optional): Width and height that every image
-            must have. Defaults to any.
-        verify_hash (bool): Whether to compare each file with its hash; this
-            reads the whole bank, at about 1 GB/s. Existence and file size
-            are compared in any case.
-        evaluation_labels (bool): Whether to hand out the labels that a bank
-            made with ``--keep-labels`` has, for measuring pseudo labels.
-            Never needed for training.
+        bank: Folder of the bank. ``data/...`` is moved by the environment
+            variable ``CLOUDS_DATA_ROOT``.
+        metainfo: Classes and palette of the source, where they are not the 19
+            of Cityscapes.
+        size: Width and height that every image must have. Defaults to any.
+        verify_hash: Whether to compare each file with its hash; this reads the
+            whole bank, at about 1 GB/s. Existence and file size are compared
+            in any case.
+        evaluation_labels: Whether to hand out the labels that a bank made with
+            ``--keep-labels`` has, for measuring pseudo labels. Never needed
+            for training.
         **kwargs: See :class:`DGDataset`.
 
     Raises:
@@ -56,11 +55,11 @@ class GeneratedDataset(DGDataset):
     def __init__(
         self,
         *,
-        bank,
-        metainfo=None,
-        size=None,
-        verify_hash=True,
-        evaluation_labels=False,
+        bank: str,
+        metainfo: dict | None = None,
+        size: tuple[int, int] | None = None,
+        verify_hash: bool = True,
+        evaluation_labels: bool = False,
         **kwargs,
     ):
         for name in ('data_root', 'data_prefix', 'ann_file'):
@@ -81,16 +80,16 @@ class GeneratedDataset(DGDataset):
         )
 
     @property
-    def has_labels(self):
-        """bool: Whether labels for evaluation are handed out."""
+    def has_labels(self) -> bool:
+        """Whether labels for evaluation are handed out."""
         return self.evaluation_labels
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         """List the images of the bank and check their files.
 
         Returns:
-            list[dict]: ``img_path``, ``domain``, ``sample_name``, ``prompt``
-            (str), ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
+            ``img_path``, ``domain``, ``sample_name``, ``prompt`` (str),
+            ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
             ``evaluation_labels`` also ``seg_map_path``.
 
         Raises:

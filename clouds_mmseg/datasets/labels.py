@@ -1,6 +1,7 @@
 """Lookup tables from ids in a label file to class indices."""
 
 import hashlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -14,19 +15,19 @@ UNDEFINED = 254
 MAX_ID = 65535
 
 
-def build_label_table(ids, ignored=()):
+def build_label_table(
+    ids: dict[int, int], ignored: Iterable[int] = ()
+) -> np.ndarray:
     """Make the lookup table of a dataset.
 
     Args:
-        ids (dict[int, int]): Id in the file (0..65535) -> class index
-            (0..253).
-        ignored (Iterable[int]): Further ids which the dataset defines and
-            which are not trained on. They become 255.
+        ids: Id in the file (0..65535) -> class index (0..253).
+        ignored: Further ids which the dataset defines and which are not
+            trained on. They become 255.
 
     Returns:
-        np.ndarray: (256,) uint8, or (65536,) if an id is greater than 255:
-        class index, 255 for ignored ids and :data:`UNDEFINED` for ids that
-        may not occur.
+        (256,) uint8, or (65536,) if an id is greater than 255: class index,
+        255 for ignored ids and :data:`UNDEFINED` for ids that may not occur.
 
     Raises:
         ValueError: An id is outside 0..65535, a class index is outside 0..253,
@@ -58,30 +59,32 @@ def build_label_table(ids, ignored=()):
     return table
 
 
-def table_digest(table, channel):
+def table_digest(table: np.ndarray, channel: str | None) -> str:
     """Hash how the ids of a label file become classes.
 
     Args:
-        table (np.ndarray): From :func:`build_label_table`.
-        channel (str | None): ``label_channel`` of :class:`DGDataset`.
+        table: From :func:`build_label_table`.
+        channel: ``label_channel`` of :class:`DGDataset`.
 
     Returns:
-        str: 8 hexadecimal digits.
+        8 hexadecimal digits.
     """
     content = table.tobytes() + repr(channel).encode()
     return hashlib.blake2b(content, digest_size=4).hexdigest()
 
 
-def apply_label_table(raw, table):
+def apply_label_table(
+    raw: np.ndarray, table: np.ndarray
+) -> tuple[np.ndarray, list[int]]:
     """Map a decoded label file to class indices.
 
     Args:
-        raw (np.ndarray): (H, W), any integer dtype: ids as in the file.
-        table (np.ndarray): From :func:`build_label_table`.
+        raw: (H, W), any integer dtype: ids as in the file.
+        table: From :func:`build_label_table`.
 
     Returns:
-        tuple[np.ndarray, list[int]]: The (H, W) uint8 class indices, and the
-        sorted ids that the table does not define (empty when all is well).
+        The (H, W) uint8 class indices, and the sorted ids that the table does
+        not define (empty when all is well).
     """
     if raw.dtype != np.uint8:
         if ((raw < 0) | (raw >= len(table))).any():

@@ -37,7 +37,7 @@ def check_pipeline(dataset: Any) -> None:
     """Refuse a pipeline that would leave settings of its dataset undone.
 
     Args:
-        dataset (DGDataset): With its pipeline built.
+        dataset: With its pipeline built.
 
     Raises:
         UserError: Labels are read by a step that does not know what their

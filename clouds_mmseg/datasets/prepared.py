@@ -23,39 +23,39 @@ class Manifest:
     """What a prepared folder holds.
 
     Attributes:
-        name (str): The set, for example ``gta5``.
-        splits (dict[str, int]): Split -> number of images.
-        resize_short (int, optional): Short edge of the copies in pixels;
-            None where the files are as published.
-        recode (str, optional): Format of the copies of the images; None
-            where they are as published.
-        link (bool): Whether files are links to where they were.
-        label_source (str): What the labels were made from: ``train_ids``,
+        name: The set, for example ``gta5``.
+        splits: Split -> number of images.
+        resize_short: Short edge of the copies in pixels; None where the files
+            are as published.
+        recode: Format of the copies of the images; None where they are as
+            published.
+        link: Whether files are links to where they were.
+        label_source: What the labels were made from: ``train_ids``,
             ``label_ids``, ``polygons``, ``panoptic`` or a config's name.
-        complete (bool): False while files are still being made.
-        left_out (list[str]): Images that were left out as unusable.
-        made_by (str): The tool.
-        format (int): Of this file.
+        complete: False while files are still being made.
+        left_out: Images that were left out as unusable.
+        made_by: The tool.
+        format: Of this file.
     """
 
     name: str
-    splits: dict
+    splits: dict[str, int]
     resize_short: int | None = None
     recode: str | None = None
     link: bool = False
     label_source: str = 'train_ids'
     complete: bool = True
-    left_out: list = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     made_by: str = MADE_BY
     format: int = FORMAT
 
 
-def write_manifest(root, manifest):
+def write_manifest(root: str | Path, manifest: Manifest) -> None:
     """Write the manifest of a folder, atomically.
 
     Args:
-        root (str | Path): The prepared folder.
-        manifest (Manifest): Its content.
+        root: The prepared folder.
+        manifest: Its content.
     """
     with atomic_path(Path(root) / MANIFEST) as temporary:
         temporary.write_text(
@@ -64,15 +64,14 @@ def write_manifest(root, manifest):
         )
 
 
-def read_manifest(root):
+def read_manifest(root: str | Path) -> Manifest | None:
     """Read the manifest of a folder.
 
     Args:
-        root (str | Path): The folder.
+        root: The folder.
 
     Returns:
-        Manifest | None: None where there is none, as in folders that
-        were unpacked by hand.
+        None where there is none, as in folders that were unpacked by hand.
 
     Raises:
         DataError: The file is damaged or of a newer version.
@@ -100,29 +99,29 @@ def read_manifest(root):
     return manifest
 
 
-def recoded(path, kind):
+def recoded(path: str, kind: str | None) -> str:
     """Name the copy of an image.
 
     Args:
-        path (str): The image, or only the end of its path.
-        kind (str | None): One of :data:`RECODES`; None: as published.
+        path: The image, or only the end of its path.
+        kind: One of :data:`RECODES`; None: as published.
 
     Returns:
-        str: With the suffix of the format.
+        With the suffix of the format.
     """
     return f'{path.rpartition(".")[0]}.{kind}' if kind else path
 
 
-def find_manifest(data_root, name):
+def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
     """Find out whether a data root is a prepared folder.
 
     Args:
-        data_root (str | None): The folder.
-        name (str | None): Of the set that is expected there. None: the
-            dataset class reads no prepared folders.
+        data_root: The folder.
+        name: Of the set that is expected there. None: the dataset class reads
+            no prepared folders.
 
     Returns:
-        Manifest | None: What the folder holds; None if it was not made by
+        What the folder holds; None if it was not made by
         ``tools/prepare_dataset.py``.
 
     Raises:

@@ -1,115 +1,18 @@
 """Rare-class sampling of a labelled source."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.class_statistics import class_pixels
 from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.seeds import mix_seed
-
-
-def class_probabilities(pixels, temperature, drawn=None):
-    """Turn class frequencies into sampling probabilities.
-
-    ``P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T)`` with
-    ``f_c`` the share of class c among the labelled pixels.
-
-    Args:
-        pixels (np.ndarray): (C,) pixels of each class, not negative.
-        temperature (float): T, positive. Towards 0 the rarest class alone is
-            drawn, towards infinity all classes equally often.
-        drawn (np.ndarray, optional): (C,) bool: classes that are drawn.
-            Defaults to all; the frequencies are those among all in any case.
-
-    Returns:
-        np.ndarray: (C,) float64, sums to one. 0 for classes without pixels
-        and those that are not drawn.
-
-    Raises:
-        ValueError: ``temperature`` is not positive, or there is no pixel.
-    """
-    if not temperature > 0:
-        raise ValueError(
-            f'rare_class.temperature={temperature} must be greater than 0'
-        )
-    pixels = np.asarray(pixels, np.float64)
-    occurs = pixels > 0
-    if drawn is not None:
-        occurs &= drawn
-    if not occurs.any():
-        raise ValueError('no class that is drawn has a pixel')
-    rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
-    # Relative to the greatest: exp of anything above 709 is infinite.
-    weights = np.exp(rarity - rarity.max())
-    probabilities = np.zeros(len(pixels))
-    probabilities[occurs] = weights / weights.sum()
-    return probabilities
-
-
-def images_by_class(counts, min_pixels, classes):
-    """List the images that show enough of each class.
-
-    Args:
-        counts (np.ndarray): (N, C) pixels of each class in each image.
-        min_pixels (int): An image needs more pixels of a class than this.
-        classes (Sequence[str]): C names, for the message.
-
-    Returns:
-        list[np.ndarray]: For each class the indices of images, ascending;
-        empty for classes that never occur.
-
-    Raises:
-        DataError: A class occurs, but in no image often enough.
-    """
-    lists = [np.flatnonzero(column > min_pixels) for column in counts.T]
-    most = counts.max(axis=0)
-    poor = [c for c in range(len(lists)) if most[c] and not len(lists[c])]
-    if poor:
-        named = ', '.join(f'{classes[c]} (at most {most[c]})' for c in poor)
-        least = min(int(most[c]) for c in poor) - 1
-        raise DataError(
-            f'rare_class.min_pixels={min_pixels}: no image has more pixels '
-            f'than that of {named}.',
-            f'Set min_pixels to {least} or less; 3000 suits images of about '
-            'two megapixels. Or name the classes that are to be drawn: '
-            'rare_class=dict(classes=[...]).',
-        )
-    return lists
-
-
-class RareClassStream:
-    """An endless stream of pairs of a class and an image that shows it.
-
-    Every place is drawn on its own, so any place is found in constant time.
-
-    Args:
-        probabilities (np.ndarray): (C,) of each class.
-        images (list[np.ndarray]): Indices of images for each class.
-        size (int): Number of images.
-        seed (int): Not negative.
-    """
-
-    def __init__(self, probabilities, images, *, size, seed):
-        # The last bound is 1, which no number drawn reaches.
-        self.bounds = np.cumsum(probabilities)
-        self.bounds /= self.bounds[-1]
-        self.images = images
-        self.size = size
-        self.seed = seed
-
-    def __getitem__(self, position):
-        """The pair at a position: ``class * size + image``."""
-        generator = np.random.default_rng(mix_seed(self.seed, position))
-        place = generator.random()
-        index = int(np.searchsorted(self.bounds, place, side='right'))
-        images = self.images[index]
-        image = int(images[generator.integers(len(images))])
-        return index * self.size + image
 
 
 @DATASETS.register_module()
@@ -124,18 +27,17 @@ class RareClassDataset:
     :func:`class_pixels`.
 
     Args:
-        dataset (DGDataset | dict): With labels, or its config.
-        temperature (float): Of :func:`class_probabilities`. The official
-            value 0.01 draws GTA5's rarest classes about equally often and
-            the common ones hardly ever.
-        min_pixels (int): Images with no more pixels of a class than this are
-            not drawn for it. The official value suits two megapixels.
-        min_crop_ratio (float): A crop must show more pixels of the class
-            than ``min_pixels`` times this. 0 takes the first.
-        tries (int): How often a crop is drawn at most; the last one is taken
-            as it is.
-        classes (Sequence[str], optional): Names of those that are drawn.
-            Defaults to all that occur.
+        dataset: With labels, or its config.
+        temperature: Of :func:`class_probabilities`. The official value 0.01
+            draws GTA5's rarest classes about equally often and the common ones
+            hardly ever.
+        min_pixels: Images with no more pixels of a class than this are not
+            drawn for it. The official value suits two megapixels.
+        min_crop_ratio: A crop must show more pixels of the class than
+            ``min_pixels`` times this. 0 takes the first.
+        tries: How often a crop is drawn at most; the last one is taken as it
+            is.
+        classes: Names of those that are drawn. Defaults to all that occur.
 
     Raises:
         ValueError: An option is out of its range.
@@ -148,13 +50,13 @@ class RareClassDataset:
 
     def __init__(
         self,
-        dataset,
+        dataset: DGDataset | dict,
         *,
-        temperature=0.01,
-        min_pixels=3000,
-        min_crop_ratio=0.5,
-        tries=10,
-        classes=None,
+        temperature: float = 0.01,
+        min_pixels: int = 3000,
+        min_crop_ratio: float = 0.5,
+        tries: int = 10,
+        classes: Sequence[str] | None = None,
     ):
         if not temperature > 0:
             raise ValueError(
@@ -185,11 +87,11 @@ class RareClassDataset:
         self._fully_initialized = False
 
     @property
-    def metainfo(self):
-        """dict: Of the dataset."""
+    def metainfo(self) -> dict:
+        """Of the dataset."""
         return self.dataset.metainfo
 
-    def full_init(self):
+    def full_init(self) -> None:
         """Open the dataset and count its classes, unless it is done."""
         if self._fully_initialized:
             return
@@ -232,31 +134,31 @@ class RareClassDataset:
             logger='current',
         )
 
-    def stream(self, seed):
+    def stream(self, seed: int) -> 'RareClassStream':
         """Return the order in which the pairs come.
 
         Args:
-            seed (int): Not negative.
+            seed: Not negative.
 
         Returns:
-            RareClassStream: Endless; the index of a pair for each position.
+            Endless; the index of a pair for each position.
         """
         return RareClassStream(
             self.probabilities, self.images, size=len(self.dataset), seed=seed
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of pairs, of all classes with all images."""
         return len(self.metainfo['classes']) * len(self.dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         """Load a pair.
 
         Args:
-            index (int): ``class * len(dataset) + image``.
+            index: ``class * len(dataset) + image``.
 
         Returns:
-            dict: What the pipeline of the dataset returns.
+            What the pipeline of the dataset returns.
         """
         wanted, image = divmod(index, len(self.dataset))
         steps = list(self.dataset.pipeline.transforms)
@@ -273,3 +175,113 @@ class RareClassDataset:
             if shown > self.min_pixels * self.min_crop_ratio:
                 break
         return sample
+
+
+class RareClassStream:
+    """An endless stream of pairs of a class and an image that shows it.
+
+    Every place is drawn on its own, so any place is found in constant time.
+
+    Args:
+        probabilities: (C,) of each class.
+        images: Indices of images for each class.
+        size: Number of images.
+        seed: Not negative.
+    """
+
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        images: list[np.ndarray],
+        *,
+        size: int,
+        seed: int,
+    ):
+        # The last bound is 1, which no number drawn reaches.
+        self.bounds = np.cumsum(probabilities)
+        self.bounds /= self.bounds[-1]
+        self.images = images
+        self.size = size
+        self.seed = seed
+
+    def __getitem__(self, position):
+        """The pair at a position: ``class * size + image``."""
+        generator = np.random.default_rng(mix_seed(self.seed, position))
+        place = generator.random()
+        index = int(np.searchsorted(self.bounds, place, side='right'))
+        images = self.images[index]
+        image = int(images[generator.integers(len(images))])
+        return index * self.size + image
+
+
+def class_probabilities(
+    pixels: np.ndarray, temperature: float, drawn: np.ndarray | None = None
+) -> np.ndarray:
+    """Turn class frequencies into sampling probabilities.
+
+    ``P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T)`` with
+    ``f_c`` the share of class c among the labelled pixels.
+
+    Args:
+        pixels: (C,) pixels of each class, not negative.
+        temperature: T, positive. Towards 0 the rarest class alone is drawn,
+            towards infinity all classes equally often.
+        drawn: (C,) bool: classes that are drawn. Defaults to all; the
+            frequencies are those among all in any case.
+
+    Returns:
+        (C,) float64, sums to one. 0 for classes without pixels and those that
+        are not drawn.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or there is no pixel.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            f'rare_class.temperature={temperature} must be greater than 0'
+        )
+    pixels = np.asarray(pixels, np.float64)
+    occurs = pixels > 0
+    if drawn is not None:
+        occurs &= drawn
+    if not occurs.any():
+        raise ValueError('no class that is drawn has a pixel')
+    rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
+    # Relative to the greatest: exp of anything above 709 is infinite.
+    weights = np.exp(rarity - rarity.max())
+    probabilities = np.zeros(len(pixels))
+    probabilities[occurs] = weights / weights.sum()
+    return probabilities
+
+
+def images_by_class(
+    counts: np.ndarray, min_pixels: int, classes: Sequence[str]
+) -> list[np.ndarray]:
+    """List the images that show enough of each class.
+
+    Args:
+        counts: (N, C) pixels of each class in each image.
+        min_pixels: An image needs more pixels of a class than this.
+        classes: C names, for the message.
+
+    Returns:
+        For each class the indices of images, ascending; empty for classes that
+        never occur.
+
+    Raises:
+        DataError: A class occurs, but in no image often enough.
+    """
+    lists = [np.flatnonzero(column > min_pixels) for column in counts.T]
+    most = counts.max(axis=0)
+    poor = [c for c in range(len(lists)) if most[c] and not len(lists[c])]
+    if poor:
+        named = ', '.join(f'{classes[c]} (at most {most[c]})' for c in poor)
+        least = min(int(most[c]) for c in poor) - 1
+        raise DataError(
+            f'rare_class.min_pixels={min_pixels}: no image has more pixels '
+            f'than that of {named}.',
+            f'Set min_pixels to {least} or less; 3000 suits images of about '
+            'two megapixels. Or name the classes that are to be drawn: '
+            'rare_class=dict(classes=[...]).',
+        )
+    return lists

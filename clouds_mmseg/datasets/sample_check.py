@@ -19,46 +19,6 @@ from clouds_mmseg.utils.images import (
     stored_maximum,
 )
 
-# Network storage answers many questions at a time.
-_THREADS = 16
-
-
-def stamp(path):
-    """Size and time of a file as one text.
-
-    Args:
-        path (str): The file; a link is followed.
-
-    Returns:
-        str | None: ``'<bytes> <mtime in ns>'``; None if there is no file.
-    """
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return f'{found.st_size} {found.st_mtime_ns}'
-
-
-def changed_files(root, stamps):
-    """Files that are no longer as they were.
-
-    Args:
-        root (str): Folder that the paths are below.
-        stamps (dict[str, str]): Path -> :func:`stamp` when it was read.
-
-    Returns:
-        list[str]: Paths that are gone or have another size or time, in the
-        order of ``stamps``.
-    """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        now = pool.map(stamp, (os.path.join(root, path) for path in stamps))
-        return [
-            path
-            for path, new in zip(stamps, now, strict=True)
-            if new != stamps[path]
-        ]
-
-
 # What each kind of error is called, in the order in which it is shown.
 ERRORS = {
     'layout': 'not where the dataset looks',
@@ -87,8 +47,11 @@ WARNINGS = {
 }
 # Those that moving a pair of files aside mends.
 MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')
-
 OPEN, ACCEPTED, FIXED = 'open', 'accepted', 'fixed'
+# An image without a value above that shows nothing.
+_DARK = 16
+# Network storage answers many questions at a time.
+_THREADS = 16
 
 
 @dataclass
@@ -96,12 +59,11 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind (str): A key of :data:`ERRORS` or :data:`WARNINGS`.
-        message (str): In words, with paths below the root.
-        image (str): Path of the image below the root; empty if there is
-            none.
-        label (str): Path of the label below the root; empty likewise.
-        state (str): ``'open'``, ``'accepted'`` or ``'fixed'``.
+        kind: A key of :data:`ERRORS` or :data:`WARNINGS`.
+        message: In words, with paths below the root.
+        image: Path of the image below the root; empty if there is none.
+        label: Path of the label below the root; empty likewise.
+        state: ``'open'``, ``'accepted'`` or ``'fixed'``.
     """
 
     kind: str
@@ -122,13 +84,9 @@ class Finding:
         return self.label if bad_label and self.label else self.image
 
     @property
-    def identity(self):
-        """tuple: Equal if another verification found the very same."""
+    def identity(self) -> tuple:
+        """Equal if another verification found the very same."""
         return (self.kind, self.message, self.image, self.label)
-
-
-# An image without a value above that shows nothing.
-_DARK = 16
 
 
 @dataclass
@@ -136,8 +94,8 @@ class Pair:
     """What is known of a pair of files before they are read.
 
     Attributes:
-        image (str): Path below the root; empty for a label alone.
-        label (str): Path below the root; empty if there is no label.
+        image: Path below the root; empty for a label alone.
+        label: Path below the root; empty if there is no label.
     """
 
     image: str
@@ -149,41 +107,45 @@ class SampleReport:
     """What :meth:`SampleCheck.__call__` found.
 
     Attributes:
-        pair (Pair): The files.
-        findings (list[Finding]): What is wrong, at most one a file.
-        stamps (dict[str, str]): Path below the root -> its stamp.
-        size (tuple[int, int] | None): Width and height of the image.
-        digest (str): Hash of the image file.
-        pixels (np.ndarray | None): (256,) int64: pixels of each class index,
-            at 255 the ignored ones; None if the label cannot be used.
-        orientation (int | None): EXIF orientation of the image; None if it
-            was not read.
-        maximum (int | None): Greatest value in an image of 16 bits.
+        pair: The files.
+        findings: What is wrong, at most one a file.
+        stamps: Path below the root -> its stamp.
+        size: Width and height of the image.
+        digest: Hash of the image file.
+        pixels: (256,) int64: pixels of each class index, at 255 the ignored
+            ones; None if the label cannot be used.
+        orientation: EXIF orientation of the image; None if it was not read.
+        maximum: Greatest value in an image of 16 bits.
     """
 
     pair: Pair
-    findings: list = field(default_factory=list)
-    stamps: dict = field(default_factory=dict)
-    size: tuple = None
+    findings: list[Finding] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
     digest: str = ''
-    pixels: np.ndarray = None
-    orientation: int = None
-    maximum: int = None
+    pixels: np.ndarray | None = None
+    orientation: int | None = None
+    maximum: int | None = None
 
 
 class SampleCheck:
     """Read the files of a pair as training does, and more strictly.
 
     Args:
-        root (str): Folder that the paths of pairs are below.
-        table (np.ndarray): uint8, see ``label_table``.
-        channel (str | None): See ``label_channel`` of :class:`DGDataset`.
-        images (bool): Whether to read the images, not the labels alone.
-        image_range (tuple, optional): Of :class:`DGDataset`.
+        root: Folder that the paths of pairs are below.
+        table: uint8, see ``label_table``.
+        channel: See ``label_channel`` of :class:`DGDataset`.
+        images: Whether to read the images, not the labels alone.
+        image_range: Of :class:`DGDataset`.
     """
 
     def __init__(
-        self, root, table, channel=None, images=True, image_range=None
+        self,
+        root: str,
+        table: np.ndarray,
+        channel: str | None = None,
+        images: bool = True,
+        image_range: tuple | None = None,
     ):
         self.root = root
         self.table = table
@@ -191,14 +153,14 @@ class SampleCheck:
         self.images = images
         self.image_range = image_range
 
-    def __call__(self, pair):
+    def __call__(self, pair: Pair) -> SampleReport:
         """Read the files of a pair.
 
         Args:
-            pair (Pair): The files.
+            pair: The files.
 
         Returns:
-            SampleReport: What was found.
+            What was found.
         """
         report = SampleReport(pair)
         info = {}
@@ -284,3 +246,39 @@ def _read_whole(path, kind):
             f'{chunk} is wrong.'
         )
     return payload
+
+
+def stamp(path: str) -> str | None:
+    """Size and time of a file as one text.
+
+    Args:
+        path: The file; a link is followed.
+
+    Returns:
+        ``'<bytes> <mtime in ns>'``; None if there is no file.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return f'{found.st_size} {found.st_mtime_ns}'
+
+
+def changed_files(root: str, stamps: dict[str, str]) -> list[str]:
+    """Files that are no longer as they were.
+
+    Args:
+        root: Folder that the paths are below.
+        stamps: Path -> :func:`stamp` when it was read.
+
+    Returns:
+        Paths that are gone or have another size or time, in the order of
+        ``stamps``.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        now = pool.map(stamp, (os.path.join(root, path) for path in stamps))
+        return [
+            path
+            for path, new in zip(stamps, now, strict=True)
+            if new != stamps[path]
+        ]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,167 +19,6 @@ from clouds_mmseg.utils.finite import listed
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.output_names import OutputNames
 from clouds_mmseg.utils.result_warnings import warn_about_results
-
-
-def confusion_matrix(prediction, label, num_classes, ignore_index):
-    """Count the pixels of one image.
-
-    Args:
-        prediction (torch.Tensor): (H, W), integer, class indices.
-        label (torch.Tensor): (H, W), integer, class indices.
-        num_classes (int): Number of classes.
-        ignore_index (int): Label of pixels that do not count.
-
-    Returns:
-        torch.Tensor: (num_classes, num_classes) int64 on the CPU: rows
-        labels, columns predictions, pixels.
-
-    Raises:
-        UserError: A counted pixel is outside the classes.
-    """
-    counted = label != ignore_index
-    label = label[counted].long()
-    prediction = prediction[counted].long()
-    for name, values in (('label', label), ('prediction', prediction)):
-        if values.numel() and not (
-            0 <= values.min() <= values.max() < num_classes
-        ):
-            raise UserError(
-                f'a {name} to evaluate holds class indices '
-                f'{int(values.min())}..{int(values.max())}, but the dataset '
-                f'has {num_classes} classes (ignored: {ignore_index})'
-            )
-    cells = torch.bincount(
-        label * num_classes + prediction, minlength=num_classes**2
-    )
-    return cells.reshape(num_classes, num_classes).cpu()
-
-
-def confusion_with_background(prediction, label):
-    """Count the pixels of one image for a single class.
-
-    All that is not the class is background, ignored pixels too: there is
-    nothing else that it could be mistaken for.
-
-    Args:
-        prediction (torch.Tensor): (H, W), integer, 0 for the class.
-        label (torch.Tensor): (H, W), integer, 0 for the class.
-
-    Returns:
-        torch.Tensor: (2, 2) int64 on the CPU: rows labels, columns
-        predictions, of the class and of the background, pixels.
-    """
-    return confusion_matrix(
-        (prediction != 0).long(), (label != 0).long(), 2, ignore_index=-1
-    )
-
-
-def intersect_and_union(confusion):
-    """Reduce a confusion matrix to what mmseg's formulas take.
-
-    Args:
-        confusion (torch.Tensor): (C, C) int64, rows labels.
-
-    Returns:
-        tuple[torch.Tensor]: Intersection, union, predicted, labelled: each
-        (C,) float64, pixels.
-    """
-    labelled = confusion.sum(1).double()
-    predicted = confusion.sum(0).double()
-    intersection = confusion.diag().double()
-    union = labelled + predicted - intersection
-    return intersection, union, predicted, labelled
-
-
-def mean_percent(fractions):
-    """Average the values of the classes that have one.
-
-    Args:
-        fractions (Iterable[float]): In [0, 1]; NaN where there is no value.
-
-    Returns:
-        float: In [0, 100]; NaN if no class has a value.
-    """
-    present = [f for f in fractions if not math.isnan(f)]
-    return float(np.mean(present) * 100) if present else math.nan
-
-
-def percent_cell(value):
-    """Write a percentage, ``-`` for None and NaN."""
-    if value is None or math.isnan(value):
-        return '-'
-    return f'{value:.2f}'
-
-
-def domain_table(reports, mean, source_domains=()):
-    """Draw a row per domain and one for the mean over the targets.
-
-    Args:
-        reports (dict[str, dict]): Domain -> ``images`` (int), ``metrics``
-            (name -> percent) and, where there is one, ``class_iou``: a mean
-            over part of the classes says so.
-        mean (dict[str, float]): Name -> percent, over the domains that are
-            not sources.
-        source_domains (Sequence[str]): Domains the model was trained on.
-
-    Returns:
-        str: The table.
-    """
-    names = list(next(iter(reports.values()))['metrics']) if reports else []
-    counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
-    # Of interest where a mean is over fewer classes than the model has.
-    partial = any(c and c[0] < c[1] for c in counts.values())
-    columns = ['classes in mean'] if partial else []
-    table = PrettyTable(['domain', 'images', *columns, *names])
-    table.align = 'r'
-    table.align['domain'] = 'l'
-    targets = 0
-    for domain, report in reports.items():
-        is_source = domain in source_domains
-        targets += not is_source
-        cells = [percent_cell(report['metrics'][name]) for name in names]
-        label = f'{domain} (source)' if is_source else domain
-        if partial:
-            cells.insert(0, '{} of {}'.format(*counts[domain]))
-        table.add_row([label, report['images'], *cells])
-    if targets > 1:
-        table.add_divider()
-        cells = [percent_cell(mean[name]) for name in names]
-        what = ' targets' if source_domains else ''
-        blanks = [''] * (1 + len(columns))
-        table.add_row([f'mean of {targets}{what}', *blanks, *cells])
-    return table.get_string()
-
-
-def _classes_in_mean(report):
-    """Number of classes that have an IoU, and of all; None without IoU."""
-    values = report.get('class_iou')
-    if not values:
-        return None
-    return sum(v is not None for v in values.values()), len(values)
-
-
-def class_table(reports, classes):
-    """Draw a row per class and a column per domain.
-
-    Args:
-        reports (dict[str, dict]): Domain -> ``class_iou`` (class -> percent,
-            None where the class does not occur).
-        classes (Sequence[str]): The rows.
-
-    Returns:
-        str: The table.
-    """
-    table = PrettyTable(['class', *reports])
-    table.align = 'r'
-    table.align['class'] = 'l'
-    for name in classes:
-        cells = [
-            percent_cell(report.get('class_iou', {}).get(name))
-            for report in reports.values()
-        ]
-        table.add_row([name, *cells])
-    return table.get_string()
 
 
 @METRICS.register_module()
@@ -220,17 +60,15 @@ class DGIoUMetric(IoUMetric):
     numbers are not about is logged and goes into the results as a warning.
 
     Args:
-        domains (Sequence[str], optional): The domains that may occur. None
-            allows all.
-        source_domains (Sequence[str]): Domains the model was trained on. They
-            are reported, but the mean is over the others.
-        class_subsets (dict[str, Sequence[str]], optional): Name -> classes
-            over which a further mean is taken, for example ``'16'`` for the
-            classes of SYNTHIA.
-        protocol (str): Name of the evaluation protocol; only recorded.
-        joined_domains (Sequence[str]): Domains that several test sets may
-            have: their pixels are counted together. Without it two sets of
-            one domain are an error before the test.
+        domains: The domains that may occur. None allows all.
+        source_domains: Domains the model was trained on. They are reported,
+            but the mean is over the others.
+        class_subsets: Name -> classes over which a further mean is taken, for
+            example ``'16'`` for the classes of SYNTHIA.
+        protocol: Name of the evaluation protocol; only recorded.
+        joined_domains: Domains that several test sets may have: their pixels
+            are counted together. Without it two sets of one domain are an
+            error before the test.
         **kwargs: Arguments of :class:`mmseg.evaluation.IoUMetric`. With
             ``output_dir``, predictions are written to
             ``output_dir/<domain>/<path of the image>.png`` (class indices),
@@ -245,11 +83,11 @@ class DGIoUMetric(IoUMetric):
     def __init__(
         self,
         *,
-        domains=None,
-        source_domains=(),
-        class_subsets=None,
-        protocol='clouds',
-        joined_domains=(),
+        domains: Sequence[str] | None = None,
+        source_domains: Sequence[str] = (),
+        class_subsets: dict[str, Sequence[str]] | None = None,
+        protocol: str = 'clouds',
+        joined_domains: Sequence[str] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -268,7 +106,7 @@ class DGIoUMetric(IoUMetric):
         self._expected = None
 
     @IoUMetric.dataset_meta.setter
-    def dataset_meta(self, dataset_meta):
+    def dataset_meta(self, dataset_meta) -> None:
         """Take the classes, and check that the subsets are among them.
 
         mmengine sets this when it builds the loop, so that a wrong name is
@@ -284,14 +122,13 @@ class DGIoUMetric(IoUMetric):
                 )
         self._dataset_meta = dataset_meta
 
-    def process(self, data_batch, data_samples):
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Count the pixels of a batch.
 
         Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): ``pred_sem_seg`` and
-                ``gt_sem_seg`` with ``data`` (1, H, W) integer, and
-                ``domain``.
+            data_batch: Not used.
+            data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` with ``data`` (1,
+                H, W) integer, and ``domain``.
         """
         for sample in data_samples:
             domain = self._domain(sample)
@@ -345,13 +182,14 @@ class DGIoUMetric(IoUMetric):
         return domain
 
     @staticmethod
-    def intersect_and_union(pred_label, label, num_classes, ignore_index):
+    def intersect_and_union(
+        pred_label, label, num_classes, ignore_index
+    ) -> tuple[torch.Tensor, ...]:
         """Count one image: exact integers instead of mmseg's float32.
 
         Returns:
-            tuple[torch.Tensor]: See :func:`confusion_matrix`, which takes
-            the same arguments. With one class it has a second row and
-            column, of the background.
+            See :func:`confusion_matrix`, which takes the same arguments. With
+            one class it has a second row and column, of the background.
         """
         if num_classes == 1:
             return (confusion_with_background(pred_label, label),)
@@ -367,28 +205,29 @@ class DGIoUMetric(IoUMetric):
             kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
             Image.fromarray(mask.astype(kind)).save(temporary)
 
-    def evaluate(self, size):
+    def evaluate(self, size: int) -> dict[str, float]:
         """Compute all values over all processes.
 
         Args:
-            size (int): Images of the dataset.
+            size: Images of the dataset.
 
         Returns:
-            dict[str, float]: See the class.
+            See the class.
         """
         self._expected = size
         return super().evaluate(size)
 
-    def compute_metrics(self, results):
+    def compute_metrics(
+        self, results: list[tuple[str, torch.Tensor]]
+    ) -> dict[str, float]:
         """Compute all values and log the tables.
 
         Args:
-            results (list[tuple[str, torch.Tensor]]): Domain and confusion
-                matrix of each image, duplicates of distributed samplers
-                already dropped.
+            results: Domain and confusion matrix of each image, duplicates of
+                distributed samplers already dropped.
 
         Returns:
-            dict[str, float]: See the class.
+            See the class.
         """
         if self.format_only:
             return super().compute_metrics(results)
@@ -562,3 +401,173 @@ class DGIoUMetric(IoUMetric):
                 )
         flat.update({f'mean_{name}': value for name, value in mean.items()})
         return flat
+
+
+def confusion_matrix(
+    prediction: torch.Tensor,
+    label: torch.Tensor,
+    num_classes: int,
+    ignore_index: int,
+) -> torch.Tensor:
+    """Count the pixels of one image.
+
+    Args:
+        prediction: (H, W), integer, class indices.
+        label: (H, W), integer, class indices.
+        num_classes: Number of classes.
+        ignore_index: Label of pixels that do not count.
+
+    Returns:
+        (num_classes, num_classes) int64 on the CPU: rows labels, columns
+        predictions, pixels.
+
+    Raises:
+        UserError: A counted pixel is outside the classes.
+    """
+    counted = label != ignore_index
+    label = label[counted].long()
+    prediction = prediction[counted].long()
+    for name, values in (('label', label), ('prediction', prediction)):
+        if values.numel() and not (
+            0 <= values.min() <= values.max() < num_classes
+        ):
+            raise UserError(
+                f'a {name} to evaluate holds class indices '
+                f'{int(values.min())}..{int(values.max())}, but the dataset '
+                f'has {num_classes} classes (ignored: {ignore_index})'
+            )
+    cells = torch.bincount(
+        label * num_classes + prediction, minlength=num_classes**2
+    )
+    return cells.reshape(num_classes, num_classes).cpu()
+
+
+def confusion_with_background(
+    prediction: torch.Tensor, label: torch.Tensor
+) -> torch.Tensor:
+    """Count the pixels of one image for a single class.
+
+    All that is not the class is background, ignored pixels too: there is
+    nothing else that it could be mistaken for.
+
+    Args:
+        prediction: (H, W), integer, 0 for the class.
+        label: (H, W), integer, 0 for the class.
+
+    Returns:
+        (2, 2) int64 on the CPU: rows labels, columns predictions, of the class
+        and of the background, pixels.
+    """
+    return confusion_matrix(
+        (prediction != 0).long(), (label != 0).long(), 2, ignore_index=-1
+    )
+
+
+def intersect_and_union(confusion: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Reduce a confusion matrix to what mmseg's formulas take.
+
+    Args:
+        confusion: (C, C) int64, rows labels.
+
+    Returns:
+        Intersection, union, predicted, labelled: each (C,) float64, pixels.
+    """
+    labelled = confusion.sum(1).double()
+    predicted = confusion.sum(0).double()
+    intersection = confusion.diag().double()
+    union = labelled + predicted - intersection
+    return intersection, union, predicted, labelled
+
+
+def mean_percent(fractions: Iterable[float]) -> float:
+    """Average the values of the classes that have one.
+
+    Args:
+        fractions: In [0, 1]; NaN where there is no value.
+
+    Returns:
+        In [0, 100]; NaN if no class has a value.
+    """
+    present = [f for f in fractions if not math.isnan(f)]
+    return float(np.mean(present) * 100) if present else math.nan
+
+
+def domain_table(
+    reports: dict[str, dict],
+    mean: dict[str, float],
+    source_domains: Sequence[str] = (),
+) -> str:
+    """Draw a row per domain and one for the mean over the targets.
+
+    Args:
+        reports: Domain -> ``images`` (int), ``metrics`` (name -> percent) and,
+            where there is one, ``class_iou``: a mean over part of the classes
+            says so.
+        mean: Name -> percent, over the domains that are not sources.
+        source_domains: Domains the model was trained on.
+
+    Returns:
+        The table.
+    """
+    names = list(next(iter(reports.values()))['metrics']) if reports else []
+    counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
+    # Of interest where a mean is over fewer classes than the model has.
+    partial = any(c and c[0] < c[1] for c in counts.values())
+    columns = ['classes in mean'] if partial else []
+    table = PrettyTable(['domain', 'images', *columns, *names])
+    table.align = 'r'
+    table.align['domain'] = 'l'
+    targets = 0
+    for domain, report in reports.items():
+        is_source = domain in source_domains
+        targets += not is_source
+        cells = [percent_cell(report['metrics'][name]) for name in names]
+        label = f'{domain} (source)' if is_source else domain
+        if partial:
+            cells.insert(0, '{} of {}'.format(*counts[domain]))
+        table.add_row([label, report['images'], *cells])
+    if targets > 1:
+        table.add_divider()
+        cells = [percent_cell(mean[name]) for name in names]
+        what = ' targets' if source_domains else ''
+        blanks = [''] * (1 + len(columns))
+        table.add_row([f'mean of {targets}{what}', *blanks, *cells])
+    return table.get_string()
+
+
+def _classes_in_mean(report):
+    """Number of classes that have an IoU, and of all; None without IoU."""
+    values = report.get('class_iou')
+    if not values:
+        return None
+    return sum(v is not None for v in values.values()), len(values)
+
+
+def class_table(reports: dict[str, dict], classes: Sequence[str]) -> str:
+    """Draw a row per class and a column per domain.
+
+    Args:
+        reports: Domain -> ``class_iou`` (class -> percent, None where the
+            class does not occur).
+        classes: The rows.
+
+    Returns:
+        The table.
+    """
+    table = PrettyTable(['class', *reports])
+    table.align = 'r'
+    table.align['class'] = 'l'
+    for name in classes:
+        cells = [
+            percent_cell(report.get('class_iou', {}).get(name))
+            for report in reports.values()
+        ]
+        table.add_row([name, *cells])
+    return table.get_string()
+
+
+def percent_cell(value):
+    """Write a percentage, ``-`` for None and NaN."""
+    if value is None or math.isnan(value):
+        return '-'
+    return f'{value:.2f}'

@@ -10,7 +10,7 @@
 
 from copy import deepcopy
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.utils.errors import UserError
@@ -29,7 +29,7 @@ _METRICS = ('DGIoUMetric', 'CorruptionMetric')
 _LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations')
 
 
-def apply_protocol(cfg, name):
+def apply_protocol(cfg: Config, name: str) -> Config:
     """Rewrite a config so that it is evaluated by a protocol.
 
     Changes the pipelines of the datasets of ``val_dataloader`` and
@@ -38,11 +38,11 @@ def apply_protocol(cfg, name):
     ``test_evaluator``.
 
     Args:
-        cfg (mmengine.config.Config): Changed in place.
-        name (str): A key of :data:`PROTOCOLS`.
+        cfg: Changed in place.
+        name: A key of :data:`PROTOCOLS`.
 
     Returns:
-        mmengine.config.Config: ``cfg``.
+        ``cfg``.
 
     Raises:
         UserError: There is no such protocol, or a test pipeline does not
@@ -88,17 +88,19 @@ def _rewrite_dataset(dataset, name):
         )
 
 
-def rewrite_pipeline(pipeline, name, *, at_input_size):
+def rewrite_pipeline(
+    pipeline: list[dict], name: str, *, at_input_size: bool
+) -> list[dict]:
     """Return a test pipeline as a protocol has it.
 
     Args:
-        pipeline (list[dict]): Begins with the step that loads the image.
-            Steps that no protocol knows stay, after the loading and resizing.
-        name (str): A key of :data:`PROTOCOLS`.
-        at_input_size (bool): Compare at the resized size under ``clouds``.
+        pipeline: Begins with the step that loads the image. Steps that no
+            protocol knows stay, after the loading and resizing.
+        name: A key of :data:`PROTOCOLS`.
+        at_input_size: Compare at the resized size under ``clouds``.
 
     Returns:
-        list[dict]: A new list.
+        A new list.
 
     Raises:
         UserError: The pipeline does not begin with loading an image.

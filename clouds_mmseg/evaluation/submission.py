@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,8 @@ from clouds_mmseg.utils.errors import UserError
 
 # How many files a problem names.
 _NAMED = 3
+# Of every file in the archive, so that equal predictions make equal archives.
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -77,51 +80,151 @@ SERVERS = dict(
 )
 
 
-def check_names(names, rules, *, split='test'):
-    """Compare file names with the rules of a server.
+@METRICS.register_module()
+class SubmissionMetric(BaseMetric):
+    """Write label maps and the zip file that a test server takes.
+
+    It measures nothing: the labels are with the server. Files are
+    ``out_dir/<server>_<split>/<folder>/<image name>.png``, the archive is
+    ``out_dir/<server>_<split>.zip``; names, ids and folder are the server's
+    (:mod:`clouds_mmseg.evaluation.submission`). The archive appears under
+    its name only when it keeps all rules.
 
     Args:
-        names (Iterable[str]): File names, without folders.
-        rules (Rules): Of the server.
-        split (str): Whose number of images is wanted.
+        servers: Domain -> ``'cityscapes'`` or ``'acdc'``.
+        out_dir: Where the files go; in a run of several processes a folder
+            that all of them see.
+        split: ``'test'``, or ``'val'`` for a rehearsal.
+        **kwargs: Arguments of mmengine's ``BaseMetric``.
 
-    Returns:
-        list[str]: Problems; empty if all is well.
+    Raises:
+        UserError: A server or split is unknown, a prediction does not have
+            the size that the server wants, or the archive breaks a rule.
     """
-    problems, keys, wrong, double = [], set(), [], []
-    for name in names:
-        key = rules.key(name)
-        if key is None:
-            wrong.append(name)
-        elif key in keys:
-            double.append(name)
-        else:
-            keys.add(key)
-    if wrong:
-        problems.append(f'{_some(wrong)}: names must be like {rules.example}')
-    if double:
-        problems.append(f'{_some(double)}: another file is of the same image')
-    wanted = rules.counts[split]
-    if len(keys) != wanted:
-        problems.append(
-            f'{len(keys)} images, but the {split} split of {rules.title} has '
-            f'{wanted}'
-        )
-    return problems
+
+    def __init__(
+        self,
+        *,
+        servers: dict[str, str],
+        out_dir: str | Path,
+        split: str = 'test',
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.servers = dict(servers)
+        self.out_dir = Path(out_dir)
+        self.split = split
+        self._rules = {s: rules_of(s, split) for s in servers.values()}
+        self._tables = {}
+        for server, rules in self._rules.items():
+            table = np.zeros(256, np.uint8)
+            table[list(rules.ids)] = list(rules.ids.values())
+            self._tables[server] = table
+
+    @property
+    def domains(self):
+        """The domains that may occur."""
+        return list(self.servers)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Write the predictions of a batch.
+
+        Args:
+            data_batch: Not used.
+            data_samples: ``pred_sem_seg`` with ``data`` (1, H, W) integer,
+                ``domain`` and ``img_path``.
+        """
+        for sample in data_samples:
+            server = self.servers[sample['domain']]
+            rules = self._rules[server]
+            mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
+            if mask.shape[::-1] != rules.size:
+                raise UserError(
+                    f'the prediction of {sample["img_path"]} is '
+                    f'{mask.shape[1]}x{mask.shape[0]}, but {rules.title} '
+                    f'wants {rules.size[0]}x{rules.size[1]} (width x '
+                    'height): test on the images as they are published'
+                )
+            if not 0 <= mask.min() <= mask.max() < len(rules.ids):
+                raise UserError(
+                    f'the prediction of {sample["img_path"]} has class '
+                    f'indices {mask.min()}..{mask.max()}, but {rules.title} '
+                    f'evaluates {len(rules.ids)} classes (0..'
+                    f'{len(rules.ids) - 1}): test a model of these classes'
+                )
+            name = f'{Path(sample["img_path"]).stem}.png'
+            with atomic_path(self._folder(server) / name) as temporary:
+                Image.fromarray(self._tables[server][mask]).save(
+                    temporary, optimize=True
+                )
+            self.results.append((server, name))
+
+    def _folder(self, server):
+        name = f'{server}_{self.split}'
+        return self.out_dir / name / self._rules[server].folder
+
+    def compute_metrics(self, results: list[tuple[str, str]]) -> dict:
+        """Pack and check the archives.
+
+        Args:
+            results: Server and file name of each image.
+
+        Returns:
+            Empty.
+        """
+        for server, rules in self._rules.items():
+            names = sorted({name for s, name in results if s == server})
+            path = self.out_dir / f'{server}_{self.split}.zip'
+            with atomic_path(path) as temporary:
+                self._pack(temporary, server, names)
+                problems = check_submission(
+                    temporary, server, split=self.split
+                )
+                if problems:
+                    raise UserError(
+                        f'the predictions in {self._folder(server)} are no '
+                        f'submission to {rules.title}:\n'
+                        + '\n'.join(f'  {line}' for line in problems)
+                    )
+            print_log(
+                f'{path}: {len(names)} label maps of {rules.title} '
+                f'({self.split}), {rules.kind}, '
+                f'{path.stat().st_size / 2**20:.1f} MiB, all rules kept. '
+                + (
+                    f'Submit it at {rules.url}'
+                    if self.split == 'test'
+                    else 'A rehearsal: the server wants the test split.'
+                ),
+                logger=MMLogger.get_current_instance(),
+            )
+        return {}
+
+    def _pack(self, path, server, names):
+        folder = self._folder(server)
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name in names:
+                inside = f'{folder.name}/{name}'
+                # PNG files are compressed already.
+                archive.writestr(
+                    zipfile.ZipInfo(inside, _DATE),
+                    (folder / name).read_bytes(),
+                )
 
 
-def check_submission(path, server, *, split='test'):
+def check_submission(
+    path: str | Path, server: str, *, split: str = 'test'
+) -> list[str]:
     """Compare a zip file with the rules of its server.
 
     Names, number, sizes, modes and ids are looked at; every file is decoded.
 
     Args:
-        path (str | Path): The zip file.
-        server (str): A key of :data:`SERVERS`.
-        split (str): ``'test'``, or ``'val'`` for a rehearsal.
+        path: The zip file.
+        server: A key of :data:`SERVERS`.
+        split: ``'test'``, or ``'val'`` for a rehearsal.
 
     Returns:
-        list[str]: Problems; empty if the server will take it.
+        Problems; empty if the server will take it.
 
     Raises:
         UserError: The server or split is unknown, or there is no such file.
@@ -153,6 +256,41 @@ def rules_of(server, split='test'):
             + ', '.join(rules.counts)
         )
     return rules
+
+
+def check_names(
+    names: Iterable[str], rules: Rules, *, split: str = 'test'
+) -> list[str]:
+    """Compare file names with the rules of a server.
+
+    Args:
+        names: File names, without folders.
+        rules: Of the server.
+        split: Whose number of images is wanted.
+
+    Returns:
+        Problems; empty if all is well.
+    """
+    problems, keys, wrong, double = [], set(), [], []
+    for name in names:
+        key = rules.key(name)
+        if key is None:
+            wrong.append(name)
+        elif key in keys:
+            double.append(name)
+        else:
+            keys.add(key)
+    if wrong:
+        problems.append(f'{_some(wrong)}: names must be like {rules.example}')
+    if double:
+        problems.append(f'{_some(double)}: another file is of the same image')
+    wanted = rules.counts[split]
+    if len(keys) != wanted:
+        problems.append(
+            f'{len(keys)} images, but the {split} split of {rules.title} has '
+            f'{wanted}'
+        )
+    return problems
 
 
 def _check_archive(archive, rules, split):
@@ -211,132 +349,3 @@ def _check_picture(archive, entry, rules):
 def _some(names):
     more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
     return ', '.join(names[:_NAMED]) + more
-
-
-# Of every file in the archive, so that equal predictions make equal archives.
-_DATE = (1980, 1, 1, 0, 0, 0)
-
-
-@METRICS.register_module()
-class SubmissionMetric(BaseMetric):
-    """Write label maps and the zip file that a test server takes.
-
-    It measures nothing: the labels are with the server. Files are
-    ``out_dir/<server>_<split>/<folder>/<image name>.png``, the archive is
-    ``out_dir/<server>_<split>.zip``; names, ids and folder are the server's
-    (:mod:`clouds_mmseg.evaluation.submission`). The archive appears under
-    its name only when it keeps all rules.
-
-    Args:
-        servers (dict[str, str]): Domain -> ``'cityscapes'`` or ``'acdc'``.
-        out_dir (str | Path): Where the files go; in a run of several
-            processes a folder that all of them see.
-        split (str): ``'test'``, or ``'val'`` for a rehearsal.
-        **kwargs: Arguments of mmengine's ``BaseMetric``.
-
-    Raises:
-        UserError: A server or split is unknown, a prediction does not have
-            the size that the server wants, or the archive breaks a rule.
-    """
-
-    def __init__(self, *, servers, out_dir, split='test', **kwargs):
-        super().__init__(**kwargs)
-        self.servers = dict(servers)
-        self.out_dir = Path(out_dir)
-        self.split = split
-        self._rules = {s: rules_of(s, split) for s in servers.values()}
-        self._tables = {}
-        for server, rules in self._rules.items():
-            table = np.zeros(256, np.uint8)
-            table[list(rules.ids)] = list(rules.ids.values())
-            self._tables[server] = table
-
-    @property
-    def domains(self):
-        """The domains that may occur."""
-        return list(self.servers)
-
-    def process(self, data_batch, data_samples):
-        """Write the predictions of a batch.
-
-        Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): ``pred_sem_seg`` with ``data``
-                (1, H, W) integer, ``domain`` and ``img_path``.
-        """
-        for sample in data_samples:
-            server = self.servers[sample['domain']]
-            rules = self._rules[server]
-            mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
-            if mask.shape[::-1] != rules.size:
-                raise UserError(
-                    f'the prediction of {sample["img_path"]} is '
-                    f'{mask.shape[1]}x{mask.shape[0]}, but {rules.title} '
-                    f'wants {rules.size[0]}x{rules.size[1]} (width x '
-                    'height): test on the images as they are published'
-                )
-            if not 0 <= mask.min() <= mask.max() < len(rules.ids):
-                raise UserError(
-                    f'the prediction of {sample["img_path"]} has class '
-                    f'indices {mask.min()}..{mask.max()}, but {rules.title} '
-                    f'evaluates {len(rules.ids)} classes (0..'
-                    f'{len(rules.ids) - 1}): test a model of these classes'
-                )
-            name = f'{Path(sample["img_path"]).stem}.png'
-            with atomic_path(self._folder(server) / name) as temporary:
-                Image.fromarray(self._tables[server][mask]).save(
-                    temporary, optimize=True
-                )
-            self.results.append((server, name))
-
-    def _folder(self, server):
-        name = f'{server}_{self.split}'
-        return self.out_dir / name / self._rules[server].folder
-
-    def compute_metrics(self, results):
-        """Pack and check the archives.
-
-        Args:
-            results (list[tuple[str, str]]): Server and file name of each
-                image.
-
-        Returns:
-            dict: Empty.
-        """
-        for server, rules in self._rules.items():
-            names = sorted({name for s, name in results if s == server})
-            path = self.out_dir / f'{server}_{self.split}.zip'
-            with atomic_path(path) as temporary:
-                self._pack(temporary, server, names)
-                problems = check_submission(
-                    temporary, server, split=self.split
-                )
-                if problems:
-                    raise UserError(
-                        f'the predictions in {self._folder(server)} are no '
-                        f'submission to {rules.title}:\n'
-                        + '\n'.join(f'  {line}' for line in problems)
-                    )
-            print_log(
-                f'{path}: {len(names)} label maps of {rules.title} '
-                f'({self.split}), {rules.kind}, '
-                f'{path.stat().st_size / 2**20:.1f} MiB, all rules kept. '
-                + (
-                    f'Submit it at {rules.url}'
-                    if self.split == 'test'
-                    else 'A rehearsal: the server wants the test split.'
-                ),
-                logger=MMLogger.get_current_instance(),
-            )
-        return {}
-
-    def _pack(self, path, server, names):
-        folder = self._folder(server)
-        with zipfile.ZipFile(path, 'w') as archive:
-            for name in names:
-                inside = f'{folder.name}/{name}'
-                # PNG files are compressed already.
-                archive.writestr(
-                    zipfile.ZipInfo(inside, _DATE),
-                    (folder / name).read_bytes(),
-                )

@@ -4,9 +4,11 @@ import hashlib
 import importlib
 import inspect
 import io
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -29,93 +31,64 @@ CORRUPTIONS = tuple(name for names in CATEGORIES.values() for name in names)
 SEVERITIES = (1, 2, 3, 4, 5)
 # The domain of the same images as they are.
 CLEAN = 'clean'
-
-
-def domain_of(corruption, severity):
-    """Name the domain of a corruption: ``fog``, 3 -> ``fog_3``."""
-    return f'{corruption}_{severity}'
-
-
-def split_domain(domain):
-    """Take the name of a domain apart: ``fog_3`` -> ``('fog', 3)``.
-
-    Args:
-        domain (str): A name of :func:`domain_of`.
-
-    Returns:
-        tuple[str, int] | None: None if it is not such a name.
-    """
-    corruption, _, severity = domain.rpartition('_')
-    if corruption in CORRUPTIONS and severity in map(str, SEVERITIES):
-        return corruption, int(severity)
-    return None
-
-
-def check_choice(corruptions=None, severities=None):
-    """Check names and severities, and put them into the usual order.
-
-    Args:
-        corruptions (Sequence[str], optional): Names of corruptions or of
-            categories. Defaults to all.
-        severities (Sequence[int], optional): In 1..5. Defaults to all.
-
-    Returns:
-        tuple[tuple[str], tuple[int]]: Corruptions and severities, each once.
-
-    Raises:
-        UserError: A name is unknown or a severity out of its range.
-    """
-    if corruptions is None:
-        corruptions = CORRUPTIONS
-    if severities is None:
-        severities = SEVERITIES
-    known = (*CATEGORIES, *CORRUPTIONS)
-    if unknown := [name for name in corruptions if name not in known]:
-        raise UserError(
-            f'unknown corruptions: {", ".join(map(str, unknown))}; there are: '
-            + ', '.join(CORRUPTIONS)
-            + '; and the categories: '
-            + ', '.join(CATEGORIES)
-        )
-    if wrong := [s for s in severities if s not in SEVERITIES]:
-        raise UserError(
-            f'severities must be integers in 1..5, got {wrong}: '
-            '1 is the weakest'
-        )
-    if not corruptions or not severities:
-        raise UserError('name at least one corruption and one severity')
-    wanted = {n for c in corruptions for n in CATEGORIES.get(c, (c,))}
-    return (
-        tuple(name for name in CORRUPTIONS if name in wanted),
-        tuple(s for s in SEVERITIES if s in severities),
-    )
-
-
 LIBRARY = 'imagecorruptions-imaug'
 # What the library asks for.
 _LEAST_SIDE = 32
 
 
-def image_seed(name, corruption, severity, seed=0):
-    """Derive the seed of one corrupted image.
+@TRANSFORMS.register_module()
+class CorruptImage(BaseTransform):
+    """Apply a common corruption, equal in each run.
 
-    It depends on nothing but the arguments: neither on the order in which
-    images are made, nor on how many processes make them.
+    The random numbers depend on the name of the file and the arguments only,
+    so that the images equal those that ``tools/make_corruptions.py`` writes
+    with the same seed. Stands behind ``LoadSegImage``. Not meant for
+    training: the benchmark asks for robustness against what was not seen.
 
     Args:
-        name (str): File name of the image, without its folder and suffix.
-        corruption (str): Name of the corruption.
-        severity (int): 1..5.
-        seed (int): Of the whole set.
+        corruption: A name of
+            :data:`clouds_mmseg.robustness.corruptions.CORRUPTIONS`.
+        severity: 1..5.
+        seed: Of the whole set.
 
-    Returns:
-        int: In 0..2**32 - 1.
+    Raises:
+        UserError: The name or severity is unknown, or the package that
+            corrupts is not installed.
     """
-    text = f'{seed}/{corruption}/{severity}/{name}'
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], 'big')
+
+    def __init__(self, corruption: str, severity: int, seed: int = 0):
+        check_choice([corruption], [severity])
+        load_library()
+        self.corruption = corruption
+        self.severity = severity
+        self.seed = seed
+
+    def transform(self, results: dict) -> dict:
+        """Replace ``img`` ((H, W, 3) uint8, BGR).
+
+        Raises:
+            UserError: The image is too small.
+        """
+        name = Path(results['img_path']).stem
+        corrupted = corrupt_image(
+            np.ascontiguousarray(results['img'][..., ::-1]),
+            self.corruption,
+            self.severity,
+            seed=image_seed(name, self.corruption, self.severity, self.seed),
+        )
+        results['img'] = np.ascontiguousarray(corrupted[..., ::-1])
+        return results
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}({self.corruption!r}, {self.severity}, '
+            f'seed={self.seed})'
+        )
 
 
-def corrupt_image(image, corruption, severity, *, seed):
+def corrupt_image(
+    image: np.ndarray, corruption: str, severity: int, *, seed: int
+) -> np.ndarray:
     """Corrupt an image as the published benchmarks do.
 
     The corruptions and their strengths are those of the
@@ -123,14 +96,14 @@ def corrupt_image(image, corruption, severity, *, seed):
     state of numpy's random numbers is left as it was.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8 RGB, both sides 32 or more.
-        corruption (str): A name of
+        image: (H, W, 3) uint8 RGB, both sides 32 or more.
+        corruption: A name of
             :data:`clouds_mmseg.robustness.corruptions.CORRUPTIONS`.
-        severity (int): 1..5.
-        seed (int): In 0..2**32 - 1.
+        severity: 1..5.
+        seed: In 0..2**32 - 1.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB.
 
     Raises:
         UserError: The name or severity is unknown, the image is too small,
@@ -161,12 +134,33 @@ def corrupt_image(image, corruption, severity, *, seed):
         np.random.set_state(state)
 
 
+def image_seed(
+    name: str, corruption: str, severity: int, seed: int = 0
+) -> int:
+    """Derive the seed of one corrupted image.
+
+    It depends on nothing but the arguments: neither on the order in which
+    images are made, nor on how many processes make them.
+
+    Args:
+        name: File name of the image, without its folder and suffix.
+        corruption: Name of the corruption.
+        severity: 1..5.
+        seed: Of the whole set.
+
+    Returns:
+        In 0..2**32 - 1.
+    """
+    text = f'{seed}/{corruption}/{severity}/{name}'
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], 'big')
+
+
 @cache
-def load_library():
+def load_library() -> ModuleType:
     """Import the package that corrupts images.
 
     Returns:
-        module: ``imagecorruptions``.
+        ``imagecorruptions``.
 
     Raises:
         UserError: It is not installed, or too old to be seeded.
@@ -194,51 +188,63 @@ def load_library():
     return library
 
 
-@TRANSFORMS.register_module()
-class CorruptImage(BaseTransform):
-    """Apply a common corruption, equal in each run.
-
-    The random numbers depend on the name of the file and the arguments only,
-    so that the images equal those that ``tools/make_corruptions.py`` writes
-    with the same seed. Stands behind ``LoadSegImage``. Not meant for
-    training: the benchmark asks for robustness against what was not seen.
+def check_choice(
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Check names and severities, and put them into the usual order.
 
     Args:
-        corruption (str): A name of
-            :data:`clouds_mmseg.robustness.corruptions.CORRUPTIONS`.
-        severity (int): 1..5.
-        seed (int): Of the whole set.
+        corruptions: Names of corruptions or of categories. Defaults to all.
+        severities: In 1..5. Defaults to all.
+
+    Returns:
+        Corruptions and severities, each once.
 
     Raises:
-        UserError: The name or severity is unknown, or the package that
-            corrupts is not installed.
+        UserError: A name is unknown or a severity out of its range.
     """
-
-    def __init__(self, corruption, severity, seed=0):
-        check_choice([corruption], [severity])
-        load_library()
-        self.corruption = corruption
-        self.severity = severity
-        self.seed = seed
-
-    def transform(self, results):
-        """Replace ``img`` ((H, W, 3) uint8, BGR).
-
-        Raises:
-            UserError: The image is too small.
-        """
-        name = Path(results['img_path']).stem
-        corrupted = corrupt_image(
-            np.ascontiguousarray(results['img'][..., ::-1]),
-            self.corruption,
-            self.severity,
-            seed=image_seed(name, self.corruption, self.severity, self.seed),
+    if corruptions is None:
+        corruptions = CORRUPTIONS
+    if severities is None:
+        severities = SEVERITIES
+    known = (*CATEGORIES, *CORRUPTIONS)
+    if unknown := [name for name in corruptions if name not in known]:
+        raise UserError(
+            f'unknown corruptions: {", ".join(map(str, unknown))}; there are: '
+            + ', '.join(CORRUPTIONS)
+            + '; and the categories: '
+            + ', '.join(CATEGORIES)
         )
-        results['img'] = np.ascontiguousarray(corrupted[..., ::-1])
-        return results
-
-    def __repr__(self):
-        return (
-            f'{type(self).__name__}({self.corruption!r}, {self.severity}, '
-            f'seed={self.seed})'
+    if wrong := [s for s in severities if s not in SEVERITIES]:
+        raise UserError(
+            f'severities must be integers in 1..5, got {wrong}: '
+            '1 is the weakest'
         )
+    if not corruptions or not severities:
+        raise UserError('name at least one corruption and one severity')
+    wanted = {n for c in corruptions for n in CATEGORIES.get(c, (c,))}
+    return (
+        tuple(name for name in CORRUPTIONS if name in wanted),
+        tuple(s for s in SEVERITIES if s in severities),
+    )
+
+
+def domain_of(corruption, severity):
+    """Name the domain of a corruption: ``fog``, 3 -> ``fog_3``."""
+    return f'{corruption}_{severity}'
+
+
+def split_domain(domain: str) -> tuple[str, int] | None:
+    """Take the name of a domain apart: ``fog_3`` -> ``('fog', 3)``.
+
+    Args:
+        domain: A name of :func:`domain_of`.
+
+    Returns:
+        None if it is not such a name.
+    """
+    corruption, _, severity = domain.rpartition('_')
+    if corruption in CORRUPTIONS and severity in map(str, SEVERITIES):
+        return corruption, int(severity)
+    return None

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dataset import ConcatDataset
@@ -19,94 +20,6 @@ FORMAT = 1
 _COMMAND = 'python tools/make_corruptions.py IMAGE_FOLDER'
 
 
-def read_set(folder):
-    """Read what a set says about itself.
-
-    Args:
-        folder (str | Path): The set.
-
-    Returns:
-        dict: ``recipe`` (``seed``, ``images``, ``digest`` of their names),
-        ``complete`` (domains that are whole) and ``info`` (for people).
-
-    Raises:
-        DataError: There is no set, or it is damaged.
-    """
-    path = Path(folder) / SET_FILE
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        if content['format'] == FORMAT:
-            return content
-        problem = f'has format {content["format"]!r}, not {FORMAT}'
-    except FileNotFoundError:
-        problem = 'does not exist'
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f'cannot be read ({type(error).__name__}: {error})'
-    raise DataError(
-        f'corrupted images: {path} {problem}. Make the set with: {_COMMAND} '
-        f'{folder}'
-    )
-
-
-def read_entries(folder):
-    """Read the manifest of a set, finished or not.
-
-    Args:
-        folder (str | Path): The set.
-
-    Returns:
-        dict[str, dict]: File below the folder -> ``source``, ``seed``,
-        ``bytes``, ``sha256``. Lines that a kill cut short are passed over.
-    """
-    entries = {}
-    try:
-        lines = (Path(folder) / MANIFEST_FILE).read_bytes().split(b'\n')
-    except FileNotFoundError:
-        return entries
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            entries[entry['file']] = entry
-        except (ValueError, KeyError, TypeError):
-            continue
-    return entries
-
-
-def require_domains(folder, corruptions, severities, seed):
-    """Check that a set has what is asked for.
-
-    Args:
-        folder (str | Path): The set.
-        corruptions (Sequence[str]): Names.
-        severities (Sequence[int]): 1..5.
-        seed (int): That the images must have been made with.
-
-    Returns:
-        dict: See :func:`read_set`.
-
-    Raises:
-        DataError: A domain is not whole, or the seed is another one.
-    """
-    found = read_set(folder)
-    wanted = [domain_of(c, s) for c in corruptions for s in severities]
-    missing = [d for d in wanted if d not in found['complete']]
-    if missing:
-        more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
-        raise DataError(
-            f'the corrupted images in {folder} lack {", ".join(missing[:5])}'
-            f'{more}. Run the command that made them again, it continues: '
-            f'{_COMMAND} {folder}'
-        )
-    made = found['recipe']['seed']
-    if made != seed:
-        raise DataError(
-            f'the corrupted images in {folder} were made with seed {made}, '
-            f'but seed={seed} is asked for; give that seed, or make another '
-            'set'
-        )
-    return found
-
-
 @DATASETS.register_module()
 class CorruptedDataset(ConcatDataset):
     """One test set as many domains: clean, and each corruption and severity.
@@ -118,15 +31,14 @@ class CorruptedDataset(ConcatDataset):
     same pixels. Labels are those of the data set.
 
     Args:
-        dataset (dict): Config of a labelled :class:`DGDataset`, whose
-            pipeline begins with loading the image.
-        folder (str, optional): Corrupted images of the data set's image
-            folder.
-        corruptions (Sequence[str], optional): Names of corruptions or
-            categories. Defaults to all fifteen.
-        severities (Sequence[int], optional): Defaults to 1..5.
-        clean (bool): Whether to begin with the images as they are.
-        seed (int): Of the random numbers of the corruptions.
+        dataset: Config of a labelled :class:`DGDataset`, whose pipeline begins
+            with loading the image.
+        folder: Corrupted images of the data set's image folder.
+        corruptions: Names of corruptions or categories. Defaults to all
+            fifteen.
+        severities: Defaults to 1..5.
+        clean: Whether to begin with the images as they are.
+        seed: Of the random numbers of the corruptions.
         **kwargs: Arguments of mmengine's ``ConcatDataset``.
 
     Raises:
@@ -139,12 +51,12 @@ class CorruptedDataset(ConcatDataset):
     def __init__(
         self,
         *,
-        dataset,
-        folder=None,
-        corruptions=None,
-        severities=None,
-        clean=True,
-        seed=0,
+        dataset: dict,
+        folder: str | None = None,
+        corruptions: Sequence[str] | None = None,
+        severities: Sequence[int] | None = None,
+        clean: bool = True,
+        seed: int = 0,
         **kwargs,
     ):
         corruptions, severities = check_choice(corruptions, severities)
@@ -201,7 +113,7 @@ class CorruptedDataset(ConcatDataset):
             cfg['pipeline'] = [step, load, *rest]
         return cfg
 
-    def full_init(self):
+    def full_init(self) -> None:
         """List the images, and compare them with those of the folder.
 
         Raises:
@@ -228,3 +140,96 @@ class CorruptedDataset(ConcatDataset):
                 f'{missing[0]}; make them of that folder: python '
                 f'tools/make_corruptions.py {root} ANOTHER_FOLDER'
             )
+
+
+def require_domains(
+    folder: str | Path,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+) -> dict:
+    """Check that a set has what is asked for.
+
+    Args:
+        folder: The set.
+        corruptions: Names.
+        severities: 1..5.
+        seed: That the images must have been made with.
+
+    Returns:
+        See :func:`read_set`.
+
+    Raises:
+        DataError: A domain is not whole, or the seed is another one.
+    """
+    found = read_set(folder)
+    wanted = [domain_of(c, s) for c in corruptions for s in severities]
+    missing = [d for d in wanted if d not in found['complete']]
+    if missing:
+        more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
+        raise DataError(
+            f'the corrupted images in {folder} lack {", ".join(missing[:5])}'
+            f'{more}. Run the command that made them again, it continues: '
+            f'{_COMMAND} {folder}'
+        )
+    made = found['recipe']['seed']
+    if made != seed:
+        raise DataError(
+            f'the corrupted images in {folder} were made with seed {made}, '
+            f'but seed={seed} is asked for; give that seed, or make another '
+            'set'
+        )
+    return found
+
+
+def read_set(folder: str | Path) -> dict:
+    """Read what a set says about itself.
+
+    Args:
+        folder: The set.
+
+    Returns:
+        ``recipe`` (``seed``, ``images``, ``digest`` of their names),
+        ``complete`` (domains that are whole) and ``info`` (for people).
+
+    Raises:
+        DataError: There is no set, or it is damaged.
+    """
+    path = Path(folder) / SET_FILE
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if content['format'] == FORMAT:
+            return content
+        problem = f'has format {content["format"]!r}, not {FORMAT}'
+    except FileNotFoundError:
+        problem = 'does not exist'
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f'cannot be read ({type(error).__name__}: {error})'
+    raise DataError(
+        f'corrupted images: {path} {problem}. Make the set with: {_COMMAND} '
+        f'{folder}'
+    )
+
+
+def read_entries(folder: str | Path) -> dict[str, dict]:
+    """Read the manifest of a set, finished or not.
+
+    Args:
+        folder: The set.
+
+    Returns:
+        File below the folder -> ``source``, ``seed``, ``bytes``, ``sha256``.
+        Lines that a kill cut short are passed over.
+    """
+    entries = {}
+    try:
+        lines = (Path(folder) / MANIFEST_FILE).read_bytes().split(b'\n')
+    except FileNotFoundError:
+        return entries
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            entries[entry['file']] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return entries

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -39,183 +40,7 @@ from clouds_mmseg.utils.parallel import parallel_map
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
-
-
-def write_sheet(folder, source, image_range=None):
-    """Draw one image under every corruption that a set has.
-
-    Args:
-        folder (str | Path): The set.
-        source (str | Path): Folder of the images as they are.
-        image_range (Sequence[float], optional): Of these images.
-
-    Returns:
-        Path: ``folder/contact_sheet.png``: a row a corruption, a column a
-        severity, the image as it is on the left.
-
-    Raises:
-        UserError: An image is damaged.
-    """
-    folder = Path(folder)
-    entries = read_entries(folder)
-    # An image from the middle: the first of a sequence shows least.
-    names = sorted({entry['source'] for entry in entries.values()})
-    name = names[len(names) // 2]
-    files = {
-        tuple(file.split('/')[:2]): file
-        for file, entry in entries.items()
-        if entry['source'] == name
-    }
-    rows = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
-    clean = _tile(Path(source, name), image_range)
-    height = clean.height + _GAP
-    columns = 1 + len(SEVERITIES)
-    sheet = Image.new(
-        'RGB',
-        (_MARGIN + columns * (_WIDTH + _GAP), _LINE + len(rows) * height),
-        'white',
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
-    for column, title in enumerate(('clean', *map(str, SEVERITIES))):
-        x = _MARGIN + column * (_WIDTH + _GAP)
-        draw.text((x, 1), title, 'black', font=font)
-    for row, corruption in enumerate(rows):
-        y = _LINE + row * height
-        draw.text(
-            (_GAP, y + height // 3),
-            corruption.replace('_', '\n'),
-            'black',
-            font=font,
-        )
-        sheet.paste(clean, (_MARGIN, y))
-        for column, severity in enumerate(SEVERITIES, 1):
-            file = files.get((corruption, str(severity)))
-            if file is not None:
-                x = _MARGIN + column * (_WIDTH + _GAP)
-                sheet.paste(_tile(folder / file), (x, y))
-    with atomic_path(folder / SHEET_FILE) as temporary:
-        sheet.save(temporary)
-    return folder / SHEET_FILE
-
-
-def _tile(path, image_range=None):
-    try:
-        image = Image.fromarray(read_image(path, image_range))
-    except ImageFileError as error:
-        raise UserError(
-            f'{error}; --verify finds damaged images and makes them anew'
-        ) from error
-    height = max(1, round(image.height * _WIDTH / image.width))
-    return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)
-
-
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-
-
-def list_images(source):
-    """List the images below a folder.
-
-    Args:
-        source (Path): The folder.
-
-    Returns:
-        list[str]: Paths below it, sorted.
-
-    Raises:
-        UserError: There is no such folder, it has no image, or two images
-            differ in their suffix alone.
-    """
-    if not source.is_dir():
-        raise UserError(
-            f'{source}: there is no such folder; name the folder of the '
-            'images, for example data/cityscapes/leftImg8bit/val'
-        )
-    found = sorted(
-        path.relative_to(source).as_posix()
-        for path in source.rglob('*')
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
-    )
-    if not found:
-        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
-    stems = {}
-    for name in found:
-        other = stems.setdefault(str(Path(name).with_suffix('')), name)
-        if other != name:
-            raise UserError(
-                f'{source} holds {other} and {name}, which would become the '
-                'same PNG file; remove one of them'
-            )
-    return found
-
-
-def digest_images(source, names):
-    """Hash names and sizes of images.
-
-    Args:
-        source (Path): Their folder.
-        names (Sequence[str]): Paths below it.
-
-    Returns:
-        str: 64 hexadecimal digits.
-    """
-    sizes = [[name, (source / name).stat().st_size] for name in names]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
-
-
-def missing_images(out, names, corruptions, severities, entries, verify):
-    """List what a set lacks.
-
-    Args:
-        out (Path): The set.
-        names (Sequence[str]): Its images.
-        corruptions (Sequence[str]): That are wanted.
-        severities (Sequence[int]): That are wanted.
-        entries (dict[str, dict]): What the manifest has.
-        verify (bool): Compare hashes, not sizes alone.
-
-    Returns:
-        list[tuple]: (name, corruption, severities) of what is missing.
-    """
-    plan = []
-    for name in names:
-        for corruption in corruptions:
-            missing = tuple(
-                severity
-                for severity in severities
-                if not _is_whole(
-                    out, target(name, corruption, severity), entries, verify
-                )
-            )
-            if missing:
-                plan.append((name, corruption, missing))
-    return plan
-
-
-def _is_whole(out, file, entries, verify):
-    entry = entries.get(file)
-    if entry is None:
-        return False
-    try:
-        whole = (out / file).stat().st_size == entry['bytes']
-    except OSError:
-        return False
-    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
-
-
-def target(name, corruption, severity):
-    """Return the path of a corrupted image below its set."""
-    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
-
-
-def targets(names, corruptions, severities):
-    """Yield the paths of all corrupted images below their set."""
-    for name in names:
-        for corruption in corruptions:
-            for severity in severities:
-                yield target(name, corruption, severity)
-
-
 # What the pixels of a corrupted image may depend on.
 _DISTRIBUTIONS = (
     LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
@@ -241,16 +66,16 @@ class Summary(NamedTuple):
 
 
 def make_corruptions(
-    source,
-    out,
+    source: str | Path,
+    out: str | Path,
     *,
-    corruptions=None,
-    severities=None,
-    seed=0,
-    workers=None,
-    verify=False,
-    image_range=None,
-):
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    verify: bool = False,
+    image_range: Sequence[float] | None = None,
+) -> Summary:
     """Corrupt every image below a folder, or those that are missing.
 
     An image is written to ``out/<corruption>/<severity>/<path below the
@@ -258,22 +83,21 @@ def make_corruptions(
     or severities later, the set grows.
 
     Args:
-        source (str | Path): Folder of PNG and JPEG files, in any depth.
-        out (str | Path): Folder of the set, see
-            :mod:`clouds_mmseg.robustness.dataset`.
-        corruptions (Sequence[str], optional): Names of corruptions or
-            categories. Defaults to all fifteen.
-        severities (Sequence[int], optional): Defaults to 1..5.
-        seed (int): Of the set. The images do not depend on their order or
-            on ``workers``.
-        workers (int, optional): Processes. Defaults to the number of cores.
-        verify (bool): Compare the hash of every image that is there, and
-            make anew those that differ.
-        image_range (Sequence[float], optional): The values in the files that
-            become 0 and 255, see :mod:`clouds_mmseg.utils.images`.
+        source: Folder of PNG and JPEG files, in any depth.
+        out: Folder of the set, see :mod:`clouds_mmseg.robustness.dataset`.
+        corruptions: Names of corruptions or categories. Defaults to all
+            fifteen.
+        severities: Defaults to 1..5.
+        seed: Of the set. The images do not depend on their order or on
+            ``workers``.
+        workers: Processes. Defaults to the number of cores.
+        verify: Compare the hash of every image that is there, and make anew
+            those that differ.
+        image_range: The values in the files that become 0 and 255, see
+            :mod:`clouds_mmseg.utils.images`.
 
     Returns:
-        Summary: What was done.
+        What was done.
 
     Raises:
         UserError: An argument is wrong, the source has no images, ``out`` is
@@ -310,6 +134,56 @@ def make_corruptions(
     return Summary(missing, there, len(names), len(wanted), sheet)
 
 
+def list_images(source: Path) -> list[str]:
+    """List the images below a folder.
+
+    Args:
+        source: The folder.
+
+    Returns:
+        Paths below it, sorted.
+
+    Raises:
+        UserError: There is no such folder, it has no image, or two images
+            differ in their suffix alone.
+    """
+    if not source.is_dir():
+        raise UserError(
+            f'{source}: there is no such folder; name the folder of the '
+            'images, for example data/cityscapes/leftImg8bit/val'
+        )
+    found = sorted(
+        path.relative_to(source).as_posix()
+        for path in source.rglob('*')
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+    )
+    if not found:
+        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
+    stems = {}
+    for name in found:
+        other = stems.setdefault(str(Path(name).with_suffix('')), name)
+        if other != name:
+            raise UserError(
+                f'{source} holds {other} and {name}, which would become the '
+                'same PNG file; remove one of them'
+            )
+    return found
+
+
+def digest_images(source: Path, names: Sequence[str]) -> str:
+    """Hash names and sizes of images.
+
+    Args:
+        source: Their folder.
+        names: Paths below it.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    sizes = [[name, (source / name).stat().st_size] for name in names]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
 def _open(out, recipe, source):
     """Return the domains that are whole, of a set that must be this one."""
     if out.resolve().is_relative_to(source.resolve()):
@@ -336,6 +210,66 @@ def _open(out, recipe, source):
             + '. Write to another folder, or delete this one.'
         )
     return set(found['complete'])
+
+
+def missing_images(
+    out: Path,
+    names: Sequence[str],
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    entries: dict[str, dict],
+    verify: bool,
+) -> list[tuple]:
+    """List what a set lacks.
+
+    Args:
+        out: The set.
+        names: Its images.
+        corruptions: That are wanted.
+        severities: That are wanted.
+        entries: What the manifest has.
+        verify: Compare hashes, not sizes alone.
+
+    Returns:
+        (name, corruption, severities) of what is missing.
+    """
+    plan = []
+    for name in names:
+        for corruption in corruptions:
+            missing = tuple(
+                severity
+                for severity in severities
+                if not _is_whole(
+                    out, target(name, corruption, severity), entries, verify
+                )
+            )
+            if missing:
+                plan.append((name, corruption, missing))
+    return plan
+
+
+def _is_whole(out, file, entries, verify):
+    entry = entries.get(file)
+    if entry is None:
+        return False
+    try:
+        whole = (out / file).stat().st_size == entry['bytes']
+    except OSError:
+        return False
+    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
+
+
+def targets(names, corruptions, severities):
+    """Yield the paths of all corrupted images below their set."""
+    for name in names:
+        for corruption in corruptions:
+            for severity in severities:
+                yield target(name, corruption, severity)
+
+
+def target(name, corruption, severity):
+    """Return the path of a corrupted image below its set."""
+    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
 
 
 def _make(source, out, seed, image_range, plan, workers):
@@ -417,3 +351,76 @@ def _finish(out, recipe, complete, source, image_range):
         )
     _write_set(out, recipe, complete, source)
     return write_sheet(out, source, image_range)
+
+
+def write_sheet(
+    folder: str | Path,
+    source: str | Path,
+    image_range: Sequence[float] | None = None,
+) -> Path:
+    """Draw one image under every corruption that a set has.
+
+    Args:
+        folder: The set.
+        source: Folder of the images as they are.
+        image_range: Of these images.
+
+    Returns:
+        ``folder/contact_sheet.png``: a row a corruption, a column a severity,
+        the image as it is on the left.
+
+    Raises:
+        UserError: An image is damaged.
+    """
+    folder = Path(folder)
+    entries = read_entries(folder)
+    # An image from the middle: the first of a sequence shows least.
+    names = sorted({entry['source'] for entry in entries.values()})
+    name = names[len(names) // 2]
+    files = {
+        tuple(file.split('/')[:2]): file
+        for file, entry in entries.items()
+        if entry['source'] == name
+    }
+    rows = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
+    clean = _tile(Path(source, name), image_range)
+    height = clean.height + _GAP
+    columns = 1 + len(SEVERITIES)
+    sheet = Image.new(
+        'RGB',
+        (_MARGIN + columns * (_WIDTH + _GAP), _LINE + len(rows) * height),
+        'white',
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for column, title in enumerate(('clean', *map(str, SEVERITIES))):
+        x = _MARGIN + column * (_WIDTH + _GAP)
+        draw.text((x, 1), title, 'black', font=font)
+    for row, corruption in enumerate(rows):
+        y = _LINE + row * height
+        draw.text(
+            (_GAP, y + height // 3),
+            corruption.replace('_', '\n'),
+            'black',
+            font=font,
+        )
+        sheet.paste(clean, (_MARGIN, y))
+        for column, severity in enumerate(SEVERITIES, 1):
+            file = files.get((corruption, str(severity)))
+            if file is not None:
+                x = _MARGIN + column * (_WIDTH + _GAP)
+                sheet.paste(_tile(folder / file), (x, y))
+    with atomic_path(folder / SHEET_FILE) as temporary:
+        sheet.save(temporary)
+    return folder / SHEET_FILE
+
+
+def _tile(path, image_range=None):
+    try:
+        image = Image.fromarray(read_image(path, image_range))
+    except ImageFileError as error:
+        raise UserError(
+            f'{error}; --verify finds damaged images and makes them anew'
+        ) from error
+    height = max(1, round(image.height * _WIDTH / image.width))
+    return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)

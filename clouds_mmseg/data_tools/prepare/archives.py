@@ -12,21 +12,362 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clouds_mmseg.utils.errors import DataError
+
+# What reading a member raises if the archive is damaged at that place.
+READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+_BLOCK = 1 << 20
+# Program -> arguments to unpack ARCHIVE into FOLDER, both absolute.
+_PROGRAMS = {
+    'unrar': lambda a, f: ['unrar', 'x', '-y', '-idq', a, f + os.sep],
+    '7zz': lambda a, f: ['7zz', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
+    '7z': lambda a, f: ['7z', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
+    'bsdtar': lambda a, f: ['bsdtar', '-x', '-f', a, '-C', f],
+}
+_DRIVE = re.compile('[A-Za-z]:')
+_END = struct.Struct('<4s4H2LH')
+_LOCATOR = struct.Struct('<4sLQL')
+_END64 = struct.Struct('<4sQ2H2L4Q')
+_ENTRY = struct.Struct('<4s6H3L5H2L')
+_SHORT, _LONG = 0xFFFF, 0xFFFFFFFF
+_ZIP64 = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a source.
+
+    Attributes:
+        name: Path inside of the source, with ``/``.
+        size: In bytes.
+        place: How the source finds it again.
+    """
+
+    name: str
+    size: int
+    place: str | int
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Files in a folder.
+
+    Attributes:
+        root: The folder.
+        owned: Whether the files were unpacked by us: they may be hard-linked,
+            and are deleted when all is done.
+    """
+
+    root: str
+    owned: bool = False
+    is_folder = True
+    streamed = False
+
+    @property
+    def title(self):
+        """The folder's name for people."""
+        return self.root
+
+    def members(self, without: Container[str] = ()) -> Iterator[Member]:
+        """List the files, in the order of their names.
+
+        Args:
+            without: Real paths of folders to leave out.
+
+        Yields:
+            Its place is its path.
+        """
+        seen = set()
+        for folder, folders, files in os.walk(self.root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen or real in without:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                # An archive unpacked badly has backslashes in file names.
+                below = os.path.relpath(path, self.root)
+                try:
+                    size = os.path.getsize(path)
+                except OSError:
+                    continue  # a link to nothing
+                yield Member(safe_name(below, self.root), size, path)
+
+    def read(self, member):
+        """Return the bytes of a file."""
+        return Path(member.place).read_bytes()
+
+    def describe(self, member):
+        """Name a file for people."""
+        return member.place
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """Files in a zip archive, which may consist of several volumes.
+
+    Attributes:
+        paths: The file, or its volumes in order.
+        spanned: Whether the volumes are ``.z01, ..., .zip``; else they are one
+            file that was cut.
+    """
+
+    paths: tuple[str, ...]
+    spanned: bool = False
+    is_folder = False
+    owned = False
+    streamed = False
+
+    @property
+    def title(self):
+        """The archive's name for people."""
+        return self.paths[-1] if self.spanned else self.paths[0]
+
+    def members(self, without=()) -> Iterator[Member]:
+        """List the files of the archive.
+
+        Yields:
+            Its place is the name as stored.
+
+        Raises:
+            DataError: It is no archive, incomplete, encrypted, or holds
+                names or links that lead out of it.
+        """
+        for info in _open_zip(self).infolist():
+            name = safe_name(info.filename, self.title)
+            if stat.S_ISLNK(info.external_attr >> 16):
+                refuse_link(info.filename, self.title)
+            if info.is_dir() or not name:
+                continue
+            if info.flag_bits & 1:
+                raise DataError(
+                    f'{self.title} is encrypted: unpack it yourself and give '
+                    'the folder as --src.'
+                )
+            yield Member(name, info.file_size, info.filename)
+
+    def read(self, member):
+        """Return the bytes of a member; the archive's checksum is tested."""
+        return _open_zip(self).read(member.place)
+
+    def copy(self, member, stream) -> None:
+        """Write a large member to a file."""
+        with _open_zip(self).open(member.place) as content:
+            shutil.copyfileobj(content, stream, _BLOCK)
+
+    def describe(self, member):
+        """Name a member for people."""
+        return f'{self.title}: {member.name}'
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Files in a tar archive, plain or compressed.
+
+    Attributes:
+        paths: The file, or the pieces it was cut into.
+        streamed: Whether it is compressed, so that its members can only be
+            read one after the other.
+    """
+
+    paths: tuple[str, ...]
+    streamed: bool = False
+    is_folder = False
+    owned = False
+
+    @property
+    def title(self):
+        """The archive's name for people."""
+        return self.paths[0]
+
+    def members(self, without=()) -> Iterator[Member]:
+        """List the files of the archive; a compressed one is read through.
+
+        Yields:
+            Its place is the offset of its content.
+
+        Raises:
+            DataError: See :meth:`ZipSource.members`.
+        """
+        for info, _ in self._walk():
+            name = safe_name(info.name, self.title)
+            yield Member(name, info.size, info.offset_data)
+
+    def stream(self, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
+        """Read members in the order in which they are stored.
+
+        Args:
+            wanted: Their places.
+
+        Yields:
+            Place and content.
+        """
+        for info, archive in self._walk():
+            if info.offset_data in wanted:
+                yield info.offset_data, archive.extractfile(info).read()
+
+    def read(self, member):
+        """Return the bytes of a member of a plain archive."""
+        with ConcatenatedFile(self.paths) as stream:
+            stream.seek(member.place)
+            content = stream.read(member.size)
+        if len(content) < member.size:
+            raise EOFError(f'{self.title} ends inside of {member.name}')
+        return content
+
+    def copy(self, member, stream) -> None:
+        """Write a large member to a file."""
+        for info, archive in self._walk():
+            if info.offset_data == member.place:
+                content = archive.extractfile(info)
+                shutil.copyfileobj(content, stream, _BLOCK)
+                return
+
+    def describe(self, member):
+        """Name a member for people."""
+        return f'{self.title}: {member.name}'
+
+    def _walk(self):
+        mode = 'r|*' if self.streamed else 'r:'
+        try:
+            with (
+                ConcatenatedFile(self.paths) as file,
+                tarfile.open(fileobj=file, mode=mode) as archive,
+            ):
+                for info in archive:
+                    if info.issym() or info.islnk():
+                        refuse_link(info.name, self.title)
+                    if info.isreg() and not info.issparse():
+                        yield info, archive
+        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            raise _unreadable(self.title, error) from error
+
+
+Source = FolderSource | ZipSource | TarSource
+
+
+def _open_zip(source):
+    # A forked process has its parent's files, with one position for both.
+    return _open_zip_in(source, os.getpid())
+
+
+@functools.lru_cache(maxsize=16)
+def _open_zip_in(source, pid):
+    try:
+        if source.spanned:
+            return zipfile.ZipFile(join_volumes(source.paths))
+        return zipfile.ZipFile(ConcatenatedFile(source.paths))
+    except (zipfile.BadZipFile, SplitZipError, OSError) as error:
+        raise _unreadable(source.title, error) from error
+
+
+def _unreadable(path, error):
+    return DataError(
+        f'{path} cannot be read as an archive ({error}). Its download is '
+        'probably incomplete: compare its size with the one on the official '
+        'page and download it again.'
+    )
+
+
+def safe_name(name: str, archive: str) -> str:
+    """Bring the name of an archive's member into one form.
+
+    Args:
+        name: As stored. Backslashes count as separators: archives packed on
+            Windows have them.
+        archive: The archive, for the message.
+
+    Returns:
+        Relative, with ``/``, without ``.`` and empty parts.
+
+    Raises:
+        DataError: The name leaves the folder that it would be unpacked to.
+    """
+    parts = name.replace('\\', '/').split('/')
+    if parts[0] == '' or _DRIVE.match(parts[0]) or '..' in parts:
+        raise DataError(
+            f'{archive} holds {name!r}, a path that leads out of the folder '
+            'it is unpacked to. Nothing was read from it: official archives '
+            'have no such names, so download it again from the official '
+            'page.'
+        )
+    return '/'.join(part for part in parts if part not in ('', '.'))
+
+
+def refuse_link(name: str, archive: str) -> None:
+    """Raise the error about a link inside an archive.
+
+    Args:
+        name: Of the link.
+        archive: The archive.
+
+    Raises:
+        DataError: Always.
+    """
+    raise DataError(
+        f'{archive} holds the link {name!r}. Links in archives are not '
+        'followed, they may point anywhere: unpack it yourself and give the '
+        'folder as --src.'
+    )
+
+
+def unpack_rar(path: str, work: str | Path) -> Path:
+    """Unpack an archive with a program of the system.
+
+    Args:
+        path: The archive, or its first part.
+        work: Folder for what is unpacked.
+
+    Returns:
+        Folder with the files. An archive that is unpacked there already is not
+        unpacked again.
+
+    Raises:
+        DataError: No program is installed, or it failed.
+    """
+    program = next((p for p in _PROGRAMS if shutil.which(p)), None)
+    folder = Path(work).absolute() / Path(path).name
+    if folder.is_dir():
+        return folder
+    if program is None:
+        raise DataError(
+            f'{path} is a RAR archive, and none of {", ".join(_PROGRAMS)} '
+            'is installed. Install one (Ubuntu: apt install unrar, or '
+            'libarchive-tools for bsdtar), or unpack the archive yourself '
+            'and give the folder as --src.'
+        )
+    partial = folder.with_name(f'.{folder.name}-partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    command = _PROGRAMS[program](os.path.abspath(path), str(partial))
+    result = subprocess.run(command, capture_output=True, check=False)
+    if result.returncode:
+        shutil.rmtree(partial, ignore_errors=True)
+        said = result.stderr.decode(errors='replace').strip().splitlines()
+        raise DataError(
+            f'{program} could not unpack {path} (exit status '
+            f'{result.returncode}): {" / ".join(said[-3:]) or "no message"}. '
+            'Is the download complete, and the disk large enough?'
+        )
+    os.replace(partial, folder)
+    return folder
 
 
 class ConcatenatedFile(io.RawIOBase):
     """Reads files, and bytes after them, as if they were one file.
 
     Args:
-        paths (Sequence[str]): The files in their order.
-        tail (bytes): What follows the last of them.
+        paths: The files in their order.
+        tail: What follows the last of them.
     """
 
-    def __init__(self, paths, tail=b''):
+    def __init__(self, paths: Sequence[str], tail: bytes = b''):
         super().__init__()
         self._files = [open(path, 'rb') for path in paths]
         self._files.append(io.BytesIO(tail))
@@ -79,34 +420,26 @@ class ConcatenatedFile(io.RawIOBase):
         view.release()
         return bytes(data[:count])
 
-    def close(self):
+    def close(self) -> None:
         """Close the files."""
         for file in self._files:
             file.close()
         super().close()
 
 
-_END = struct.Struct('<4s4H2LH')
-_LOCATOR = struct.Struct('<4sLQL')
-_END64 = struct.Struct('<4sQ2H2L4Q')
-_ENTRY = struct.Struct('<4s6H3L5H2L')
-_SHORT, _LONG = 0xFFFF, 0xFFFFFFFF
-_ZIP64 = 1
-
-
 class SplitZipError(ValueError):
     """The volumes are not those of one archive."""
 
 
-def volume_number(path):
+def volume_number(path: str) -> int:
     """Number of the volume that a zip file's end says it is.
 
     Args:
-        path (str): The file that ends in ``.zip``.
+        path: The file that ends in ``.zip``.
 
     Returns:
-        int: 0 for an ordinary archive, n if n volumes come before it, and
-        -1 if the file has no directory.
+        0 for an ordinary archive, n if n volumes come before it, and -1 if the
+        file has no directory.
     """
     with open(path, 'rb') as stream:
         end = _find_end(stream)
@@ -122,14 +455,14 @@ def volume_number(path):
     return 0
 
 
-def join_volumes(paths):
+def join_volumes(paths: Sequence[str]) -> ConcatenatedFile:
     """Open the volumes of an archive as one ordinary zip file.
 
     Args:
-        paths (Sequence[str]): ``name.z01``, ``name.z02``, ..., ``name.zip``.
+        paths: ``name.z01``, ``name.z02``, ..., ``name.zip``.
 
     Returns:
-        ConcatenatedFile: For :class:`zipfile.ZipFile`.
+        For :class:`zipfile.ZipFile`.
 
     Raises:
         SplitZipError: The volumes do not fit together.
@@ -156,14 +489,6 @@ def _find_end(stream):
     if found < 0 or found + _END.size > len(data):
         return None
     return start + found, _END.unpack_from(data, found)
-
-
-def _read_at(stream, position, count):
-    stream.seek(position)
-    data = stream.read(count)
-    if len(data) < count:
-        raise SplitZipError('a volume is missing or too short')
-    return data
 
 
 def _read_directory(whole, volumes):
@@ -202,21 +527,12 @@ def _read_directory(whole, volumes):
     return entries
 
 
-def _extra_fields(extra):
-    """Yield kind and content of the parts of an extra field."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, size = struct.unpack_from('<2H', extra, at)
-        yield kind, extra[at + 4 : at + 4 + size]
-        at += 4 + size
-
-
-def _without_zip64(extra):
-    return b''.join(
-        struct.pack('<2H', kind, len(content)) + content
-        for kind, content in _extra_fields(extra)
-        if kind != _ZIP64
-    )
+def _read_at(stream, position, count):
+    stream.seek(position)
+    data = stream.read(count)
+    if len(data) < count:
+        raise SplitZipError('a volume is missing or too short')
+    return data
 
 
 def _move(fields, extra, starts):
@@ -240,6 +556,23 @@ def _move(fields, extra, starts):
     fields[13] = 0
 
 
+def _extra_fields(extra):
+    """Yield kind and content of the parts of an extra field."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from('<2H', extra, at)
+        yield kind, extra[at + 4 : at + 4 + size]
+        at += 4 + size
+
+
+def _without_zip64(extra):
+    return b''.join(
+        struct.pack('<2H', kind, len(content)) + content
+        for kind, content in _extra_fields(extra)
+        if kind != _ZIP64
+    )
+
+
 def _write_directory(entries, start):
     """Return a directory that lies at ``start``, with its end records."""
     out = bytearray()
@@ -258,340 +591,3 @@ def _write_directory(entries, start):
     out += _LOCATOR.pack(b'PK\x06\x07', 0, start + size, 1)
     out += _END.pack(b'PK\x05\x06', 0, 0, _SHORT, _SHORT, _LONG, _LONG, 0)
     return bytes(out)
-
-
-_DRIVE = re.compile('[A-Za-z]:')
-
-
-def safe_name(name, archive):
-    """Bring the name of an archive's member into one form.
-
-    Args:
-        name (str): As stored. Backslashes count as separators: archives
-            packed on Windows have them.
-        archive (str): The archive, for the message.
-
-    Returns:
-        str: Relative, with ``/``, without ``.`` and empty parts.
-
-    Raises:
-        DataError: The name leaves the folder that it would be unpacked to.
-    """
-    parts = name.replace('\\', '/').split('/')
-    if parts[0] == '' or _DRIVE.match(parts[0]) or '..' in parts:
-        raise DataError(
-            f'{archive} holds {name!r}, a path that leads out of the folder '
-            'it is unpacked to. Nothing was read from it: official archives '
-            'have no such names, so download it again from the official '
-            'page.'
-        )
-    return '/'.join(part for part in parts if part not in ('', '.'))
-
-
-def refuse_link(name, archive):
-    """Raise the error about a link inside an archive.
-
-    Args:
-        name (str): Of the link.
-        archive (str): The archive.
-
-    Raises:
-        DataError: Always.
-    """
-    raise DataError(
-        f'{archive} holds the link {name!r}. Links in archives are not '
-        'followed, they may point anywhere: unpack it yourself and give the '
-        'folder as --src.'
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file of a source.
-
-    Attributes:
-        name (str): Path inside of the source, with ``/``.
-        size (int): In bytes.
-        place (str | int): How the source finds it again.
-    """
-
-    name: str
-    size: int
-    place: str | int
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """Files in a folder.
-
-    Attributes:
-        root (str): The folder.
-        owned (bool): Whether the files were unpacked by us: they may be
-            hard-linked, and are deleted when all is done.
-    """
-
-    root: str
-    owned: bool = False
-    is_folder = True
-    streamed = False
-
-    @property
-    def title(self):
-        """The folder's name for people."""
-        return self.root
-
-    def members(self, without=()):
-        """List the files, in the order of their names.
-
-        Args:
-            without (Container[str]): Real paths of folders to leave out.
-
-        Yields:
-            Member: Its place is its path.
-        """
-        seen = set()
-        for folder, folders, files in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen or real in without:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
-            for name in sorted(files):
-                path = os.path.join(folder, name)
-                # An archive unpacked badly has backslashes in file names.
-                below = os.path.relpath(path, self.root)
-                try:
-                    size = os.path.getsize(path)
-                except OSError:
-                    continue  # a link to nothing
-                yield Member(safe_name(below, self.root), size, path)
-
-    def read(self, member):
-        """Return the bytes of a file."""
-        return Path(member.place).read_bytes()
-
-    def describe(self, member):
-        """Name a file for people."""
-        return member.place
-
-
-# What reading a member raises if the archive is damaged at that place.
-READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
-
-_BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class ZipSource:
-    """Files in a zip archive, which may consist of several volumes.
-
-    Attributes:
-        paths (tuple[str]): The file, or its volumes in order.
-        spanned (bool): Whether the volumes are ``.z01, ..., .zip``; else
-            they are one file that was cut.
-    """
-
-    paths: tuple
-    spanned: bool = False
-    is_folder = False
-    owned = False
-    streamed = False
-
-    @property
-    def title(self):
-        """The archive's name for people."""
-        return self.paths[-1] if self.spanned else self.paths[0]
-
-    def members(self, without=()):
-        """List the files of the archive.
-
-        Yields:
-            Member: Its place is the name as stored.
-
-        Raises:
-            DataError: It is no archive, incomplete, encrypted, or holds
-                names or links that lead out of it.
-        """
-        for info in _open_zip(self).infolist():
-            name = safe_name(info.filename, self.title)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                refuse_link(info.filename, self.title)
-            if info.is_dir() or not name:
-                continue
-            if info.flag_bits & 1:
-                raise DataError(
-                    f'{self.title} is encrypted: unpack it yourself and give '
-                    'the folder as --src.'
-                )
-            yield Member(name, info.file_size, info.filename)
-
-    def read(self, member):
-        """Return the bytes of a member; the archive's checksum is tested."""
-        return _open_zip(self).read(member.place)
-
-    def copy(self, member, stream):
-        """Write a large member to a file."""
-        with _open_zip(self).open(member.place) as content:
-            shutil.copyfileobj(content, stream, _BLOCK)
-
-    def describe(self, member):
-        """Name a member for people."""
-        return f'{self.title}: {member.name}'
-
-
-@dataclass(frozen=True)
-class TarSource:
-    """Files in a tar archive, plain or compressed.
-
-    Attributes:
-        paths (tuple[str]): The file, or the pieces it was cut into.
-        streamed (bool): Whether it is compressed, so that its members can
-            only be read one after the other.
-    """
-
-    paths: tuple
-    streamed: bool = False
-    is_folder = False
-    owned = False
-
-    @property
-    def title(self):
-        """The archive's name for people."""
-        return self.paths[0]
-
-    def members(self, without=()):
-        """List the files of the archive; a compressed one is read through.
-
-        Yields:
-            Member: Its place is the offset of its content.
-
-        Raises:
-            DataError: See :meth:`ZipSource.members`.
-        """
-        for info, _ in self._walk():
-            name = safe_name(info.name, self.title)
-            yield Member(name, info.size, info.offset_data)
-
-    def stream(self, wanted):
-        """Read members in the order in which they are stored.
-
-        Args:
-            wanted (Container[int]): Their places.
-
-        Yields:
-            tuple[int, bytes]: Place and content.
-        """
-        for info, archive in self._walk():
-            if info.offset_data in wanted:
-                yield info.offset_data, archive.extractfile(info).read()
-
-    def read(self, member):
-        """Return the bytes of a member of a plain archive."""
-        with ConcatenatedFile(self.paths) as stream:
-            stream.seek(member.place)
-            content = stream.read(member.size)
-        if len(content) < member.size:
-            raise EOFError(f'{self.title} ends inside of {member.name}')
-        return content
-
-    def copy(self, member, stream):
-        """Write a large member to a file."""
-        for info, archive in self._walk():
-            if info.offset_data == member.place:
-                content = archive.extractfile(info)
-                shutil.copyfileobj(content, stream, _BLOCK)
-                return
-
-    def describe(self, member):
-        """Name a member for people."""
-        return f'{self.title}: {member.name}'
-
-    def _walk(self):
-        mode = 'r|*' if self.streamed else 'r:'
-        try:
-            with (
-                ConcatenatedFile(self.paths) as file,
-                tarfile.open(fileobj=file, mode=mode) as archive,
-            ):
-                for info in archive:
-                    if info.issym() or info.islnk():
-                        refuse_link(info.name, self.title)
-                    if info.isreg() and not info.issparse():
-                        yield info, archive
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-            raise _unreadable(self.title, error) from error
-
-
-def _open_zip(source):
-    # A forked process has its parent's files, with one position for both.
-    return _open_zip_in(source, os.getpid())
-
-
-@functools.lru_cache(maxsize=16)
-def _open_zip_in(source, pid):
-    try:
-        if source.spanned:
-            return zipfile.ZipFile(join_volumes(source.paths))
-        return zipfile.ZipFile(ConcatenatedFile(source.paths))
-    except (zipfile.BadZipFile, SplitZipError, OSError) as error:
-        raise _unreadable(source.title, error) from error
-
-
-def _unreadable(path, error):
-    return DataError(
-        f'{path} cannot be read as an archive ({error}). Its download is '
-        'probably incomplete: compare its size with the one on the official '
-        'page and download it again.'
-    )
-
-
-# Program -> arguments to unpack ARCHIVE into FOLDER, both absolute.
-_PROGRAMS = {
-    'unrar': lambda a, f: ['unrar', 'x', '-y', '-idq', a, f + os.sep],
-    '7zz': lambda a, f: ['7zz', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
-    '7z': lambda a, f: ['7z', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
-    'bsdtar': lambda a, f: ['bsdtar', '-x', '-f', a, '-C', f],
-}
-
-
-def unpack_rar(path, work):
-    """Unpack an archive with a program of the system.
-
-    Args:
-        path (str): The archive, or its first part.
-        work (str | Path): Folder for what is unpacked.
-
-    Returns:
-        Path: Folder with the files. An archive that is unpacked there
-        already is not unpacked again.
-
-    Raises:
-        DataError: No program is installed, or it failed.
-    """
-    program = next((p for p in _PROGRAMS if shutil.which(p)), None)
-    folder = Path(work).absolute() / Path(path).name
-    if folder.is_dir():
-        return folder
-    if program is None:
-        raise DataError(
-            f'{path} is a RAR archive, and none of {", ".join(_PROGRAMS)} '
-            'is installed. Install one (Ubuntu: apt install unrar, or '
-            'libarchive-tools for bsdtar), or unpack the archive yourself '
-            'and give the folder as --src.'
-        )
-    partial = folder.with_name(f'.{folder.name}-partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    command = _PROGRAMS[program](os.path.abspath(path), str(partial))
-    result = subprocess.run(command, capture_output=True, check=False)
-    if result.returncode:
-        shutil.rmtree(partial, ignore_errors=True)
-        said = result.stderr.decode(errors='replace').strip().splitlines()
-        raise DataError(
-            f'{program} could not unpack {path} (exit status '
-            f'{result.returncode}): {" / ".join(said[-3:]) or "no message"}. '
-            'Is the download complete, and the disk large enough?'
-        )
-    os.replace(partial, folder)
-    return folder

@@ -1,10 +1,12 @@
 """Conversion of published label files to train ids."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.labels import apply_label_table, build_label_table
 from clouds_mmseg.datasets.transforms.loading import describe_ids
 from clouds_mmseg.utils.cityscapes import (
@@ -21,37 +23,39 @@ class TableConverter:
     """Labels whose ids a table maps.
 
     Attributes:
-        table (bytes): 256 or 65536 bytes: id in the file -> train id.
-        channel (str, optional): As in :class:`DGDataset`.
+        table: 256 or 65536 bytes: id in the file -> train id.
+        channel: As in :class:`DGDataset`.
     """
 
     table: bytes
     channel: str | None = None
 
     @classmethod
-    def of(cls, dataset):
+    def of(cls, dataset: type[DGDataset]) -> 'TableConverter':
         """Take over how a dataset class reads the published labels.
 
         Args:
-            dataset (type): A subclass of :class:`DGDataset`.
+            dataset: A subclass of :class:`DGDataset`.
 
         Returns:
-            TableConverter: With its table and channel.
+            With its table and channel.
         """
         # Without a data root the class knows of no prepared files.
         raw = dataset(lazy_init=True, pipeline=[])
         return cls(raw.label_table.tobytes(), raw.LABEL_CHANNEL)
 
     @classmethod
-    def from_ids(cls, ids, ignored=()):
+    def from_ids(
+        cls, ids: dict[int, int], ignored: Iterable[int] = ()
+    ) -> 'TableConverter':
         """Make a converter of a dict.
 
         Args:
-            ids (dict[int, int]): Id in the file -> train id.
-            ignored (Iterable[int]): Further ids that files may hold.
+            ids: Id in the file -> train id.
+            ignored: Further ids that files may hold.
 
         Returns:
-            TableConverter: For grey and palette files.
+            For grey and palette files.
         """
         return cls(build_label_table(ids, ignored).tobytes())
 
@@ -77,24 +81,24 @@ class TableConverter:
 TRAIN_IDS = TableConverter.from_ids({i: i for i in range(19)}, [IGNORE])
 
 
-def label_ids():
+def label_ids() -> TableConverter:
     """The converter for files with the label ids of Cityscapes.
 
     Returns:
-        TableConverter: Ids without a train id become 255.
+        Ids without a train id become 255.
     """
     rest = set(LABEL_IDS) - set(LABEL_ID_TO_TRAIN_ID)
     return TableConverter.from_ids(LABEL_ID_TO_TRAIN_ID, rest | {IGNORE})
 
 
-def encode_label(label):
+def encode_label(label: np.ndarray) -> bytes:
     """Encode train ids as a grey PNG.
 
     Args:
-        label (np.ndarray): (H, W) uint8.
+        label: (H, W) uint8.
 
     Returns:
-        bytes: The file.
+        The file.
     """
     # Unfiltered and with matches of any distance, labels decode several times
     # faster than as OpenCV writes PNGs by default, and are smaller.
@@ -106,16 +110,16 @@ def encode_label(label):
     return cv2.imencode('.png', label, options)[1].tobytes()
 
 
-def shrink(pixels, short, *, label):
+def shrink(pixels: np.ndarray, short: int, *, label: bool) -> np.ndarray:
     """Bring the short edge of an image or a label to a length.
 
     Args:
-        pixels (np.ndarray): (H, W) uint8 train ids or (H, W, 3) uint8.
-        short (int): Wanted length in pixels.
-        label (bool): Whether ids must not be mixed.
+        pixels: (H, W) uint8 train ids or (H, W, 3) uint8.
+        short: Wanted length in pixels.
+        label: Whether ids must not be mixed.
 
     Returns:
-        np.ndarray: Smaller; ``pixels`` itself if it is small enough.
+        Smaller; ``pixels`` itself if it is small enough.
     """
     height, width = pixels.shape[:2]
     edge = min(height, width)

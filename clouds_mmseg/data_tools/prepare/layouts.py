@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -18,32 +19,31 @@ class Rule:
     """Files of one kind.
 
     Attributes:
-        part (str): ``image`` or ``label``.
-        pattern (str): Regular expression of the end of a path. Its named
-            groups tell image and label of a pair (equal values) and, if one
-            is named ``split``, the split.
-        target (str): Path below the output folder; the groups fill it.
-        source (str): What a label holds, for the manifest.
-        convert (callable, optional): See
-            :mod:`clouds_mmseg.data_tools.prepare.convert`. None: the file is
-            used as it is.
+        part: ``image`` or ``label``.
+        pattern: Regular expression of the end of a path. Its named groups tell
+            image and label of a pair (equal values) and, if one is named
+            ``split``, the split.
+        target: Path below the output folder; the groups fill it.
+        source: What a label holds, for the manifest.
+        convert: See :mod:`clouds_mmseg.data_tools.prepare.convert`. None: the
+            file is used as it is.
     """
 
     part: str
     pattern: str
     target: str
     source: str = 'train_ids'
-    convert: object = None
+    convert: Callable | None = None
 
     def match(self, name):
         """Return the groups of a path, or None."""
         return re.compile('(?:.*/)?' + self.pattern).fullmatch(name)
 
-    def target_pattern(self):
+    def target_pattern(self) -> str:
         """Return the regular expression of all targets.
 
         Returns:
-            str: With the target's groups.
+            With the target's groups.
         """
         # Odd parts are names in braces.
         parts = re.split(r'\{(\w+)\}', self.target)
@@ -58,46 +58,46 @@ class Layout:
     """How a set is published.
 
     Attributes:
-        name (str): As on the command line.
-        title (str): For people.
-        rules (tuple[Rule]): In the order of preference: a label is made by
-            the first that finds a file for it.
-        official (dict[str, int]): Split -> images of the official release.
-        examples (tuple[str]): Paths of an image and a label, for messages.
-        split (str, optional): The split of sets that have only one.
-        unlabelled (tuple[str]): Splits that may lack labels.
-        labelled_only (bool): Whether images without label are left out
-            without a word, in sets whose larger part has none.
-        prepare (callable, optional): ``(files, options) -> rules``, for
-            sets that describe their classes in a file of their own.
+        name: As on the command line.
+        title: For people.
+        rules: In the order of preference: a label is made by the first that
+            finds a file for it.
+        official: Split -> images of the official release.
+        examples: Paths of an image and a label, for messages.
+        split: The split of sets that have only one.
+        unlabelled: Splits that may lack labels.
+        labelled_only: Whether images without label are left out without a
+            word, in sets whose larger part has none.
+        prepare: ``(files, options) -> rules``, for sets that describe their
+            classes in a file of their own.
     """
 
     name: str
     title: str
-    rules: tuple = ()
-    official: dict = field(default_factory=dict)
-    examples: tuple = ()
+    rules: tuple[Rule, ...] = ()
+    official: dict[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
     split: str | None = None
-    unlabelled: tuple = ()
+    unlabelled: tuple[str, ...] = ()
     labelled_only: bool = False
-    prepare: object = None
+    prepare: Callable | None = None
 
 
-def prepared(part, pattern, target, **kwargs):
+def prepared(part: str, pattern: str, target: str, **kwargs) -> Rule:
     """Make a rule that no prepared file matches.
 
     A folder may be prepared in place, and the second run must not take the
     labels of the first for published ones.
 
     Args:
-        part (str): See :class:`Rule`.
-        pattern (str): Of the file's end; ``{file}`` stands for a file name
-            without suffix, in the group ``file``.
-        target (str): See :class:`Rule`.
+        part: See :class:`Rule`.
+        pattern: Of the file's end; ``{file}`` stands for a file name without
+            suffix, in the group ``file``.
+        target: See :class:`Rule`.
         **kwargs: Of :class:`Rule`.
 
     Returns:
-        Rule: The rule.
+        The rule.
     """
     stem = r'(?P<file>(?!\.)[^/]+?(?<!_labelTrainIds))'
     return Rule(
@@ -192,15 +192,15 @@ _CITYSCAPES_WHERE = (
 )
 
 
-def draw_polygons(payload, name):
+def draw_polygons(payload: bytes, name: str) -> np.ndarray:
     """Draw the polygons of an image as cityscapesscripts does.
 
     Args:
-        payload (bytes): A ``*_polygons.json``.
-        name (str): Of the file, for messages.
+        payload: A ``*_polygons.json``.
+        name: Of the file, for messages.
 
     Returns:
-        np.ndarray: (H, W) uint8 train ids, 255 where none is evaluated.
+        (H, W) uint8 train ids, 255 where none is evaluated.
 
     Raises:
         DataError: The file is damaged, or has an unknown class.

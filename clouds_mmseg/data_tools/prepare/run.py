@@ -1,17 +1,19 @@
-"""Preparation of a data set: find its files, plan, write."""
+"""Preparation of a data set: find the source files, plan, write."""
 
 import logging
 import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmengine.logging import print_log
 from tqdm import tqdm
 
-from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS, Member
+from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS
+from clouds_mmseg.data_tools.prepare.layouts import Layout, Rule
 from clouds_mmseg.data_tools.prepare.sets import find_layout
 from clouds_mmseg.data_tools.prepare.sources import (
     WORK_FOLDER,
@@ -24,6 +26,7 @@ from clouds_mmseg.data_tools.prepare.write import (
     FAILED,
     RECODES,
     FileWriter,
+    Job,
     decode_image,
     encode_exactly,
     recode_rules,
@@ -39,20 +42,22 @@ from clouds_mmseg.datasets.prepared import (
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.parallel import parallel_map
 
+# Unusable files that the error lists.
+_NAMED_FILES = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of ``tools/prepare_dataset.py``.
 
     Attributes:
-        link (bool): Link files of folders instead of copying them.
-        resize_short (int, optional): Short edge of a smaller copy.
-        recode (str, optional): Format of lossless copies of the images, one
-            of :data:`~clouds_mmseg.data_tools.prepare.write.RECODES`.
-        label_version (str, optional): ``1.2`` or ``2.0`` of Mapillary
-            Vistas.
-        skip_bad (bool): Leave out images that cannot be used.
-        workers (int, optional): Processes; the number of cores by default.
+        link: Link files of folders instead of copying them.
+        resize_short: Short edge of a smaller copy.
+        recode: Format of lossless copies of the images, one of
+            :data:`~clouds_mmseg.data_tools.prepare.write.RECODES`.
+        label_version: ``1.2`` or ``2.0`` of Mapillary Vistas.
+        skip_bad: Leave out images that cannot be used.
+        workers: Processes; the number of cores by default.
 
     Raises:
         DataError: ``resize_short`` is not positive, or ``recode`` unknown.
@@ -76,32 +81,19 @@ class Options:
             )
 
 
-_NAMED = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One file to be made.
+@dataclass(frozen=True)
+class Result:
+    """What :func:`prepare_dataset` has done.
 
     Attributes:
-        part (str): ``image`` or ``label``.
-        key (tuple): The same for image and label of a pair.
-        split (str): The split.
-        target (str): Path below the output folder.
-        source (int): Number of the source.
-        member (Member): The file there.
-        convert (callable, optional): What makes train ids of a label.
-        label_source (str): See :class:`Rule`.
+        manifest: Of the prepared folder.
+        made: Files made by this run.
+        there: Files that were there.
     """
 
-    part: str
-    key: tuple
-    split: str
-    target: str
-    source: int
-    member: Member
-    convert: object = None
-    label_source: str = 'train_ids'
+    manifest: Manifest
+    made: int
+    there: int
 
 
 @dataclass(kw_only=True)
@@ -109,31 +101,105 @@ class Plan:
     """All jobs, and what is wrong with the source.
 
     Attributes:
-        jobs (list[Job]): Sorted by source and place in it.
-        splits (dict[str, int]): Split -> number of images.
-        label_source (str): What the labels are made from.
-        unpaired (list[str]): Messages about files without a partner, whose
-            pairs are not in ``jobs``.
-        left_out (list[str]): The images among them.
+        jobs: Sorted by source and place in it.
+        splits: Split -> number of images.
+        label_source: What the labels are made from.
+        unpaired: Messages about files without a partner, whose pairs are not
+            in ``jobs``.
+        left_out: The images among them.
     """
 
-    jobs: list
-    splits: dict
+    jobs: list[Job]
+    splits: dict[str, int]
     label_source: str
-    unpaired: list
-    left_out: list
+    unpaired: list[str]
+    left_out: list[str]
 
 
-def make_plan(layout, rules, found):
+def prepare_dataset(
+    name: str,
+    src: Sequence[str | Path],
+    out: str | Path,
+    options: Options | None = None,
+) -> Result:
+    """Make the folder that a dataset class reads from official downloads.
+
+    Nothing below ``src`` is changed. Every file is whole or not there; a run
+    that was stopped is continued by the same call.
+
+    Args:
+        name: One of :data:`clouds_mmseg.data_tools.prepare.sets.NAMES`.
+        src: Archives and folders.
+        out: The prepared folder; it may be one of ``src``.
+        options: How.
+
+    Returns:
+        With the manifest that was written.
+
+    Raises:
+        DataError: See the message; files that could be made are there.
+    """
+    options = options or Options()
+    src = [src] if isinstance(src, (str, os.PathLike)) else src
+    layout = find_layout(name)
+    before = check_out(out, name, options)
+    found = find_sources(src, out)
+    rules = layout.rules
+    if layout.prepare:
+        rules = layout.prepare(Files(found), options)
+    rules = recode_rules(rules, options.recode)
+    plan = make_plan(layout, rules, found)
+    check_same_labels(out, before, plan)
+    if plan.unpaired and not options.skip_bad:
+        raise bad_files_error(plan.unpaired, 0)
+    manifest = Manifest(
+        name=name,
+        splits=plan.splits,
+        resize_short=options.resize_short,
+        recode=options.recode,
+        label_source=plan.label_source,
+        complete=False,
+    )
+    check_space(out, plan, found, options)
+    if not (before and before.complete and _all_there(out, plan)):
+        _write(out, manifest)
+    bad, states = _place_all(out, plan, found, options, layout)
+    if bad and not options.skip_bad:
+        raise bad_files_error(
+            [*plan.unpaired, *(message for _, message in bad)],
+            states[CREATED],
+        )
+    left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
+    if before:
+        # A set may be prepared part by part.
+        planned = {job.target for job in plan.jobs}
+        left_out.update(set(before.left_out) - planned)
+    splits, linked = count_images(out, layout, rules, left_out)
+    manifest = replace(
+        manifest,
+        splits=splits,
+        link=linked,
+        left_out=sorted(left_out),
+        complete=True,
+    )
+    _write(out, manifest)
+    shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
+    for message in [*plan.unpaired, *(message for _, message in bad)]:
+        warn(f'left out: {message}')
+    compare_counts(layout, manifest)
+    return Result(manifest, states[CREATED], states[EXISTS])
+
+
+def make_plan(layout: Layout, rules: Sequence[Rule], found: list) -> Plan:
     """Decide which file becomes what.
 
     Args:
-        layout (Layout): Of the set.
-        rules (Sequence[Rule]): Its rules.
-        found (list): Pairs of a source and its members.
+        layout: Of the set.
+        rules: Its rules.
+        found: Pairs of a source and its members.
 
     Returns:
-        Plan: The jobs.
+        The jobs.
 
     Raises:
         DataError: There is no image or no label of the set, or two
@@ -237,19 +303,16 @@ def _nothing_found(layout, has_images, found):
     return DataError('\n'.join(lines))
 
 
-_NAMED_FILES = 20
-
-
-def check_out(out, name, options):
+def check_out(out: str | Path, name: str, options: Options) -> Manifest | None:
     """Refuse a folder that was prepared otherwise.
 
     Args:
-        out (str | Path): The output folder.
-        name (str): The set.
-        options (Options): As asked for now.
+        out: The output folder.
+        name: The set.
+        options: As asked for now.
 
     Returns:
-        Manifest | None: What the folder holds.
+        What the folder holds.
 
     Raises:
         DataError: It was made otherwise.
@@ -270,13 +333,15 @@ def check_out(out, name, options):
     return before
 
 
-def check_same_labels(out, before, plan):
+def check_same_labels(
+    out: str | Path, before: Manifest | None, plan: Plan
+) -> None:
     """Refuse a folder whose labels were made from something else.
 
     Args:
-        out (str | Path): The output folder.
-        before (Manifest | None): What it holds.
-        plan (Plan): What is about to be made.
+        out: The output folder.
+        before: What it holds.
+        plan: What is about to be made.
 
     Raises:
         DataError: They do not fit.
@@ -289,14 +354,16 @@ def check_same_labels(out, before, plan):
         )
 
 
-def check_space(out, plan, found, options):
+def check_space(
+    out: str | Path, plan: Plan, found: list, options: Options
+) -> None:
     """Compare what archives hold with the room on the disk.
 
     Args:
-        out (str | Path): The output folder.
-        plan (Plan): What is about to be made.
-        found (list): Pairs of a source and its members.
-        options (Options): As asked for.
+        out: The output folder.
+        plan: What is about to be made.
+        found: Pairs of a source and its members.
+        options: As asked for.
 
     Raises:
         DataError: There is not enough room.
@@ -345,21 +412,21 @@ def _written_bytes(job, source, options, growth):
     return 0 if linked else job.member.size
 
 
-def bad_files_error(messages, made):
+def bad_files_error(messages: list[str], made: int) -> DataError:
     """Make the error about files that cannot be used.
 
     Args:
-        messages (list[str]): One for each.
-        made (int): Files that were made in spite of them.
+        messages: One for each.
+        made: Files that were made in spite of them.
 
     Returns:
-        DataError: Names the first of them.
+        Names the first of them.
     """
     count = len(messages)
     lines = [f'{count} file{"s" * (count > 1)} cannot be used:']
     lines += [f'  {message}' for message in messages[:_NAMED_FILES]]
     if len(messages) > _NAMED_FILES:
-        lines.append(f'  and {len(messages) - _NAMED} more')
+        lines.append(f'  and {len(messages) - _NAMED_FILES} more')
     if made:
         lines.append(f'Made: {made} others.')
     lines.append(
@@ -367,147 +434,6 @@ def bad_files_error(messages, made):
         'or give --skip-bad to leave out these images.'
     )
     return DataError('\n'.join(lines))
-
-
-def count_images(out, layout, rules, left_out):
-    """Count the images of a prepared folder, split by split.
-
-    Args:
-        out (str | Path): The folder.
-        layout (Layout): Of the set.
-        rules (Sequence[Rule]): Its rules.
-        left_out (Container[str]): Paths below the folder that do not count.
-
-    Returns:
-        tuple[dict[str, int], bool]: The counts, and whether files are links.
-    """
-    patterns = {r.target_pattern() for r in rules if r.part == 'image'}
-    patterns = [re.compile(pattern) for pattern in patterns]
-    counts, linked = Counter(), False
-    for folder, folders, files in os.walk(out):
-        folders[:] = [f for f in folders if f not in (QUARANTINE, WORK_FOLDER)]
-        for name in files:
-            path = os.path.join(folder, name)
-            below = Path(os.path.relpath(path, out)).as_posix()
-            match = next(
-                filter(None, (p.fullmatch(below) for p in patterns)), 0
-            )
-            if not match or below in left_out:
-                continue
-            split = match.groupdict().get('split') or layout.split
-            # In place there may be splits that are not prepared.
-            if split in layout.official:
-                counts[split] += 1
-                linked = linked or os.path.islink(path)
-    return dict(sorted(counts.items())), linked
-
-
-def compare_counts(layout, manifest):
-    """Warn of numbers of images that the official release does not have.
-
-    Args:
-        layout (Layout): Of the set.
-        manifest (Manifest): Of what was prepared.
-    """
-    for split, count in manifest.splits.items():
-        official = layout.official.get(split)
-        if official and count != official:
-            warn(
-                f'{split}: {count} images, the official release has {official}'
-            )
-
-
-def warn(message):
-    """Say something in the log.
-
-    Args:
-        message (str): What.
-    """
-    print_log(message, logger='current', level=logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What :func:`prepare_dataset` has done.
-
-    Attributes:
-        manifest (Manifest): Of the prepared folder.
-        made (int): Files made by this run.
-        there (int): Files that were there.
-    """
-
-    manifest: Manifest
-    made: int
-    there: int
-
-
-def prepare_dataset(name, src, out, options=None):
-    """Make the folder that a dataset class reads from official downloads.
-
-    Nothing below ``src`` is changed. Every file is whole or not there; a run
-    that was stopped is continued by the same call.
-
-    Args:
-        name (str): One of :data:`clouds_mmseg.data_tools.prepare.sets.NAMES`.
-        src (Sequence[str | Path]): Archives and folders.
-        out (str | Path): The prepared folder; it may be one of ``src``.
-        options (Options, optional): How.
-
-    Returns:
-        Result: With the manifest that was written.
-
-    Raises:
-        DataError: See the message; files that could be made are there.
-    """
-    options = options or Options()
-    src = [src] if isinstance(src, (str, os.PathLike)) else src
-    layout = find_layout(name)
-    before = check_out(out, name, options)
-    found = find_sources(src, out)
-    rules = layout.rules
-    if layout.prepare:
-        rules = layout.prepare(Files(found), options)
-    rules = recode_rules(rules, options.recode)
-    plan = make_plan(layout, rules, found)
-    check_same_labels(out, before, plan)
-    if plan.unpaired and not options.skip_bad:
-        raise bad_files_error(plan.unpaired, 0)
-    manifest = Manifest(
-        name=name,
-        splits=plan.splits,
-        resize_short=options.resize_short,
-        recode=options.recode,
-        label_source=plan.label_source,
-        complete=False,
-    )
-    check_space(out, plan, found, options)
-    if not (before and before.complete and _all_there(out, plan)):
-        _write(out, manifest)
-    bad, states = _place_all(out, plan, found, options, layout)
-    if bad and not options.skip_bad:
-        raise bad_files_error(
-            [*plan.unpaired, *(message for _, message in bad)],
-            states[CREATED],
-        )
-    left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
-    if before:
-        # A set may be prepared part by part.
-        planned = {job.target for job in plan.jobs}
-        left_out.update(set(before.left_out) - planned)
-    splits, linked = count_images(out, layout, rules, left_out)
-    manifest = replace(
-        manifest,
-        splits=splits,
-        link=linked,
-        left_out=sorted(left_out),
-        complete=True,
-    )
-    _write(out, manifest)
-    shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
-    for message in [*plan.unpaired, *(message for _, message in bad)]:
-        warn(f'left out: {message}')
-    compare_counts(layout, manifest)
-    return Result(manifest, states[CREATED], states[EXISTS])
 
 
 def _all_there(out, plan):
@@ -580,3 +506,65 @@ def _leave_out(out, plan, found, bad):
             target.unlink(missing_ok=True)
         if job.part == 'image':
             yield job.target
+
+
+def count_images(
+    out: str | Path,
+    layout: Layout,
+    rules: Sequence[Rule],
+    left_out: Container[str],
+) -> tuple[dict[str, int], bool]:
+    """Count the images of a prepared folder, split by split.
+
+    Args:
+        out: The folder.
+        layout: Of the set.
+        rules: Its rules.
+        left_out: Paths below the folder that do not count.
+
+    Returns:
+        The counts, and whether files are links.
+    """
+    patterns = {r.target_pattern() for r in rules if r.part == 'image'}
+    patterns = [re.compile(pattern) for pattern in patterns]
+    counts, linked = Counter(), False
+    for folder, folders, files in os.walk(out):
+        folders[:] = [f for f in folders if f not in (QUARANTINE, WORK_FOLDER)]
+        for name in files:
+            path = os.path.join(folder, name)
+            below = Path(os.path.relpath(path, out)).as_posix()
+            match = next(
+                filter(None, (p.fullmatch(below) for p in patterns)), 0
+            )
+            if not match or below in left_out:
+                continue
+            split = match.groupdict().get('split') or layout.split
+            # In place there may be splits that are not prepared.
+            if split in layout.official:
+                counts[split] += 1
+                linked = linked or os.path.islink(path)
+    return dict(sorted(counts.items())), linked
+
+
+def compare_counts(layout: Layout, manifest: Manifest) -> None:
+    """Warn of numbers of images that the official release does not have.
+
+    Args:
+        layout: Of the set.
+        manifest: Of what was prepared.
+    """
+    for split, count in manifest.splits.items():
+        official = layout.official.get(split)
+        if official and count != official:
+            warn(
+                f'{split}: {count} images, the official release has {official}'
+            )
+
+
+def warn(message: str) -> None:
+    """Say something in the log.
+
+    Args:
+        message: What.
+    """
+    print_log(message, logger='current', level=logging.WARNING)

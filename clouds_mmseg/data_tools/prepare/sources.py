@@ -4,11 +4,14 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clouds_mmseg.data_tools.prepare.archives import (
     FolderSource,
+    Member,
+    Source,
     TarSource,
     ZipSource,
     unpack_rar,
@@ -19,25 +22,40 @@ from clouds_mmseg.datasets.files import QUARANTINE
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
 
+# Archives unpacked on the way; below the output folder.
+WORK_FOLDER = '.unpacked'
+_ARCHIVE = re.compile(
+    r'\.(zip|tar|tgz|tar\.(gz|bz2|xz)|tbz2?|txz|rar|z\d\d+|'
+    r'(zip|tar|tgz|tar\.gz)\.\d{3,})$',
+    re.IGNORECASE,
+)
+_COMPRESSED = re.compile(r'\.(tgz|tbz2?|txz|gz|bz2|xz)$', re.IGNORECASE)
+_CUT = re.compile(r'\.(zip|tar|tgz|tar\.gz)\.(\d{3,})$', re.IGNORECASE)
+_NUMBER = re.compile(r'\.\d{3,}$')
+_VOLUME = re.compile(r'\.z(\d{2,})$', re.IGNORECASE)
+_RAR_PART = re.compile(r'\.part0*(\d+)\.rar$', re.IGNORECASE)
+# Levels of archives in archives.
+_DEPTH = 3
+
 
 @dataclass(frozen=True)
 class Files:
     """All files of the sources.
 
     Attributes:
-        found (list): Pairs of a source and its members.
+        found: Pairs of a source and its members.
     """
 
     found: list
 
-    def any(self, pattern):
+    def any(self, pattern: str) -> bool:
         """Whether there is a file whose path ends as a pattern says.
 
         Args:
-            pattern (str): As in a rule.
+            pattern: As in a rule.
 
         Returns:
-            bool: True if there is.
+            True if there is.
         """
         pattern = re.compile('(?:.*/)?' + pattern)
         return any(
@@ -46,14 +64,14 @@ class Files:
             for member in members
         )
 
-    def read(self, name):
+    def read(self, name: str) -> bytes | None:
         """Return the content of the first file with a name.
 
         Args:
-            name (str): Without folders.
+            name: Without folders.
 
         Returns:
-            bytes | None: None if there is none.
+            None if there is none.
         """
         for source, members in self.found:
             for member in members:
@@ -65,34 +83,19 @@ class Files:
         return None
 
 
-# Archives unpacked on the way; below the output folder.
-WORK_FOLDER = '.unpacked'
-
-_ARCHIVE = re.compile(
-    r'\.(zip|tar|tgz|tar\.(gz|bz2|xz)|tbz2?|txz|rar|z\d\d+|'
-    r'(zip|tar|tgz|tar\.gz)\.\d{3,})$',
-    re.IGNORECASE,
-)
-_COMPRESSED = re.compile(r'\.(tgz|tbz2?|txz|gz|bz2|xz)$', re.IGNORECASE)
-_CUT = re.compile(r'\.(zip|tar|tgz|tar\.gz)\.(\d{3,})$', re.IGNORECASE)
-_NUMBER = re.compile(r'\.\d{3,}$')
-_VOLUME = re.compile(r'\.z(\d{2,})$', re.IGNORECASE)
-_RAR_PART = re.compile(r'\.part0*(\d+)\.rar$', re.IGNORECASE)
-_DEPTH = 3
-
-
-def find_sources(paths, out):
+def find_sources(
+    paths: Sequence[str | Path], out: str | Path
+) -> list[tuple[Source, list[Member]]]:
     """Open everything that files can come from.
 
     Args:
-        paths (Sequence[str | Path]): Archives, one or all volumes of split
-            archives, and folders of files, of archives or of both.
-        out (str | Path): The output folder. It is not searched, and takes
-            what must be unpacked on the way (archives in archives).
+        paths: Archives, one or all volumes of split archives, and folders of
+            files, of archives or of both.
+        out: The output folder. It is not searched, and takes what must be
+            unpacked on the way (archives in archives).
 
     Returns:
-        list[tuple[source, list[Member]]]: Folders first: what is unpacked
-        need not be read from an archive.
+        Folders first: what is unpacked need not be read from an archive.
 
     Raises:
         DataError: A path does not exist, or an archive cannot be read.

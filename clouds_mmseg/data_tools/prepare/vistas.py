@@ -187,17 +187,19 @@ _CONFIGS = {'1.2': ('config_v1.2.json', 'config.json')}
 _CONFIGS['2.0'] = ('config_v2.0.json',)
 
 
-def converter_of_config(payload, name, version):
+def converter_of_config(
+    payload: bytes, name: str, version: str
+) -> TableConverter:
     """Make the converter that the classes of a download ask for.
 
     Args:
-        payload (bytes): Its ``config_v*.json``.
-        name (str): Of that file, for messages.
-        version (str): ``'1.2'`` or ``'2.0'``.
+        payload: Its ``config_v*.json``.
+        name: Of that file, for messages.
+        version: ``'1.2'`` or ``'2.0'``.
 
     Returns:
-        TableConverter: From positions in the config's list of labels, which
-        are the values of label files, to train ids.
+        From positions in the config's list of labels, which are the values of
+        label files, to train ids.
 
     Raises:
         DataError: The config is damaged, names a class that is not known,

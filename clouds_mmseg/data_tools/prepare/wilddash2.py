@@ -24,11 +24,10 @@ class SegmentConverter:
     """Panoptic labels: RGB images of segment numbers.
 
     Attributes:
-        segments (tuple[tuple[int, int]]): Number of a segment and its train
-            id.
+        segments: Number of a segment and its train id.
     """
 
-    segments: tuple
+    segments: tuple[tuple[int, int], ...]
 
     def __call__(self, payload, name):
         """Return the train ids of a file; pixels of no segment become 255.
@@ -61,14 +60,14 @@ class PanopticConverters:
     """Knows the segments of every file.
 
     Args:
-        payload (bytes): ``panoptic.json``.
-        name (str): Of that file, for messages.
+        payload: ``panoptic.json``.
+        name: Of that file, for messages.
 
     Raises:
         DataError: It is damaged, or has a category that is not known.
     """
 
-    def __init__(self, payload, name):
+    def __init__(self, payload: bytes, name: str):
         try:
             content = json.loads(payload)
             names = {c['id']: c['name'] for c in content['categories']}
@@ -91,14 +90,14 @@ class PanopticConverters:
                 f'{name} is no panoptic annotation file ({error!r})'
             ) from error
 
-    def for_file(self, file):
+    def for_file(self, file: str) -> SegmentConverter:
         """Return the converter of a file.
 
         Args:
-            file (str): Its name without suffix.
+            file: Its name without suffix.
 
         Returns:
-            SegmentConverter: Without segments if it is not listed.
+            Without segments if it is not listed.
         """
         return SegmentConverter(self._segments.get(file, ()))
 

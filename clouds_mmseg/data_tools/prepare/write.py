@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS
+from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS, Member
 from clouds_mmseg.data_tools.prepare.convert import (
     TRAIN_IDS,
     encode_label,
     shrink,
 )
+from clouds_mmseg.data_tools.prepare.layouts import Rule
 from clouds_mmseg.datasets.prepared import recoded
 from clouds_mmseg.utils import images
 from clouds_mmseg.utils.atomic import atomic_path
@@ -30,106 +32,34 @@ from clouds_mmseg.utils.image_files import (
 
 # A quota and a limit of file sizes end a run as a full disk does.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def write_error(out, target, error):
-    """Explain why a file cannot be written.
-
-    Args:
-        out (str): The output folder.
-        target (str | Path): The file.
-        error (OSError): What the system said.
-
-    Returns:
-        DataError: Says how to continue.
-    """
-    if error.errno in FULL:
-        return DataError(
-            f'the disk of {out} is full ({error.strerror}). Every file there '
-            'is whole. Make room and run the same command again: it '
-            'continues.'
-        )
-    return DataError(f'{target} cannot be written: {error}')
-
-
 # Formats of --recode: OpenCV, which decodes images in training, reads both.
 RECODES = ('bmp', 'webp')
-
-
-def recode_rules(rules, kind):
-    """Give the images of a layout the names of their copies.
-
-    Args:
-        rules (Sequence[Rule]): Of the layout.
-        kind (str | None): See :func:`recoded`.
-
-    Returns:
-        list[Rule]: Labels are left alone.
-    """
-    return [
-        replace(rule, target=recoded(rule.target, kind))
-        if rule.part == 'image'
-        else rule
-        for rule in rules
-    ]
-
-
-def decode_image(payload, name):
-    """Decode an image as ``LoadSegImage`` does.
-
-    Args:
-        payload (bytes): The file.
-        name (str): Of the file, for messages.
-
-    Returns:
-        np.ndarray: (H, W, 3) uint8, BGR.
-
-    Raises:
-        DataError: It cannot be decoded.
-    """
-    try:
-        return images.decode_image(payload)
-    except images.ImageFileError as error:
-        raise DataError(f'image {name} {error}') from error
-
-
-def encode_exactly(image, kind, name):
-    """Encode an image so that decoding gives the very same pixels.
-
-    Args:
-        image (np.ndarray): (H, W, 3) uint8, BGR.
-        kind (str): One of :data:`RECODES`.
-        name (str): Of the published file, for messages.
-
-    Returns:
-        bytes: The file.
-
-    Raises:
-        DataError: The format cannot hold it.
-    """
-    if kind == 'webp':
-        out = io.BytesIO()
-        rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-        # The least effort: the files of the greatest are some tenth smaller,
-        # decode no faster and take several times as long to write.
-        try:
-            rgb.save(out, 'WEBP', lossless=True, quality=0, method=0)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f'image {name} cannot be written as WebP ({error})'
-            ) from error
-        payload = out.getvalue()
-    else:
-        payload = cv2.imencode('.bmp', image)[1].tobytes()
-    if not np.array_equal(decode_image(payload, name), image):
-        raise DataError(
-            f'image {name} changes when it is written as {kind}: give '
-            'another format as --recode, or none'
-        )
-    return payload
-
-
 CREATED, EXISTS, FAILED = 'made', 'there', 'bad'
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to be made.
+
+    Attributes:
+        part: ``image`` or ``label``.
+        key: The same for image and label of a pair.
+        split: The split.
+        target: Path below the output folder.
+        source: Number of the source.
+        member: The file there.
+        convert: What makes train ids of a label.
+        label_source: See :class:`Rule`.
+    """
+
+    part: str
+    key: tuple
+    split: str
+    target: str
+    source: int
+    member: Member
+    convert: Callable | None = None
+    label_source: str = 'train_ids'
 
 
 @dataclass(frozen=True)
@@ -137,8 +67,8 @@ class JobResult:
     """What became of a job.
 
     Attributes:
-        state (str): ``made``, ``there`` (before) or ``bad``.
-        message (str): What is wrong with a bad file.
+        state: ``made``, ``there`` (before) or ``bad``.
+        message: What is wrong with a bad file.
     """
 
     state: str
@@ -150,11 +80,11 @@ class FileWriter:
     """Makes the files of a prepared folder.
 
     Attributes:
-        out (str): The folder.
-        sources (tuple): All sources.
-        link (bool): Whether files of folders are linked instead of copied.
-        resize_short (int, optional): Short edge of the copies.
-        recode (str, optional): Format of the copies of images.
+        out: The folder.
+        sources: All sources.
+        link: Whether files of folders are linked instead of copied.
+        resize_short: Short edge of the copies.
+        recode: Format of the copies of images.
     """
 
     out: str
@@ -163,16 +93,15 @@ class FileWriter:
     resize_short: int | None = None
     recode: str | None = None
 
-    def __call__(self, job, payload=None):
+    def __call__(self, job: Job, payload: bytes | None = None) -> JobResult:
         """Make one file unless it is there.
 
         Args:
-            job (Job): What to do.
-            payload (bytes, optional): The published file, where it has been
-                read already.
+            job: What to do.
+            payload: The published file, where it has been read already.
 
         Returns:
-            JobResult: ``bad`` if the published file cannot be used.
+            ``bad`` if the published file cannot be used.
 
         Raises:
             DataError: The output cannot be written, or another file is in
@@ -312,3 +241,96 @@ def _require(payload, job, name, sums):
             problem = f'is damaged: wrong checksum of its chunk {chunk}'
     if problem:
         raise DataError(f'{job.part} {name} {problem}')
+
+
+def decode_image(payload: bytes, name: str) -> np.ndarray:
+    """Decode an image as ``LoadSegImage`` does.
+
+    Args:
+        payload: The file.
+        name: Of the file, for messages.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    try:
+        return images.decode_image(payload)
+    except images.ImageFileError as error:
+        raise DataError(f'image {name} {error}') from error
+
+
+def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
+    """Encode an image so that decoding gives the very same pixels.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        kind: One of :data:`RECODES`.
+        name: Of the published file, for messages.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: The format cannot hold it.
+    """
+    if kind == 'webp':
+        out = io.BytesIO()
+        rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        # The least effort: the files of the greatest are some tenth smaller,
+        # decode no faster and take several times as long to write.
+        try:
+            rgb.save(out, 'WEBP', lossless=True, quality=0, method=0)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f'image {name} cannot be written as WebP ({error})'
+            ) from error
+        payload = out.getvalue()
+    else:
+        payload = cv2.imencode('.bmp', image)[1].tobytes()
+    if not np.array_equal(decode_image(payload, name), image):
+        raise DataError(
+            f'image {name} changes when it is written as {kind}: give '
+            'another format as --recode, or none'
+        )
+    return payload
+
+
+def recode_rules(rules: Sequence[Rule], kind: str | None) -> list[Rule]:
+    """Give the images of a layout the names of their copies.
+
+    Args:
+        rules: Of the layout.
+        kind: See :func:`recoded`.
+
+    Returns:
+        Labels are left alone.
+    """
+    return [
+        replace(rule, target=recoded(rule.target, kind))
+        if rule.part == 'image'
+        else rule
+        for rule in rules
+    ]
+
+
+def write_error(out: str, target: str | Path, error: OSError) -> DataError:
+    """Explain why a file cannot be written.
+
+    Args:
+        out: The output folder.
+        target: The file.
+        error: What the system said.
+
+    Returns:
+        Says how to continue.
+    """
+    if error.errno in FULL:
+        return DataError(
+            f'the disk of {out} is full ({error.strerror}). Every file there '
+            'is whole. Make room and run the same command again: it '
+            'continues.'
+        )
+    return DataError(f'{target} cannot be written: {error}')

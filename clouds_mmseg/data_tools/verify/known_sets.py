@@ -17,20 +17,20 @@ class Split:
     """One part of a benchmark.
 
     Attributes:
-        name (str): As in the layout of its release, if that counts it.
-        config (dict): Of the dataset, without ``data_root``.
-        training (bool): Whether it is for training.
-        images (int | None): Number of images, where the layout of the
-            release does not say it.
-        below (str): Folder below the root that is its ``data_root``.
-        fallback (dict): ``data_prefix`` where the label folder of the
-            config does not exist and this one does.
+        name: As in the layout of its release, if that counts it.
+        config: Of the dataset, without ``data_root``.
+        training: Whether it is for training.
+        images: Number of images, where the layout of the release does not say
+            it.
+        below: Folder below the root that is its ``data_root``.
+        fallback: ``data_prefix`` where the label folder of the config does not
+            exist and this one does.
     """
 
     name: str
     config: dict = field(hash=False)
     training: bool = False
-    images: int = None
+    images: int | None = None
     below: str = ''
     fallback: dict = field(default=None, hash=False)
 
@@ -111,15 +111,15 @@ SETS = {
 }
 
 
-def named_tasks(name, root):
+def named_tasks(name: str, root: str) -> list[Task]:
     """The datasets of a benchmark that are on this disk.
 
     Args:
-        name (str): A key of :data:`SETS`.
-        root (str): Folder of the benchmark.
+        name: A key of :data:`SETS`.
+        root: Folder of the benchmark.
 
     Returns:
-        list[Task]: One for each split whose image folder exists.
+        One for each split whose image folder exists.
 
     Raises:
         DataError: The name is unknown, the folder does not exist or holds

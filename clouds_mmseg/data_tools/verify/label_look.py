@@ -74,7 +74,7 @@ def look_at_labels(
     ``clouds_statistics.json`` beside the data.
 
     Args:
-        dataset (DGDataset): Opened, with labels.
+        dataset: Opened, with labels.
         seconds: After which no further label is read.
         seed: Of the order in which they are read.
 
@@ -146,7 +146,7 @@ def absent_classes(dataset: Any, count: LabelCount) -> list[str]:
     wrong with it. ``label_map={'train': []}`` says the same of one's own.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset: With labels.
         count: Of its labels.
     """
     if not isinstance(dataset, FolderDataset):
@@ -165,7 +165,7 @@ def label_findings(
     """Judge what the labels of a dataset show.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset: With labels.
         count: Of its labels.
         training: Whether the dataset is for training. A class that a test
             set lacks is nothing special.

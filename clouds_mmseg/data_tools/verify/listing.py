@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass, field
 
+from mmengine.dataset import BaseDataset
+
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.files import (
     QUARANTINE,
@@ -17,50 +19,65 @@ from clouds_mmseg.datasets.sample_check import Finding, Pair
 
 
 @dataclass
+class Task:
+    """A dataset to verify.
+
+    Attributes:
+        name: For people: ``'cityscapes val'``.
+        dataset: Not opened: built with ``lazy_init=True``.
+        training: Whether it is for training.
+    """
+
+    name: str
+    dataset: BaseDataset
+    training: bool = False
+
+
+@dataclass
 class Listing:
     """The files of one dataset.
 
     Attributes:
-        root (str): Folder that all paths are below.
-        key (str): Tells this dataset from others below the same root.
-        pairs (list[Pair]): To be read, sorted.
-        found (int): Number of images, skipped ones included.
-        set_aside (int): Number of images that were moved away earlier.
-        findings (list[Finding]): Files that lack their partner.
+        root: Folder that all paths are below.
+        key: Tells this dataset from others below the same root.
+        pairs: To be read, sorted.
+        found: Number of images, skipped ones included.
+        set_aside: Number of images that were moved away earlier.
+        findings: Files that lack their partner.
     """
 
     root: str
     key: str
-    pairs: list
+    pairs: list[Pair]
     found: int
     set_aside: int = 0
-    findings: list = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
-def has_report(dataset):
+def has_report(dataset: BaseDataset) -> bool:
     """Whether what is found about a dataset is kept beside its files.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: At the bottom of all wrappers.
 
     Returns:
-        bool: False for banks, which have a manifest with hashes, and for
-        classes that are not of this package.
+        False for banks, which have a manifest with hashes, and for classes
+        that are not of this package.
     """
     return isinstance(dataset, DGDataset) and not isinstance(
         dataset, GeneratedDataset
     )
 
 
-def set_key(dataset):
+def set_key(dataset: DGDataset) -> str:
     """Name a set of files so that reports about it are found again.
 
     Args:
-        dataset (DGDataset): Opened or not.
+        dataset: Opened or not.
 
     Returns:
-        str: Where images and labels lie, which of them are meant, and a hash
-        of how labels are read.
+        Where images and labels lie, which of them are meant, and a hash of how
+        labels are read.
     """
     root = dataset.files_root
     folder = os.path.relpath(dataset.data_prefix['img_path'], root)
@@ -78,28 +95,28 @@ def set_key(dataset):
     return ' '.join(words)
 
 
-def same_files(dataset):
+def same_files(dataset: BaseDataset) -> tuple:
     """Tell datasets apart by their files.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: At the bottom of all wrappers.
 
     Returns:
-        tuple: Equal for datasets that read the same files by the same rule.
+        Equal for datasets that read the same files by the same rule.
     """
     if has_report(dataset):
         return (dataset.files_root, set_key(dataset))
     return (getattr(dataset, 'bank', None) or id(dataset),)
 
 
-def list_files(dataset):
+def list_files(dataset: BaseDataset) -> Listing:
     """Find out which files a dataset has and which lack their partner.
 
     Args:
-        dataset (Dataset): Not opened: built with ``lazy_init=True``.
+        dataset: Not opened: built with ``lazy_init=True``.
 
     Returns:
-        Listing: What there is.
+        What there is.
 
     Raises:
         DataError: A folder is missing, or there is no image.

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from clouds_mmseg.data_tools.verify.report import SetReport
 from clouds_mmseg.datasets.files import QUARANTINE, SKIP_FILE, set_aside
 from clouds_mmseg.datasets.sample_check import ACCEPTED, FIXED, MOVABLE
 from clouds_mmseg.utils.atomic import atomic_path
@@ -13,15 +14,15 @@ _SHARE = 0.1
 _FEW = 10
 
 
-def accept(reports):
+def accept(reports: list[SetReport]) -> int:
     """Let training use data in spite of what was found.
 
     Args:
-        reports (list[SetReport]): Their open errors become accepted ones,
-            except where there is no data at all.
+        reports: Their open errors become accepted ones, except where there is
+            no data at all.
 
     Returns:
-        int: Number of errors accepted now.
+        Number of errors accepted now.
     """
     mine = [
         finding
@@ -34,7 +35,7 @@ def accept(reports):
     return len(mine)
 
 
-def fix(reports):
+def fix(reports: list[SetReport]) -> list[str]:
     """Move bad files aside, where no dataset finds them.
 
     A pair goes to ``quarantine/`` below the root, under its old path, and
@@ -43,10 +44,10 @@ def fix(reports):
     dataset's.
 
     Args:
-        reports (list[SetReport]): Their findings are marked as fixed.
+        reports: Their findings are marked as fixed.
 
     Returns:
-        list[str]: Paths of the files that were moved, as they were.
+        Paths of the files that were moved, as they were.
 
     Raises:
         DataError: So much of a dataset is bad that the cause is another

@@ -4,13 +4,16 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 
+from mmengine.dataset import BaseDataset
 from prettytable import PrettyTable
 
 from clouds_mmseg.data_tools.verify.listing import (
+    Task,
     has_report,
     list_files,
     set_key,
 )
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.files import read_skip_list
 from clouds_mmseg.datasets.sample_check import (
     ACCEPTED,
@@ -30,32 +33,41 @@ from clouds_mmseg.utils.data_root import (
 )
 from clouds_mmseg.utils.errors import DataError, UserError
 
+REPORT = 'clouds_verify.json'
+_FORMAT = 1
+# File names need not be UTF-8: their bytes are kept.
+_ODD = 'surrogateescape'
+_PARTNERS = ('no_image', 'no_label', 'orphan')
+# Lines of one kind; the rest is in the report.
+_SHOWN = 20
+# Columns of classes that fit with the numbers of images.
+_WIDE = 3
+
 
 @dataclass
 class SetReport:
     """One dataset: a split of a benchmark, a condition, a folder.
 
     Attributes:
-        name (str): For people: ``'cityscapes val'``.
-        root (str): Folder that all paths are below; '' if it has none.
-        key (str): See :func:`set_key`; '' if no report is kept.
-        training (bool): Whether it is for training.
-        images (int): Images that were read.
-        expected (int | None): Images that there should be.
-        set_aside (int): Images that were moved away or left out earlier.
-        classes (list[str]): Names.
-        pixels (list[int]): Pixels of each class.
-        images_with (list[int]): Images in which each class occurs.
-        ignored (int): Pixels that belong to no class.
-        sizes (dict[str, int]): ``'1914x1052'`` (width x height) -> images.
-        findings (list[Finding]): All that is wrong.
-        stamps (dict[str, str]): Path -> stamp, of every file that was read.
-        digests (dict[str, tuple[str, str]]): Image -> its hash, and its
-            label. Not kept.
-        when (str): Time of the verification.
-        command (str): Which command made this.
-        kept_at (str): File that this was written to or read from; '' if it
-            was not written. Not kept.
+        name: For people: ``'cityscapes val'``.
+        root: Folder that all paths are below; '' if it has none.
+        key: See :func:`set_key`; '' if no report is kept.
+        training: Whether it is for training.
+        images: Images that were read.
+        expected: Images that there should be.
+        set_aside: Images that were moved away or left out earlier.
+        classes: Names.
+        pixels: Pixels of each class.
+        images_with: Images in which each class occurs.
+        ignored: Pixels that belong to no class.
+        sizes: ``'1914x1052'`` (width x height) -> images.
+        findings: All that is wrong.
+        stamps: Path -> stamp, of every file that was read.
+        digests: Image -> its hash, and its label. Not kept.
+        when: Time of the verification.
+        command: Which command made this.
+        kept_at: File that this was written to or read from; '' if it was not
+            written. Not kept.
     """
 
     name: str
@@ -63,33 +75,33 @@ class SetReport:
     key: str = ''
     training: bool = False
     images: int = 0
-    expected: int = None
+    expected: int | None = None
     set_aside: int = 0
-    classes: list = field(default_factory=list)
-    pixels: list = field(default_factory=list)
-    images_with: list = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    pixels: list[int] = field(default_factory=list)
+    images_with: list[int] = field(default_factory=list)
     ignored: int = 0
-    sizes: dict = field(default_factory=dict)
-    findings: list = field(default_factory=list)
-    stamps: dict = field(default_factory=dict)
-    digests: dict = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     when: str = ''
     command: str = ''
     kept_at: str = ''
 
     @property
-    def errors(self):
-        """list[Finding]: What is more than a warning."""
+    def errors(self) -> list[Finding]:
+        """What is more than a warning."""
         return [f for f in self.findings if f.is_error]
 
     @property
-    def open_errors(self):
-        """list[Finding]: Errors that are neither accepted nor fixed."""
+    def open_errors(self) -> list[Finding]:
+        """Errors that are neither accepted nor fixed."""
         return [f for f in self.errors if f.state == OPEN]
 
     @property
-    def warnings(self):
-        """list[Finding]: What training does not mind."""
+    def warnings(self) -> list[Finding]:
+        """What training does not mind."""
         return [f for f in self.findings if not f.is_error]
 
     def to_json(self):
@@ -100,14 +112,14 @@ class SetReport:
         return kept
 
     @classmethod
-    def from_json(cls, kept, root, key, path):
+    def from_json(cls, kept: dict, root: str, key: str, path: str):
         """Read what :meth:`to_json` returned.
 
         Args:
-            kept (dict): Plain values.
-            root (str): Where the files are now.
-            key (str): Of the set.
-            path (str): The file.
+            kept: Plain values.
+            root: Where the files are now.
+            key: Of the set.
+            path: The file.
 
         Raises:
             TypeError: It is something else.
@@ -118,32 +130,14 @@ class SetReport:
         )
 
 
-REPORT = 'clouds_verify.json'
-_FORMAT = 1
-# File names need not be UTF-8: their bytes are kept.
-_ODD = 'surrogateescape'
-
-
-def report_path(root):
-    """Where the report of a data set is.
-
-    Args:
-        root (str): ``files_root`` of the data set.
-
-    Returns:
-        str: Path of the file.
-    """
-    return existing_file(root, REPORT)
-
-
-def read_reports(root):
+def read_reports(root: str) -> dict[str, SetReport]:
     """Read what earlier verifications have found below a folder.
 
     Args:
-        root (str): ``files_root`` of the data sets.
+        root: ``files_root`` of the data sets.
 
     Returns:
-        dict[str, SetReport]: Key of a set -> report. Empty if there is none.
+        Key of a set -> report. Empty if there is none.
 
     Raises:
         DataError: The file is no such report.
@@ -168,12 +162,12 @@ def read_reports(root):
         ) from error
 
 
-def write_reports(root, reports):
+def write_reports(root: str, reports: list[SetReport]) -> None:
     """Write reports beside the data, and keep those about other sets there.
 
     Args:
-        root (str): ``files_root`` of the data sets.
-        reports (list[SetReport]): New ones.
+        root: ``files_root`` of the data sets.
+        reports: New ones.
 
     Raises:
         DataError: The folder cannot be written to.
@@ -198,20 +192,28 @@ def write_reports(root, reports):
         report.kept_at = path
 
 
-_PARTNERS = ('no_image', 'no_label', 'orphan')
+def report_path(root: str) -> str:
+    """Where the report of a data set is.
+
+    Args:
+        root: ``files_root`` of the data set.
+
+    Returns:
+        Path of the file.
+    """
+    return existing_file(root, REPORT)
 
 
-def current_reports(tasks):
+def current_reports(tasks: list[Task]) -> list[SetReport] | None:
     """Take what an earlier verification found, if nothing has changed since.
 
     Sizes and times of the files are compared; nothing is read.
 
     Args:
-        tasks (list[Task]): What would be verified.
+        tasks: What would be verified.
 
     Returns:
-        list[SetReport] | None: Their reports; None if any of them has to be
-        made anew.
+        Their reports; None if any of them has to be made anew.
     """
     reports = {}
     for task in tasks:
@@ -247,14 +249,14 @@ def _current(task):
     return report if same else None
 
 
-def report_of(dataset):
+def report_of(dataset: BaseDataset) -> SetReport | None:
     """What is known of a dataset that is about to be used.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: At the bottom of all wrappers.
 
     Returns:
-        SetReport | None: None if it was never verified.
+        None if it was never verified.
 
     Raises:
         DataError: There is a report that cannot be read.
@@ -264,16 +266,15 @@ def report_of(dataset):
     return read_reports(dataset.files_root).get(set_key(dataset))
 
 
-def errors_of(report, dataset):
+def errors_of(report: SetReport, dataset: DGDataset) -> list[Finding]:
     """Errors that still matter to a dataset.
 
     Args:
-        report (SetReport): Of this dataset.
-        dataset (DGDataset): It may leave out images by ``skip``.
+        report: Of this dataset.
+        dataset: It may leave out images by ``skip``.
 
     Returns:
-        list[Finding]: Neither fixed nor accepted, and about no image that is
-        left out.
+        Neither fixed nor accepted, and about no image that is left out.
     """
     names = read_skip_list(dataset.skip)
 
@@ -284,40 +285,29 @@ def errors_of(report, dataset):
     return [f for f in report.open_errors if not skipped(f.image)]
 
 
-def changes_since(report, dataset):
+def changes_since(report: SetReport, dataset: DGDataset) -> int:
     """Count the files that verification has not seen as they are now.
 
     Args:
-        report (SetReport): Of this dataset.
-        dataset (DGDataset): Opened.
+        report: Of this dataset.
+        dataset: Opened.
 
     Returns:
-        int: Images that are new, and files with another size or time.
+        Images that are new, and files with another size or time.
     """
     pairs = list_files(dataset).pairs
     new = sum(pair.image not in report.stamps for pair in pairs)
     return new + len(changed_files(report.root, report.stamps))
 
 
-# Lines of one kind; the rest is in the report.
-_SHOWN = 20
-# Columns of classes that fit with the numbers of images.
-_WIDE = 3
-
-
-def counted(number, noun):
-    """Write a number with its noun: ``1 error``, ``2 errors``."""
-    return f'{number} {noun}' + ('' if number == 1 else 's')
-
-
-def reports_text(reports):
+def reports_text(reports: list[SetReport]) -> str:
     """Say what was found.
 
     Args:
-        reports (list[SetReport]): All of one verification.
+        reports: All of one verification.
 
     Returns:
-        str: Tables, then every kind of error and warning with its files.
+        Tables, then every kind of error and warning with its files.
     """
     parts = [_sets_table(reports), _class_table(reports)]
     parts += [_findings(r) for r in reports if r.findings]
@@ -334,15 +324,15 @@ def reports_text(reports):
     return '\n'.join(part for part in parts if part)
 
 
-def advice_text(reports, command):
+def advice_text(reports: list[SetReport], command: str) -> str:
     """Say what can be done about open errors.
 
     Args:
-        reports (list[SetReport]): All of one verification.
-        command (str): The command that made them, without ``--fix``.
+        reports: All of one verification.
+        command: The command that made them, without ``--fix``.
 
     Returns:
-        str: Empty if nothing is to be done.
+        Empty if nothing is to be done.
     """
     errors = [f for r in reports for f in r.open_errors]
     if not errors:
@@ -354,6 +344,11 @@ def advice_text(reports, command):
         lines.append(f'  train on it as it is:       {command} --accept')
     lines.append(f'  mend it, and verify again:  {command}')
     return '\n'.join(lines)
+
+
+def counted(number, noun):
+    """Write a number with its noun: ``1 error``, ``2 errors``."""
+    return f'{number} {noun}' + ('' if number == 1 else 's')
 
 
 def _sets_table(reports):

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -14,6 +13,7 @@ from clouds_mmseg.data_tools.verify.label_look import (
     label_findings,
 )
 from clouds_mmseg.data_tools.verify.listing import (
+    Task,
     has_report,
     list_files,
     same_files,
@@ -34,56 +34,9 @@ from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.parallel import parallel_map
 
 
-def find_duplicates(reports):
-    """Add findings about equal image files.
-
-    An image of training that an evaluation set holds as another file is an
-    error: its result would be no result. Any other is a warning. A file that
-    two sets name is one image, not two.
-
-    Args:
-        reports (list[SetReport]): With ``digests``; they are added to.
-    """
-    places = {}
-    for report in reports:
-        for image, (digest, label) in report.digests.items():
-            found = places.setdefault(digest, {})
-            path = os.path.realpath(os.path.join(report.root, image))
-            found.setdefault(path, (report, image, label))
-    for same in places.values():
-        if len(same) > 1:
-            _judge(list(same.values()))
-
-
-def _judge(same):
-    for place, (report, image, label) in enumerate(same):
-        leaks = [o for o in same if report.training and not o[0].training]
-        earlier = [o for o in same[:place] if o[0].training == report.training]
-        if not leaks and not earlier:
-            continue
-        kind = 'leak' if leaks else 'duplicate'
-        other, twin, _ = (leaks or earlier)[0]
-        where = '' if other is report else f' of {other.name}'
-        text = f'image {image} is the same as {twin}{where}.'
-        report.findings.append(Finding(kind, text, image, label))
-
-
-@dataclass
-class Task:
-    """A dataset to verify.
-
-    Attributes:
-        name (str): For people: ``'cityscapes val'``.
-        dataset (Dataset): Not opened: built with ``lazy_init=True``.
-        training (bool): Whether it is for training.
-    """
-
-    name: str
-    dataset: object
-    training: bool = False
-
-
-def verify(tasks, *, workers=None, command=''):
+def verify(
+    tasks: list[Task], *, workers: int | None = None, command: str = ''
+) -> list[SetReport]:
     """Read every file of some datasets and keep what was found.
 
     The reports are written beside the data (``clouds_verify.json``), and so
@@ -91,13 +44,12 @@ def verify(tasks, *, workers=None, command=''):
     has accepted before stays accepted.
 
     Args:
-        tasks (list[Task]): The datasets. Of two with the same files the
-            first is read.
-        workers (int, optional): Processes. Defaults to the number of cores.
-        command (str): Which command does this, for messages.
+        tasks: The datasets. Of two with the same files the first is read.
+        workers: Processes. Defaults to the number of cores.
+        command: Which command does this, for messages.
 
     Returns:
-        list[SetReport]: One a dataset.
+        One a dataset.
 
     Raises:
         UserError: ``workers`` is not positive, or an earlier report is
@@ -118,14 +70,14 @@ def verify(tasks, *, workers=None, command=''):
     return reports
 
 
-def keep(reports):
+def keep(reports: list[SetReport]) -> bool:
     """Write reports beside their data, or say why that is impossible.
 
     Args:
-        reports (list[SetReport]): Of any roots.
+        reports: Of any roots.
 
     Returns:
-        bool: Whether all that can be kept was.
+        Whether all that can be kept was.
     """
     fine = True
     for root in dict.fromkeys(report.root for report in reports):
@@ -151,6 +103,40 @@ def _remember_accepted(report, earlier):
     for finding in report.findings:
         if finding.identity in accepted:
             finding.state = ACCEPTED
+
+
+def find_duplicates(reports: list[SetReport]) -> None:
+    """Add findings about equal image files.
+
+    An image of training that an evaluation set holds as another file is an
+    error: its result would be no result. Any other is a warning. A file that
+    two sets name is one image, not two.
+
+    Args:
+        reports: With ``digests``; they are added to.
+    """
+    places = {}
+    for report in reports:
+        for image, (digest, label) in report.digests.items():
+            found = places.setdefault(digest, {})
+            path = os.path.realpath(os.path.join(report.root, image))
+            found.setdefault(path, (report, image, label))
+    for same in places.values():
+        if len(same) > 1:
+            _judge(list(same.values()))
+
+
+def _judge(same):
+    for place, (report, image, label) in enumerate(same):
+        leaks = [o for o in same if report.training and not o[0].training]
+        earlier = [o for o in same[:place] if o[0].training == report.training]
+        if not leaks and not earlier:
+            continue
+        kind = 'leak' if leaks else 'duplicate'
+        other, twin, _ = (leaks or earlier)[0]
+        where = '' if other is report else f' of {other.name}'
+        text = f'image {image} is the same as {twin}{where}.'
+        report.findings.append(Finding(kind, text, image, label))
 
 
 def _verify_one(task, workers):
@@ -188,13 +174,6 @@ def _verify_one(task, workers):
             report.findings += _label_findings(report, dataset, task.training)
         _keep_statistics(dataset, listing.root, rows)
     return report
-
-
-def _label_findings(report, dataset, training):
-    count = LabelCount.of_classes(
-        report.pixels, report.ignored, labels=report.images
-    )
-    return label_findings(dataset, count, training)
 
 
 def _check_count(report, listing, dataset):
@@ -256,6 +235,13 @@ def _collect(report, samples):
             Finding('ignored', 'no label has a pixel of any class.')
         )
     return rows
+
+
+def _label_findings(report, dataset, training):
+    count = LabelCount.of_classes(
+        report.pixels, report.ignored, labels=report.images
+    )
+    return label_findings(dataset, count, training)
 
 
 def _keep_statistics(dataset, root, rows):

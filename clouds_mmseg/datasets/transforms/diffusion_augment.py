@@ -23,15 +23,15 @@ class TakeImageFrom(BaseTransform):
     Stands before ``LoadSegImage``.
 
     Args:
-        source (str): Folder of the data set's images.
-        folder (str): Folder with the same tree of PNG files.
+        source: Folder of the data set's images.
+        folder: Folder with the same tree of PNG files.
     """
 
-    def __init__(self, source, folder):
+    def __init__(self, source: str, folder: str):
         self.source = source
         self.folder = folder
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Replace ``img_path``."""
         below = os.path.relpath(results['img_path'], self.source)
         path = Path(self.folder, below).with_suffix('.png')
@@ -40,7 +40,7 @@ class TakeImageFrom(BaseTransform):
         results.pop('image_range', None)
         return results
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(source={self.source!r}, '
             f'folder={self.folder!r})'
@@ -60,19 +60,21 @@ class DiffusionAugment(BaseTransform):
     ``variant_path``, of a replaced image.
 
     Args:
-        bank (str): Folder of the bank. ``data/...`` is moved by the
-            environment variable ``CLOUDS_DATA_ROOT``.
-        prob (float): Probability that an image is replaced, in [0, 1].
-        source_root (str, optional): Folder that the bank's source files are
-            named below. Defaults to the one that the bank was made from; a
-            bank that was moved to another machine may need it.
+        bank: Folder of the bank. ``data/...`` is moved by the environment
+            variable ``CLOUDS_DATA_ROOT``.
+        prob: Probability that an image is replaced, in [0, 1].
+        source_root: Folder that the bank's source files are named below.
+            Defaults to the one that the bank was made from; a bank that was
+            moved to another machine may need it.
 
     Raises:
         ValueError: ``prob`` is out of its range.
         DataError: There is no bank, or it was not made from images.
     """
 
-    def __init__(self, bank, prob=0.5, source_root=None):
+    def __init__(
+        self, bank: str, prob: float = 0.5, source_root: str | None = None
+    ):
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must lie in [0, 1], got {prob}')
         self.bank = resolve_data_root(bank)
@@ -119,7 +121,7 @@ class DiffusionAugment(BaseTransform):
             return None
         return int(which * number)
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Replace ``img`` ((H, W, 3) uint8, BGR) with probability ``prob``.
 
         Raises:
@@ -165,7 +167,7 @@ class DiffusionAugment(BaseTransform):
                 level=logging.WARNING,
             )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(bank={self.bank!r}, prob={self.prob}, '
             f'sources={len(self.variants)})'

@@ -19,7 +19,7 @@ class EvaluateAtInputSize(BaseTransform):
     official CLOUDS code.
     """
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Set ``ori_shape`` to ``img_shape``.
 
         Raises:
@@ -36,7 +36,7 @@ class EvaluateAtInputSize(BaseTransform):
         results['ori_shape'] = shape
         return results
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'{type(self).__name__}()'
 
 
@@ -51,7 +51,7 @@ class KeepCleanView(BaseTransform):
     ``PackDGInputs`` puts it into the data sample as ``clean_img``.
     """
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``clean_img``: a copy of ``img``, (H, W, 3) uint8, BGR.
 
         Raises:
@@ -66,7 +66,7 @@ class KeepCleanView(BaseTransform):
         results['clean_img'] = results['img'].copy()
         return results
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'{type(self).__name__}()'
 
 
@@ -75,11 +75,11 @@ class PackDGInputs(PackSegInputs):
     """``PackSegInputs`` that always hands on domain and name of a sample.
 
     Args:
-        domain (str, optional): Used instead of the domain of the dataset.
+        domain: Used instead of the domain of the dataset.
         **kwargs: See :class:`mmseg.datasets.PackSegInputs`.
     """
 
-    def __init__(self, domain=None, **kwargs):
+    def __init__(self, domain: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.domain = domain
         if isinstance(self.meta_keys, str):
@@ -87,7 +87,7 @@ class PackDGInputs(PackSegInputs):
         keys = (*self.meta_keys, 'domain', 'sample_name', 'image_range')
         self.meta_keys = (*dict.fromkeys(keys),)
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Return ``inputs`` ((3, H, W) uint8) and ``data_samples``.
 
         ``data_samples.domain`` is a str in its metainfo. Behind
@@ -123,7 +123,7 @@ class PackDGInputs(PackSegInputs):
         planes = np.ascontiguousarray(clean.transpose(2, 0, 1))
         return PixelData(data=torch.from_numpy(planes))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(domain={self.domain!r}, '
             f'meta_keys={self.meta_keys})'

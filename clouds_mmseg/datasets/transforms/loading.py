@@ -1,5 +1,7 @@
 """Reading of images and label files."""
 
+from collections.abc import Sequence
+
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
@@ -21,6 +23,9 @@ from clouds_mmseg.utils.images import (
 _ADVICE = "Replace the file, or name it in the dataset's skip list."
 # Backends of mmcv that leave EXIF orientation to their caller.
 _NOT_TURNED = ('turbojpeg', 'tifffile')
+_LABEL_ADVICE = "Mend the file, or name its image in the dataset's skip list."
+# Undefined ids of one label from which on they are no slip of a table.
+_MANY = 16
 
 
 @TRANSFORMS.register_module()
@@ -32,8 +37,8 @@ class LoadSegImage(LoadImageFromFile):
     says nothing.
 
     Args:
-        image_range (Sequence[float], optional): The values in the files that
-            become 0 and 255. Defaults to ``image_range`` of the dataset.
+        image_range: The values in the files that become 0 and 255. Defaults to
+            ``image_range`` of the dataset.
         **kwargs: Of mmcv's class. With another ``color_type`` or
             ``imdecode_backend`` than the defaults, depth is that backend's.
 
@@ -42,7 +47,7 @@ class LoadSegImage(LoadImageFromFile):
             cannot be read by others, without a word.
     """
 
-    def __init__(self, image_range=None, **kwargs):
+    def __init__(self, image_range: Sequence[float] | None = None, **kwargs):
         super().__init__(**kwargs)
         if self.ignore_empty:
             raise ValueError(
@@ -52,7 +57,7 @@ class LoadSegImage(LoadImageFromFile):
             )
         self.image_range = check_image_range(image_range)
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``img`` ((H, W, 3) uint8, BGR), ``img_shape``, ``ori_shape``.
 
         Raises:
@@ -93,34 +98,6 @@ class LoadSegImage(LoadImageFromFile):
         return image
 
 
-def read_file(path: str, kind: str, backend_args: dict | None = None) -> bytes:
-    """Read the bytes of a file of a dataset.
-
-    Args:
-        path: The file.
-        kind: 'image' or 'label', for the message.
-        backend_args: Of mmengine's file backend.
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: It does not exist or cannot be read.
-    """
-    try:
-        return fileio.get(path, backend_args=backend_args)
-    except OSError as error:
-        raise DataError(
-            f'{kind} {path} cannot be read: {error.strerror or error}.',
-            "Replace the file, or name its image in the dataset's skip list.",
-        ) from error
-
-
-_LABEL_ADVICE = "Mend the file, or name its image in the dataset's skip list."
-# Undefined ids of one label from which on they are no slip of a table.
-_MANY = 16
-
-
 @TRANSFORMS.register_module()
 class LoadSegLabels(BaseTransform):
     """Read a label file as published and map its ids to class indices.
@@ -135,13 +112,13 @@ class LoadSegLabels(BaseTransform):
     Added keys: ``gt_seg_map``; ``seg_fields`` grows by it.
 
     Args:
-        backend_args (dict, optional): Of mmengine's file backend.
+        backend_args: Of mmengine's file backend.
     """
 
-    def __init__(self, backend_args=None):
+    def __init__(self, backend_args: dict | None = None):
         self.backend_args = backend_args
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``gt_seg_map``: (H, W) uint8, class indices, 255 ignored.
 
         Raises:
@@ -198,8 +175,31 @@ class LoadSegLabels(BaseTransform):
             "turn the label, or remove the image's EXIF orientation."
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'{type(self).__name__}(backend_args={self.backend_args})'
+
+
+def read_file(path: str, kind: str, backend_args: dict | None = None) -> bytes:
+    """Read the bytes of a file of a dataset.
+
+    Args:
+        path: The file.
+        kind: 'image' or 'label', for the message.
+        backend_args: Of mmengine's file backend.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: It does not exist or cannot be read.
+    """
+    try:
+        return fileio.get(path, backend_args=backend_args)
+    except OSError as error:
+        raise DataError(
+            f'{kind} {path} cannot be read: {error.strerror or error}.',
+            "Replace the file, or name its image in the dataset's skip list.",
+        ) from error
 
 
 def hint_about_ids(undefined: list[int], table: np.ndarray) -> str:
