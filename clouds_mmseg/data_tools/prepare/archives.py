@@ -15,10 +15,11 @@ import zlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from clouds_mmseg.utils.errors import DataError
 
-# What reading a member raises if the archive is damaged at that place.
+# What reading a damaged member raises.
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 _BLOCK = 1 << 20
 # Program -> arguments to unpack ARCHIVE into FOLDER, both absolute.
@@ -29,11 +30,15 @@ _PROGRAMS = {
     'bsdtar': lambda a, f: ['bsdtar', '-x', '-f', a, '-C', f],
 }
 _DRIVE = re.compile('[A-Za-z]:')
+# Records of the zip format (APPNOTE.TXT, sections 4.3.12 to 4.3.16): end of
+# the central directory, its zip64 locator and zip64 form, directory entry.
 _END = struct.Struct('<4s4H2LH')
 _LOCATOR = struct.Struct('<4sLQL')
 _END64 = struct.Struct('<4sQ2H2L4Q')
 _ENTRY = struct.Struct('<4s6H3L5H2L')
+# A field with this value stands in the zip64 extra field instead.
 _SHORT, _LONG = 0xFFFF, 0xFFFFFFFF
+# Header id of that extra field.
 _ZIP64 = 1
 
 
@@ -44,12 +49,13 @@ class Member:
     Attributes:
         name: Path inside of the source, with ``/``.
         size: In bytes.
-        place: How the source finds it again.
+        location: Where the source finds it: a path, the name in a zip archive,
+            or the offset in a tar archive.
     """
 
     name: str
     size: int
-    place: str | int
+    location: str | int
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ class FolderSource:
 
     Attributes:
         root: The folder.
-        owned: Whether the files were unpacked by us: they may be hard-linked,
-            and are deleted when all is done.
+        owned: Whether the files were unpacked by the preparation: they may be
+            hard-linked, and are deleted at its end.
     """
 
     root: str
@@ -68,8 +74,8 @@ class FolderSource:
     streamed = False
 
     @property
-    def title(self):
-        """The folder's name for people."""
+    def title(self) -> str:
+        """The folder, for messages."""
         return self.root
 
     def members(self, without: Container[str] = ()) -> Iterator[Member]:
@@ -79,7 +85,7 @@ class FolderSource:
             without: Real paths of folders to leave out.
 
         Yields:
-            Its place is its path.
+            Its location is its path.
         """
         seen = set()
         for folder, folders, files in os.walk(self.root, followlinks=True):
@@ -99,13 +105,13 @@ class FolderSource:
                     continue  # a link to nothing
                 yield Member(safe_name(below, self.root), size, path)
 
-    def read(self, member):
+    def read(self, member: Member) -> bytes:
         """Return the bytes of a file."""
-        return Path(member.place).read_bytes()
+        return Path(member.location).read_bytes()
 
-    def describe(self, member):
-        """Name a file for people."""
-        return member.place
+    def describe(self, member: Member) -> str:
+        """Return the path of a file, for messages."""
+        return member.location
 
 
 @dataclass(frozen=True)
@@ -114,30 +120,30 @@ class ZipSource:
 
     Attributes:
         paths: The file, or its volumes in order.
-        spanned: Whether the volumes are ``.z01, ..., .zip``; else they are one
-            file that was cut.
+        multi_volume: Whether the volumes are ``.z01, ..., .zip``; else they
+            are the pieces of one file.
     """
 
     paths: tuple[str, ...]
-    spanned: bool = False
+    multi_volume: bool = False
     is_folder = False
     owned = False
     streamed = False
 
     @property
-    def title(self):
-        """The archive's name for people."""
-        return self.paths[-1] if self.spanned else self.paths[0]
+    def title(self) -> str:
+        """The archive, for messages."""
+        return self.paths[-1] if self.multi_volume else self.paths[0]
 
-    def members(self, without=()) -> Iterator[Member]:
+    def members(self, without: Container[str] = ()) -> Iterator[Member]:
         """List the files of the archive.
 
         Yields:
-            Its place is the name as stored.
+            Its location is the name as stored.
 
         Raises:
-            DataError: It is no archive, incomplete, encrypted, or holds
-                names or links that lead out of it.
+            DataError: It is no archive, incomplete, encrypted, or holds names
+                or links that lead out of it.
         """
         for info in _open_zip(self).infolist():
             name = safe_name(info.filename, self.title)
@@ -152,23 +158,23 @@ class ZipSource:
                 )
             yield Member(name, info.file_size, info.filename)
 
-    def read(self, member):
-        """Return the bytes of a member; the archive's checksum is tested."""
-        return _open_zip(self).read(member.place)
+    def read(self, member: Member) -> bytes:
+        """Return the bytes of a member, whose checksum is verified."""
+        return _open_zip(self).read(member.location)
 
-    def copy(self, member, stream) -> None:
+    def copy(self, member: Member, stream: BinaryIO) -> None:
         """Write a large member to a file."""
-        with _open_zip(self).open(member.place) as content:
+        with _open_zip(self).open(member.location) as content:
             shutil.copyfileobj(content, stream, _BLOCK)
 
-    def describe(self, member):
-        """Name a member for people."""
+    def describe(self, member: Member) -> str:
+        """Return archive and name of a member, for messages."""
         return f'{self.title}: {member.name}'
 
 
 @dataclass(frozen=True)
 class TarSource:
-    """Files in a tar archive, plain or compressed.
+    """Files in a tar archive, uncompressed or compressed.
 
     Attributes:
         paths: The file, or the pieces it was cut into.
@@ -182,15 +188,15 @@ class TarSource:
     owned = False
 
     @property
-    def title(self):
-        """The archive's name for people."""
+    def title(self) -> str:
+        """The archive, for messages."""
         return self.paths[0]
 
-    def members(self, without=()) -> Iterator[Member]:
+    def members(self, without: Container[str] = ()) -> Iterator[Member]:
         """List the files of the archive; a compressed one is read through.
 
         Yields:
-            Its place is the offset of its content.
+            Its location is the offset of its content.
 
         Raises:
             DataError: See :meth:`ZipSource.members`.
@@ -199,38 +205,38 @@ class TarSource:
             name = safe_name(info.name, self.title)
             yield Member(name, info.size, info.offset_data)
 
-    def stream(self, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
+    def stream(self, locations: Container[int]) -> Iterator[tuple[int, bytes]]:
         """Read members in the order in which they are stored.
 
         Args:
-            wanted: Their places.
+            locations: Locations of the members.
 
         Yields:
-            Place and content.
+            Location and content.
         """
         for info, archive in self._walk():
-            if info.offset_data in wanted:
+            if info.offset_data in locations:
                 yield info.offset_data, archive.extractfile(info).read()
 
-    def read(self, member):
-        """Return the bytes of a member of a plain archive."""
+    def read(self, member: Member) -> bytes:
+        """Return the bytes of a member of an uncompressed archive."""
         with ConcatenatedFile(self.paths) as stream:
-            stream.seek(member.place)
+            stream.seek(member.location)
             content = stream.read(member.size)
         if len(content) < member.size:
             raise EOFError(f'{self.title} ends inside of {member.name}')
         return content
 
-    def copy(self, member, stream) -> None:
+    def copy(self, member: Member, stream: BinaryIO) -> None:
         """Write a large member to a file."""
         for info, archive in self._walk():
-            if info.offset_data == member.place:
+            if info.offset_data == member.location:
                 content = archive.extractfile(info)
                 shutil.copyfileobj(content, stream, _BLOCK)
                 return
 
-    def describe(self, member):
-        """Name a member for people."""
+    def describe(self, member: Member) -> str:
+        """Return archive and name of a member, for messages."""
         return f'{self.title}: {member.name}'
 
     def _walk(self):
@@ -260,7 +266,7 @@ def _open_zip(source):
 @functools.lru_cache(maxsize=16)
 def _open_zip_in(source, pid):
     try:
-        if source.spanned:
+        if source.multi_volume:
             return zipfile.ZipFile(join_volumes(source.paths))
         return zipfile.ZipFile(ConcatenatedFile(source.paths))
     except (zipfile.BadZipFile, SplitZipError, OSError) as error:
@@ -276,12 +282,12 @@ def _unreadable(path, error):
 
 
 def safe_name(name: str, archive: str) -> str:
-    """Bring the name of an archive's member into one form.
+    """Normalise the name of an archive's member.
 
     Args:
         name: As stored. Backslashes count as separators: archives packed on
             Windows have them.
-        archive: The archive, for the message.
+        archive: For the message.
 
     Returns:
         Relative, with ``/``, without ``.`` and empty parts.
@@ -318,11 +324,11 @@ def refuse_link(name: str, archive: str) -> None:
 
 
 def unpack_rar(path: str, work: str | Path) -> Path:
-    """Unpack an archive with a program of the system.
+    """Unpack a RAR archive with an installed program.
 
     Args:
         path: The archive, or its first part.
-        work: Folder for what is unpacked.
+        work: Folder that the archive is unpacked below.
 
     Returns:
         Folder with the files. An archive that is unpacked there already is not
@@ -360,11 +366,11 @@ def unpack_rar(path: str, work: str | Path) -> Path:
 
 
 class ConcatenatedFile(io.RawIOBase):
-    """Reads files, and bytes after them, as if they were one file.
+    """Read-only file object over several files and trailing bytes.
 
     Args:
         paths: The files in their order.
-        tail: What follows the last of them.
+        tail: Bytes after the last of them.
     """
 
     def __init__(self, paths: Sequence[str], tail: bytes = b''):
@@ -376,25 +382,25 @@ class ConcatenatedFile(io.RawIOBase):
         self.size = sum(sizes)
         self._position = 0
 
-    def readable(self):
+    def readable(self) -> bool:
         """Return True."""
         return True
 
-    def seekable(self):
+    def seekable(self) -> bool:
         """Return True."""
         return True
 
-    def seek(self, offset, whence=os.SEEK_SET):
-        """Move, as in every file object."""
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position, as in every file object."""
         base = {0: 0, 1: self._position, 2: self.size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
-    def tell(self):
+    def tell(self) -> int:
         """Return the position."""
         return self._position
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: bytearray | memoryview) -> int:
         """Read into a buffer, up to the end of one of the files."""
         if self._position >= self.size:
             return 0
@@ -406,7 +412,7 @@ class ConcatenatedFile(io.RawIOBase):
         self._position += count
         return count
 
-    def read(self, size=-1):
+    def read(self, size: int | None = -1) -> bytes:
         """Read ``size`` bytes, fewer only at the end."""
         if size is None or size < 0:
             return self.readall()
@@ -432,7 +438,7 @@ class SplitZipError(ValueError):
 
 
 def volume_number(path: str) -> int:
-    """Number of the volume that a zip file's end says it is.
+    """Return the volume number in the end record of a zip file.
 
     Args:
         path: The file that ends in ``.zip``.
@@ -462,26 +468,26 @@ def join_volumes(paths: Sequence[str]) -> ConcatenatedFile:
         paths: ``name.z01``, ``name.z02``, ..., ``name.zip``.
 
     Returns:
-        For :class:`zipfile.ZipFile`.
+        File object for :class:`zipfile.ZipFile`.
 
     Raises:
         SplitZipError: The volumes do not fit together.
     """
-    whole = ConcatenatedFile(paths)
+    joined = ConcatenatedFile(paths)
     try:
-        entries = _read_directory(whole, len(paths))
-        tail = _write_directory(entries, whole.size)
+        entries = _read_directory(joined, len(paths))
+        tail = _write_directory(entries, joined.size)
     except struct.error as error:
         raise SplitZipError(f'the directory is damaged: {error}') from error
     finally:
-        whole.close()
+        joined.close()
     return ConcatenatedFile(paths, tail)
 
 
 def _find_end(stream):
     """Return position and fields of the end record, or None."""
     size = stream.seek(0, io.SEEK_END)
-    # Behind it stands only a comment of at most 64 KiB.
+    # Only a comment of at most 64 KiB follows it.
     start = max(0, size - _END.size - 0xFFFF)
     stream.seek(start)
     data = stream.read()
@@ -491,25 +497,27 @@ def _find_end(stream):
     return start + found, _END.unpack_from(data, found)
 
 
-def _read_directory(whole, volumes):
+def _read_directory(joined, volumes):
     """Return fields, name, extra field and comment of each entry."""
-    end = _find_end(whole)
+    end = _find_end(joined)
     if end is None:
         raise SplitZipError('the last volume has no directory')
     position, (_, last, first, _, total, size, offset, _) = end
-    data = _read_at(whole, max(0, position - _LOCATOR.size), _LOCATOR.size)
+    data = _read_at(joined, max(0, position - _LOCATOR.size), _LOCATOR.size)
     if data[:4] == b'PK\x06\x07':
-        _, disk, place, disks = _LOCATOR.unpack(data)
+        _, disk, record_at, disks = _LOCATOR.unpack(data)
         last = disks - 1
         if disk < volumes:
-            record = _read_at(whole, whole.starts[disk] + place, _END64.size)
+            record = _read_at(
+                joined, joined.starts[disk] + record_at, _END64.size
+            )
             fields = _END64.unpack(record)
             first, total, size, offset = fields[5], *fields[7:]
     if last != volumes - 1:
         raise SplitZipError(
             f'the archive has {last + 1} volumes, found {volumes}'
         )
-    data = _read_at(whole, whole.starts[first] + offset, size)
+    data = _read_at(joined, joined.starts[first] + offset, size)
     entries, at = [], 0
     for _ in range(total):
         fields = list(_ENTRY.unpack_from(data, at))
@@ -522,7 +530,7 @@ def _read_directory(whole, volumes):
             data[at + sum(fields[10:12]) : at + sum(fields[10:13])],
         )
         at += sum(fields[10:13])
-        _move(fields, extra, whole.starts[:volumes])
+        _make_absolute(fields, extra, joined.starts[:volumes])
         entries.append((fields, name, _without_zip64(extra), comment))
     return entries
 
@@ -535,19 +543,19 @@ def _read_at(stream, position, count):
     return data
 
 
-def _move(fields, extra, starts):
-    """Replace volume and offset of an entry by its place in the whole."""
+def _make_absolute(fields, extra, starts):
+    """Replace volume and offset of an entry by the joined file's offset."""
     wide = dict(_extra_fields(extra)).get(_ZIP64, b'')
     at = 0
     # In this order, and only those that do not fit: size, packed size,
     # offset, volume.
-    for index, mark, code in (
+    for index, sentinel, code in (
         (9, _LONG, '<Q'),
         (8, _LONG, '<Q'),
         (16, _LONG, '<Q'),
         (13, _SHORT, '<L'),
     ):
-        if fields[index] == mark:
+        if fields[index] == sentinel:
             (fields[index],) = struct.unpack_from(code, wide, at)
             at += struct.calcsize(code)
     if fields[13] >= len(starts):
@@ -574,7 +582,7 @@ def _without_zip64(extra):
 
 
 def _write_directory(entries, start):
-    """Return a directory that lies at ``start``, with its end records."""
+    """Encode a directory at offset ``start``, with its end records."""
     out = bytearray()
     for fields, name, extra, comment in entries:
         wide = struct.pack(

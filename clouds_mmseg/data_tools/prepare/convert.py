@@ -20,7 +20,7 @@ from clouds_mmseg.utils.images import ImageFileError, decode_ids
 
 @dataclass(frozen=True)
 class TableConverter:
-    """Labels whose ids a table maps.
+    """Converter of label files by a lookup table.
 
     Attributes:
         table: 256 or 65536 bytes: id in the file -> train id.
@@ -32,13 +32,11 @@ class TableConverter:
 
     @classmethod
     def of(cls, dataset: type[DGDataset]) -> 'TableConverter':
-        """Take over how a dataset class reads the published labels.
+        """Convert as a dataset class reads the published labels.
 
         Args:
             dataset: A subclass of :class:`DGDataset`.
 
-        Returns:
-            With its table and channel.
         """
         # Without a data root the class knows of no prepared files.
         raw = dataset(lazy_init=True, pipeline=[])
@@ -48,19 +46,25 @@ class TableConverter:
     def from_ids(
         cls, ids: dict[int, int], ignored: Iterable[int] = ()
     ) -> 'TableConverter':
-        """Make a converter of a dict.
+        """Make a converter from a mapping, for grey and palette files.
 
         Args:
             ids: Id in the file -> train id.
-            ignored: Further ids that files may hold.
-
-        Returns:
-            For grey and palette files.
+            ignored: Further ids that files may hold; they become 255.
         """
         return cls(build_label_table(ids, ignored).tobytes())
 
-    def __call__(self, payload, name):
-        """Return the train ids of a file."""
+    def __call__(self, payload: bytes, name: str) -> np.ndarray:
+        """Decode a label file to train ids, (H, W) uint8.
+
+        Args:
+            payload: The file.
+            name: For messages.
+
+        Raises:
+            DataError: It is damaged, or holds an id that the table does not
+                define.
+        """
         try:
             raw = decode_ids(payload, self.channel)
         except ImageFileError as error:
@@ -82,24 +86,16 @@ TRAIN_IDS = TableConverter.from_ids({i: i for i in range(19)}, [IGNORE])
 
 
 def label_ids() -> TableConverter:
-    """The converter for files with the label ids of Cityscapes.
+    """Make the converter of files with the label ids of Cityscapes.
 
-    Returns:
-        Ids without a train id become 255.
+    Ids without a train id become 255.
     """
     rest = set(LABEL_IDS) - set(LABEL_ID_TO_TRAIN_ID)
     return TableConverter.from_ids(LABEL_ID_TO_TRAIN_ID, rest | {IGNORE})
 
 
 def encode_label(label: np.ndarray) -> bytes:
-    """Encode train ids as a grey PNG.
-
-    Args:
-        label: (H, W) uint8.
-
-    Returns:
-        The file.
-    """
+    """Encode train ids, (H, W) uint8, as a grey PNG file."""
     # Unfiltered and with matches of any distance, labels decode several times
     # faster than as OpenCV writes PNGs by default, and are smaller.
     options = [
@@ -111,15 +107,16 @@ def encode_label(label: np.ndarray) -> bytes:
 
 
 def shrink(pixels: np.ndarray, short: int, *, label: bool) -> np.ndarray:
-    """Bring the short edge of an image or a label to a length.
+    """Downscale an image or a label to a short edge.
 
     Args:
         pixels: (H, W) uint8 train ids or (H, W, 3) uint8.
-        short: Wanted length in pixels.
-        label: Whether ids must not be mixed.
+        short: Length in pixels.
+        label: Whether to resample with nearest neighbours: ids must not be
+            interpolated.
 
     Returns:
-        Smaller; ``pixels`` itself if it is small enough.
+        The copy; ``pixels`` itself if its short edge is not longer.
     """
     height, width = pixels.shape[:2]
     edge = min(height, width)

@@ -1,4 +1,4 @@
-"""Writing of one prepared file."""
+"""Writing of prepared files: link, copy, convert or recode one."""
 
 import errno
 import io
@@ -34,21 +34,23 @@ from clouds_mmseg.utils.image_files import (
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Formats of --recode: OpenCV, which decodes images in training, reads both.
 RECODES = ('bmp', 'webp')
-CREATED, EXISTS, FAILED = 'made', 'there', 'bad'
+# States of a job.
+CREATED, EXISTS, FAILED = 'created', 'exists', 'failed'
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file to be made.
+    """One file to be written.
 
     Attributes:
         part: ``image`` or ``label``.
-        key: The same for image and label of a pair.
-        split: The split.
+        key: Equal for image and label of a pair.
+        split: Name of the split.
         target: Path below the output folder.
-        source: Number of the source.
-        member: The file there.
-        convert: What makes train ids of a label.
+        source: Index of the source.
+        member: The file of the source.
+        convert: Label file and its name -> train ids; None for files that hold
+            train ids.
         label_source: See :class:`Rule`.
     """
 
@@ -64,11 +66,12 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
-        state: ``made``, ``there`` (before) or ``bad``.
-        message: What is wrong with a bad file.
+        state: :data:`CREATED`, :data:`EXISTS` (written before) or
+            :data:`FAILED`.
+        message: What is wrong with the source file, if it failed.
     """
 
     state: str
@@ -77,11 +80,11 @@ class JobResult:
 
 @dataclass(frozen=True)
 class FileWriter:
-    """Makes the files of a prepared folder.
+    """Writes the files of a prepared folder.
 
     Attributes:
         out: The folder.
-        sources: All sources.
+        sources: All sources; ``Job.source`` is an index of them.
         link: Whether files of folders are linked instead of copied.
         resize_short: Short edge of the copies.
         recode: Format of the copies of images.
@@ -94,18 +97,19 @@ class FileWriter:
     recode: str | None = None
 
     def __call__(self, job: Job, payload: bytes | None = None) -> JobResult:
-        """Make one file unless it is there.
+        """Write one file unless it exists.
 
         Args:
-            job: What to do.
-            payload: The published file, where it has been read already.
+            job: The file.
+            payload: Content of the source file, where it has been read
+                already.
 
         Returns:
-            ``bad`` if the published file cannot be used.
+            :data:`FAILED` if the source file cannot be used.
 
         Raises:
-            DataError: The output cannot be written, or another file is in
-                the way. Nothing else can be done then.
+            DataError: The output cannot be written, or another file is in the
+                way: no further file can be written.
         """
         source = self.sources[job.source]
         target = Path(self.out) / job.target
@@ -113,17 +117,17 @@ class FileWriter:
         if job.part == 'image':
             as_is = as_is and self.recode is None
         if os.path.lexists(target):
-            there = self._there(job, source, target, as_is)
-            if there:
-                return there
+            existing = self._check_existing(job, source, target, as_is)
+            if existing:
+                return existing
         if as_is and source.is_folder:
-            return self._bring(job, source, target)
+            return self._link_or_copy(job, source, target)
         name = source.describe(job.member)
         try:
             payload = source.read(job.member) if payload is None else payload
             # A copy in another format no longer shows that it was damaged.
             sums = job.part == 'label' or bool(self.recode)
-            _require(payload, job, name, sums)
+            _check_payload(payload, job, name, sums)
             if not as_is:
                 payload = self._convert(job, payload, name)
         except READ_ERRORS as error:
@@ -136,16 +140,16 @@ class FileWriter:
             temporary.write_bytes(payload)
         return JobResult(CREATED)
 
-    def _there(self, job, source, target, as_is):
-        """Whether the file has been made; removes links that are not it."""
+    def _check_existing(self, job, source, target, as_is):
+        """Return the result of an existing file; remove outdated links."""
         linked = target.is_symlink()
         own = (
             source.is_folder
             and target.exists()
-            and target.samefile(job.member.place)
+            and target.samefile(job.member.location)
         )
-        # A link to nothing: the source was moved since. Or a copy is asked
-        # for where there is a link of ours.
+        # A broken link: the source was moved since. Or a copy is asked for
+        # where an earlier run made a link.
         if not target.exists() or (own and linked and not self.link):
             with self._writing(target):
                 target.unlink()
@@ -156,11 +160,11 @@ class FileWriter:
                 'changed: give another folder as --out'
             )
         if own and not linked:
-            # Prepared in place: nobody has looked at this file yet.
-            return self._complete(job, source) or JobResult(EXISTS)
+            # Prepared in place: this file has not been checked yet.
+            return self._check_complete(job, source) or JobResult(EXISTS)
         size = target.stat().st_size
-        # What is converted has no size to compare; it was renamed into
-        # place when it was whole.
+        # Converted files have no size to compare; they were renamed to their
+        # path when they were complete.
         if own or (size == job.member.size if as_is else size and not linked):
             return JobResult(EXISTS)
         raise DataError(
@@ -169,20 +173,20 @@ class FileWriter:
             'delete it, or give another folder as --out.'
         )
 
-    def _bring(self, job, source, target):
+    def _link_or_copy(self, job, source, target):
         """Link or copy a file of a folder."""
-        path = job.member.place
-        problem = self._complete(job, source)
+        path = job.member.location
+        problem = self._check_complete(job, source)
         if problem:
             return problem
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            ways = [os.link] if source.owned else []
+            methods = [os.link] if source.owned else []
             if self.link and not source.owned:
-                ways = [os.symlink, os.link]
-            for way in ways:
+                methods = [os.symlink, os.link]
+            for method in methods:
                 try:
-                    way(path, target)
+                    method(path, target)
                 except OSError as error:
                     if error.errno in (*FULL, errno.EEXIST):
                         raise
@@ -192,10 +196,10 @@ class FileWriter:
                 shutil.copyfile(path, temporary)
         return JobResult(CREATED)
 
-    def _complete(self, job, source):
-        """Return what is wrong with a file of a folder, or None."""
+    def _check_complete(self, job, source):
+        """Return the failure of a truncated file of a folder, or None."""
         try:
-            with open(job.member.place, 'rb') as stream:
+            with open(job.member.location, 'rb') as stream:
                 problem = truncated_file(stream)
         except OSError as error:
             problem = f'cannot be read ({error})'
@@ -229,10 +233,10 @@ class FileWriter:
             raise write_error(self.out, target, error) from error
 
 
-def _require(payload, job, name, sums):
-    """Check that a file is whole, and if wanted its checksums.
+def _check_payload(payload, job, name, sums):
+    """Check that a file is complete, and with ``sums`` its PNG checksums.
 
-    Decoders read a label with a flipped bit into other ids, without a word.
+    A label with a flipped bit would be decoded into other ids silently.
     """
     problem = truncated(payload)
     if not problem and sums:
@@ -248,7 +252,7 @@ def decode_image(payload: bytes, name: str) -> np.ndarray:
 
     Args:
         payload: The file.
-        name: Of the file, for messages.
+        name: For messages.
 
     Returns:
         (H, W, 3) uint8, BGR.
@@ -263,23 +267,23 @@ def decode_image(payload: bytes, name: str) -> np.ndarray:
 
 
 def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
-    """Encode an image so that decoding gives the very same pixels.
+    """Encode an image losslessly.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         kind: One of :data:`RECODES`.
-        name: Of the published file, for messages.
+        name: For messages.
 
     Returns:
         The file.
 
     Raises:
-        DataError: The format cannot hold it.
+        DataError: Decoding does not give the same pixels.
     """
     if kind == 'webp':
         out = io.BytesIO()
         rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-        # The least effort: the files of the greatest are some tenth smaller,
+        # Least effort: with the greatest, files are about a tenth smaller,
         # decode no faster and take several times as long to write.
         try:
             rgb.save(out, 'WEBP', lossless=True, quality=0, method=0)
@@ -299,14 +303,14 @@ def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
 
 
 def recode_rules(rules: Sequence[Rule], kind: str | None) -> list[Rule]:
-    """Give the images of a layout the names of their copies.
+    """Give the targets of images the suffix of their recoded copies.
 
     Args:
         rules: Of the layout.
         kind: See :func:`recoded`.
 
     Returns:
-        Labels are left alone.
+        The rules; those of labels are unchanged.
     """
     return [
         replace(rule, target=recoded(rule.target, kind))
@@ -322,15 +326,12 @@ def write_error(out: str, target: str | Path, error: OSError) -> DataError:
     Args:
         out: The output folder.
         target: The file.
-        error: What the system said.
-
-    Returns:
-        Says how to continue.
+        error: Of the system.
     """
     if error.errno in FULL:
         return DataError(
             f'the disk of {out} is full ({error.strerror}). Every file there '
-            'is whole. Make room and run the same command again: it '
+            'is complete. Make room and run the same command again: it '
             'continues.'
         )
     return DataError(f'{target} cannot be written: {error}')

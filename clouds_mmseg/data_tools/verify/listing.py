@@ -1,4 +1,4 @@
-"""Pairs of images and labels, and files without a partner."""
+"""Listing of a dataset's image-label pairs and of its unpaired files."""
 
 import os
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Task:
     """A dataset to verify.
 
     Attributes:
-        name: For people: ``'cityscapes val'``.
+        name: Name in messages: ``'cityscapes val'``.
         dataset: Not opened: built with ``lazy_init=True``.
         training: Whether it is for training.
     """
@@ -38,12 +38,13 @@ class Listing:
     """The files of one dataset.
 
     Attributes:
-        root: Folder that all paths are below.
-        key: Tells this dataset from others below the same root.
+        root: Folder that all paths are relative to.
+        key: See :func:`set_key`.
         pairs: To be read, sorted.
         found: Number of images, skipped ones included.
-        set_aside: Number of images that were moved away earlier.
-        findings: Files that lack their partner.
+        set_aside: Number of images that were moved to quarantine or left out
+            earlier.
+        findings: Unpaired and unused files.
     """
 
     root: str
@@ -55,14 +56,14 @@ class Listing:
 
 
 def has_report(dataset: BaseDataset) -> bool:
-    """Whether what is found about a dataset is kept beside its files.
+    """Return whether reports about a dataset are stored beside its files.
 
     Args:
-        dataset: At the bottom of all wrappers.
+        dataset: Without wrappers.
 
     Returns:
-        False for banks, which have a manifest with hashes, and for classes
-        that are not of this package.
+        False for generated image sets, whose manifest has hashes, and for
+        classes of other packages.
     """
     return isinstance(dataset, DGDataset) and not isinstance(
         dataset, GeneratedDataset
@@ -70,14 +71,14 @@ def has_report(dataset: BaseDataset) -> bool:
 
 
 def set_key(dataset: DGDataset) -> str:
-    """Name a set of files so that reports about it are found again.
+    """Return the key of a dataset's files in the reports below one root.
 
     Args:
         dataset: Opened or not.
 
     Returns:
-        Where images and labels lie, which of them are meant, and a hash of how
-        labels are read.
+        Folders and suffixes of images and labels, a hash of the label table,
+        and annotation file and image range if there are any.
     """
     root = dataset.files_root
     folder = os.path.relpath(dataset.data_prefix['img_path'], root)
@@ -90,19 +91,19 @@ def set_key(dataset: DGDataset) -> str:
     if dataset.ann_file:
         words.append(os.path.relpath(dataset.ann_file, root))
     if dataset.image_range is not None:
-        # What was found with another range is no longer so.
+        # Findings depend on the range.
         words.append('{:g}..{:g}'.format(*dataset.image_range))
     return ' '.join(words)
 
 
 def same_files(dataset: BaseDataset) -> tuple:
-    """Tell datasets apart by their files.
+    """Return a key that identifies the files of a dataset.
 
     Args:
-        dataset: At the bottom of all wrappers.
+        dataset: Without wrappers.
 
     Returns:
-        Equal for datasets that read the same files by the same rule.
+        Equal for datasets that read the same files in the same way.
     """
     if has_report(dataset):
         return (dataset.files_root, set_key(dataset))
@@ -110,13 +111,10 @@ def same_files(dataset: BaseDataset) -> tuple:
 
 
 def list_files(dataset: BaseDataset) -> Listing:
-    """Find out which files a dataset has and which lack their partner.
+    """List the pairs of a dataset, and the files that are unpaired.
 
     Args:
         dataset: Not opened: built with ``lazy_init=True``.
-
-    Returns:
-        What there is.
 
     Raises:
         DataError: A folder is missing, or there is no image.
@@ -143,7 +141,7 @@ def list_files(dataset: BaseDataset) -> Listing:
             text = f'{image} is in {below(dataset.ann_file)}, not on disk.'
             findings.append(Finding('no_image', text, image))
         infos = _without(infos, gone)
-    aside = set_aside(root)
+    quarantined = set_aside(root)
     if dataset.data_prefix.get('seg_map_path'):
         suffix = dataset.seg_map_suffix
         gone = dataset.missing_files(infos, 'seg_map_path', suffix)
@@ -153,7 +151,7 @@ def list_files(dataset: BaseDataset) -> Listing:
             findings.append(Finding('no_label', text, image))
         infos = _without(infos, gone)
         if not dataset.ann_file:
-            findings += _orphans(dataset, samples, below, aside)
+            findings += _orphans(dataset, samples, below, quarantined)
         for first, second in dataset.two_of_a_label(infos):
             text = f'{below(second)} has the label of {below(first)}.'
             findings.append(Finding('same_label', text, below(second)))
@@ -176,8 +174,8 @@ def list_files(dataset: BaseDataset) -> Listing:
             for info in infos
         ],
         found=len(samples),
-        set_aside=_set_aside_images(
-            dataset, aside | _left_out(dataset), below, samples
+        set_aside=_count_set_aside(
+            dataset, quarantined | _left_out(dataset), below, samples
         ),
         findings=findings,
     )
@@ -188,26 +186,28 @@ def _without(infos, gone):
     return [info for info in infos if id(info) not in gone]
 
 
-def _orphans(dataset, samples, below, aside):
-    """Labels that belong to no image, and are not known as such."""
+def _orphans(dataset, samples, below, quarantined):
+    """Find labels without image that are not quarantined yet."""
     dataset.missing_files(samples, 'seg_map_path', dataset.seg_map_suffix)
-    there = {below(path) for path in dataset.label_orphans(samples)} - aside
+    orphans = {
+        below(path) for path in dataset.label_orphans(samples)
+    } - quarantined
     return [
         Finding('orphan', f'label {label} has no image.', label=label)
-        for label in sorted(there)
+        for label in sorted(orphans)
         if not label.startswith(f'{QUARANTINE}{os.sep}')
     ]
 
 
 def _left_out(dataset):
-    """Images that were unusable when the folder was prepared."""
+    """Images that the preparation has left out as unusable."""
     if dataset.data_root is None or '://' in dataset.data_root:
         return set()
     manifest = read_manifest(dataset.data_root)
     return set(manifest.left_out) if manifest else set()
 
 
-def _set_aside_images(dataset, aside, below, samples):
+def _count_set_aside(dataset, excluded, below, samples):
     folder = os.path.join(below(dataset.data_prefix['img_path']), '')
     folder = folder.removeprefix(f'.{os.sep}')
     present = {below(info['img_path']) for info in samples}
@@ -215,12 +215,12 @@ def _set_aside_images(dataset, aside, below, samples):
         path.startswith(folder)
         and without_suffix(path, dataset.img_suffix) is not None
         and path not in present
-        for path in aside
+        for path in excluded
     )
 
 
 def _list_others(dataset):
-    """The images of a bank or of another package's class."""
+    """List a generated image set, or a class of another package."""
     dataset.full_init()
     paths = [
         dataset.get_data_info(index)['img_path']

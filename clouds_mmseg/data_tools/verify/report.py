@@ -1,4 +1,4 @@
-"""Reports of a verification: file, text, and comparison with the data."""
+"""Reports of a verification: the file beside the data, and the text."""
 
 import json
 import os
@@ -36,38 +36,38 @@ from clouds_mmseg.utils.errors import DataError, UserError
 REPORT = 'clouds_verify.json'
 _FORMAT = 1
 # File names need not be UTF-8: their bytes are kept.
-_ODD = 'surrogateescape'
-_PARTNERS = ('no_image', 'no_label', 'orphan')
-# Lines of one kind; the rest is in the report.
-_SHOWN = 20
-# Columns of classes that fit with the numbers of images.
-_WIDE = 3
+_ENCODING_ERRORS = 'surrogateescape'
+_UNPAIRED_KINDS = ('no_image', 'no_label', 'orphan')
+# Printed findings of one kind; the file has all of them.
+_MAX_FINDINGS = 20
+# Sets up to which the class table also has the numbers of images.
+_MAX_WIDE_SETS = 3
 
 
 @dataclass
 class SetReport:
-    """One dataset: a split of a benchmark, a condition, a folder.
+    """Result of verifying one dataset: a split, a condition or a folder.
 
     Attributes:
-        name: For people: ``'cityscapes val'``.
-        root: Folder that all paths are below; '' if it has none.
+        name: Name in messages: ``'cityscapes val'``.
+        root: Folder that all paths are relative to; '' if it was not found.
         key: See :func:`set_key`; '' if no report is kept.
         training: Whether it is for training.
         images: Images that were read.
-        expected: Images that there should be.
-        set_aside: Images that were moved away or left out earlier.
-        classes: Names.
+        expected: Images of the official release; None: unknown.
+        set_aside: Images that were moved to quarantine or left out earlier.
+        classes: Class names.
         pixels: Pixels of each class.
         images_with: Images in which each class occurs.
         ignored: Pixels that belong to no class.
         sizes: ``'1914x1052'`` (width x height) -> images.
-        findings: All that is wrong.
-        stamps: Path -> stamp, of every file that was read.
-        digests: Image -> its hash, and its label. Not kept.
-        when: Time of the verification.
-        command: Which command made this.
+        findings: Errors and warnings.
+        stamps: Path -> :func:`stamp`, of every file that was read.
+        digests: Image -> its hash, and its label. Not stored.
+        when: Time of the verification, ISO 8601.
+        command: Command that was run.
         kept_at: File that this was written to or read from; '' if it was not
-            written. Not kept.
+            written. Not stored.
     """
 
     name: str
@@ -91,7 +91,7 @@ class SetReport:
 
     @property
     def errors(self) -> list[Finding]:
-        """What is more than a warning."""
+        """Errors in any state."""
         return [f for f in self.findings if f.is_error]
 
     @property
@@ -101,28 +101,30 @@ class SetReport:
 
     @property
     def warnings(self) -> list[Finding]:
-        """What training does not mind."""
+        """Findings that do not stop training."""
         return [f for f in self.findings if not f.is_error]
 
-    def to_json(self):
-        """Return what is kept, as plain values."""
+    def to_json(self) -> dict:
+        """Return the stored fields as JSON values."""
         kept = asdict(self)
         for name in ('root', 'key', 'digests', 'kept_at'):
             del kept[name]
         return kept
 
     @classmethod
-    def from_json(cls, kept: dict, root: str, key: str, path: str):
-        """Read what :meth:`to_json` returned.
+    def from_json(
+        cls, kept: dict, root: str, key: str, path: str
+    ) -> 'SetReport':
+        """Restore a report from the result of :meth:`to_json`.
 
         Args:
-            kept: Plain values.
-            root: Where the files are now.
+            kept: The stored fields.
+            root: Folder of the data set.
             key: Of the set.
-            path: The file.
+            path: The file that it was read from.
 
         Raises:
-            TypeError: It is something else.
+            TypeError: The fields are not those of a report.
         """
         found = [Finding(**finding) for finding in kept['findings']]
         return cls(
@@ -131,7 +133,7 @@ class SetReport:
 
 
 def read_reports(root: str) -> dict[str, SetReport]:
-    """Read what earlier verifications have found below a folder.
+    """Read the reports of earlier verifications.
 
     Args:
         root: ``files_root`` of the data sets.
@@ -140,11 +142,11 @@ def read_reports(root: str) -> dict[str, SetReport]:
         Key of a set -> report. Empty if there is none.
 
     Raises:
-        DataError: The file is no such report.
+        DataError: The file is not a report of this version.
     """
     path = report_path(root)
     try:
-        with open(path, encoding='utf-8', errors=_ODD) as stream:
+        with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
             kept = json.load(stream)
         if kept['format'] != _FORMAT:
             raise ValueError(f'format {kept["format"]}, not {_FORMAT}')
@@ -163,11 +165,11 @@ def read_reports(root: str) -> dict[str, SetReport]:
 
 
 def write_reports(root: str, reports: list[SetReport]) -> None:
-    """Write reports beside the data, and keep those about other sets there.
+    """Write reports beside the data; those of other sets there are kept.
 
     Args:
         root: ``files_root`` of the data sets.
-        reports: New ones.
+        reports: Replace those of equal keys; ``kept_at`` is set.
 
     Raises:
         DataError: The folder cannot be written to.
@@ -180,7 +182,9 @@ def write_reports(root: str, reports: list[SetReport]) -> None:
     path = os.path.join(report_folder(root), REPORT)
     try:
         with atomic_path(path) as temporary:
-            temporary.write_text(content + '\n', encoding='utf-8', errors=_ODD)
+            temporary.write_text(
+                content + '\n', encoding='utf-8', errors=_ENCODING_ERRORS
+            )
     except OSError as error:
         raise DataError(
             f'the report {path} cannot be written: {error.strerror}.',
@@ -193,27 +197,24 @@ def write_reports(root: str, reports: list[SetReport]) -> None:
 
 
 def report_path(root: str) -> str:
-    """Where the report of a data set is.
+    """Return the path of the report of a data set.
 
     Args:
         root: ``files_root`` of the data set.
-
-    Returns:
-        Path of the file.
     """
     return existing_file(root, REPORT)
 
 
 def current_reports(tasks: list[Task]) -> list[SetReport] | None:
-    """Take what an earlier verification found, if nothing has changed since.
+    """Return the reports of an earlier verification, if they are up to date.
 
-    Sizes and times of the files are compared; nothing is read.
+    Only sizes and modification times of the files are compared.
 
     Args:
-        tasks: What would be verified.
+        tasks: The datasets.
 
     Returns:
-        Their reports; None if any of them has to be made anew.
+        None if any of the datasets must be verified again.
     """
     reports = {}
     for task in tasks:
@@ -238,7 +239,7 @@ def _current(task):
     known = sorted(
         f.message
         for f in report.findings
-        if f.kind in _PARTNERS and f.state != FIXED
+        if f.kind in _UNPAIRED_KINDS and f.state != FIXED
     )
     same = (
         files - {''} == set(report.stamps)
@@ -250,16 +251,16 @@ def _current(task):
 
 
 def report_of(dataset: BaseDataset) -> SetReport | None:
-    """What is known of a dataset that is about to be used.
+    """Return the stored report of a dataset.
 
     Args:
-        dataset: At the bottom of all wrappers.
+        dataset: Without wrappers.
 
     Returns:
         None if it was never verified.
 
     Raises:
-        DataError: There is a report that cannot be read.
+        DataError: The file is not a report of this version.
     """
     if not has_report(dataset):
         return None
@@ -267,14 +268,14 @@ def report_of(dataset: BaseDataset) -> SetReport | None:
 
 
 def errors_of(report: SetReport, dataset: DGDataset) -> list[Finding]:
-    """Errors that still matter to a dataset.
+    """Return the open errors that concern a dataset.
 
     Args:
         report: Of this dataset.
-        dataset: It may leave out images by ``skip``.
+        dataset: May leave out images by ``skip``.
 
     Returns:
-        Neither fixed nor accepted, and about no image that is left out.
+        Those about no image that ``skip`` leaves out.
     """
     names = read_skip_list(dataset.skip)
 
@@ -286,14 +287,14 @@ def errors_of(report: SetReport, dataset: DGDataset) -> list[Finding]:
 
 
 def changes_since(report: SetReport, dataset: DGDataset) -> int:
-    """Count the files that verification has not seen as they are now.
+    """Count the files that are new or changed since the verification.
 
     Args:
         report: Of this dataset.
         dataset: Opened.
 
     Returns:
-        Images that are new, and files with another size or time.
+        New images, and files with another size or modification time.
     """
     pairs = list_files(dataset).pairs
     new = sum(pair.image not in report.stamps for pair in pairs)
@@ -301,13 +302,13 @@ def changes_since(report: SetReport, dataset: DGDataset) -> int:
 
 
 def reports_text(reports: list[SetReport]) -> str:
-    """Say what was found.
+    """Format the result of a verification.
 
     Args:
-        reports: All of one verification.
+        reports: Of all datasets.
 
     Returns:
-        Tables, then every kind of error and warning with its files.
+        Tables, then the errors and warnings by kind, with their files.
     """
     parts = [_sets_table(reports), _class_table(reports)]
     parts += [_findings(r) for r in reports if r.findings]
@@ -325,14 +326,14 @@ def reports_text(reports: list[SetReport]) -> str:
 
 
 def advice_text(reports: list[SetReport], command: str) -> str:
-    """Say what can be done about open errors.
+    """List the ways to resolve open errors.
 
     Args:
-        reports: All of one verification.
-        command: The command that made them, without ``--fix``.
+        reports: Of all datasets.
+        command: The verification command, without ``--fix``.
 
     Returns:
-        Empty if nothing is to be done.
+        Empty if there are no open errors.
     """
     errors = [f for r in reports for f in r.open_errors]
     if not errors:
@@ -342,12 +343,12 @@ def advice_text(reports: list[SetReport], command: str) -> str:
         lines.append(f'  move the bad files aside:   {command} --fix')
     if any(f.kind != 'layout' for f in errors):
         lines.append(f'  train on it as it is:       {command} --accept')
-    lines.append(f'  mend it, and verify again:  {command}')
+    lines.append(f'  repair it, verify again:    {command}')
     return '\n'.join(lines)
 
 
-def counted(number, noun):
-    """Write a number with its noun: ``1 error``, ``2 errors``."""
+def counted(number: int, noun: str) -> str:
+    """Format a number with its noun: ``1 error``, ``2 errors``."""
     return f'{number} {noun}' + ('' if number == 1 else 's')
 
 
@@ -384,11 +385,11 @@ def _errors_cell(report):
 
 
 def _class_table(reports):
-    """Share of the labelled pixels and number of images, by class."""
+    """Share of the labelled pixels and number of images of each class."""
     reports = [r for r in reports if sum(r.pixels)]
     if not reports:
         return ''
-    narrow = len(reports) > _WIDE
+    narrow = len(reports) > _MAX_WIDE_SETS
     head = '% of pixels' if narrow else '% of pixels (images)'
     table = PrettyTable([head, *_short_names(reports)])
     table.align = 'r'
@@ -401,7 +402,7 @@ def _class_table(reports):
 
 
 def _short_names(reports):
-    """The names of the sets without the word that all begin with."""
+    """Set names without the first word, if it is common to all."""
     names = [report.name for report in reports]
     words = {name.split()[0] for name in names}
     if len(words) > 1 or not all(' ' in name for name in names):
@@ -428,17 +429,17 @@ def _findings(report):
     lines = []
     for kind, what in (ERRORS | WARNINGS).items():
         for state in (OPEN, ACCEPTED, FIXED):
-            mine = [
+            selected = [
                 f
                 for f in report.findings
                 if f.kind == kind and f.state == state
             ]
-            if not mine:
+            if not selected:
                 continue
             word = 'error' if kind in ERRORS else 'warning'
             word = word if state == OPEN else f'{state} {word}'
-            lines.append(f'{report.name}: {word}: {what}: {len(mine)}')
-            lines += [f'  {f.message}' for f in mine[:_SHOWN]]
-            if len(mine) > _SHOWN:
-                lines.append(f'  and {len(mine) - _SHOWN} more')
+            lines.append(f'{report.name}: {word}: {what}: {len(selected)}')
+            lines += [f'  {f.message}' for f in selected[:_MAX_FINDINGS]]
+            if len(selected) > _MAX_FINDINGS:
+                lines.append(f'  and {len(selected) - _MAX_FINDINGS} more')
     return '\n'.join(lines)

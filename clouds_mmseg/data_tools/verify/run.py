@@ -1,4 +1,4 @@
-"""Verification of data sets: every file is opened."""
+"""Verification of data sets: read every file and store a report."""
 
 import logging
 import os
@@ -37,19 +37,19 @@ from clouds_mmseg.utils.parallel import parallel_map
 def verify(
     tasks: list[Task], *, workers: int | None = None, command: str = ''
 ) -> list[SetReport]:
-    """Read every file of some datasets and keep what was found.
+    """Read every file of some datasets and store the reports.
 
     The reports are written beside the data (``clouds_verify.json``), and so
-    are the class statistics that rare-class sampling reads. What a person
-    has accepted before stays accepted.
+    are the class statistics that rare-class sampling reads. Findings that were
+    accepted before stay accepted.
 
     Args:
-        tasks: The datasets. Of two with the same files the first is read.
+        tasks: The datasets. Of several with the same files the first is read.
         workers: Processes. Defaults to the number of cores.
-        command: Which command does this, for messages.
+        command: The command that is run, for messages.
 
     Returns:
-        One a dataset.
+        One report a dataset.
 
     Raises:
         UserError: ``workers`` is not positive, or an earlier report is
@@ -59,7 +59,7 @@ def verify(
     for task in tasks:
         first.setdefault(same_files(task.dataset), task)
     tasks = list(first.values())
-    # A file that is no report is found before hours are spent.
+    # Read first: a damaged report must not be found after hours.
     earlier = {root: read_reports(root) for root in _roots(tasks)}
     reports = [_verify_one(task, workers) for task in tasks]
     find_duplicates(reports)
@@ -71,24 +71,24 @@ def verify(
 
 
 def keep(reports: list[SetReport]) -> bool:
-    """Write reports beside their data, or say why that is impossible.
+    """Write reports beside their data; log a warning where that fails.
 
     Args:
         reports: Of any roots.
 
     Returns:
-        Whether all that can be kept was.
+        Whether every report with a key was written.
     """
-    fine = True
+    written = True
     for root in dict.fromkeys(report.root for report in reports):
-        mine = [r for r in reports if r.root == root and r.key]
+        selected = [r for r in reports if r.root == root and r.key]
         try:
-            if mine:
-                write_reports(root, mine)
+            if selected:
+                write_reports(root, selected)
         except DataError as error:
-            fine = False
+            written = False
             print_log(str(error), logger='current', level=logging.WARNING)
-    return fine
+    return written
 
 
 def _roots(tasks):
@@ -106,30 +106,30 @@ def _remember_accepted(report, earlier):
 
 
 def find_duplicates(reports: list[SetReport]) -> None:
-    """Add findings about equal image files.
+    """Add findings about identical image files.
 
-    An image of training that an evaluation set holds as another file is an
-    error: its result would be no result. Any other is a warning. A file that
-    two sets name is one image, not two.
+    A training image that an evaluation set has as another file is an error:
+    the evaluation would be contaminated. Other duplicates are warnings. A file
+    that belongs to two sets counts as one image.
 
     Args:
-        reports: With ``digests``; they are added to.
+        reports: With ``digests``; the findings are added to them.
     """
-    places = {}
+    by_digest = {}
     for report in reports:
         for image, (digest, label) in report.digests.items():
-            found = places.setdefault(digest, {})
+            found = by_digest.setdefault(digest, {})
             path = os.path.realpath(os.path.join(report.root, image))
             found.setdefault(path, (report, image, label))
-    for same in places.values():
+    for same in by_digest.values():
         if len(same) > 1:
-            _judge(list(same.values()))
+            _add_duplicate_findings(list(same.values()))
 
 
-def _judge(same):
-    for place, (report, image, label) in enumerate(same):
+def _add_duplicate_findings(same):
+    for index, (report, image, label) in enumerate(same):
         leaks = [o for o in same if report.training and not o[0].training]
-        earlier = [o for o in same[:place] if o[0].training == report.training]
+        earlier = [o for o in same[:index] if o[0].training == report.training]
         if not leaks and not earlier:
             continue
         kind = 'leak' if leaks else 'duplicate'
@@ -177,8 +177,8 @@ def _verify_one(task, workers):
 
 
 def _check_count(report, listing, dataset):
-    there = listing.found + listing.set_aside
-    if report.expected is None or there == report.expected:
+    total = listing.found + listing.set_aside
+    if report.expected is None or total == report.expected:
         return
     folder = os.path.relpath(dataset.data_prefix['img_path'], listing.root)
     moved = (
@@ -194,7 +194,7 @@ def _check_count(report, listing, dataset):
 
 
 def _collect(report, samples):
-    """Add up what was found; returns the rows of class statistics."""
+    """Accumulate the samples; return the rows of class statistics."""
     pixels = np.zeros(256, np.int64)
     images_with = np.zeros(256, np.int64)
     sizes, rows, maxima = Counter(), {}, []
