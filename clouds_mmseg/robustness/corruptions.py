@@ -1,4 +1,4 @@
-"""The common corruptions, applied to images reproducibly."""
+"""Reproducible common corruptions of images."""
 
 import hashlib
 import importlib
@@ -29,21 +29,21 @@ CATEGORIES = dict(
 )
 CORRUPTIONS = tuple(name for names in CATEGORIES.values() for name in names)
 SEVERITIES = (1, 2, 3, 4, 5)
-# The domain of the same images as they are.
+# Domain of the uncorrupted images.
 CLEAN = 'clean'
 LIBRARY = 'imagecorruptions-imaug'
-# What the library asks for.
-_LEAST_SIDE = 32
+# Minimum side of an image, set by the library.
+_MIN_SIDE = 32
 
 
 @TRANSFORMS.register_module()
 class CorruptImage(BaseTransform):
-    """Apply a common corruption, equal in each run.
+    """Apply a common corruption, deterministically.
 
     The random numbers depend on the name of the file and the arguments only,
     so that the images equal those that ``tools/make_corruptions.py`` writes
-    with the same seed. Stands behind ``LoadSegImage``. Not meant for
-    training: the benchmark asks for robustness against what was not seen.
+    with the same seed. Placed after ``LoadSegImage``. Not for training: the
+    benchmark measures robustness to unseen corruptions.
 
     Args:
         corruption: A name of
@@ -91,9 +91,9 @@ def corrupt_image(
 ) -> np.ndarray:
     """Corrupt an image as the published benchmarks do.
 
-    The corruptions and their strengths are those of the
-    ``imagecorruptions`` package. The same seed gives the same image; the
-    state of numpy's random numbers is left as it was.
+    The corruptions and their strengths are those of the ``imagecorruptions``
+    package. The same seed gives the same image; the state of numpy's global
+    generator is restored.
 
     Args:
         image: (H, W, 3) uint8 RGB, both sides 32 or more.
@@ -106,14 +106,14 @@ def corrupt_image(
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: The name or severity is unknown, the image is too small,
-            or the package is not installed.
+        UserError: The name or severity is unknown, the image is too small, or
+            the package is not installed.
     """
     check_choice([corruption], [severity])
-    if min(image.shape[:2]) < _LEAST_SIDE:
+    if min(image.shape[:2]) < _MIN_SIDE:
         raise UserError(
             f'an image of {image.shape[1]}x{image.shape[0]} pixels is too '
-            f'small to corrupt: both sides must be {_LEAST_SIDE} or more'
+            f'small to corrupt: both sides must be {_MIN_SIDE} or more'
         )
     library = load_library()
     # Two of the functions do not draw from numpy's global generator.
@@ -122,7 +122,7 @@ def corrupt_image(
     state = np.random.get_state()
     np.random.seed(seed)
     try:
-        # The library prints what it makes good itself.
+        # The library prints about problems that it handles itself.
         with redirect_stdout(io.StringIO()):
             return library.corrupt(
                 image,
@@ -139,11 +139,11 @@ def image_seed(
 ) -> int:
     """Derive the seed of one corrupted image.
 
-    It depends on nothing but the arguments: neither on the order in which
-    images are made, nor on how many processes make them.
+    It depends on the arguments only, not on the order of the images nor on the
+    number of processes.
 
     Args:
-        name: File name of the image, without its folder and suffix.
+        name: File name of the image, without folder and suffix.
         corruption: Name of the corruption.
         severity: 1..5.
         seed: Of the whole set.
@@ -157,10 +157,7 @@ def image_seed(
 
 @cache
 def load_library() -> ModuleType:
-    """Import the package that corrupts images.
-
-    Returns:
-        ``imagecorruptions``.
+    """Import the ``imagecorruptions`` package.
 
     Raises:
         UserError: It is not installed, or too old to be seeded.
@@ -173,7 +170,8 @@ def load_library() -> ModuleType:
     try:
         library = importlib.import_module('imagecorruptions')
     except Exception as error:
-        # The older package fails in several ways, by what is installed.
+        # The older package fails in several ways, depending on what is
+        # installed.
         raise UserError(
             f'corruptions need {LIBRARY}, which cannot be imported '
             f'({type(error).__name__}: {error}); {advice}'
@@ -192,14 +190,14 @@ def check_choice(
     corruptions: Sequence[str] | None = None,
     severities: Sequence[int] | None = None,
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Check names and severities, and put them into the usual order.
+    """Check names and severities, and sort them in the canonical order.
 
     Args:
         corruptions: Names of corruptions or of categories. Defaults to all.
         severities: In 1..5. Defaults to all.
 
     Returns:
-        Corruptions and severities, each once.
+        Unique corruptions and severities.
 
     Raises:
         UserError: A name is unknown or a severity out of its range.
@@ -223,23 +221,23 @@ def check_choice(
         )
     if not corruptions or not severities:
         raise UserError('name at least one corruption and one severity')
-    wanted = {n for c in corruptions for n in CATEGORIES.get(c, (c,))}
+    selected = {n for c in corruptions for n in CATEGORIES.get(c, (c,))}
     return (
-        tuple(name for name in CORRUPTIONS if name in wanted),
+        tuple(name for name in CORRUPTIONS if name in selected),
         tuple(s for s in SEVERITIES if s in severities),
     )
 
 
-def domain_of(corruption, severity):
+def domain_of(corruption: str, severity: int) -> str:
     """Name the domain of a corruption: ``fog``, 3 -> ``fog_3``."""
     return f'{corruption}_{severity}'
 
 
 def split_domain(domain: str) -> tuple[str, int] | None:
-    """Take the name of a domain apart: ``fog_3`` -> ``('fog', 3)``.
+    """Split the name of a domain: ``fog_3`` -> ``('fog', 3)``.
 
     Args:
-        domain: A name of :func:`domain_of`.
+        domain: See :func:`domain_of`.
 
     Returns:
         None if it is not such a name.

@@ -1,4 +1,4 @@
-"""IoU under common corruptions, by kind and by severity."""
+"""IoU under common corruptions, by corruption and severity."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from clouds_mmseg.robustness.corruptions import CATEGORIES, CLEAN, split_domain
 class CorruptionMetric(DGIoUMetric):
     """``DGIoUMetric`` for the domains of a :class:`CorruptedDataset`.
 
-    Every corruption at every severity is a domain, over whose images the IoU
-    is taken. Beside what ``DGIoUMetric`` returns there are, in percent:
+    Every corruption at every severity is a domain; IoU is computed over its
+    images. Besides the values of ``DGIoUMetric`` there are, in percent:
 
     - ``corruption/<name>``: mean mIoU over the severities of a corruption;
     - ``severity/<n>``: mean mIoU over the corruptions at a severity;
     - ``category/<name>``: mean over the corruptions of a category;
-    - ``mean_mIoU``: mean over the corruptions, the number of a model; the
-      clean images are no part of it;
+    - ``mean_mIoU``: mean over the corruptions, without the clean images: the
+      score of a model;
     - ``retention``: ``mean_mIoU`` in percent of the clean mIoU.
 
     With all corruptions and severities ``mean_mIoU`` is the mean over all
@@ -70,7 +70,7 @@ class CorruptionMetric(DGIoUMetric):
 
 
 def summarize(reports: dict[str, dict], metric: str = 'mIoU') -> dict:
-    """Take the means over severities, corruptions and categories.
+    """Compute the means over severities, corruptions and categories.
 
     Args:
         reports: Domain -> ``metrics`` (name -> percent).
@@ -84,9 +84,9 @@ def summarize(reports: dict[str, dict], metric: str = 'mIoU') -> dict:
     """
     grid = {}
     for domain, report in reports.items():
-        place = split_domain(domain)
-        if place is not None:
-            corruption, severity = place
+        parts = split_domain(domain)
+        if parts is not None:
+            corruption, severity = parts
             row = grid.setdefault(corruption, {})
             row[severity] = report['metrics'][metric]
     by_corruption = {name: _mean(row.values()) for name, row in grid.items()}
@@ -118,13 +118,13 @@ def _mean(values):
 
 
 def corruption_table(summary: dict) -> str:
-    """Draw a row per corruption, a column per severity, and the means.
+    """Format mIoU by corruption (rows) and severity (columns), with means.
 
     Args:
         summary: See :func:`clouds_mmseg.robustness.metric.summarize`.
 
     Returns:
-        The table, and a line with the clean images below.
+        The table, and a line about the clean images.
     """
     severities = list(summary['severity'])
     table = PrettyTable(['corruption', *map(str, severities), 'mean'])
@@ -165,7 +165,7 @@ def _severity_mean(grid, names, severity):
 def class_by_category_table(
     reports: dict[str, dict], classes: Sequence[str]
 ) -> str:
-    """Draw a row per class and a column per category of corruptions.
+    """Format IoU by class (rows) and category of corruptions (columns).
 
     Args:
         reports: Domain -> ``class_iou`` (class -> percent, None where the

@@ -1,9 +1,9 @@
-"""Corrupted copies of a folder of images."""
+"""Writing of a corrupted image set, and its contact sheet."""
 
 import errno
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -41,25 +41,25 @@ from clouds_mmseg.utils.parallel import parallel_map
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-# What the pixels of a corrupted image may depend on.
+# Packages whose version may change the pixels of a corrupted image.
 _DISTRIBUTIONS = (
     LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
 )  # fmt: skip
 
 
 class Summary(NamedTuple):
-    """What :func:`make_corruptions` did.
+    """Result of :func:`make_corruptions`.
 
     Attributes:
-        made: Images that were written.
-        there: Images that were there already.
-        sources: Images that each domain is made of.
-        domains: Number of domains asked for.
-        sheet: Picture of one image under every corruption.
+        created: Images written by this run.
+        existing: Images that existed already.
+        sources: Number of source images, equal to the images of a domain.
+        domains: Number of selected domains.
+        sheet: Path of the contact sheet.
     """
 
-    made: int
-    there: int
+    created: int
+    existing: int
     sources: int
     domains: int
     sheet: Path
@@ -76,11 +76,11 @@ def make_corruptions(
     verify: bool = False,
     image_range: Sequence[float] | None = None,
 ) -> Summary:
-    """Corrupt every image below a folder, or those that are missing.
+    """Corrupt every image below a folder; existing results are kept.
 
-    An image is written to ``out/<corruption>/<severity>/<path below the
-    source>.png``, under a temporary name first. Asked for other corruptions
-    or severities later, the set grows.
+    Images are written atomically to ``out/<corruption>/<severity>/<path below
+    the source>.png``. Later calls with other corruptions or severities extend
+    the set.
 
     Args:
         source: Folder of PNG and JPEG files, in any depth.
@@ -91,13 +91,10 @@ def make_corruptions(
         seed: Of the set. The images do not depend on their order or on
             ``workers``.
         workers: Processes. Defaults to the number of cores.
-        verify: Compare the hash of every image that is there, and make anew
-            those that differ.
+        verify: Compare the hash of every existing image, and replace those
+            that differ.
         image_range: The values in the files that become 0 and 255, see
             :mod:`clouds_mmseg.utils.images`.
-
-    Returns:
-        What was done.
 
     Raises:
         UserError: An argument is wrong, the source has no images, ``out`` is
@@ -109,29 +106,29 @@ def make_corruptions(
     source, out = Path(source), Path(out)
     names = list_images(source)
     recipe = dict(
-        seed=seed, images=len(names), digest=digest_images(source, names)
+        seed=seed, images=len(names), digest=hash_images(source, names)
     )
     image_range = check_image_range(image_range)
     if image_range is not None:
         recipe['image_range'] = list(image_range)
-    complete = _open(out, recipe, source)
-    wanted = [domain_of(c, s) for c in corruptions for s in severities]
+    complete = _complete_domains(out, recipe, source)
+    domains = [domain_of(c, s) for c in corruptions for s in severities]
     entries = read_entries(out)
-    files = targets(names, corruptions, severities)
+    files = corrupted_paths(names, corruptions, severities)
     for folder in {Path(file).parent for file in files}:
         for path in leftovers(out / folder / '*.png'):
             path.unlink(missing_ok=True)
     plan = missing_images(out, names, corruptions, severities, entries, verify)
     missing = sum(len(item[2]) for item in plan)
-    there = len(names) * len(wanted) - missing
+    existing = len(names) * len(domains) - missing
     if missing:
-        # Not whole while it is being mended.
+        # Not complete until the missing images are written.
         complete -= {domain_of(c, s) for _, c, some in plan for s in some}
         _write_set(out, recipe, complete, source)
         _make(source, out, seed, image_range, plan, workers)
-    complete |= set(wanted)
+    complete |= set(domains)
     sheet = _finish(out, recipe, complete, source, image_range)
-    return Summary(missing, there, len(names), len(wanted), sheet)
+    return Summary(missing, existing, len(names), len(domains), sheet)
 
 
 def list_images(source: Path) -> list[str]:
@@ -170,8 +167,8 @@ def list_images(source: Path) -> list[str]:
     return found
 
 
-def digest_images(source: Path, names: Sequence[str]) -> str:
-    """Hash names and sizes of images.
+def hash_images(source: Path, names: Sequence[str]) -> str:
+    """Hash names and file sizes of images.
 
     Args:
         source: Their folder.
@@ -184,12 +181,12 @@ def digest_images(source: Path, names: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
-def _open(out, recipe, source):
-    """Return the domains that are whole, of a set that must be this one."""
+def _complete_domains(out, recipe, source):
+    """Return the complete domains of an existing set with this recipe."""
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(
-            f'{out} lies in {source}: the set would be made of itself; write '
-            'to another folder'
+            f'{out} is inside of {source}: the set would be made of '
+            'itself; write to another folder'
         )
     if not (out / SET_FILE).exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -220,18 +217,18 @@ def missing_images(
     entries: dict[str, dict],
     verify: bool,
 ) -> list[tuple]:
-    """List what a set lacks.
+    """List the images that a set lacks.
 
     Args:
         out: The set.
         names: Its images.
-        corruptions: That are wanted.
-        severities: That are wanted.
-        entries: What the manifest has.
-        verify: Compare hashes, not sizes alone.
+        corruptions: Selected corruptions.
+        severities: Selected severities.
+        entries: See :func:`read_entries`.
+        verify: Compare hashes, not only sizes.
 
     Returns:
-        (name, corruption, severities) of what is missing.
+        (name, corruption, severities) of the missing images.
     """
     plan = []
     for name in names:
@@ -239,8 +236,11 @@ def missing_images(
             missing = tuple(
                 severity
                 for severity in severities
-                if not _is_whole(
-                    out, target(name, corruption, severity), entries, verify
+                if not _is_complete(
+                    out,
+                    corrupted_path(name, corruption, severity),
+                    entries,
+                    verify,
                 )
             )
             if missing:
@@ -248,26 +248,30 @@ def missing_images(
     return plan
 
 
-def _is_whole(out, file, entries, verify):
+def _is_complete(out, file, entries, verify):
     entry = entries.get(file)
     if entry is None:
         return False
     try:
-        whole = (out / file).stat().st_size == entry['bytes']
+        complete = (out / file).stat().st_size == entry['bytes']
     except OSError:
         return False
-    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
+    return complete and (
+        not verify or sha256_of(out / file) == entry['sha256']
+    )
 
 
-def targets(names, corruptions, severities):
+def corrupted_paths(
+    names: Sequence[str], corruptions: Sequence[str], severities: Sequence[int]
+) -> Iterator[str]:
     """Yield the paths of all corrupted images below their set."""
     for name in names:
         for corruption in corruptions:
             for severity in severities:
-                yield target(name, corruption, severity)
+                yield corrupted_path(name, corruption, severity)
 
 
-def target(name, corruption, severity):
+def corrupted_path(name: str, corruption: str, severity: int) -> str:
     """Return the path of a corrupted image below its set."""
     return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
 
@@ -276,7 +280,7 @@ def _make(source, out, seed, image_range, plan, workers):
     job = partial(_corrupt_one, str(source), str(out), seed, image_range)
     with open(out / MANIFEST_FILE, 'ab') as manifest:
         try:
-            # A line that a kill cut short must not swallow the next one.
+            # Terminate a truncated line of an interrupted run.
             if manifest.tell():
                 manifest.write(b'\n')
             for entries in parallel_map(
@@ -305,7 +309,7 @@ def _corrupt_one(source, out, seed, image_range, item):
     for severity in severities:
         own = image_seed(Path(name).stem, corruption, severity, seed)
         corrupted = corrupt_image(image, corruption, severity, seed=own)
-        file = target(name, corruption, severity)
+        file = corrupted_path(name, corruption, severity)
         with atomic_path(Path(out, file)) as temporary:
             # Level 1: a third of the time for a tenth more bytes, and noise
             # cannot be compressed anyway.
@@ -343,7 +347,7 @@ def _write_set(out, recipe, complete, source):
 
 
 def _finish(out, recipe, complete, source, image_range):
-    """Put the manifest in order, say what is whole, and draw the sheet."""
+    """Sort the manifest, record the complete domains, draw the sheet."""
     entries = read_entries(out)
     with atomic_path(out / MANIFEST_FILE) as temporary:
         temporary.write_bytes(
@@ -358,11 +362,11 @@ def write_sheet(
     source: str | Path,
     image_range: Sequence[float] | None = None,
 ) -> Path:
-    """Draw one image under every corruption that a set has.
+    """Write a contact sheet: one image under every corruption of a set.
 
     Args:
         folder: The set.
-        source: Folder of the images as they are.
+        source: Folder of the uncorrupted images.
         image_range: Of these images.
 
     Returns:
