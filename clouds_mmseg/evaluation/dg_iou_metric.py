@@ -1,4 +1,4 @@
-"""IoU of many domains in one pass."""
+"""IoU of several domains in one evaluation."""
 
 import logging
 import math
@@ -42,22 +42,22 @@ class DGIoUMetric(IoUMetric):
     Both are the rules of mmseg and of cityscapesscripts
     (``evalPixelLevelSemanticLabeling.getIouScoreForLabel``).
 
-    Images without labels are predicted and counted: with ``output_dir``
-    their predictions are written, and what is logged says that there was
-    nothing to compare. Without it they are an error.
+    Images without labels are allowed with ``output_dir``: their predictions
+    are written, and the log says that they were not compared. Without
+    ``output_dir`` they are an error.
 
     With a single class all other pixels are background: a pixel of
-    ``ignore_index`` on which the class is predicted counts against it, and
-    its IoU is over the whole image. (Otherwise every prediction of "the
-    class everywhere" would have 100.)
+    ``ignore_index`` on which the class is predicted is a false positive, and
+    IoU is over the whole image. (Otherwise predicting the class everywhere
+    would score 100.)
 
     After an evaluation ``last_results`` (dict, main process only) holds
-    ``protocol``, ``classes``, ``mean`` (name -> value) and ``domains``:
-    domain -> ``images`` (int), ``metrics`` (name -> value), ``class_iou``
-    (class -> value, NaN as None), ``absent_classes`` (those that no label
-    shows), ``images_without_labels`` (int; every pixel is ignored) and
-    ``confusion`` (rows labels, columns predictions, pixels). What the
-    numbers are not about is logged and goes into the results as a warning.
+    ``protocol``, ``classes``, ``mean`` (name -> value) and ``domains``: domain
+    -> ``images`` (int), ``metrics`` (name -> value), ``class_iou`` (class ->
+    value, NaN as None), ``absent_classes`` (those in no label),
+    ``images_without_labels`` (int; every pixel is ignored) and ``confusion``
+    (rows labels, columns predictions, pixels). Images and classes that the
+    values do not cover are logged and recorded as warnings.
 
     Args:
         domains: The domains that may occur. None allows all.
@@ -75,9 +75,8 @@ class DGIoUMetric(IoUMetric):
             the path being that below the image folder.
 
     Raises:
-        UserError: A sample has no domain or one that is not in ``domains``,
-            a subset names an unknown class, or a label is outside the
-            classes.
+        UserError: A sample has no domain or one that is not in ``domains``, a
+            subset names an unknown class, or a label is outside the classes.
     """
 
     def __init__(
@@ -106,11 +105,11 @@ class DGIoUMetric(IoUMetric):
         self._expected = None
 
     @IoUMetric.dataset_meta.setter
-    def dataset_meta(self, dataset_meta) -> None:
-        """Take the classes, and check that the subsets are among them.
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        """Set the classes, and check the class subsets.
 
         mmengine sets this when it builds the loop, so that a wrong name is
-        found before training.
+        reported before training.
         """
         for name, subset in self.class_subsets.items():
             unknown = [c for c in subset if c not in dataset_meta['classes']]
@@ -123,12 +122,12 @@ class DGIoUMetric(IoUMetric):
         self._dataset_meta = dataset_meta
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Count the pixels of a batch.
+        """Compute the confusion matrices of a batch.
 
         Args:
             data_batch: Not used.
-            data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` with ``data`` (1,
-                H, W) integer, and ``domain``.
+            data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` with ``data``
+                (1, H, W) integer, and ``domain``.
         """
         for sample in data_samples:
             domain = self._domain(sample)
@@ -141,7 +140,7 @@ class DGIoUMetric(IoUMetric):
                 super().process(data_batch, [sample])
             finally:
                 self.output_dir = folder
-            # Nothing was counted when only the files are asked for.
+            # Empty with format_only.
             self.results[before:] = [
                 (domain, confusion) for (confusion,) in self.results[before:]
             ]
@@ -151,7 +150,7 @@ class DGIoUMetric(IoUMetric):
                 )
 
     def _process_unlabelled(self, sample, domain):
-        """Write the prediction of an image that cannot be compared."""
+        """Write the prediction of an image without label."""
         if self.output_dir is None:
             raise UserError(
                 f'{sample.get("img_path")} has no label (domain {domain}), '
@@ -163,7 +162,8 @@ class DGIoUMetric(IoUMetric):
         self._write_prediction(
             sample, Path(self.output_dir) / self._names.of(sample)
         )
-        # As many results as images: ranks are joined by their number.
+        # One result an image: mmengine truncates gathered results to the
+        # number of images.
         self.results.append((domain, None))
 
     def _domain(self, sample):
@@ -183,9 +183,12 @@ class DGIoUMetric(IoUMetric):
 
     @staticmethod
     def intersect_and_union(
-        pred_label, label, num_classes, ignore_index
+        pred_label: torch.Tensor,
+        label: torch.Tensor,
+        num_classes: int,
+        ignore_index: int,
     ) -> tuple[torch.Tensor, ...]:
-        """Count one image: exact integers instead of mmseg's float32.
+        """Compute exact integer counts instead of mmseg's float32 areas.
 
         Returns:
             See :func:`confusion_matrix`, which takes the same arguments. With
@@ -201,15 +204,15 @@ class DGIoUMetric(IoUMetric):
     def _write_prediction(sample, path):
         mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
         with atomic_path(path) as temporary:
-            # 16 bits where there are more classes than 8 bits can tell.
-            kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
-            Image.fromarray(mask.astype(kind)).save(temporary)
+            # 16 bits for more than 256 classes.
+            dtype = np.uint8 if mask.max(initial=0) < 256 else np.uint16
+            Image.fromarray(mask.astype(dtype)).save(temporary)
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Compute all values over all processes.
+        """Compute the metrics over all processes.
 
         Args:
-            size: Images of the dataset.
+            size: Number of images of the dataset.
 
         Returns:
             See the class.
@@ -218,13 +221,13 @@ class DGIoUMetric(IoUMetric):
         return super().evaluate(size)
 
     def compute_metrics(
-        self, results: list[tuple[str, torch.Tensor]]
+        self, results: list[tuple[str, torch.Tensor | None]]
     ) -> dict[str, float]:
-        """Compute all values and log the tables.
+        """Compute the metrics and log the tables.
 
         Args:
-            results: Domain and confusion matrix of each image, duplicates of
-                distributed samplers already dropped.
+            results: Domain and confusion matrix of each image (None without
+                label), duplicates of distributed samplers already dropped.
 
         Returns:
             See the class.
@@ -238,7 +241,7 @@ class DGIoUMetric(IoUMetric):
                 unlabelled[domain] = unlabelled.get(domain, 0) + 1
             else:
                 grouped.setdefault(domain, []).append(confusion)
-        self._say_unlabelled(unlabelled, grouped, logger)
+        self._log_unlabelled(unlabelled, grouped, logger)
         if not grouped and unlabelled:
             self.last_results = {}
             return {}
@@ -261,7 +264,7 @@ class DGIoUMetric(IoUMetric):
         return self._flatten(reports, mean)
 
     def _tables(self, reports, mean):
-        """Return what is logged: tables of domains and of classes."""
+        """Return the tables of domains and of classes for the log."""
         classes = self.dataset_meta['classes']
         return (
             f'Results by domain, percent (protocol {self.protocol}):\n'
@@ -271,11 +274,11 @@ class DGIoUMetric(IoUMetric):
         )
 
     def _report(self, confusions):
-        """Reduce the (C, C) int64 matrices of a domain's images."""
+        """Compute the report of a domain from (C, C) int64 matrices."""
         classes = self.dataset_meta['classes']
         confusion = sum(confusions)
         counted = intersect_and_union(confusion)
-        # Of one class: the background is no class.
+        # With a single class, without the background.
         counted = [area[: len(classes)] for area in counted]
         values = self.total_area_to_metrics(
             *counted, self.metrics, self.nan_to_num, self.beta
@@ -321,8 +324,8 @@ class DGIoUMetric(IoUMetric):
             for name in targets[0]
         }
 
-    def _say_unlabelled(self, unlabelled, grouped, logger):
-        """Say which images were predicted and not compared."""
+    def _log_unlabelled(self, unlabelled, grouped, logger):
+        """Log the images that were predicted but not compared."""
         for domain, count in unlabelled.items():
             compared = len(grouped.get(domain, ()))
             print_log(
@@ -339,7 +342,7 @@ class DGIoUMetric(IoUMetric):
             )
 
     def _warn(self, reports, count):
-        """Say what the numbers are not about."""
+        """Warn of domains, images and classes that were not evaluated."""
         absent = [d for d in self.domains or () if d not in reports]
         if absent:
             warn_about_results(
@@ -367,20 +370,20 @@ class DGIoUMetric(IoUMetric):
         self._warn_about_classes(reports)
 
     def _warn_about_classes(self, reports):
-        """Name the classes of the model that no label of a domain shows."""
+        """Warn of the model's classes that occur in no label of a domain."""
         number = len(self.dataset_meta['classes'])
-        # Corruptions of one dataset lack the same.
-        alike = {}
+        # Grouped: all corruptions of a dataset lack the same classes.
+        domains_by_absent = {}
         for domain, report in reports.items():
             if report['absent_classes']:
                 key = tuple(report['absent_classes'])
-                alike.setdefault(key, []).append(domain)
-        if not alike:
+                domains_by_absent.setdefault(key, []).append(domain)
+        if not domains_by_absent:
             return
         parts = [
             f'{listed(domains)}: {number - len(absent)} of {number} '
             f'(not {listed(list(absent))})'
-            for absent, domains in alike.items()
+            for absent, domains in domains_by_absent.items()
         ]
         warn_about_results(
             'The labels show fewer classes than the model has. '
@@ -409,13 +412,13 @@ def confusion_matrix(
     num_classes: int,
     ignore_index: int,
 ) -> torch.Tensor:
-    """Count the pixels of one image.
+    """Compute the confusion matrix of one image.
 
     Args:
         prediction: (H, W), integer, class indices.
         label: (H, W), integer, class indices.
         num_classes: Number of classes.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of pixels that are not counted.
 
     Returns:
         (num_classes, num_classes) int64 on the CPU: rows labels, columns
@@ -436,19 +439,19 @@ def confusion_matrix(
                 f'{int(values.min())}..{int(values.max())}, but the dataset '
                 f'has {num_classes} classes (ignored: {ignore_index})'
             )
-    cells = torch.bincount(
+    counts = torch.bincount(
         label * num_classes + prediction, minlength=num_classes**2
     )
-    return cells.reshape(num_classes, num_classes).cpu()
+    return counts.reshape(num_classes, num_classes).cpu()
 
 
 def confusion_with_background(
     prediction: torch.Tensor, label: torch.Tensor
 ) -> torch.Tensor:
-    """Count the pixels of one image for a single class.
+    """Compute the confusion matrix of one image for a single class.
 
-    All that is not the class is background, ignored pixels too: there is
-    nothing else that it could be mistaken for.
+    All other pixels are background, ignored pixels too: with one class there
+    is nothing else that it could be confused with.
 
     Args:
         prediction: (H, W), integer, 0 for the class.
@@ -464,7 +467,7 @@ def confusion_with_background(
 
 
 def intersect_and_union(confusion: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Reduce a confusion matrix to what mmseg's formulas take.
+    """Reduce a confusion matrix to the arguments of mmseg's formulas.
 
     Args:
         confusion: (C, C) int64, rows labels.
@@ -480,7 +483,7 @@ def intersect_and_union(confusion: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def mean_percent(fractions: Iterable[float]) -> float:
-    """Average the values of the classes that have one.
+    """Average over the classes that have a value, in percent.
 
     Args:
         fractions: In [0, 1]; NaN where there is no value.
@@ -497,7 +500,7 @@ def domain_table(
     mean: dict[str, float],
     source_domains: Sequence[str] = (),
 ) -> str:
-    """Draw a row per domain and one for the mean over the targets.
+    """Format the metrics by domain (rows), with the mean over the targets.
 
     Args:
         reports: Domain -> ``images`` (int), ``metrics`` (name -> percent) and,
@@ -511,7 +514,7 @@ def domain_table(
     """
     names = list(next(iter(reports.values()))['metrics']) if reports else []
     counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
-    # Of interest where a mean is over fewer classes than the model has.
+    # Shown where a mean is over fewer classes than the model has.
     partial = any(c and c[0] < c[1] for c in counts.values())
     columns = ['classes in mean'] if partial else []
     table = PrettyTable(['domain', 'images', *columns, *names])
@@ -536,7 +539,7 @@ def domain_table(
 
 
 def _classes_in_mean(report):
-    """Number of classes that have an IoU, and of all; None without IoU."""
+    """Number of classes with an IoU and of all; None without IoU."""
     values = report.get('class_iou')
     if not values:
         return None
@@ -544,7 +547,7 @@ def _classes_in_mean(report):
 
 
 def class_table(reports: dict[str, dict], classes: Sequence[str]) -> str:
-    """Draw a row per class and a column per domain.
+    """Format IoU by class (rows) and domain (columns).
 
     Args:
         reports: Domain -> ``class_iou`` (class -> percent, None where the
@@ -566,8 +569,8 @@ def class_table(reports: dict[str, dict], classes: Sequence[str]) -> str:
     return table.get_string()
 
 
-def percent_cell(value):
-    """Write a percentage, ``-`` for None and NaN."""
+def percent_cell(value: float | None) -> str:
+    """Format a percentage; ``-`` for None and NaN."""
     if value is None or math.isnan(value):
         return '-'
     return f'{value:.2f}'

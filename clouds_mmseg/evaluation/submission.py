@@ -16,26 +16,26 @@ from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import CLASSES, LABEL_ID_TO_TRAIN_ID
 from clouds_mmseg.utils.errors import UserError
 
-# How many files a problem names.
+# Files that a message lists.
 _NAMED = 3
-# Of every file in the archive, so that equal predictions make equal archives.
+# Date of every file in the archive: equal predictions make equal archives.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of one server.
+    """Submission format of one evaluation server.
 
     Attributes:
-        title: What people call it.
-        url: Where the zip goes.
-        folder: Of the files in the zip.
-        pattern: What a file name must match; the group ``key`` names the
-            image.
-        example: A right name.
-        size: Width and height, pixels.
+        title: Name in messages.
+        url: Upload page.
+        folder: Of the files in the zip file.
+        pattern: Regular expression of file names; the group ``key`` identifies
+            the image.
+        example: A valid file name.
+        size: Width and height in pixels.
         ids: Train id -> id in the files.
-        kind: What these ids are called.
+        kind: Name of these ids.
         counts: Split -> number of images.
     """
 
@@ -49,8 +49,8 @@ class Rules:
     kind: str = 'train ids'
     counts: dict = field(default_factory=dict)
 
-    def key(self, name):
-        """Return what a file name says of its image, None if it is wrong."""
+    def key(self, name: str) -> str | None:
+        """Return the image key of a file name, None if it is invalid."""
         match = re.fullmatch(self.pattern, name)
         return match and match['key']
 
@@ -82,13 +82,13 @@ SERVERS = dict(
 
 @METRICS.register_module()
 class SubmissionMetric(BaseMetric):
-    """Write label maps and the zip file that a test server takes.
+    """Write label maps and the zip file for an evaluation server.
 
-    It measures nothing: the labels are with the server. Files are
+    No metric is computed: the labels are not public. Files are
     ``out_dir/<server>_<split>/<folder>/<image name>.png``, the archive is
     ``out_dir/<server>_<split>.zip``; names, ids and folder are the server's
-    (:mod:`clouds_mmseg.evaluation.submission`). The archive appears under
-    its name only when it keeps all rules.
+    (:data:`SERVERS`). The archive is renamed to its path only after all checks
+    have passed.
 
     Args:
         servers: Domain -> ``'cityscapes'`` or ``'acdc'``.
@@ -98,8 +98,8 @@ class SubmissionMetric(BaseMetric):
         **kwargs: Arguments of mmengine's ``BaseMetric``.
 
     Raises:
-        UserError: A server or split is unknown, a prediction does not have
-            the size that the server wants, or the archive breaks a rule.
+        UserError: A server or split is unknown, a prediction does not have the
+            size that the server wants, or the archive breaks a rule.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class SubmissionMetric(BaseMetric):
             self._tables[server] = table
 
     @property
-    def domains(self):
-        """The domains that may occur."""
+    def domains(self) -> list[str]:
+        """Domains that are accepted."""
         return list(self.servers)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -214,9 +214,9 @@ class SubmissionMetric(BaseMetric):
 def check_submission(
     path: str | Path, server: str, *, split: str = 'test'
 ) -> list[str]:
-    """Compare a zip file with the rules of its server.
+    """Check a zip file against the rules of its server.
 
-    Names, number, sizes, modes and ids are looked at; every file is decoded.
+    Every file is decoded; its name, size, mode and ids are checked.
 
     Args:
         path: The zip file.
@@ -224,7 +224,7 @@ def check_submission(
         split: ``'test'``, or ``'val'`` for a rehearsal.
 
     Returns:
-        Problems; empty if the server will take it.
+        Problems; empty if the server will accept the file.
 
     Raises:
         UserError: The server or split is unknown, or there is no such file.
@@ -239,7 +239,7 @@ def check_submission(
         return [f'{path} is no zip file, or damaged: {error}']
 
 
-def rules_of(server, split='test'):
+def rules_of(server: str, split: str = 'test') -> Rules:
     """Return the rules of a server.
 
     Raises:
@@ -261,15 +261,15 @@ def rules_of(server, split='test'):
 def check_names(
     names: Iterable[str], rules: Rules, *, split: str = 'test'
 ) -> list[str]:
-    """Compare file names with the rules of a server.
+    """Check file names against the rules of a server.
 
     Args:
         names: File names, without folders.
         rules: Of the server.
-        split: Whose number of images is wanted.
+        split: Its number of images is required.
 
     Returns:
-        Problems; empty if all is well.
+        Problems; empty if there are none.
     """
     problems, keys, wrong, double = [], set(), [], []
     for name in names:
@@ -284,11 +284,11 @@ def check_names(
         problems.append(f'{_some(wrong)}: names must be like {rules.example}')
     if double:
         problems.append(f'{_some(double)}: another file is of the same image')
-    wanted = rules.counts[split]
-    if len(keys) != wanted:
+    required = rules.counts[split]
+    if len(keys) != required:
         problems.append(
             f'{len(keys)} images, but the {split} split of {rules.title} has '
-            f'{wanted}'
+            f'{required}'
         )
     return problems
 
@@ -298,15 +298,15 @@ def _check_archive(archive, rules, split):
     problems, names = [], []
     outside, bad = [], {}
     for entry in entries:
-        place = PurePosixPath(entry.filename)
-        if place.parts[:-1] != (rules.folder,):
+        path = PurePosixPath(entry.filename)
+        if path.parts[:-1] != (rules.folder,):
             outside.append(entry.filename)
             continue
-        names.append(place.name)
-        if rules.key(place.name) is not None:
-            problem = _check_picture(archive, entry, rules)
+        names.append(path.name)
+        if rules.key(path.name) is not None:
+            problem = _check_label_map(archive, entry, rules)
             if problem:
-                bad.setdefault(problem, []).append(place.name)
+                bad.setdefault(problem, []).append(path.name)
     if outside:
         problems.append(f'{_some(outside)}: files must lie in {rules.folder}/')
     problems += check_names(names, rules, split=split)
@@ -314,8 +314,8 @@ def _check_archive(archive, rules, split):
     return problems
 
 
-def _check_picture(archive, entry, rules):
-    """Return what is wrong with one label map, or None."""
+def _check_label_map(archive, entry, rules):
+    """Return the problem of one label map, or None."""
     try:
         with archive.open(entry) as stream, Image.open(stream) as image:
             mode, size = image.mode, image.size
@@ -335,8 +335,8 @@ def _check_picture(archive, entry, rules):
         Image.DecompressionBombError,
     ) as error:
         return f'cannot be decoded ({error})'
-    legal = set(rules.ids.values())
-    odd = [i for i, n in enumerate(histogram) if n and i not in legal]
+    valid = set(rules.ids.values())
+    odd = [i for i, n in enumerate(histogram) if n and i not in valid]
     if odd:
         return (
             f'ids {", ".join(map(str, odd[:5]))}'
