@@ -1,4 +1,4 @@
-"""Number of pixels of each class in each label, counted once."""
+"""Class statistics: pixels of each class in each label file, stored."""
 
 import json
 import os
@@ -22,18 +22,19 @@ from clouds_mmseg.utils.parallel import parallel_map
 
 STATISTICS = 'clouds_statistics.json'
 _FORMAT = 1
-_ODD = 'surrogateescape'
+_ENCODING_ERRORS = 'surrogateescape'
+# Unusable labels that the error lists.
 _NAMED = 5
 
 
 def statistics_key(dataset: DGDataset) -> str:
-    """Name the labels of a dataset and how they are read.
+    """Return the key of a dataset's labels in the stored statistics.
 
     Args:
         dataset: With labels.
 
     Returns:
-        Where the labels lie, and a hash of their table.
+        Folder and suffix of the labels, and a hash of their table.
     """
     folder = os.path.relpath(
         dataset.data_prefix['seg_map_path'], dataset.files_root
@@ -45,9 +46,9 @@ def statistics_key(dataset: DGDataset) -> str:
 def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
     """Count the pixels of each class in each label of a dataset.
 
-    What was counted before, here or by ``tools/verify_dataset.py``, is read
-    from ``clouds_statistics.json`` beside the data; files that have changed
-    since are counted anew.
+    Counts of earlier calls and of ``tools/verify_dataset.py`` are read from
+    ``clouds_statistics.json`` beside the data; files that have changed since
+    are counted again.
 
     Args:
         dataset: Opened, with labels.
@@ -82,10 +83,10 @@ def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
                 logger='current',
             )
     counts = np.zeros((len(labels), len(dataset.metainfo['classes'])), int)
-    for place, path in enumerate(labels):
+    for row, path in enumerate(labels):
         for index, number in rows[path]['pixels'].items():
             if int(index) < counts.shape[1]:
-                counts[place, int(index)] = number
+                counts[row, int(index)] = number
     return counts
 
 
@@ -113,14 +114,14 @@ def _count(dataset, root, labels, workers):
 
 
 def statistics_row(report: SampleReport) -> dict:
-    """What is kept of one label.
+    """Return the stored statistics of one label.
 
     Args:
         report: With ``pixels``.
 
     Returns:
-        ``stamp`` and ``pixels``, class index -> number, of the classes that
-        occur; 255 is what is ignored.
+        ``stamp`` and ``pixels``: class index (str) -> number, of the classes
+        that occur; 255 is ignored pixels.
     """
     pixels = {
         str(i): int(report.pixels[i]) for i in report.pixels.nonzero()[0]
@@ -129,19 +130,19 @@ def statistics_row(report: SampleReport) -> dict:
 
 
 def read_statistics(root: str) -> dict[str, dict]:
-    """Read what was counted before.
+    """Read the stored statistics.
 
     Args:
         root: ``files_root`` of a dataset.
 
     Returns:
         Key of a set -> ``classes`` and ``files`` (path ->
-        :func:`statistics_row`). Empty if there is none that can be used: it
-        can always be made again.
+        :func:`statistics_row`). Empty if there is no usable file: the
+        statistics can be computed again.
     """
     try:
         path = existing_file(root, STATISTICS)
-        with open(path, encoding='utf-8', errors=_ODD) as stream:
+        with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
             kept = json.load(stream)
         return kept['sets'] if kept['format'] == _FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
@@ -151,12 +152,12 @@ def read_statistics(root: str) -> dict[str, dict]:
 def save_statistics(
     root: str, key: str, classes: Sequence[str], rows: dict[str, dict]
 ) -> None:
-    """Add rows to what was counted before.
+    """Add rows to the stored statistics.
 
     Args:
         root: ``files_root`` of a dataset.
         key: From :func:`statistics_key`.
-        classes: Names, for whoever reads the file.
+        classes: Names, for readers of the file.
         rows: Path of a label -> :func:`statistics_row`.
 
     Raises:
@@ -170,5 +171,5 @@ def save_statistics(
         temporary.write_text(
             json.dumps(dict(format=_FORMAT, sets=sets), ensure_ascii=False),
             encoding='utf-8',
-            errors=_ODD,
+            errors=_ENCODING_ERRORS,
         )

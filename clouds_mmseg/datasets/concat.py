@@ -1,4 +1,4 @@
-"""Several datasets one after another, and how to read a single image."""
+"""Concatenation of datasets, with a pipeline for single images."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.utils.errors import UserError
 
-# Steps that need what only a sample of a dataset has.
-_OF_DATASETS = ('LoadSegLabels', 'LoadAnnotations', 'PackDGInputs')
+# Steps that need the fields of a dataset's sample.
+_DATASET_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'PackDGInputs')
 
 
 @DATASETS.register_module(name='ConcatDataset')
@@ -20,16 +20,15 @@ class DGConcatDataset(_ConcatDataset):
     ``test_dataloader.dataset.pipeline``, where a concatenation has none.
 
     Args:
-        datasets: What is concatenated. Each reads its samples with its own
-            pipeline.
-        pipeline: For images that are no sample of a dataset: begins with
+        datasets: Each reads its samples with its own pipeline.
+        pipeline: For images that do not belong to a dataset: begins with
             ``LoadImageFromFile`` and reads no labels. The datasets do not use
             it.
         **kwargs: As for mmengine's ``ConcatDataset``.
 
     Raises:
-        UserError: ``pipeline`` has a step that needs a dataset: it was
-            meant for the datasets.
+        UserError: ``pipeline`` has a step that needs a dataset: it was meant
+            for the datasets.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class DGConcatDataset(_ConcatDataset):
         wrong = [
             step['type']
             for step in pipeline or ()
-            if step['type'] in _OF_DATASETS
+            if step['type'] in _DATASET_STEPS
         ]
         if wrong:
             raise UserError(

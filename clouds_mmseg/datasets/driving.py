@@ -1,4 +1,6 @@
-"""Data sets of the benchmarks."""
+"""Driving data sets of the benchmarks."""
+
+from collections.abc import Iterable
 
 from mmengine import fileio
 from mmseg.registry import DATASETS
@@ -72,7 +74,7 @@ WILDDASH2_CLASSES = tuple(
     'catchbasin crosswalkplain crosswalkzebra manholesidewalk curbterrain '
     'servicelane curbcut'.split()
 )
-_MEMBERS = {
+_WILDDASH2_MEMBERS = {
     'road': 'road roadmarking manhole pothole tramtrack bikelane '
     'pedestrianarea catchbasin crosswalkplain crosswalkzebra servicelane',
     'sidewalk': 'sidewalk curb bikelanesidewalk manholesidewalk curbcut',
@@ -94,10 +96,10 @@ _MEMBERS = {
     'motorcycle': 'motorcycle autorickshaw',
     'bicycle': 'bicycle',
 }
-# Class of WildDash 2 -> class of Cityscapes; the rest is not evaluated.
+# Class of WildDash 2 -> class of Cityscapes; other classes are not evaluated.
 WILDDASH2_TO_CITYSCAPES = {
     name: cityscapes
-    for cityscapes, names in _MEMBERS.items()
+    for cityscapes, names in _WILDDASH2_MEMBERS.items()
     for name in names.split()
 }
 
@@ -130,7 +132,7 @@ class ACDCDataset(DGDataset):
     SEG_MAP_SUFFIX = '_gt_labelTrainIds.png'
     COMPARED_AT_INPUT_SIZE = True
 
-    def __init__(self, *, condition: str, domain=None, **kwargs):
+    def __init__(self, *, condition: str, domain: str | None = None, **kwargs):
         if condition not in CONDITIONS:
             raise ValueError(
                 f'condition={condition!r} is not one of ACDC: '
@@ -139,8 +141,8 @@ class ACDCDataset(DGDataset):
         self.condition = condition
         super().__init__(domain=domain or f'acdc_{condition}', **kwargs)
 
-    def layout_fields(self):
-        """Return the values of the braces in ``PREFIX``."""
+    def layout_fields(self) -> dict[str, str]:
+        """Return the values of the placeholders in ``PREFIX``."""
         return dict(split=self.split, condition=self.condition)
 
 
@@ -185,8 +187,8 @@ class CityscapesDGDataset(DGDataset):
     IMG_SUFFIX = '_leftImg8bit.png'
     SEG_MAP_SUFFIX = '_gtFine_labelTrainIds.png'
 
-    def missing_hint(self, missing):
-        """Say how to make train-id labels if only the published ones exist."""
+    def missing_hint(self, missing: list[dict]) -> str:
+        """Advise to make train-id labels if only the published ones exist."""
         path = missing[0]['seg_map_path']
         published = path.replace('_labelTrainIds.png', '_labelIds.png')
         if path == published or not fileio.exists(
@@ -229,8 +231,8 @@ class FoggyZurichDataset(DGDataset):
 
     Layout: ``testv2/RGB/{sequence}/*.png`` and
     ``testv2/gt/{sequence}/*_labelTrainIds.png``, which
-    ``tools/prepare_dataset.py foggy_zurich`` makes: in the published folders
-    the labelled images lie between those without labels.
+    ``tools/prepare_dataset.py foggy_zurich`` makes: the published folders
+    mix labelled and unlabelled images.
 
     Source: Sakaridis et al., "Model Adaptation with Synthetic and Real Data
     for Semantic Dense Foggy Scene Understanding", ECCV 2018.
@@ -249,7 +251,8 @@ class GTA5Dataset(DGDataset):
 
     Layout: ``images/00001.png`` and ``labels/00001.png``, palette PNGs as
     published. A few images differ in size from their label, and reading one
-    is an error: ``tools/verify_dataset.py gta5 --fix`` takes them out.
+    is an error: ``tools/verify_dataset.py gta5 --fix`` moves them to
+    quarantine.
 
     Source: Richter et al., "Playing for Data", ECCV 2016.
     """
@@ -257,11 +260,11 @@ class GTA5Dataset(DGDataset):
     DOMAIN = 'gta5'
     PREPARED = 'gta5'
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return Cityscapes label id -> train id."""
         return LABEL_ID_TO_TRAIN_ID
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the ids without a train id.
 
         Cityscapes defines 0 to 33; GTA5 has its licence plate, -1 there, as
@@ -289,11 +292,11 @@ class MapillaryDGDataset(DGDataset):
     IMG_SUFFIX = '.jpg'
     COMPARED_AT_INPUT_SIZE = True
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return Vistas class -> train id."""
         return MAPILLARY_ID_TO_TRAIN_ID
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the rest of the 66 classes."""
         return set(range(66)) - set(MAPILLARY_ID_TO_TRAIN_ID)
 
@@ -334,11 +337,11 @@ class SYNTHIADataset(DGDataset):
     PREFIX = dict(img_path='RGB', seg_map_path='GT/LABELS')
     LABEL_CHANNEL = 'first'
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return SYNTHIA id -> train id."""
         return SYNTHIA_ID_TO_TRAIN_ID
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return void (0), parking slot, road work and lane marking."""
         return (0, 13, 14, 22)
 
@@ -363,7 +366,7 @@ class UrbanSynDataset(DGDataset):
 
 
 def wilddash2_ids() -> tuple[dict[int, int], set[int]]:
-    """Return the meaning of the published label ids.
+    """Map the published label ids.
 
     Returns:
         Label id -> train id, and the ids that are not evaluated.
@@ -393,10 +396,10 @@ class WildDash2Dataset(DGDataset):
     PREPARED = 'wilddash2'
     IMG_SUFFIX = '.jpg'
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return label id of WildDash 2 -> train id."""
         return wilddash2_ids()[0]
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the ids that are not evaluated."""
         return wilddash2_ids()[1]

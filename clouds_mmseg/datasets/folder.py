@@ -1,4 +1,4 @@
-"""Data sets of the user's own images and classes."""
+"""Dataset of a user's own images and classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from clouds_mmseg.utils.text_files import read_json
 
 @DATASETS.register_module()
 class FolderDataset(DGDataset):
-    """A folder of images, a folder of labels, and classes of your own.
+    """A folder of images, a folder of labels, and user-defined classes.
 
     Layout: ``images/**/*.png`` and, under the same names,
     ``labels/**/*.png``: one channel (grey or palette), an id in each pixel.
@@ -27,13 +27,13 @@ class FolderDataset(DGDataset):
     Args:
         metainfo: ``classes`` (names) and optionally ``palette`` (an RGB triple
             for each).
-        domain (str): Name under which results are reported.
+        domain: Name under which results are reported.
         names: What the ids in the label files are called, see
             :func:`~clouds_mmseg.datasets.folder.read_names`. Names that no
             class takes are ignored, and logged.
         label_map: Class -> names that make it up: ``{'road': ['lane marking',
-            'road']}``. A class that is left out is the name that it has
-            itself.
+            'road']}``. A class that is left out consists of the name equal to
+            its own.
         ids: Id in the label files -> class index, in place of ``names``.
             Defaults to id = index.
         ignored: Further ids in the label files, which are neither trained on
@@ -99,7 +99,7 @@ class FolderDataset(DGDataset):
                 f'{len(classes)} classes (indices 0..{len(classes) - 1})'
             )
         self._ids = dict(ids)
-        # What was asked for, without the names that no class takes.
+        # As given, without the names that no class takes.
         self.ignored = frozenset(ignored)
         self._ignored = set(ignored).union(*left.values())
         super().__init__(metainfo=metainfo, **kwargs)
@@ -110,11 +110,11 @@ class FolderDataset(DGDataset):
                 logger='current',
             )
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return id in the label file -> class index."""
         return self._ids
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> set[int]:
         """Return the ids given as ignored, and 255."""
         return self._ignored | ({IGNORE} - set(self._ids))
 
@@ -122,7 +122,7 @@ class FolderDataset(DGDataset):
 def read_names(
     names: dict | Sequence[str] | str | Path,
 ) -> dict[str, tuple[int, ...]]:
-    """Read what the ids in label files are called.
+    """Read the table of names of the ids in label files.
 
     Args:
         names: Name -> id, or name -> ids; or the names in the order of their
@@ -132,8 +132,8 @@ def read_names(
         Name -> ids in 0..65535.
 
     Raises:
-        UserError: The file cannot be read, a name occurs twice, or an id is
-            no integer in 0..65535 or has two names.
+        UserError: The file cannot be read, a name occurs twice, or an id is no
+            integer in 0..65535 or has two names.
     """
     where = 'names'
     if isinstance(names, (str, Path)):
@@ -176,7 +176,7 @@ def map_labels(
     names: dict[str, tuple[int, ...]],
     label_map: dict[str, Sequence[str]] | None = None,
 ) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
-    """Translate a label map by name into ids.
+    """Translate a label map from names to ids.
 
     Args:
         classes: The classes of the model.
@@ -190,8 +190,8 @@ def map_labels(
         takes, with their ids.
 
     Raises:
-        UserError: Classes or names are unknown, a name belongs to two
-            classes, or a class has no name.
+        UserError: Classes or names are unknown, a name belongs to two classes,
+            or a class has no name.
     """
     if not isinstance(label_map or {}, dict):
         raise UserError(
@@ -205,8 +205,8 @@ def map_labels(
         for key, value in (label_map or {}).items()
     }
     _refuse_unknown('label_map has classes', label_map, classes)
-    wanted = {name: label_map.get(name, [name]) for name in classes}
-    for name, parts in wanted.items():
+    members = {name: label_map.get(name, [name]) for name in classes}
+    for name, parts in members.items():
         unknown = [part for part in parts if part not in names]
         if name not in label_map and unknown:
             raise UserError(
@@ -217,7 +217,7 @@ def map_labels(
             )
         _refuse_unknown(f'label_map[{name!r}] has names', parts, names)
     ids, owner = {}, {}
-    for index, (name, parts) in enumerate(wanted.items()):
+    for index, (name, parts) in enumerate(members.items()):
         for part in parts:
             if part in owner:
                 raise UserError(

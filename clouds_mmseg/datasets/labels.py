@@ -11,14 +11,14 @@ from clouds_mmseg.utils.cityscapes import IGNORE
 # Marks the ids that a dataset does not define. A pixel with such an id means
 # that the wrong files are read, so it must not turn into "ignored" silently.
 UNDEFINED = 254
-# The greatest id: what a 16-bit label file can hold.
+# The greatest id of a 16-bit label file.
 MAX_ID = 65535
 
 
 def build_label_table(
     ids: dict[int, int], ignored: Iterable[int] = ()
 ) -> np.ndarray:
-    """Make the lookup table of a dataset.
+    """Make the lookup table from ids to class indices.
 
     Args:
         ids: Id in the file (0..65535) -> class index (0..253).
@@ -60,7 +60,7 @@ def build_label_table(
 
 
 def table_digest(table: np.ndarray, channel: str | None) -> str:
-    """Hash how the ids of a label file become classes.
+    """Hash the mapping from the ids of label files to classes.
 
     Args:
         table: From :func:`build_label_table`.
@@ -75,7 +75,7 @@ def table_digest(table: np.ndarray, channel: str | None) -> str:
 
 def apply_label_table(
     raw: np.ndarray, table: np.ndarray
-) -> tuple[np.ndarray, list[int]]:
+) -> tuple[np.ndarray | None, list[int]]:
     """Map a decoded label file to class indices.
 
     Args:
@@ -83,8 +83,8 @@ def apply_label_table(
         table: From :func:`build_label_table`.
 
     Returns:
-        The (H, W) uint8 class indices, and the sorted ids that the table does
-        not define (empty when all is well).
+        The (H, W) uint8 class indices, or None if an id is not defined; and
+        the sorted ids that the table does not define.
     """
     if raw.dtype != np.uint8:
         if ((raw < 0) | (raw >= len(table))).any():

@@ -1,4 +1,4 @@
-"""Folders made by ``tools/prepare_dataset.py``, and their manifest."""
+"""Manifest of the folders written by ``tools/prepare_dataset.py``."""
 
 import json
 import logging
@@ -14,13 +14,13 @@ MANIFEST = 'clouds_dataset.json'
 FORMAT = 1
 MADE_BY = 'prepare_dataset'
 
-# Every label file of a prepared folder ends so and holds train ids.
+# Suffix of the label files of a prepared folder, which hold train ids.
 PREPARED_SUFFIX = '_labelTrainIds.png'
 
 
 @dataclass(kw_only=True)
 class Manifest:
-    """What a prepared folder holds.
+    """Content of a prepared folder.
 
     Attributes:
         name: The set, for example ``gta5``.
@@ -29,13 +29,13 @@ class Manifest:
             are as published.
         recode: Format of the copies of the images; None where they are as
             published.
-        link: Whether files are links to where they were.
+        link: Whether files are links to the source files.
         label_source: What the labels were made from: ``train_ids``,
             ``label_ids``, ``polygons``, ``panoptic`` or a config's name.
-        complete: False while files are still being made.
+        complete: False while files are being written.
         left_out: Images that were left out as unusable.
-        made_by: The tool.
-        format: Of this file.
+        made_by: Name of the tool.
+        format: Version of this file.
     """
 
     name: str
@@ -71,7 +71,7 @@ def read_manifest(root: str | Path) -> Manifest | None:
         root: The folder.
 
     Returns:
-        None where there is none, as in folders that were unpacked by hand.
+        None where there is no manifest, as in folders unpacked by hand.
 
     Raises:
         DataError: The file is damaged or of a newer version.
@@ -100,34 +100,30 @@ def read_manifest(root: str | Path) -> Manifest | None:
 
 
 def recoded(path: str, kind: str | None) -> str:
-    """Name the copy of an image.
+    """Return the name of the recoded copy of an image.
 
     Args:
-        path: The image, or only the end of its path.
+        path: The image, or its suffix.
         kind: One of :data:`RECODES`; None: as published.
-
-    Returns:
-        With the suffix of the format.
     """
     return f'{path.rpartition(".")[0]}.{kind}' if kind else path
 
 
 def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
-    """Find out whether a data root is a prepared folder.
+    """Read the manifest of a data root, if it is a prepared folder.
 
     Args:
         data_root: The folder.
-        name: Of the set that is expected there. None: the dataset class reads
-            no prepared folders.
+        name: Of the expected set. None: the dataset class reads no prepared
+            folders.
 
     Returns:
-        What the folder holds; None if it was not made by
-        ``tools/prepare_dataset.py``.
+        None if the folder was not written by ``tools/prepare_dataset.py``.
 
     Raises:
         DataError: It holds another set, or is not complete.
     """
-    # Remote roots and banks are never prepared folders.
+    # Remote roots and generated image sets are never prepared folders.
     if name is None or data_root is None or '://' in data_root:
         return None
     manifest = read_manifest(data_root)

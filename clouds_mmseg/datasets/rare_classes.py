@@ -19,12 +19,12 @@ from clouds_mmseg.utils.seeds import mix_seed
 class RareClassDataset:
     """Pairs of a class and an image that shows it, for :class:`KeyedDataset`.
 
-    Sample ``c * N + i`` is image i of N, cropped anew until it shows class c
-    well. Which pairs come how often is what :meth:`stream` says. Written in
-    a config as an option of the source: ``rare_class=dict(temperature=0.01)``.
+    Sample ``c * N + i`` is image i of N, cropped repeatedly until the crop
+    shows enough of class c. :meth:`stream` is the order in which pairs are
+    drawn. In a config it is an option of the source:
+    ``rare_class=dict(temperature=0.01)``.
 
-    The class statistics are read from beside the data, or made there; see
-    :func:`class_pixels`.
+    The class statistics are stored beside the data, see :func:`class_pixels`.
 
     Args:
         dataset: With labels, or its config.
@@ -34,10 +34,9 @@ class RareClassDataset:
         min_pixels: Images with no more pixels of a class than this are not
             drawn for it. The official value suits two megapixels.
         min_crop_ratio: A crop must show more pixels of the class than
-            ``min_pixels`` times this. 0 takes the first.
-        tries: How often a crop is drawn at most; the last one is taken as it
-            is.
-        classes: Names of those that are drawn. Defaults to all that occur.
+            ``min_pixels`` times this. 0 accepts the first crop.
+        tries: Maximum number of crops; the last one is accepted in any case.
+        classes: Names of the classes to draw. Defaults to all that occur.
 
     Raises:
         ValueError: An option is out of its range.
@@ -92,7 +91,7 @@ class RareClassDataset:
         return self.dataset.metainfo
 
     def full_init(self) -> None:
-        """Open the dataset and count its classes, unless it is done."""
+        """Open the dataset and count its classes, once."""
         if self._fully_initialized:
             return
         self.dataset.full_init()
@@ -118,9 +117,9 @@ class RareClassDataset:
         )
         self.images = images_by_class(counts * drawn, self.min_pixels, names)
         self._fully_initialized = True
-        self._say(names)
+        self._log_probabilities(names)
 
-    def _say(self, names):
+    def _log_probabilities(self, names):
         order = self.probabilities.argsort()[::-1]
         words = [
             f'{names[c]} {self.probabilities[c]:.3f} '
@@ -135,13 +134,13 @@ class RareClassDataset:
         )
 
     def stream(self, seed: int) -> 'RareClassStream':
-        """Return the order in which the pairs come.
+        """Return the order in which pairs are drawn.
 
         Args:
             seed: Not negative.
 
         Returns:
-            Endless; the index of a pair for each position.
+            Position -> index of a pair.
         """
         return RareClassStream(
             self.probabilities, self.images, size=len(self.dataset), seed=seed
@@ -158,12 +157,12 @@ class RareClassDataset:
             index: ``class * len(dataset) + image``.
 
         Returns:
-            What the pipeline of the dataset returns.
+            Output of the pipeline of the dataset.
         """
-        wanted, image = divmod(index, len(self.dataset))
+        class_index, image = divmod(index, len(self.dataset))
         steps = list(self.dataset.pipeline.transforms)
         results = self.dataset.get_data_info(image)
-        # The files are read once, however many crops are drawn.
+        # The files are read once for all crops.
         while steps and isinstance(steps[0], (LoadSegImage, LoadSegLabels)):
             results = steps.pop(0)(results)
         for _ in range(self.tries):
@@ -171,16 +170,16 @@ class RareClassDataset:
             for step in steps:
                 sample = step(sample)
             label = sample['data_samples'].gt_sem_seg.data
-            shown = int((label == wanted).sum())
+            shown = int((label == class_index).sum())
             if shown > self.min_pixels * self.min_crop_ratio:
                 break
         return sample
 
 
 class RareClassStream:
-    """An endless stream of pairs of a class and an image that shows it.
+    """Infinite sequence of pairs of a class and an image that shows it.
 
-    Every place is drawn on its own, so any place is found in constant time.
+    Each position is drawn independently, so access takes constant time.
 
     Args:
         probabilities: (C,) of each class.
@@ -197,18 +196,18 @@ class RareClassStream:
         size: int,
         seed: int,
     ):
-        # The last bound is 1, which no number drawn reaches.
+        # The last bound is 1, which a random number never reaches.
         self.bounds = np.cumsum(probabilities)
         self.bounds /= self.bounds[-1]
         self.images = images
         self.size = size
         self.seed = seed
 
-    def __getitem__(self, position):
-        """The pair at a position: ``class * size + image``."""
+    def __getitem__(self, position: int) -> int:
+        """Return the pair at a position: ``class * size + image``."""
         generator = np.random.default_rng(mix_seed(self.seed, position))
-        place = generator.random()
-        index = int(np.searchsorted(self.bounds, place, side='right'))
+        value = generator.random()
+        index = int(np.searchsorted(self.bounds, value, side='right'))
         images = self.images[index]
         image = int(images[generator.integers(len(images))])
         return index * self.size + image
@@ -217,7 +216,7 @@ class RareClassStream:
 def class_probabilities(
     pixels: np.ndarray, temperature: float, drawn: np.ndarray | None = None
 ) -> np.ndarray:
-    """Turn class frequencies into sampling probabilities.
+    """Compute sampling probabilities from class frequencies.
 
     ``P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T)`` with
     ``f_c`` the share of class c among the labelled pixels.
@@ -226,8 +225,8 @@ def class_probabilities(
         pixels: (C,) pixels of each class, not negative.
         temperature: T, positive. Towards 0 the rarest class alone is drawn,
             towards infinity all classes equally often.
-        drawn: (C,) bool: classes that are drawn. Defaults to all; the
-            frequencies are those among all in any case.
+        drawn: (C,) bool: classes to draw. Defaults to all; the frequencies are
+            those among all in any case.
 
     Returns:
         (C,) float64, sums to one. 0 for classes without pixels and those that
@@ -247,7 +246,7 @@ def class_probabilities(
     if not occurs.any():
         raise ValueError('no class that is drawn has a pixel')
     rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
-    # Relative to the greatest: exp of anything above 709 is infinite.
+    # Relative to the maximum: exp overflows above 709.
     weights = np.exp(rarity - rarity.max())
     probabilities = np.zeros(len(pixels))
     probabilities[occurs] = weights / weights.sum()
@@ -257,7 +256,7 @@ def class_probabilities(
 def images_by_class(
     counts: np.ndarray, min_pixels: int, classes: Sequence[str]
 ) -> list[np.ndarray]:
-    """List the images that show enough of each class.
+    """List the images with enough pixels of each class.
 
     Args:
         counts: (N, C) pixels of each class in each image.

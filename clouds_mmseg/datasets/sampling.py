@@ -1,5 +1,6 @@
-"""Batches and samples as functions of the seed and the iteration."""
+"""Deterministic sampling: batches as functions of seed and iteration."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -14,10 +15,12 @@ from clouds_mmseg.utils.seeds import mix_seed, seed_everything
 
 @DATASETS.register_module()
 class KeyedDataset(ConcatDataset):
-    """Groups of samples that are looked up by key.
+    """Deterministic concatenation of groups of samples.
 
-    A key is ``position * len(dataset) + index``: which sample, and at which
-    place of the training stream.
+    Samples are looked up by a key, ``position * len(dataset) + index``: index
+    of the sample and its position in the training stream. Seed and key seed
+    the random numbers of the pipeline, so that a sample does not depend on the
+    worker that loads it, nor on the samples before it.
 
     Args:
         datasets: Configs or datasets, one a group: the labelled source first,
@@ -32,7 +35,7 @@ class KeyedDataset(ConcatDataset):
         self.seed = seed
 
     def full_init(self) -> None:
-        """Open the groups, with class statistics where they are needed."""
+        """Open the groups, with rare-class sampling where configured."""
         if not self._fully_initialized:
             self.datasets = [self._with_rare_class(d) for d in self.datasets]
         super().full_init()
@@ -56,7 +59,7 @@ class KeyedDataset(ConcatDataset):
             key: As :class:`KeyedSampler` yields them.
 
         Returns:
-            What the pipeline of the sample's dataset returns.
+            Output of the pipeline of the sample's dataset.
         """
         seed_everything(mix_seed(self.seed, key))
         return super().__getitem__(key % len(self))
@@ -64,14 +67,14 @@ class KeyedDataset(ConcatDataset):
 
 @DATA_SAMPLERS.register_module()
 class KeyedSampler(Sampler):
-    """Batches of source and generated samples in a stated proportion.
+    """Deterministic batches of source and generated samples in a fixed ratio.
 
     Before ``warmup_iters`` all samples of a batch come from the first group.
-    From then on ``generated_share`` of them come from the second: of B
-    samples an iteration has floor or ceil of ``B * generated_share``, such
-    that after any number of iterations the share is kept to within one
-    sample. The processes of a distributed run take turns within a batch, so
-    that each has its part of both groups.
+    From then on ``generated_share`` of them come from the second: of B samples
+    an iteration has floor or ceil of ``B * generated_share``, such that after
+    any number of iterations the share is kept to within one sample. The
+    processes of a distributed run take turns within a batch, so that each has
+    its part of both groups.
 
     Args:
         dataset: With one group, or two if ``generated_share`` is given.
@@ -81,8 +84,8 @@ class KeyedSampler(Sampler):
         generated_share: In [0, 1).
 
     Raises:
-        ValueError: There is no second group to take generated samples
-            from, or the share is out of range.
+        ValueError: There is no second group to take generated samples from, or
+            the share is out of range.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class KeyedSampler(Sampler):
         self._start = 0
 
     def batch_keys(self, iteration: int) -> list[int]:
-        """The keys of all processes' samples in one iteration.
+        """Return the keys of all processes' samples in one iteration.
 
         Args:
             iteration: Counted from 0.
@@ -139,12 +142,12 @@ class KeyedSampler(Sampler):
             for i in range(count)
         ]
         return [
-            (iteration * total + place) * len(self.dataset) + index
-            for place, index in enumerate(indices)
+            (iteration * total + position) * len(self.dataset) + index
+            for position, index in enumerate(indices)
         ]
 
     def skip(self, num_samples: int) -> None:
-        """Begin at a later iteration; mmengine's loop calls it on resume.
+        """Start at a later iteration; the training loop calls it on resume.
 
         Args:
             num_samples: Samples that this process has used already, whole
@@ -152,7 +155,7 @@ class KeyedSampler(Sampler):
         """
         self._start = num_samples // self.batch_size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         """Yield this process's keys, endlessly."""
         iteration = self._start
         while True:
@@ -165,14 +168,14 @@ class KeyedSampler(Sampler):
 
 
 def _stream(group, seed):
-    """The order in which the samples of a group come."""
+    """Return the order in which the samples of a group are drawn."""
     if isinstance(group, RareClassDataset):
         return group.stream(seed)
     return ShuffledStream(len(group), seed)
 
 
 class ShuffledStream:
-    """An endless stream of indices: one permutation after another.
+    """Infinite sequence of indices: one random permutation after another.
 
     Args:
         size: Number of samples, at least 1.
@@ -185,11 +188,11 @@ class ShuffledStream:
         self._epoch = None
         self._order = None
 
-    def __getitem__(self, position):
-        """The index at a position of the stream, found in constant time."""
-        epoch, place = divmod(position, self.size)
+    def __getitem__(self, position: int) -> int:
+        """Return the index at a position, in time independent of it."""
+        epoch, offset = divmod(position, self.size)
         if epoch != self._epoch:
             generator = np.random.default_rng(mix_seed(self.seed, epoch))
             self._order = generator.permutation(self.size)
             self._epoch = epoch
-        return int(self._order[place])
+        return int(self._order[offset])
