@@ -261,7 +261,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         """Return the label table of the classes that are selected.
 
         Returns:
-            Uint8, ``label_table`` unless ``metainfo`` asks for some of the
+            uint8, ``label_table`` unless ``metainfo`` selects some of the
             classes only.
         """
         if not self.label_map:

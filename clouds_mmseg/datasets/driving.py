@@ -280,7 +280,7 @@ class MapillaryDGDataset(DGDataset):
     Layout: ``{split}/images/*.jpg`` and ``{split}/labels/*.png``, palette
     PNGs of 66 classes as published; splits ``training`` and ``validation``.
     Sizes vary. A download of version 2.0 keeps these labels in
-    ``{split}/v1.2/labels``: prepare it, or say so in ``data_prefix``.
+    ``{split}/v1.2/labels``: prepare it, or set ``data_prefix``.
 
     Source: Neuhold et al., "The Mapillary Vistas Dataset", ICCV 2017.
     """

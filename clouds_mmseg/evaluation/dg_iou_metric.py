@@ -125,7 +125,6 @@ class DGIoUMetric(IoUMetric):
         """Compute the confusion matrices of a batch.
 
         Args:
-            data_batch: Not used.
             data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` with ``data``
                 (1, H, W) integer, and ``domain``.
         """
@@ -209,14 +208,7 @@ class DGIoUMetric(IoUMetric):
             Image.fromarray(mask.astype(dtype)).save(temporary)
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Compute the metrics over all processes.
-
-        Args:
-            size: Number of images of the dataset.
-
-        Returns:
-            See the class.
-        """
+        """Compute the metrics over all processes, see the class."""
         self._expected = size
         return super().evaluate(size)
 
@@ -504,13 +496,10 @@ def domain_table(
 
     Args:
         reports: Domain -> ``images`` (int), ``metrics`` (name -> percent) and,
-            where there is one, ``class_iou``: a mean over part of the classes
-            says so.
+            where there is one, ``class_iou``, from which the number of
+            classes in a mean is shown.
         mean: Name -> percent, over the domains that are not sources.
         source_domains: Domains the model was trained on.
-
-    Returns:
-        The table.
     """
     names = list(next(iter(reports.values()))['metrics']) if reports else []
     counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
@@ -553,9 +542,6 @@ def class_table(reports: dict[str, dict], classes: Sequence[str]) -> str:
         reports: Domain -> ``class_iou`` (class -> percent, None where the
             class does not occur).
         classes: The rows.
-
-    Returns:
-        The table.
     """
     table = PrettyTable(['class', *reports])
     table.align = 'r'

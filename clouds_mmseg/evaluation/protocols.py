@@ -94,8 +94,8 @@ def rewrite_pipeline(
     """Rewrite a test pipeline for a protocol.
 
     Args:
-        pipeline: Begins with the step that loads the image. Steps that no
-            protocol knows stay, after the loading and resizing.
+        pipeline: Begins with the step that loads the image. Steps that belong
+            to no protocol are kept, after loading and resizing.
         name: A key of :data:`PROTOCOLS`.
         at_input_size: Compare at the resized size under ``clouds``.
 

@@ -44,10 +44,10 @@ class Rules:
     folder: str
     pattern: str
     example: str
-    size: tuple
-    ids: dict = field(repr=False)
+    size: tuple[int, int]
+    ids: dict[int, int] = field(repr=False)
     kind: str = 'train ids'
-    counts: dict = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def key(self, name: str) -> str | None:
         """Return the image key of a file name, None if it is invalid."""
@@ -130,7 +130,6 @@ class SubmissionMetric(BaseMetric):
         """Write the predictions of a batch.
 
         Args:
-            data_batch: Not used.
             data_samples: ``pred_sem_seg`` with ``data`` (1, H, W) integer,
                 ``domain`` and ``img_path``.
         """

@@ -171,9 +171,6 @@ def class_by_category_table(
         reports: Domain -> ``class_iou`` (class -> percent, None where the
             class does not occur).
         classes: The rows.
-
-    Returns:
-        The table.
     """
     columns = {CLEAN: [CLEAN]} if CLEAN in reports else {}
     for category, names in CATEGORIES.items():

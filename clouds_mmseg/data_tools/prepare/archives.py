@@ -85,7 +85,7 @@ class FolderSource:
             without: Real paths of folders to leave out.
 
         Yields:
-            Its location is its path.
+            Members whose location is their path.
         """
         seen = set()
         for folder, folders, files in os.walk(self.root, followlinks=True):
@@ -102,7 +102,7 @@ class FolderSource:
                 try:
                     size = os.path.getsize(path)
                 except OSError:
-                    continue  # a link to nothing
+                    continue  # a broken link
                 yield Member(safe_name(below, self.root), size, path)
 
     def read(self, member: Member) -> bytes:
@@ -139,7 +139,7 @@ class ZipSource:
         """List the files of the archive.
 
         Yields:
-            Its location is the name as stored.
+            Members whose location is their name as stored.
 
         Raises:
             DataError: It is no archive, incomplete, encrypted, or holds names
@@ -196,7 +196,7 @@ class TarSource:
         """List the files of the archive; a compressed one is read through.
 
         Yields:
-            Its location is the offset of its content.
+            Members whose location is the offset of their content.
 
         Raises:
             DataError: See :meth:`ZipSource.members`.

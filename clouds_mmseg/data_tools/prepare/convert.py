@@ -38,7 +38,7 @@ class TableConverter:
             dataset: A subclass of :class:`DGDataset`.
 
         """
-        # Without a data root the class knows of no prepared files.
+        # Without a data root the class reads no manifest of a prepared folder.
         raw = dataset(lazy_init=True, pipeline=[])
         return cls(raw.label_table.tobytes(), raw.LABEL_CHANNEL)
 

@@ -13,7 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS, Member
+from clouds_mmseg.data_tools.prepare.archives import (
+    READ_ERRORS,
+    Member,
+    Source,
+)
 from clouds_mmseg.data_tools.prepare.convert import (
     TRAIN_IDS,
     encode_label,
@@ -44,7 +48,8 @@ class Job:
 
     Attributes:
         part: ``image`` or ``label``.
-        key: Equal for image and label of a pair.
+        key: Sorted groups of the rule's pattern, equal for image and label of
+            a pair.
         split: Name of the split.
         target: Path below the output folder.
         source: Index of the source.
@@ -55,7 +60,7 @@ class Job:
     """
 
     part: str
-    key: tuple
+    key: tuple[tuple[str, str], ...]
     split: str
     target: str
     source: int
@@ -91,7 +96,7 @@ class FileWriter:
     """
 
     out: str
-    sources: tuple
+    sources: tuple[Source, ...]
     link: bool = True
     resize_short: int | None = None
     recode: str | None = None

@@ -144,7 +144,7 @@ def named_tasks(name: str, root: str) -> list[Task]:
         if os.path.isdir(dataset.data_prefix['img_path']):
             tasks.append(Task(f'{name} {split.name}', dataset, split.training))
     if not tasks:
-        # Opening it says which files are expected where.
+        # Raises the error that lists the expected files.
         first.all_samples()
     return tasks
 

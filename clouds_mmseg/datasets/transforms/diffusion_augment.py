@@ -108,7 +108,7 @@ class DiffusionAugment(BaseTransform):
             raise DataError(
                 f'DiffusionAugment: {root}, the folder of the images that '
                 f'the image bank {self.bank} was made from, does not exist. '
-                'Say where it is now with source_root=...'
+                'Set source_root=... to its present path'
             )
         return os.path.realpath(root), variants
 

@@ -46,7 +46,7 @@ class LoadSegImage(LoadImageFromFile):
 
     Raises:
         ValueError: ``ignore_empty=True``, which would replace images that
-            cannot be read by others, without a word.
+            cannot be read by others silently.
     """
 
     def __init__(self, image_range: Sequence[float] | None = None, **kwargs):
@@ -54,7 +54,7 @@ class LoadSegImage(LoadImageFromFile):
         if self.ignore_empty:
             raise ValueError(
                 'LoadSegImage does not take ignore_empty=True: images that '
-                'cannot be read would be replaced by others without a word; '
+                'cannot be read would be replaced by others silently; '
                 'name them in skip of the dataset'
             )
         self.image_range = check_image_range(image_range)
