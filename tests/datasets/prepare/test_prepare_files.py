@@ -13,7 +13,11 @@ from prepare_bytes import image_bytes, label_bytes, spread
 from prepare_fake import open_gta5, write_archives, write_files
 from prepare_fakes import MAKERS
 
-from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.data_tools.prepare.run import (
+    Options,
+    bad_files_error,
+    prepare_dataset,
+)
 from clouds_mmseg.datasets import DataError
 from clouds_mmseg.datasets.prepared import MANIFEST
 
@@ -97,6 +101,13 @@ def test_ids_that_the_set_does_not_define(src, tmp_path):
     assert 'has 3 channels' in fails(src, tmp_path / 'out')
     path.write_bytes(b'no picture')
     assert 'cannot be decoded' in fails(src, tmp_path / 'out')
+
+
+def test_the_error_counts_the_files_that_it_does_not_list():
+    names = [f'{number}.png' for number in range(25)]
+    text = str(bad_files_error([f'{name} is damaged' for name in names], 0))
+    assert '25 files cannot be used' in text and 'and 5 more' in text
+    assert [name for name in names if f'  {name} ' in text] == names[:20]
 
 
 def test_files_without_partner(src, tmp_path):
