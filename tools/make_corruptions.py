@@ -58,7 +58,7 @@ def main(argv=None):
         ) from None
     print(
         f'{args.out}: {done.sources} images in {done.domains} domains; '
-        f'{done.made} made, {done.there} were there'
+        f'{done.created} made, {done.existing} were there'
     )
     print(f'The picture to look at: {done.sheet}')
 

@@ -79,8 +79,9 @@ def main(argv=None):
         f'{split} {count}' for split, count in result.manifest.splits.items()
     )
     print(
-        f'{out}: {counts} images; {result.made} files made, {result.there} '
-        f'there before; labels from {result.manifest.label_source}'
+        f'{out}: {counts} images; {result.created} files made, '
+        f'{result.existing} there before; '
+        f'labels from {result.manifest.label_source}'
     )
 
 

@@ -1,7 +1,9 @@
-"""Base class of the driving data sets."""
+"""Base class of all data sets."""
 
 import os
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from mmseg.datasets import BaseSegDataset
 
 from clouds_mmseg.datasets.files import FileChecks, unique_names
@@ -18,57 +20,54 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import check_image_range
 from clouds_mmseg.utils.options import check_palette, name_list, near_names
 
-# What reduce_zero_label means, as options of FolderDataset.
+# The options of FolderDataset that replace reduce_zero_label.
 _REDUCED = 'ids={1: 0, 2: 1, ...}, ignored=[0]'
 
 
 class DGDataset(FileChecks, BaseSegDataset):
     """A labelled set of images from one domain, in 19 Cityscapes classes.
 
-    Subclasses say where the files lie (``PREFIX``, suffixes), what the ids in
-    their label files mean (``label_ids``, ``ignored_ids``) and what the
-    domain is called. All of them have equal metainfo, so that mmengine's
-    ``ConcatDataset`` joins them. The first open checks that the data root is
-    there and that each image has its label file.
+    Subclasses define where the files are (``PREFIX``, suffixes), the meaning
+    of the ids in their label files (``label_ids``, ``ignored_ids``) and the
+    name of the domain. All of them have equal metainfo, so that mmengine's
+    ``ConcatDataset`` joins them. When it is first opened, the dataset checks
+    that the data root exists and that each image has its label file.
 
     Every ``data_info`` has, besides mmseg's keys, ``domain`` (str),
-    ``sample_name`` (str: path below the image folder without extension,
-    under which predictions are written; two samples have never the same),
-    ``label_table`` (uint8: id in the file -> class index) and
-    ``label_channel`` (None for label files with one channel).
+    ``sample_name`` (str: path below the image folder without extension, under
+    which predictions are written, unique in the dataset), ``label_table``
+    (uint8: id in the file -> class index) and ``label_channel`` (None for
+    label files with one channel).
 
-    A data root made by ``tools/prepare_dataset.py`` is known by its manifest:
-    its label files hold train ids, and its images may be in another format
-    (``--recode``).
+    A data root written by ``tools/prepare_dataset.py`` is recognised by its
+    manifest: its label files hold train ids, and its images may be in another
+    format (``--recode``).
 
     Args:
-        domain (str, optional): Name under which results are reported.
-            Defaults to the class's.
-        split (str, optional): Fills ``{split}`` in the layout. Defaults to
-            the class's.
-        data_root (str, optional): Root folder. ``data/...`` is moved by the
-            environment variable ``CLOUDS_DATA_ROOT``: see
-            :func:`resolve_data_root`.
-        img_suffix (str | Sequence[str], optional): What image files end in,
-            or several such ends; the case of letters does not matter.
-        seg_map_suffix (str | Sequence[str], optional): Likewise of labels.
-        data_prefix (dict, optional): ``img_path`` and ``seg_map_path`` below
-            the root, instead of the class's layout. Without
-            ``seg_map_path`` the images have no labels.
-        expected (int, optional): Number of images of the official release; a
-            different number is a warning. None: do not compare.
-        skip (Sequence[str] | str): Images to leave out, or a text file with
-            one per line: paths below the image folder or file names, with or
-            without the suffix. What ``tools/verify_dataset.py --fix`` has
-            moved aside is left out in any case.
-        rare_class (dict, optional): Draw rare classes more often in
-            training: arguments of :class:`RareClassDataset`, ``dict()`` for
-            its defaults. :class:`KeyedDataset` sees to it.
-        image_range (Sequence[float], optional): The values in the image
-            files that become 0 and 255, such as ``(0, 4095)`` for 12 bits in
-            16-bit files or ``(0, 1)`` for floating point values. Needed for
-            images that do not use the whole range of 8 or 16 bits; see
-            :mod:`clouds_mmseg.utils.images`.
+        domain: Name under which results are reported. Defaults to that of the
+            class.
+        split: Fills ``{split}`` in the layout. Defaults to that of the class.
+        data_root: Root folder. ``data/...`` is moved by the environment
+            variable ``CLOUDS_DATA_ROOT``: see :func:`resolve_data_root`.
+        img_suffix: Suffix of the image files, or several; case does not
+            matter.
+        seg_map_suffix: Likewise of labels.
+        data_prefix: ``img_path`` and ``seg_map_path`` below the root, instead
+            of the class's layout. Without ``seg_map_path`` the images have no
+            labels.
+        expected: Number of images of the official release; a different number
+            is a warning. None: do not compare.
+        skip: Images to leave out, or a text file with one per line: paths
+            below the image folder or file names, with or without the suffix.
+            What ``tools/verify_dataset.py --fix`` has moved to quarantine is
+            left out in any case.
+        rare_class: Draw rare classes more often in training: arguments of
+            :class:`RareClassDataset`, ``dict()`` for its defaults.
+            :class:`KeyedDataset` applies it.
+        image_range: The values in the image files that become 0 and 255, such
+            as ``(0, 4095)`` for 12 bits in 16-bit files or ``(0, 1)`` for
+            floating point values. Needed for images that do not use the whole
+            range of 8 or 16 bits; see :mod:`clouds_mmseg.utils.images`.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
 
     Raises:
@@ -84,7 +83,7 @@ class DGDataset(FileChecks, BaseSegDataset):
     IMG_SUFFIX = '.png'
     SEG_MAP_SUFFIX = '.png'
     # None: label files have one channel (grey or palette). 'first': they
-    # have several, and the class id is in the first one in file order.
+    # have several, and the class id is in the first in file order.
     LABEL_CHANNEL = None
     # Name of the set for tools/prepare_dataset.py. A data root made by it
     # holds train ids, in files that end in PREPARED_SUFFIX if the published
@@ -97,18 +96,18 @@ class DGDataset(FileChecks, BaseSegDataset):
     def __init__(
         self,
         *,
-        domain=None,
-        split=None,
-        data_root=None,
-        data_prefix=None,
-        expected=None,
-        skip=(),
-        rare_class=None,
-        image_range=None,
-        img_suffix=None,
-        seg_map_suffix=None,
-        metainfo=None,
-        reduce_zero_label=False,
+        domain: str | None = None,
+        split: str | None = None,
+        data_root: str | None = None,
+        data_prefix: dict | None = None,
+        expected: int | None = None,
+        skip: Sequence[str] | str = (),
+        rare_class: dict | None = None,
+        image_range: Sequence[float] | None = None,
+        img_suffix: str | Sequence[str] | None = None,
+        seg_map_suffix: str | Sequence[str] | None = None,
+        metainfo: dict | None = None,
+        reduce_zero_label: bool = False,
         **kwargs,
     ):
         if reduce_zero_label:
@@ -149,7 +148,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         data_root = resolve_data_root(data_root)
         suffix = self.SEG_MAP_SUFFIX
         ids, ignored = self.label_ids(metainfo), self.ignored_ids()
-        # Who says which files are meant, means the published ones.
+        # Explicit folders or suffixes refer to the published files.
         published = data_prefix or seg_map_suffix
         name = None if published else self.PREPARED
         manifest = find_manifest(data_root, name)
@@ -183,10 +182,10 @@ class DGDataset(FileChecks, BaseSegDataset):
 
     @classmethod
     def _uniform_metainfo(cls, metainfo):
-        """Give classes and palette the types of METAINFO: they are compared.
+        """Convert classes and palette to the types of METAINFO.
 
-        A config that went through a file or ``--cfg-options`` has lists where
-        it had tuples.
+        Concatenated datasets are compared by metainfo, and a config from a
+        file or ``--cfg-options`` has lists instead of tuples.
         """
         if metainfo is None:
             return None
@@ -223,30 +222,30 @@ class DGDataset(FileChecks, BaseSegDataset):
         return suffix if isinstance(suffix, str) else tuple(ends)
 
     @property
-    def has_labels(self):
-        """bool: Whether its samples have labels."""
+    def has_labels(self) -> bool:
+        """Whether the samples have labels."""
         return bool(self.data_prefix.get('seg_map_path'))
 
-    def layout_fields(self):
-        """Return the values of the braces in ``PREFIX``."""
+    def layout_fields(self) -> dict[str, str]:
+        """Return the values of the placeholders in ``PREFIX``."""
         return dict(split=self.split)
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return id in the label file -> index in the 19 classes.
 
         The default is for files that hold train ids already.
 
         Args:
-            metainfo (dict, optional): As given to the constructor.
+            metainfo: As given to the constructor.
         """
         return {index: index for index in range(len(CLASSES))}
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the further ids that label files may hold."""
         return (IGNORE,)
 
-    def get_data_info(self, idx):
-        """Return the paths of a sample, its domain and how to read its label.
+    def get_data_info(self, idx: int) -> dict:
+        """Return the paths of a sample, its domain and its label table.
 
         The table is added here and not in ``load_data_list``, which would
         store a copy of it for every sample.
@@ -258,12 +257,12 @@ class DGDataset(FileChecks, BaseSegDataset):
             info['image_range'] = self.image_range
         return info
 
-    def class_table(self):
-        """Return id in the file -> index of the classes that are asked for.
+    def class_table(self) -> np.ndarray:
+        """Return the label table of the classes that are selected.
 
         Returns:
-            np.ndarray: uint8, ``label_table`` unless ``metainfo`` asks
-            for some of the classes only.
+            uint8, ``label_table`` unless ``metainfo`` selects some of the
+            classes only.
         """
         if not self.label_map:
             return self.label_table
@@ -272,12 +271,11 @@ class DGDataset(FileChecks, BaseSegDataset):
             subset[self.label_table == old] = new
         return subset
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         """List the samples and check that their files exist.
 
         Returns:
-            list[dict]: See :class:`mmseg.datasets.BaseSegDataset`; ``domain``
-            is added.
+            See :class:`mmseg.datasets.BaseSegDataset`; ``domain`` is added.
 
         Raises:
             DataError: See the class.

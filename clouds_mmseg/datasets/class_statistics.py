@@ -1,13 +1,20 @@
-"""Number of pixels of each class in each label, counted once."""
+"""Class statistics: pixels of each class in each label file, stored."""
 
 import json
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.logging import print_log
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.labels import table_digest
-from clouds_mmseg.datasets.sample_check import Pair, SampleCheck, changed_files
+from clouds_mmseg.datasets.sample_check import (
+    Pair,
+    SampleCheck,
+    SampleReport,
+    changed_files,
+)
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.data_root import existing_file, report_folder
 from clouds_mmseg.utils.errors import DataError
@@ -15,18 +22,19 @@ from clouds_mmseg.utils.parallel import parallel_map
 
 STATISTICS = 'clouds_statistics.json'
 _FORMAT = 1
-_ODD = 'surrogateescape'
+_ENCODING_ERRORS = 'surrogateescape'
+# Unusable labels that the error lists.
 _NAMED = 5
 
 
-def statistics_key(dataset):
-    """Name the labels of a dataset and how they are read.
+def statistics_key(dataset: DGDataset) -> str:
+    """Return the key of a dataset's labels in the stored statistics.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset: With labels.
 
     Returns:
-        str: Where the labels lie, and a hash of their table.
+        Folder and suffix of the labels, and a hash of their table.
     """
     folder = os.path.relpath(
         dataset.data_prefix['seg_map_path'], dataset.files_root
@@ -35,20 +43,19 @@ def statistics_key(dataset):
     return f'{folder}/*{dataset.seg_map_suffix} {digest}'
 
 
-def class_pixels(dataset, workers=None):
+def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
     """Count the pixels of each class in each label of a dataset.
 
-    What was counted before, here or by ``tools/verify_dataset.py``, is read
-    from ``clouds_statistics.json`` beside the data; files that have changed
-    since are counted anew.
+    Counts of earlier calls and of ``tools/verify_dataset.py`` are read from
+    ``clouds_statistics.json`` beside the data; files that have changed since
+    are counted again.
 
     Args:
-        dataset (DGDataset): Opened, with labels.
-        workers (int, optional): Processes. Defaults to the number of cores.
+        dataset: Opened, with labels.
+        workers: Processes. Defaults to the number of cores.
 
     Returns:
-        np.ndarray: (len(dataset), number of classes) int64, in the order of
-        the dataset.
+        (len(dataset), number of classes) int64, in the order of the dataset.
 
     Raises:
         DataError: A label cannot be used.
@@ -76,10 +83,10 @@ def class_pixels(dataset, workers=None):
                 logger='current',
             )
     counts = np.zeros((len(labels), len(dataset.metainfo['classes'])), int)
-    for place, path in enumerate(labels):
+    for row, path in enumerate(labels):
         for index, number in rows[path]['pixels'].items():
             if int(index) < counts.shape[1]:
-                counts[place, int(index)] = number
+                counts[row, int(index)] = number
     return counts
 
 
@@ -106,15 +113,15 @@ def _count(dataset, root, labels, workers):
     return {r.pair.label: statistics_row(r) for r in reports}
 
 
-def statistics_row(report):
-    """What is kept of one label.
+def statistics_row(report: SampleReport) -> dict:
+    """Return the stored statistics of one label.
 
     Args:
-        report (SampleReport): With ``pixels``.
+        report: With ``pixels``.
 
     Returns:
-        dict: ``stamp`` and ``pixels``, class index -> number, of the classes
-        that occur; 255 is what is ignored.
+        ``stamp`` and ``pixels``: class index (str) -> number, of the classes
+        that occur; 255 is ignored pixels.
     """
     pixels = {
         str(i): int(report.pixels[i]) for i in report.pixels.nonzero()[0]
@@ -122,34 +129,36 @@ def statistics_row(report):
     return dict(stamp=report.stamps[report.pair.label], pixels=pixels)
 
 
-def read_statistics(root):
-    """Read what was counted before.
+def read_statistics(root: str) -> dict[str, dict]:
+    """Read the stored statistics.
 
     Args:
-        root (str): ``files_root`` of a dataset.
+        root: ``files_root`` of a dataset.
 
     Returns:
-        dict[str, dict]: Key of a set -> ``classes`` and ``files`` (path ->
-        :func:`statistics_row`). Empty if there is none that can be used: it
-        can always be made again.
+        Key of a set -> ``classes`` and ``files`` (path ->
+        :func:`statistics_row`). Empty if there is no usable file: the
+        statistics can be computed again.
     """
     try:
         path = existing_file(root, STATISTICS)
-        with open(path, encoding='utf-8', errors=_ODD) as stream:
+        with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
             kept = json.load(stream)
         return kept['sets'] if kept['format'] == _FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def save_statistics(root, key, classes, rows):
-    """Add rows to what was counted before.
+def save_statistics(
+    root: str, key: str, classes: Sequence[str], rows: dict[str, dict]
+) -> None:
+    """Add rows to the stored statistics.
 
     Args:
-        root (str): ``files_root`` of a dataset.
-        key (str): From :func:`statistics_key`.
-        classes (Sequence[str]): Names, for whoever reads the file.
-        rows (dict[str, dict]): Path of a label -> :func:`statistics_row`.
+        root: ``files_root`` of a dataset.
+        key: From :func:`statistics_key`.
+        classes: Names, for readers of the file.
+        rows: Path of a label -> :func:`statistics_row`.
 
     Raises:
         OSError: The folder cannot be written to.
@@ -162,5 +171,5 @@ def save_statistics(root, key, classes, rows):
         temporary.write_text(
             json.dumps(dict(format=_FORMAT, sets=sets), ensure_ascii=False),
             encoding='utf-8',
-            errors=_ODD,
+            errors=_ENCODING_ERRORS,
         )

@@ -1,12 +1,15 @@
-"""Several datasets one after another, and how to read a single image."""
+"""Concatenation of datasets, with a pipeline for single images."""
 
+from collections.abc import Sequence
+
+from mmengine.dataset import BaseDataset
 from mmengine.dataset import ConcatDataset as _ConcatDataset
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.utils.errors import UserError
 
-# Steps that need what only a sample of a dataset has.
-_OF_DATASETS = ('LoadSegLabels', 'LoadAnnotations', 'PackDGInputs')
+# Steps that need the fields of a dataset's sample.
+_DATASET_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'PackDGInputs')
 
 
 @DATASETS.register_module(name='ConcatDataset')
@@ -17,23 +20,27 @@ class DGConcatDataset(_ConcatDataset):
     ``test_dataloader.dataset.pipeline``, where a concatenation has none.
 
     Args:
-        datasets (Sequence[dict | BaseDataset]): What is concatenated. Each
-            reads its samples with its own pipeline.
-        pipeline (Sequence[dict], optional): For images that are no sample of
-            a dataset: begins with ``LoadImageFromFile`` and reads no labels.
-            The datasets do not use it.
+        datasets: Each reads its samples with its own pipeline.
+        pipeline: For images that do not belong to a dataset: begins with
+            ``LoadImageFromFile`` and reads no labels. The datasets do not use
+            it.
         **kwargs: As for mmengine's ``ConcatDataset``.
 
     Raises:
-        UserError: ``pipeline`` has a step that needs a dataset: it was
-            meant for the datasets.
+        UserError: ``pipeline`` has a step that needs a dataset: it was meant
+            for the datasets.
     """
 
-    def __init__(self, datasets=(), pipeline=None, **kwargs):
+    def __init__(
+        self,
+        datasets: Sequence[dict | BaseDataset] = (),
+        pipeline: Sequence[dict] | None = None,
+        **kwargs,
+    ):
         wrong = [
             step['type']
             for step in pipeline or ()
-            if step['type'] in _OF_DATASETS
+            if step['type'] in _DATASET_STEPS
         ]
         if wrong:
             raise UserError(

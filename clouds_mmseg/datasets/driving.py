@@ -1,4 +1,6 @@
-"""Data sets of the benchmarks."""
+"""Driving data sets of the benchmarks."""
+
+from collections.abc import Iterable
 
 from mmengine import fileio
 from mmseg.registry import DATASETS
@@ -6,43 +8,100 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, LABEL_ID_TO_TRAIN_ID
 
-
-@DATASETS.register_module()
-class CityscapesDGDataset(DGDataset):
-    """Cityscapes: 2,975 training and 500 validation images, 2048x1024.
-
-    Layout: ``leftImg8bit/{split}/{city}/*_leftImg8bit.png`` and
-    ``gtFine/{split}/{city}/*_gtFine_labelTrainIds.png``. The label files are
-    made from the published ones by ``tools/prepare_dataset.py``.
-
-    Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016.
-    """
-
-    DOMAIN = 'cityscapes'
-    PREPARED = 'cityscapes'
-    SPLIT = 'val'
-    PREFIX = dict(
-        img_path='leftImg8bit/{split}', seg_map_path='gtFine/{split}'
-    )
-    IMG_SUFFIX = '_leftImg8bit.png'
-    SEG_MAP_SUFFIX = '_gtFine_labelTrainIds.png'
-
-    def missing_hint(self, missing):
-        """Say how to make train-id labels if only the published ones exist."""
-        path = missing[0]['seg_map_path']
-        published = path.replace('_labelTrainIds.png', '_labelIds.png')
-        if path == published or not fileio.exists(
-            published, backend_args=self.backend_args
-        ):
-            return ''
-        return (
-            f'\nThere is {published}: that folder has the published label ids '
-            'only. Make the train-id files once: tools/prepare_dataset.py '
-            f'cityscapes --src {self.data_root} --out {self.data_root}'
-        )
-
-
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
+# Class of Mapillary Vistas 1.2 -> train id.
+MAPILLARY_ID_TO_TRAIN_ID = {
+    2: 1,
+    3: 4,
+    6: 3,
+    13: 0,
+    15: 1,
+    17: 2,
+    19: 11,
+    20: 12,
+    21: 12,
+    22: 12,
+    24: 0,
+    27: 10,
+    29: 9,
+    30: 8,
+    41: 0,
+    45: 5,
+    47: 5,
+    48: 6,
+    50: 7,
+    52: 18,
+    54: 15,
+    55: 13,
+    57: 17,
+    58: 16,
+    61: 14,
+}
+# SYNTHIA id -> train id. Terrain, truck and train do not occur.
+SYNTHIA_ID_TO_TRAIN_ID = {
+    1: 10,
+    2: 2,
+    3: 0,
+    4: 1,
+    5: 4,
+    6: 8,
+    7: 5,
+    8: 13,
+    9: 7,
+    10: 11,
+    11: 18,
+    12: 17,
+    15: 6,
+    16: 9,
+    17: 12,
+    18: 14,
+    19: 15,
+    20: 16,
+    21: 3,
+}
+# In the order of their label ids, 0 to 80.
+WILDDASH2_CLASSES = tuple(
+    'unlabeled egovehicle overlay outofroi static dynamic ground road '
+    'sidewalk parking railtrack building wall fence guardrail bridge tunnel '
+    'pole polegroup trafficlight trafficsign vegetation terrain sky person '
+    'rider car truck bus caravan trailer onrails motorcycle bicycle pickup '
+    'van billboard streetlight roadmarking junctionbox mailbox manhole '
+    'phonebooth pothole bikerack trafficsignframe utilitypole motorcyclist '
+    'bicyclist otherrider bird groundanimal curb trafficsignany '
+    'trafficsignback trashcan otherbarrier othervehicle autorickshaw bench '
+    'mountain tramtrack wheeledslow boat bikelane bikelanesidewalk banner '
+    'dashcammount water sand pedestrianarea firehydrant cctvcamera snow '
+    'catchbasin crosswalkplain crosswalkzebra manholesidewalk curbterrain '
+    'servicelane curbcut'.split()
+)
+_WILDDASH2_MEMBERS = {
+    'road': 'road roadmarking manhole pothole tramtrack bikelane '
+    'pedestrianarea catchbasin crosswalkplain crosswalkzebra servicelane',
+    'sidewalk': 'sidewalk curb bikelanesidewalk manholesidewalk curbcut',
+    'building': 'building',
+    'wall': 'wall otherbarrier',
+    'fence': 'fence',
+    'pole': 'pole trafficsignframe utilitypole',
+    'traffic light': 'trafficlight',
+    'traffic sign': 'trafficsign',
+    'vegetation': 'vegetation',
+    'terrain': 'terrain curbterrain',
+    'sky': 'sky',
+    'person': 'person',
+    'rider': 'rider motorcyclist bicyclist otherrider',
+    'car': 'car van',
+    'truck': 'truck pickup',
+    'bus': 'bus',
+    'train': 'onrails',
+    'motorcycle': 'motorcycle autorickshaw',
+    'bicycle': 'bicycle',
+}
+# Class of WildDash 2 -> class of Cityscapes; other classes are not evaluated.
+WILDDASH2_TO_CITYSCAPES = {
+    name: cityscapes
+    for cityscapes, names in _WILDDASH2_MEMBERS.items()
+    for name in names.split()
+}
 
 
 @DATASETS.register_module()
@@ -57,7 +116,7 @@ class ACDCDataset(DGDataset):
     ``gt/{condition}/{split}/{sequence}/*_gt_labelTrainIds.png``.
 
     Args:
-        condition (str): fog, night, rain or snow.
+        condition: fog, night, rain or snow.
         **kwargs: See :class:`DGDataset`.
 
     Source: Sakaridis et al., "ACDC", ICCV 2021.
@@ -73,7 +132,7 @@ class ACDCDataset(DGDataset):
     SEG_MAP_SUFFIX = '_gt_labelTrainIds.png'
     COMPARED_AT_INPUT_SIZE = True
 
-    def __init__(self, *, condition, domain=None, **kwargs):
+    def __init__(self, *, condition: str, domain: str | None = None, **kwargs):
         if condition not in CONDITIONS:
             raise ValueError(
                 f'condition={condition!r} is not one of ACDC: '
@@ -82,8 +141,8 @@ class ACDCDataset(DGDataset):
         self.condition = condition
         super().__init__(domain=domain or f'acdc_{condition}', **kwargs)
 
-    def layout_fields(self):
-        """Return the values of the braces in ``PREFIX``."""
+    def layout_fields(self) -> dict[str, str]:
+        """Return the values of the placeholders in ``PREFIX``."""
         return dict(split=self.split, condition=self.condition)
 
 
@@ -106,6 +165,41 @@ class BDD100KDGDataset(DGDataset):
     )
     IMG_SUFFIX = '.jpg'
     COMPARED_AT_INPUT_SIZE = True
+
+
+@DATASETS.register_module()
+class CityscapesDGDataset(DGDataset):
+    """Cityscapes: 2,975 training and 500 validation images, 2048x1024.
+
+    Layout: ``leftImg8bit/{split}/{city}/*_leftImg8bit.png`` and
+    ``gtFine/{split}/{city}/*_gtFine_labelTrainIds.png``. The label files are
+    made from the published ones by ``tools/prepare_dataset.py``.
+
+    Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016.
+    """
+
+    DOMAIN = 'cityscapes'
+    PREPARED = 'cityscapes'
+    SPLIT = 'val'
+    PREFIX = dict(
+        img_path='leftImg8bit/{split}', seg_map_path='gtFine/{split}'
+    )
+    IMG_SUFFIX = '_leftImg8bit.png'
+    SEG_MAP_SUFFIX = '_gtFine_labelTrainIds.png'
+
+    def missing_hint(self, missing: list[dict]) -> str:
+        """Advise to make train-id labels if only the published ones exist."""
+        path = missing[0]['seg_map_path']
+        published = path.replace('_labelTrainIds.png', '_labelIds.png')
+        if path == published or not fileio.exists(
+            published, backend_args=self.backend_args
+        ):
+            return ''
+        return (
+            f'\nThere is {published}: that folder has the published label ids '
+            'only. Make the train-id files once: tools/prepare_dataset.py '
+            f'cityscapes --src {self.data_root} --out {self.data_root}'
+        )
 
 
 @DATASETS.register_module()
@@ -137,8 +231,8 @@ class FoggyZurichDataset(DGDataset):
 
     Layout: ``testv2/RGB/{sequence}/*.png`` and
     ``testv2/gt/{sequence}/*_labelTrainIds.png``, which
-    ``tools/prepare_dataset.py foggy_zurich`` makes: in the published folders
-    the labelled images lie between those without labels.
+    ``tools/prepare_dataset.py foggy_zurich`` makes: the published folders
+    mix labelled and unlabelled images.
 
     Source: Sakaridis et al., "Model Adaptation with Synthetic and Real Data
     for Semantic Dense Foggy Scene Understanding", ECCV 2018.
@@ -157,7 +251,8 @@ class GTA5Dataset(DGDataset):
 
     Layout: ``images/00001.png`` and ``labels/00001.png``, palette PNGs as
     published. A few images differ in size from their label, and reading one
-    is an error: ``tools/verify_dataset.py gta5 --fix`` takes them out.
+    is an error: ``tools/verify_dataset.py gta5 --fix`` moves them to
+    quarantine.
 
     Source: Richter et al., "Playing for Data", ECCV 2016.
     """
@@ -165,47 +260,17 @@ class GTA5Dataset(DGDataset):
     DOMAIN = 'gta5'
     PREPARED = 'gta5'
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return Cityscapes label id -> train id."""
         return LABEL_ID_TO_TRAIN_ID
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the ids without a train id.
 
         Cityscapes defines 0 to 33; GTA5 has its licence plate, -1 there, as
         34.
         """
         return (set(range(35)) - set(LABEL_ID_TO_TRAIN_ID)) | {255}
-
-
-# Class of Mapillary Vistas 1.2 -> train id.
-MAPILLARY_ID_TO_TRAIN_ID = {
-    2: 1,
-    3: 4,
-    6: 3,
-    13: 0,
-    15: 1,
-    17: 2,
-    19: 11,
-    20: 12,
-    21: 12,
-    22: 12,
-    24: 0,
-    27: 10,
-    29: 9,
-    30: 8,
-    41: 0,
-    45: 5,
-    47: 5,
-    48: 6,
-    50: 7,
-    52: 18,
-    54: 15,
-    55: 13,
-    57: 17,
-    58: 16,
-    61: 14,
-}
 
 
 @DATASETS.register_module()
@@ -215,7 +280,7 @@ class MapillaryDGDataset(DGDataset):
     Layout: ``{split}/images/*.jpg`` and ``{split}/labels/*.png``, palette
     PNGs of 66 classes as published; splits ``training`` and ``validation``.
     Sizes vary. A download of version 2.0 keeps these labels in
-    ``{split}/v1.2/labels``: prepare it, or say so in ``data_prefix``.
+    ``{split}/v1.2/labels``: prepare it, or set ``data_prefix``.
 
     Source: Neuhold et al., "The Mapillary Vistas Dataset", ICCV 2017.
     """
@@ -227,11 +292,11 @@ class MapillaryDGDataset(DGDataset):
     IMG_SUFFIX = '.jpg'
     COMPARED_AT_INPUT_SIZE = True
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return Vistas class -> train id."""
         return MAPILLARY_ID_TO_TRAIN_ID
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the rest of the 66 classes."""
         return set(range(66)) - set(MAPILLARY_ID_TO_TRAIN_ID)
 
@@ -257,30 +322,6 @@ class NighttimeDrivingDataset(DGDataset):
     SEG_MAP_SUFFIX = '_gtCoarse_labelTrainIds.png'
 
 
-# SYNTHIA id -> train id. Terrain, truck and train do not occur.
-SYNTHIA_ID_TO_TRAIN_ID = {
-    1: 10,
-    2: 2,
-    3: 0,
-    4: 1,
-    5: 4,
-    6: 8,
-    7: 5,
-    8: 13,
-    9: 7,
-    10: 11,
-    11: 18,
-    12: 17,
-    15: 6,
-    16: 9,
-    17: 12,
-    18: 14,
-    19: 15,
-    20: 16,
-    21: 3,
-}
-
-
 @DATASETS.register_module()
 class SYNTHIADataset(DGDataset):
     """SYNTHIA-RAND-CITYSCAPES: 9,400 rendered images, 1280x760.
@@ -296,11 +337,11 @@ class SYNTHIADataset(DGDataset):
     PREFIX = dict(img_path='RGB', seg_map_path='GT/LABELS')
     LABEL_CHANNEL = 'first'
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return SYNTHIA id -> train id."""
         return SYNTHIA_ID_TO_TRAIN_ID
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return void (0), parking slot, road work and lane marking."""
         return (0, 13, 14, 22)
 
@@ -324,57 +365,11 @@ class UrbanSynDataset(DGDataset):
     SEG_MAP_SUFFIX = '_labelTrainIds.png'
 
 
-# In the order of their label ids, 0 to 80.
-WILDDASH2_CLASSES = tuple(
-    'unlabeled egovehicle overlay outofroi static dynamic ground road '
-    'sidewalk parking railtrack building wall fence guardrail bridge tunnel '
-    'pole polegroup trafficlight trafficsign vegetation terrain sky person '
-    'rider car truck bus caravan trailer onrails motorcycle bicycle pickup '
-    'van billboard streetlight roadmarking junctionbox mailbox manhole '
-    'phonebooth pothole bikerack trafficsignframe utilitypole motorcyclist '
-    'bicyclist otherrider bird groundanimal curb trafficsignany '
-    'trafficsignback trashcan otherbarrier othervehicle autorickshaw bench '
-    'mountain tramtrack wheeledslow boat bikelane bikelanesidewalk banner '
-    'dashcammount water sand pedestrianarea firehydrant cctvcamera snow '
-    'catchbasin crosswalkplain crosswalkzebra manholesidewalk curbterrain '
-    'servicelane curbcut'.split()
-)
-_MEMBERS = {
-    'road': 'road roadmarking manhole pothole tramtrack bikelane '
-    'pedestrianarea catchbasin crosswalkplain crosswalkzebra servicelane',
-    'sidewalk': 'sidewalk curb bikelanesidewalk manholesidewalk curbcut',
-    'building': 'building',
-    'wall': 'wall otherbarrier',
-    'fence': 'fence',
-    'pole': 'pole trafficsignframe utilitypole',
-    'traffic light': 'trafficlight',
-    'traffic sign': 'trafficsign',
-    'vegetation': 'vegetation',
-    'terrain': 'terrain curbterrain',
-    'sky': 'sky',
-    'person': 'person',
-    'rider': 'rider motorcyclist bicyclist otherrider',
-    'car': 'car van',
-    'truck': 'truck pickup',
-    'bus': 'bus',
-    'train': 'onrails',
-    'motorcycle': 'motorcycle autorickshaw',
-    'bicycle': 'bicycle',
-}
-# Class of WildDash 2 -> class of Cityscapes; the rest is not evaluated.
-WILDDASH2_TO_CITYSCAPES = {
-    name: cityscapes
-    for cityscapes, names in _MEMBERS.items()
-    for name in names.split()
-}
-
-
-def wilddash2_ids():
-    """Return the meaning of the published label ids.
+def wilddash2_ids() -> tuple[dict[int, int], set[int]]:
+    """Map the published label ids.
 
     Returns:
-        tuple[dict[int, int], set[int]]: Label id -> train id, and the ids
-        that are not evaluated.
+        Label id -> train id, and the ids that are not evaluated.
     """
     ids = {
         index: CLASSES.index(WILDDASH2_TO_CITYSCAPES[name])
@@ -401,10 +396,10 @@ class WildDash2Dataset(DGDataset):
     PREPARED = 'wilddash2'
     IMG_SUFFIX = '.jpg'
 
-    def label_ids(self, metainfo):
+    def label_ids(self, metainfo: dict | None) -> dict[int, int]:
         """Return label id of WildDash 2 -> train id."""
         return wilddash2_ids()[0]
 
-    def ignored_ids(self):
+    def ignored_ids(self) -> Iterable[int]:
         """Return the ids that are not evaluated."""
         return wilddash2_ids()[1]

@@ -15,23 +15,35 @@ from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.text_files import read_lines
 
-# What a file must end in to be taken for an image that nobody reads.
+# Suffixes by which an image that no dataset reads is recognised.
 IMAGE_EXTENSIONS = tuple(
     '.png .jpg .jpeg .jpe .jp2 .bmp .webp .tif .tiff .ppm .pgm .gif '
     '.heic .avif'.split()
 )
-# Folders that programs leave behind, beside those that begin with a dot.
-_DEBRIS = ('__MACOSX',)
+# Below a data root: the files that verification has moved to quarantine, under
+# their old paths, and the list of these paths, one a line.
+QUARANTINE = 'quarantine'
+SKIP_FILE = 'clouds_skip.txt'
+# Folders to ignore, besides hidden ones.
+_IGNORED_FOLDERS = ('__MACOSX',)
+# How many missing files an error names.
+_NAMED = 5
+# Names of the folders of splits.
+_SPLITS = dict(
+    train=('train', 'training'),
+    val=('val', 'validation', 'valid'),
+    test=('test', 'testing'),
+)
 
 
 @dataclass
 class Files:
-    """What lies below a folder.
+    """All files below a folder.
 
     Attributes:
-        names: Paths below the folder, in no order, ``/`` as on this system.
-            Hidden files are left out: macOS writes ``._0.png``.
-        broken: Those of ``names`` that are links to nothing.
+        names: Paths relative to the folder, unordered, with the separator of
+            the system. Hidden files are left out: macOS writes ``._0.png``.
+        broken: Those of ``names`` that are broken links.
     """
 
     names: list[str] = field(default_factory=list)
@@ -39,10 +51,10 @@ class Files:
 
 
 def list_files_below(folder: str, backend_args: dict | None = None) -> Files:
-    """List a folder and all below it, links followed.
+    """List a folder recursively, following links.
 
     Args:
-        folder: Local, or an address that mmengine's file backends know.
+        folder: Local path, or a URL of one of mmengine's file backends.
         backend_args: Of mmengine's file backend.
     """
     found = Files()
@@ -56,11 +68,6 @@ def list_files_below(folder: str, backend_args: dict | None = None) -> Files:
     return found
 
 
-def _is_hidden(path: str) -> bool:
-    parts = path.replace('\\', '/').split('/')
-    return any(part.startswith('.') or part in _DEBRIS for part in parts)
-
-
 def _scan(folder: str, below: str, above: list[str], found: Files) -> None:
     with os.scandir(os.path.join(folder, below)) as entries:
         for entry in entries:
@@ -69,7 +76,7 @@ def _scan(folder: str, below: str, above: list[str], found: Files) -> None:
             name = os.path.join(below, entry.name)
             if entry.is_dir():
                 real = os.path.realpath(entry.path)
-                # A link to a folder above would have no end.
+                # A link to a parent folder would recurse without end.
                 if not entry.is_symlink() or real not in above:
                     _scan(folder, name, [*above, real], found)
                 continue
@@ -78,25 +85,33 @@ def _scan(folder: str, below: str, above: list[str], found: Files) -> None:
                 found.broken.add(name)
 
 
+def _is_hidden(path: str) -> bool:
+    parts = path.replace('\\', '/').split('/')
+    return any(
+        part.startswith('.') or part in _IGNORED_FOLDERS for part in parts
+    )
+
+
 def as_suffixes(suffix: str | Sequence[str]) -> tuple[str, ...]:
     """Return one suffix or several as a tuple."""
     return (suffix,) if isinstance(suffix, str) else tuple(suffix)
 
 
 def suffix_text(suffix: str | Sequence[str]) -> str:
-    """Write suffixes for a person: ``*.png``, ``*.jpg or *.png``."""
+    """Format suffixes for messages: ``*.png``, ``*.jpg or *.png``."""
     return ' or '.join(f'*{end}' for end in as_suffixes(suffix))
 
 
 def without_suffix(name: str, suffix: str | Sequence[str]) -> str | None:
-    """Cut off the suffix of a file.
+    """Remove the suffix of a file name.
 
     Args:
         name: Path of the file.
-        suffix: One, or several of which the longest that fits is cut off.
+        suffix: One, or several of which the longest match is removed. Case
+            does not matter.
 
     Returns:
-        None if it ends in none of them.
+        None if it has none of the suffixes.
     """
     ends = sorted(as_suffixes(suffix), key=len, reverse=True)
     for end in ends:
@@ -106,11 +121,11 @@ def without_suffix(name: str, suffix: str | Sequence[str]) -> str | None:
 
 
 class Lookup:
-    """Finds files by their path without suffix.
+    """Lookup of files by their path without suffix.
 
     Args:
         names: Paths that exist.
-        suffix: Of those that count.
+        suffix: One or several; other files are not found.
     """
 
     def __init__(
@@ -119,14 +134,14 @@ class Lookup:
         self.suffixes = as_suffixes(suffix)
         self._names = set(names)
         self._by_stem: dict[str, str] = {}
-        # Sorted, so that which of two is taken does not depend on the disk.
+        # Sorted, so that the choice among several files is deterministic.
         for name in sorted(self._names):
             stem = without_suffix(name, self.suffixes)
             if stem is not None:
                 self._by_stem.setdefault(stem, name)
 
     def find(self, stem: str) -> str | None:
-        """Return the file of a stem; one with the exact suffix first."""
+        """Return the file of a stem; exact suffixes are preferred."""
         for end in self.suffixes:
             if stem + end in self._names:
                 return stem + end
@@ -135,13 +150,12 @@ class Lookup:
     def find_written(
         self, name: str, further: Sequence[str] = ()
     ) -> str | None:
-        """Return the file that a line of a list means.
+        """Return the file that an entry of a list names.
 
         Args:
             name: With or without suffix, or with a part of it, with ``/`` or
                 as on Windows with backslashes.
-            further: Suffixes that the name may have besides those of the
-                files.
+            further: Other suffixes that the entry may have.
         """
         for written in dict.fromkeys((name, name.replace('\\', '/'))):
             if found := self.find(written):
@@ -163,17 +177,17 @@ class Lookup:
 def other_images(
     names: Iterable[str], taken: Iterable[str], suffix: str | Sequence[str]
 ) -> dict[str, list[str]]:
-    """Group the images that differ from those that are read by their ending.
+    """Group the images that are not read by their extension.
 
     Args:
         names: All files of a folder.
-        taken: Those that are read or known for something else.
-        suffix: Of those that are read. One such as ``_rgb.png`` chooses among
-            images: ``0_rgb.jpg`` is told, ``0_depth.png`` is not.
+        taken: Those that are read or have another known purpose.
+        suffix: Of those that are read. A suffix such as ``_rgb.png`` selects
+            among images: ``0_rgb.jpg`` is listed, ``0_depth.png`` is not.
 
     Returns:
-        Ending (``'.jpg'``, as written) -> files, the most frequent ending
-        first.
+        Extension (``'.jpg'``, in its case) -> files, the most frequent
+        extension first.
     """
     chosen = [os.path.splitext(f'x{end}') for end in as_suffixes(suffix)]
     parts = tuple(stem[1:].lower() for stem, _ in chosen)
@@ -187,13 +201,13 @@ def other_images(
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
-    """Name images for the files that are written about them.
+    """Return unique names of images, for output files.
 
     Args:
-        paths: Of images below their folder, each once or more.
+        paths: Of images below their folder; may repeat.
 
     Returns:
-        For each the path with ``/`` and without extension; with it where
+        For each image the path with ``/`` and without extension; with it where
         images differ in nothing else (``0.jpg``, ``0.png``).
     """
     stems = [os.path.splitext(path)[0] for path in paths]
@@ -206,20 +220,14 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     ]
 
 
-# Below a data root: the files that verification has moved aside, under their
-# old paths, and the list of these paths, one a line.
-QUARANTINE = 'quarantine'
-SKIP_FILE = 'clouds_skip.txt'
-
-
-def read_skip_list(skip):
+def read_skip_list(skip: Sequence[str] | str) -> set[str]:
     """Return the names in a skip list.
 
     Args:
-        skip (Sequence[str] | str): Names, or a text file with one per line.
+        skip: Names, or a text file with one per line.
 
     Returns:
-        set[str]: Without empty lines and surrounding blanks, with ``/``.
+        Without empty lines and surrounding blanks, with ``/``.
 
     Raises:
         UserError: The text file does not exist or is no text, or ``skip`` is
@@ -239,37 +247,39 @@ def read_skip_list(skip):
     return {line.replace('\\', '/') for _, line in lines}
 
 
-def matching_names(below, suffixes, names):
-    """Find the entries of a skip list that mean an image.
+def matching_names(
+    below: str, suffixes: Sequence[str], names: set[str]
+) -> set[str]:
+    """Find the entries of a skip list that name an image.
 
     Args:
-        below (str): Path of the image below the image folder.
-        suffixes (Sequence[str]): Of images, which a name may leave out.
-        names (set[str]): From :func:`read_skip_list`: paths below the folder
-            or file names.
+        below: Path of the image below the image folder.
+        suffixes: Of images, which an entry may omit.
+        names: From :func:`read_skip_list`: paths below the folder or file
+            names.
 
     Returns:
-        set[str]: Some of ``names``.
+        Some of ``names``.
     """
     below = below.replace(os.sep, '/')
-    meant = set()
+    spellings = set()
     for name in (below, os.path.basename(below)):
         stems = {without_suffix(name, suffix) for suffix in suffixes} - {None}
-        # Lists name images as published, also where they were recoded.
-        meant |= {name, os.path.splitext(name)[0]} | stems
-        meant |= {stem + suffix for stem in stems for suffix in suffixes}
-    return meant & names
+        # Entries name images as published, also where they were recoded.
+        spellings |= {name, os.path.splitext(name)[0]} | stems
+        spellings |= {stem + suffix for stem in stems for suffix in suffixes}
+    return spellings & names
 
 
-def set_aside(root):
-    """Return what verification has taken out of a data set.
+def set_aside(root: str) -> set[str]:
+    """Return the files that verification has taken out of a data set.
 
     Args:
-        root (str): Folder that all files of the data set are below.
+        root: Folder that contains all files of the data set.
 
     Returns:
-        set[str]: Paths below the root, of images and of labels. Empty if
-        there is no list.
+        Paths of images and labels relative to the root. Empty if there is no
+        list.
     """
     path = os.path.join(root, SKIP_FILE)
     if not fileio.isfile(path):
@@ -278,26 +288,26 @@ def set_aside(root):
 
 
 class FileListing:
-    """The samples of :class:`DGDataset`, on the attributes of mmseg's dataset.
+    """Listing of the samples of :class:`DGDataset`.
 
     Files are listed folder by folder instead of looked up one by one: on
     network storage that is the difference between seconds and minutes.
     """
 
-    # Paths below the data root of images that preparation has left out.
+    # Images that preparation has left out, relative to the data root.
     left_out = frozenset()
-    # Whether tools/prepare_dataset.py has made the data root.
+    # Whether tools/prepare_dataset.py has written the data root.
     is_prepared = False
-    # Folder -> its files; kept while the dataset is opened.
+    # Folder -> its files; cached while the dataset is opened.
     _listed = None
 
     @property
-    def _label_folder(self):
+    def _label_folder(self) -> str | None:
         return self.data_prefix.get('seg_map_path')
 
     @property
-    def files_root(self):
-        """str: The folder that all files of this dataset are below.
+    def files_root(self) -> str:
+        """Folder that contains all files of this dataset.
 
         ``data_root``, unless ``data_prefix`` leads out of it.
         """
@@ -325,15 +335,14 @@ class FileListing:
         ]
         return '\n'.join(lines)
 
-    def data_error(self, problem):
-        """Make the exception for something wrong with this data set.
+    def data_error(self, problem: str) -> DataError:
+        """Make the exception about a problem of this data set.
 
         Args:
-            problem (str): What was found, without a full stop.
+            problem: Without a full stop.
 
         Returns:
-            DataError: Also says which files are expected, and how to move
-            the data root.
+            With the expected files, and how to set the data root.
         """
         tool = ''
         if getattr(self, 'PREPARED', None):
@@ -349,11 +358,11 @@ class FileListing:
             f'--data-root of the tools, or the variable {DATA_ROOT_VARIABLE}.'
         )
 
-    def all_samples(self):
-        """List the images of the layout, whether their labels exist or not.
+    def all_samples(self) -> list[dict]:
+        """List the images of the layout, with or without existing labels.
 
         Returns:
-            list[dict]: As ``load_data_list`` of mmseg returns them.
+            As ``load_data_list`` of mmseg returns them.
 
         Raises:
             DataError: A folder is missing, or holds no image.
@@ -365,8 +374,8 @@ class FileListing:
         else:
             names = sorted(self._names_of_folder())
         infos = [self._sample(name) for name in names]
-        aside = os.path.join(self.files_root, QUARANTINE, '')
-        infos = [i for i in infos if not i['img_path'].startswith(aside)]
+        quarantine = os.path.join(self.files_root, QUARANTINE, '')
+        infos = [i for i in infos if not i['img_path'].startswith(quarantine)]
         if not infos:
             raise self._no_image()
         return infos
@@ -392,7 +401,7 @@ class FileListing:
         return self._listed[folder]
 
     def _names_of_folder(self):
-        """Images below the image folder, without what else lies there."""
+        """List the images below the image folder, without other files."""
         folder = self.data_prefix['img_path']
         return [
             name
@@ -402,7 +411,7 @@ class FileListing:
         ]
 
     def _is_label(self, folder, name):
-        """Whether a file of the image folder is known as a label."""
+        """Whether a file of the image folder is a label."""
         labels = self._label_folder
         if not labels or (without_suffix(name, self.seg_map_suffix) is None):
             return False
@@ -410,20 +419,20 @@ class FileListing:
         labels, images = os.path.normpath(labels), os.path.normpath(folder)
         if labels == images:
             # '0_mask.png' beside '0.png'.
-            return self._longest_is_label(name)
+            return self._has_longer_label_suffix(name)
         return labels.startswith(os.path.join(images, '')) and (
             path.startswith(os.path.join(labels, ''))
         )
 
-    def _longest_is_label(self, name):
-        def cut(suffix):
+    def _has_longer_label_suffix(self, name):
+        def length(suffix):
             stem = without_suffix(name, suffix)
             return -1 if stem is None else len(name) - len(stem)
 
-        return cut(self.seg_map_suffix) > cut(self.img_suffix)
+        return length(self.seg_map_suffix) > length(self.img_suffix)
 
     def _names_of_list(self):
-        """Images that ``ann_file`` names, in its order."""
+        """List the images that ``ann_file`` names, in its order."""
         what = 'ann_file'
         lines = read_lines(self.ann_file, what, self.backend_args)
         if not lines:
@@ -454,29 +463,29 @@ class FileListing:
         problem = f'found no image {suffix_text(self.img_suffix)} in {folder}'
         others = self.untaken_images()
         if others:
-            there = ', '.join(
+            present = ', '.join(
                 f'{len(names)} *{end}' for end, names in others.items()
             )
             first = next(iter(others))
             problem += (
-                f'; there are {there}: say so with img_suffix={first!r}, or '
+                f'; there are {present}: set img_suffix={first!r}, or '
                 'several in a list'
             )
         return self.data_error(problem)
 
-    def untaken_images(self):
-        """Find images below the image folder that the suffix leaves out.
+    def untaken_images(self) -> dict[str, list[str]]:
+        """Find images below the image folder that no suffix matches.
 
         Returns:
-            dict[str, list[str]]: Ending -> paths below the image folder.
-            Empty where ``ann_file`` says what is meant, or preparation has
-            put images of two formats there.
+            Extension -> paths below the image folder. Empty with an
+            ``ann_file``, and where preparation has written images of two
+            formats.
         """
         if self.ann_file or self.is_prepared:
             return {}
         folder = self.data_prefix['img_path']
         names = self._files(folder).names
-        aside = os.path.relpath(
+        quarantine = os.path.relpath(
             os.path.join(self.files_root, QUARANTINE), folder
         )
         known = {
@@ -484,39 +493,38 @@ class FileListing:
             for name in names
             if without_suffix(name, self.img_suffix) is not None
             or self._is_label(folder, name)
-            or name.startswith(os.path.join(aside, ''))
+            or name.startswith(os.path.join(quarantine, ''))
         }
         return other_images(names, known, self.img_suffix)
 
-    def two_of_a_label(self, infos):
-        """Find images that have the same label.
+    def two_of_a_label(self, infos: list[dict]) -> list[tuple[str, str]]:
+        """Find pairs of images that have the same label file.
 
         Args:
-            infos (list[dict]): Samples.
+            infos: Samples.
 
         Returns:
-            list[tuple[str, str]]: Paths of images, such as ``0.jpg`` and
-            ``0.png``.
+            Paths of images, such as ``0.jpg`` and ``0.png``.
         """
-        owner, double = {}, []
+        owner, pairs = {}, []
         for info in infos:
             label = info.get('seg_map_path')
             first = owner.setdefault(label, info['img_path'])
             if label is not None and first != info['img_path']:
-                double.append((first, info['img_path']))
-        return double
+                pairs.append((first, info['img_path']))
+        return pairs
 
-    def label_orphans(self, infos):
+    def label_orphans(self, infos: list[dict]) -> set[str]:
         """List the labels that belong to none of the images.
 
         Args:
-            infos (list[dict]): All samples, skipped ones included, after
+            infos: All samples, skipped ones included, after
                 :meth:`missing_files`.
 
         Returns:
-            set[str]: Paths of labels.
+            Paths of labels.
         """
-        there = self.files_below(self._label_folder, self.seg_map_suffix)
+        labels = self.files_below(self._label_folder, self.seg_map_suffix)
         images = {
             os.path.join(self._label_folder, name)
             for name in self._names_of_folder()
@@ -524,8 +532,8 @@ class FileListing:
         same = os.path.normpath(self._label_folder) == os.path.normpath(
             self.data_prefix['img_path']
         )
-        there -= {info['seg_map_path'] for info in infos}
-        return there - images if same else there
+        labels -= {info['seg_map_path'] for info in infos}
+        return labels - images if same else labels
 
     def _warn(self, text):
         print_log(
@@ -534,19 +542,21 @@ class FileListing:
             level=logging.WARNING,
         )
 
-    def missing_files(self, infos, key, suffix):
-        """List the samples whose file does not exist.
+    def missing_files(
+        self, infos: list[dict], key: str, suffix: str | Sequence[str]
+    ) -> list[dict]:
+        """List the samples whose image or label file does not exist.
 
         Where only the case of the suffix differs (``0.PNG``), or there are
         several suffixes, the sample is pointed to the file that exists.
 
         Args:
-            infos (list[dict]): Samples.
-            key (str): ``'img_path'`` or ``'seg_map_path'``.
-            suffix (str | Sequence[str]): Of these files.
+            infos: Samples.
+            key: ``'img_path'`` or ``'seg_map_path'``.
+            suffix: Of these files.
 
         Returns:
-            list[dict]: Some of ``infos``.
+            Some of ``infos``.
         """
         folder = self.data_prefix[key]
         files = Lookup(self._files(folder).names, suffix)
@@ -563,15 +573,17 @@ class FileListing:
                 info[key] = os.path.join(folder, found)
         return missing
 
-    def files_below(self, prefix, suffix):
-        """List a folder and all below it.
+    def files_below(
+        self, prefix: str, suffix: str | Sequence[str]
+    ) -> set[str]:
+        """List the files with a suffix below a folder.
 
         Args:
-            prefix (str): The folder.
-            suffix (str | Sequence[str]): Of the files that count.
+            prefix: The folder.
+            suffix: One or several.
 
         Returns:
-            set[str]: Paths that begin with ``prefix``.
+            Paths that begin with ``prefix``.
         """
         return {
             os.path.join(prefix, name)
@@ -595,55 +607,45 @@ class FileListing:
             raise self.data_error(f'ann_file {self.ann_file} does not exist')
 
 
-# How many missing files an error names.
-_NAMED = 5
-# What folders of splits are called.
-_SPLITS = dict(
-    train=('train', 'training'),
-    val=('val', 'validation', 'valid'),
-    test=('test', 'testing'),
-)
-
-
 class FileChecks(FileListing):
-    """The checks of :class:`DGDataset`: skipped, missing and odd files."""
+    """Checks of :class:`DGDataset`: skipped, missing and unpaired files."""
 
-    def without_skipped(self, infos):
-        """Leave out what ``skip`` and the list of moved files name.
+    def without_skipped(self, infos: list[dict]) -> list[dict]:
+        """Leave out the images of ``skip`` and of the quarantine list.
 
         Args:
-            infos (list[dict]): From :meth:`all_samples`.
+            infos: From :meth:`all_samples`.
 
         Returns:
-            list[dict]: The others.
+            The remaining samples.
         """
         kept = self._kept(infos, read_skip_list(self.skip))
         root = self.files_root
-        aside = set_aside(root) | self.left_out
-        if aside:
-            below = [
+        excluded = set_aside(root) | self.left_out
+        if excluded:
+            remaining = [
                 i
                 for i in kept
-                if os.path.relpath(i['img_path'], root) not in aside
+                if os.path.relpath(i['img_path'], root) not in excluded
             ]
-            if len(below) < len(kept):
-                self._say_skipped(
-                    len(kept) - len(below), f'{SKIP_FILE} or {MANIFEST}'
+            if len(remaining) < len(kept):
+                self._log_skipped(
+                    len(kept) - len(remaining), f'{SKIP_FILE} or {MANIFEST}'
                 )
-            kept = below
+            kept = remaining
         return kept
 
     def _kept(self, infos, names):
-        """Leave out the images that ``skip`` names; say what it misses."""
+        """Leave out the images of ``skip``; warn of entries without image."""
         if not names:
             return infos
         kept, found = [], Counter()
         for info in infos:
-            mine = self.names_of(info['img_path'], names)
-            found.update(mine)
-            if not mine:
+            entries = self.names_of(info['img_path'], names)
+            found.update(entries)
+            if not entries:
                 kept.append(info)
-        self._say_skipped(len(infos) - len(kept), f'skip names {len(names)}')
+        self._log_skipped(len(infos) - len(kept), f'skip names {len(names)}')
         unknown = sorted(names - set(found) - self._known_as_left_out(names))
         if unknown:
             more = f' and {len(unknown) - _NAMED} more'
@@ -663,30 +665,29 @@ class FileChecks(FileListing):
         return kept
 
     def _known_as_left_out(self, names):
-        """Names of images that preparation or verification took away."""
+        """Find the entries about images that were left out or quarantined."""
         root = self.files_root
         known = set()
         for path in set_aside(root) | self.left_out:
             known |= self.names_of(os.path.join(root, path), names)
         return known
 
-    def names_of(self, image, names):
+    def names_of(self, image: str, names: set[str]) -> set[str]:
         """Find the entries of a skip list that name an image.
 
         Args:
-            image (str): Path of the image.
-            names (set[str]): From :func:`read_skip_list`. Lists name images
-                as published, also where they were recoded.
+            image: Path of the image.
+            names: From :func:`read_skip_list`; images are named as published,
+                also where they were recoded.
 
         Returns:
-            set[str]: Some of ``names``; empty if the image is not to be left
-            out.
+            Some of ``names``; empty if the image is not to be left out.
         """
         folder = self.data_prefix['img_path']
         ends = (*as_suffixes(self.img_suffix), *as_suffixes(self.IMG_SUFFIX))
         return matching_names(os.path.relpath(image, folder), ends, names)
 
-    def _say_skipped(self, number, why):
+    def _log_skipped(self, number, why):
         print_log(
             f'{type(self).__name__} (domain {self.domain}): skipped {number} '
             f'images; {why}',
@@ -716,20 +717,20 @@ class FileChecks(FileListing):
                 'file:\n' + '\n'.join(lines) + self.missing_hint(missing)
             )
 
-    def missing_hint(self, missing):
+    def missing_hint(self, missing: list[dict]) -> str:
         """Return advice for the error about missing files, or nothing.
 
         Args:
-            missing (list[dict]): The samples whose file is missing.
+            missing: The samples whose file is missing.
         """
         return ''
 
-    def check_samples(self, samples, infos):
-        """Check everything that names of files tell, when the set is opened.
+    def check_samples(self, samples: list[dict], infos: list[dict]) -> None:
+        """Check the listed files when the dataset is opened.
 
         Args:
-            samples (list[dict]): From :meth:`all_samples`.
-            infos (list[dict]): Those of them that are used.
+            samples: From :meth:`all_samples`.
+            infos: Those of them that are used.
 
         Raises:
             DataError: Files are missing, or a label belongs to two images.
@@ -749,7 +750,7 @@ class FileChecks(FileListing):
                     f'that of {double[0][0]} and {double[0][1]}: rename or '
                     'skip one of them'
                 )
-            self._tell_orphans(samples)
+            self._warn_about_orphans(samples)
             self._compare_splits()
         for end, names in self.untaken_images().items():
             self._warn(
@@ -762,25 +763,25 @@ class FileChecks(FileListing):
     def _refuse_broken_links(self, infos, key):
         folder = self.data_prefix[key]
         broken = self._files(folder).broken
-        mine = [
+        links = [
             i[key] for i in infos if os.path.relpath(i[key], folder) in broken
         ]
-        if mine:
+        if links:
             raise self.data_error(
-                f'{len(mine)} files are links to files that do not exist, '
-                f'for example {mine[0]}'
+                f'{len(links)} files are links to files that do not exist, '
+                f'for example {links[0]}'
             )
 
-    def _tell_orphans(self, samples):
+    def _warn_about_orphans(self, samples):
         if self.ann_file:
             return
         self.missing_files(samples, 'seg_map_path', self.seg_map_suffix)
         root = self.files_root
-        aside = {os.path.join(root, path) for path in set_aside(root)}
+        quarantined = {os.path.join(root, path) for path in set_aside(root)}
         quarantine = os.path.join(root, QUARANTINE, '')
         orphans = sorted(
             path
-            for path in self.label_orphans(samples) - aside
+            for path in self.label_orphans(samples) - quarantined
             if not path.startswith(quarantine)
         )
         if orphans:
@@ -790,8 +791,8 @@ class FileChecks(FileListing):
             )
 
     def _compare_splits(self):
-        """Tell images of one split with labels of another."""
-        words = [
+        """Warn if the images are of one split and the labels of another."""
+        splits = [
             next(
                 (
                     split
@@ -803,7 +804,7 @@ class FileChecks(FileListing):
             )
             for folder in (self.data_prefix['img_path'], self._label_folder)
         ]
-        if None not in words and words[0] != words[1]:
+        if None not in splits and splits[0] != splits[1]:
             self._warn(
                 f'the images are those of {self.data_prefix["img_path"]}, '
                 f'the labels those of {self._label_folder}: is that meant?'

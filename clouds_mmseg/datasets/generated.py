@@ -1,4 +1,4 @@
-"""Generated images without labels."""
+"""Dataset of generated images without labels."""
 
 import logging
 import os
@@ -23,51 +23,51 @@ _NAMED = 5
 
 @DATASETS.register_module()
 class GeneratedDataset(DGDataset):
-    """The images of a bank that ``tools/generate_images.py`` has made.
+    """A generated image set ("image bank") of ``tools/generate_images.py``.
 
-    Samples have no label: the teacher of self-training makes them one. Their
-    metainfo equals that of the labelled datasets, so ``ConcatDataset`` joins
-    them. The first open reads the manifest and checks every file.
+    Samples have no label: they get pseudo-labels from the teacher of
+    self-training. Their metainfo equals that of the labelled datasets, so that
+    ``ConcatDataset`` joins them. When it is first opened, the dataset reads
+    the manifest and checks every file.
 
     Args:
-        bank (str): Folder of the bank. ``data/...`` is moved by the
-            environment variable ``CLOUDS_DATA_ROOT``.
-        metainfo (dict, optional): Classes and palette of the source, where
-            they are not the 19 of Cityscapes.
-        size (tuple[int, int], optional): Width and height that every image
-            must have. Defaults to any.
-        verify_hash (bool): Whether to compare each file with its hash; this
-            reads the whole bank, at about 1 GB/s. Existence and file size
-            are compared in any case.
-        evaluation_labels (bool): Whether to hand out the labels that a bank
-            made with ``--keep-labels`` has, for measuring pseudo labels.
-            Never needed for training.
+        bank: Folder of the image set. ``data/...`` is moved by the environment
+            variable ``CLOUDS_DATA_ROOT``.
+        metainfo: Classes and palette of the source, where they are not the 19
+            of Cityscapes.
+        size: Width and height that every image must have. Defaults to any.
+        verify_hash: Whether to compare each file with its hash; this reads all
+            files, at about 1 GB/s. Existence and file size are compared in any
+            case.
+        evaluation_labels: Whether to return the labels of an image set made
+            with ``--keep-labels``, for measuring pseudo-labels. Not used in
+            training.
         **kwargs: See :class:`DGDataset`.
 
     Raises:
-        DataError: At the first open, if there is no bank, it is empty, its
-            files are missing, damaged or of another size.
+        DataError: At the first open, if there is no image set, it is empty, or
+            its files are missing, damaged or of another size.
     """
 
-    # A list of allowed classes would refuse those of a user's own source.
+    # Empty: any classes of a user's source are allowed.
     METAINFO = dict()
     DOMAIN = 'generated'
 
     def __init__(
         self,
         *,
-        bank,
-        metainfo=None,
-        size=None,
-        verify_hash=True,
-        evaluation_labels=False,
+        bank: str,
+        metainfo: dict | None = None,
+        size: tuple[int, int] | None = None,
+        verify_hash: bool = True,
+        evaluation_labels: bool = False,
         **kwargs,
     ):
         for name in ('data_root', 'data_prefix', 'ann_file'):
             if name in kwargs:
                 raise ValueError(
-                    f'GeneratedDataset takes bank=..., not {name}=...: where '
-                    'its files lie is written in the manifest of the bank'
+                    f'GeneratedDataset takes bank=..., not {name}=...: the '
+                    'manifest of the image bank lists its files'
                 )
         self.bank = resolve_data_root(bank)
         self.size = tuple(size) if size is not None else None
@@ -81,16 +81,16 @@ class GeneratedDataset(DGDataset):
         )
 
     @property
-    def has_labels(self):
-        """bool: Whether labels for evaluation are handed out."""
+    def has_labels(self) -> bool:
+        """Whether labels for evaluation are returned."""
         return self.evaluation_labels
 
-    def load_data_list(self):
-        """List the images of the bank and check their files.
+    def load_data_list(self) -> list[dict]:
+        """List the images of the set and check their files.
 
         Returns:
-            list[dict]: ``img_path``, ``domain``, ``sample_name``, ``prompt``
-            (str), ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
+            ``img_path``, ``domain``, ``sample_name``, ``prompt`` (str),
+            ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
             ``evaluation_labels`` also ``seg_map_path``.
 
         Raises:
@@ -98,21 +98,22 @@ class GeneratedDataset(DGDataset):
         """
         check_pipeline(self)
         try:
-            asked = read_bank(self.bank)['num']
+            num_requested = read_bank(self.bank)['num']
             entries = list(read_entries(self.bank).values())
         except BankError as error:
             raise DataError(f'{self._who()}: {error}') from error
         if not entries:
             raise DataError(
-                f'{self._who()}: the bank {self.bank} is empty. Run the '
+                f'{self._who()}: the image bank {self.bank} is empty. Run the '
                 'tools/generate_images.py command that began it.'
             )
         self._check(entries)
         warn_of_copies(self.bank, entries)
-        if len(entries) < asked:
+        if len(entries) < num_requested:
             print_log(
-                f'{self._who()}: the bank {self.bank} has {len(entries)} of '
-                f'{asked} images. The command that began it makes the rest.',
+                f'{self._who()}: the image bank {self.bank} has '
+                f'{len(entries)} of {num_requested} images. The command '
+                'that began it makes the rest.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -143,22 +144,23 @@ class GeneratedDataset(DGDataset):
             self._refuse(
                 [e for e in entries if not self._has_label(e)],
                 'have no label for evaluation',
-                'Make the bank with --keep-labels',
+                'Make the image bank with --keep-labels',
             )
         if self.size is not None:
             self._refuse(
                 [e for e in entries if (e['width'], e['height']) != self.size],
                 f'are not {self.size[0]}x{self.size[1]} (width x height)',
-                f'Make a bank with --size {self.size[0]}x{self.size[1]}, or '
-                'change size=... of the dataset',
+                'Make an image bank with --size '
+                f'{self.size[0]}x{self.size[1]}, or change size=... of the '
+                'dataset',
                 lambda e: f'{e["width"]}x{e["height"]}',
             )
         states = [(entry, self._state(entry)) for entry in entries]
         self._refuse(
             [entry for entry, state in states if state],
             'are missing or damaged',
-            'The command that made the bank makes them again, if it is given '
-            '--verify',
+            'The command that made the image bank makes them again, if it is '
+            'given --verify',
             lambda e: next(state for entry, state in states if entry is e),
         )
 
@@ -167,7 +169,7 @@ class GeneratedDataset(DGDataset):
         return label is not None and os.path.isfile(self._path(label))
 
     def _state(self, entry):
-        """What is wrong with the file of an entry; None if nothing is."""
+        """Return the problem of an entry's file, or None."""
         path = self._path(entry['file'])
         try:
             size = os.path.getsize(path)
@@ -189,6 +191,6 @@ class GeneratedDataset(DGDataset):
         if len(entries) > _NAMED:
             lines.append(f'  and {len(entries) - _NAMED} more')
         raise DataError(
-            f'{self._who()}: {len(entries)} images of the bank {self.bank} '
-            f'{what}:\n' + '\n'.join(lines) + f'\n{advice}.'
+            f'{self._who()}: {len(entries)} images of the image bank '
+            f'{self.bank} {what}:\n' + '\n'.join(lines) + f'\n{advice}.'
         )

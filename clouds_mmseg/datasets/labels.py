@@ -1,6 +1,7 @@
 """Lookup tables from ids in a label file to class indices."""
 
 import hashlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -10,23 +11,23 @@ from clouds_mmseg.utils.cityscapes import IGNORE
 # Marks the ids that a dataset does not define. A pixel with such an id means
 # that the wrong files are read, so it must not turn into "ignored" silently.
 UNDEFINED = 254
-# The greatest id: what a 16-bit label file can hold.
+# The greatest id of a 16-bit label file.
 MAX_ID = 65535
 
 
-def build_label_table(ids, ignored=()):
-    """Make the lookup table of a dataset.
+def build_label_table(
+    ids: dict[int, int], ignored: Iterable[int] = ()
+) -> np.ndarray:
+    """Make the lookup table from ids to class indices.
 
     Args:
-        ids (dict[int, int]): Id in the file (0..65535) -> class index
-            (0..253).
-        ignored (Iterable[int]): Further ids which the dataset defines and
-            which are not trained on. They become 255.
+        ids: Id in the file (0..65535) -> class index (0..253).
+        ignored: Further ids which the dataset defines and which are not
+            trained on. They become 255.
 
     Returns:
-        np.ndarray: (256,) uint8, or (65536,) if an id is greater than 255:
-        class index, 255 for ignored ids and :data:`UNDEFINED` for ids that
-        may not occur.
+        (256,) uint8, or (65536,) if an id is greater than 255: class index,
+        255 for ignored ids and :data:`UNDEFINED` for ids that may not occur.
 
     Raises:
         ValueError: An id is outside 0..65535, a class index is outside 0..253,
@@ -58,30 +59,32 @@ def build_label_table(ids, ignored=()):
     return table
 
 
-def table_digest(table, channel):
-    """Hash how the ids of a label file become classes.
+def table_digest(table: np.ndarray, channel: str | None) -> str:
+    """Hash the mapping from the ids of label files to classes.
 
     Args:
-        table (np.ndarray): From :func:`build_label_table`.
-        channel (str | None): ``label_channel`` of :class:`DGDataset`.
+        table: From :func:`build_label_table`.
+        channel: ``label_channel`` of :class:`DGDataset`.
 
     Returns:
-        str: 8 hexadecimal digits.
+        8 hexadecimal digits.
     """
     content = table.tobytes() + repr(channel).encode()
     return hashlib.blake2b(content, digest_size=4).hexdigest()
 
 
-def apply_label_table(raw, table):
+def apply_label_table(
+    raw: np.ndarray, table: np.ndarray
+) -> tuple[np.ndarray | None, list[int]]:
     """Map a decoded label file to class indices.
 
     Args:
-        raw (np.ndarray): (H, W), any integer dtype: ids as in the file.
-        table (np.ndarray): From :func:`build_label_table`.
+        raw: (H, W), any integer dtype: ids as in the file.
+        table: From :func:`build_label_table`.
 
     Returns:
-        tuple[np.ndarray, list[int]]: The (H, W) uint8 class indices, and the
-        sorted ids that the table does not define (empty when all is well).
+        The (H, W) uint8 class indices, or None if an id is not defined; and
+        the sorted ids that the table does not define.
     """
     if raw.dtype != np.uint8:
         if ((raw < 0) | (raw >= len(table))).any():

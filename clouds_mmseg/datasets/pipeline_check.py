@@ -1,4 +1,4 @@
-"""Settings of a dataset that a step of its pipeline must carry out."""
+"""Check that a pipeline applies the settings of its dataset."""
 
 import logging
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from clouds_mmseg.datasets.labels import UNDEFINED
@@ -18,7 +19,7 @@ from clouds_mmseg.utils.errors import UserError
 
 
 def steps_of(pipeline: Any) -> Iterator[Any]:
-    """Yield the steps of a pipeline, and those inside of steps.
+    """Yield the steps of a pipeline, nested ones included.
 
     Args:
         pipeline: A step, a list of steps or a ``Compose``.
@@ -33,20 +34,20 @@ def steps_of(pipeline: Any) -> Iterator[Any]:
         yield from steps_of(list(getattr(pipeline, name, None) or []))
 
 
-def check_pipeline(dataset: Any) -> None:
-    """Refuse a pipeline that would leave settings of its dataset undone.
+def check_pipeline(dataset: BaseDataset) -> None:
+    """Refuse a pipeline that would ignore settings of its dataset.
 
     Args:
-        dataset (DGDataset): With its pipeline built.
+        dataset: With its pipeline built.
 
     Raises:
-        UserError: Labels are read by a step that does not know what their
-            ids mean, or that fails where there are none.
+        UserError: Labels are read by a step that does not apply the label
+            table, or that fails without label files.
     """
     steps = list(steps_of(dataset.pipeline))
     who = f'{type(dataset).__name__} (domain {dataset.domain})'
     for step in steps:
-        # LoadSegLabels lets images without labels pass: a test predicts them.
+        # LoadSegLabels accepts samples without label: a test predicts them.
         if isinstance(step, LoadSegLabels) or not isinstance(
             step, LoadAnnotations
         ):
@@ -79,8 +80,8 @@ def check_pipeline(dataset: Any) -> None:
         )
 
 
-def _lost_settings(dataset: Any, step: LoadAnnotations) -> str:
-    """Name what mmseg's reading of labels would leave undone."""
+def _lost_settings(dataset: BaseDataset, step: LoadAnnotations) -> str:
+    """Name the settings that mmseg's reading of labels would ignore."""
     if getattr(step, 'reduce_zero_label', None):
         return 'the table of ids (and reduce_zero_label=True shifts it)'
     if dataset.LABEL_CHANNEL is not None:
@@ -92,7 +93,7 @@ def _lost_settings(dataset: Any, step: LoadAnnotations) -> str:
     wrong = np.flatnonzero(table != same)
     if not len(wrong):
         return ''
-    # An id that is undefined becomes an error with LoadSegLabels only.
+    # Only LoadSegLabels makes an undefined id an error.
     first = int(wrong[0])
     return (
         'its table of ids (names, label_map, ids, ignored; for example the '
@@ -100,7 +101,7 @@ def _lost_settings(dataset: Any, step: LoadAnnotations) -> str:
     )
 
 
-def _meaning(dataset: Any, index: int) -> str:
+def _meaning(dataset: BaseDataset, index: int) -> str:
     if index == IGNORE:
         return '"ignored"'
     if index == UNDEFINED:

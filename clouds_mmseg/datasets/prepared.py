@@ -1,4 +1,4 @@
-"""Folders made by ``tools/prepare_dataset.py``, and their manifest."""
+"""Manifest of the folders written by ``tools/prepare_dataset.py``."""
 
 import json
 import logging
@@ -14,48 +14,48 @@ MANIFEST = 'clouds_dataset.json'
 FORMAT = 1
 MADE_BY = 'prepare_dataset'
 
-# Every label file of a prepared folder ends so and holds train ids.
+# Suffix of the label files of a prepared folder, which hold train ids.
 PREPARED_SUFFIX = '_labelTrainIds.png'
 
 
 @dataclass(kw_only=True)
 class Manifest:
-    """What a prepared folder holds.
+    """Content of a prepared folder.
 
     Attributes:
-        name (str): The set, for example ``gta5``.
-        splits (dict[str, int]): Split -> number of images.
-        resize_short (int, optional): Short edge of the copies in pixels;
-            None where the files are as published.
-        recode (str, optional): Format of the copies of the images; None
-            where they are as published.
-        link (bool): Whether files are links to where they were.
-        label_source (str): What the labels were made from: ``train_ids``,
+        name: The set, for example ``gta5``.
+        splits: Split -> number of images.
+        resize_short: Short edge of the copies in pixels; None where the files
+            are as published.
+        recode: Format of the copies of the images; None where they are as
+            published.
+        link: Whether files are links to the source files.
+        label_source: What the labels were made from: ``train_ids``,
             ``label_ids``, ``polygons``, ``panoptic`` or a config's name.
-        complete (bool): False while files are still being made.
-        left_out (list[str]): Images that were left out as unusable.
-        made_by (str): The tool.
-        format (int): Of this file.
+        complete: False while files are being written.
+        left_out: Images that were left out as unusable.
+        made_by: Name of the tool.
+        format: Version of this file.
     """
 
     name: str
-    splits: dict
+    splits: dict[str, int]
     resize_short: int | None = None
     recode: str | None = None
     link: bool = False
     label_source: str = 'train_ids'
     complete: bool = True
-    left_out: list = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     made_by: str = MADE_BY
     format: int = FORMAT
 
 
-def write_manifest(root, manifest):
+def write_manifest(root: str | Path, manifest: Manifest) -> None:
     """Write the manifest of a folder, atomically.
 
     Args:
-        root (str | Path): The prepared folder.
-        manifest (Manifest): Its content.
+        root: The prepared folder.
+        manifest: Its content.
     """
     with atomic_path(Path(root) / MANIFEST) as temporary:
         temporary.write_text(
@@ -64,15 +64,14 @@ def write_manifest(root, manifest):
         )
 
 
-def read_manifest(root):
+def read_manifest(root: str | Path) -> Manifest | None:
     """Read the manifest of a folder.
 
     Args:
-        root (str | Path): The folder.
+        root: The folder.
 
     Returns:
-        Manifest | None: None where there is none, as in folders that
-        were unpacked by hand.
+        None where there is no manifest, as in folders unpacked by hand.
 
     Raises:
         DataError: The file is damaged or of a newer version.
@@ -100,35 +99,31 @@ def read_manifest(root):
     return manifest
 
 
-def recoded(path, kind):
-    """Name the copy of an image.
+def recoded(path: str, kind: str | None) -> str:
+    """Return the name of the recoded copy of an image.
 
     Args:
-        path (str): The image, or only the end of its path.
-        kind (str | None): One of :data:`RECODES`; None: as published.
-
-    Returns:
-        str: With the suffix of the format.
+        path: The image, or its suffix.
+        kind: One of :data:`RECODES`; None: as published.
     """
     return f'{path.rpartition(".")[0]}.{kind}' if kind else path
 
 
-def find_manifest(data_root, name):
-    """Find out whether a data root is a prepared folder.
+def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
+    """Read the manifest of a data root, if it is a prepared folder.
 
     Args:
-        data_root (str | None): The folder.
-        name (str | None): Of the set that is expected there. None: the
-            dataset class reads no prepared folders.
+        data_root: The folder.
+        name: Of the expected set. None: the dataset class reads no prepared
+            folders.
 
     Returns:
-        Manifest | None: What the folder holds; None if it was not made by
-        ``tools/prepare_dataset.py``.
+        None if the folder was not written by ``tools/prepare_dataset.py``.
 
     Raises:
         DataError: It holds another set, or is not complete.
     """
-    # Remote roots and banks are never prepared folders.
+    # Remote roots and generated image sets are never prepared folders.
     if name is None or data_root is None or '://' in data_root:
         return None
     manifest = read_manifest(data_root)

@@ -1,141 +1,42 @@
 """Rare-class sampling of a labelled source."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.class_statistics import class_pixels
 from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.seeds import mix_seed
 
 
-def class_probabilities(pixels, temperature, drawn=None):
-    """Turn class frequencies into sampling probabilities.
-
-    ``P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T)`` with
-    ``f_c`` the share of class c among the labelled pixels.
-
-    Args:
-        pixels (np.ndarray): (C,) pixels of each class, not negative.
-        temperature (float): T, positive. Towards 0 the rarest class alone is
-            drawn, towards infinity all classes equally often.
-        drawn (np.ndarray, optional): (C,) bool: classes that are drawn.
-            Defaults to all; the frequencies are those among all in any case.
-
-    Returns:
-        np.ndarray: (C,) float64, sums to one. 0 for classes without pixels
-        and those that are not drawn.
-
-    Raises:
-        ValueError: ``temperature`` is not positive, or there is no pixel.
-    """
-    if not temperature > 0:
-        raise ValueError(
-            f'rare_class.temperature={temperature} must be greater than 0'
-        )
-    pixels = np.asarray(pixels, np.float64)
-    occurs = pixels > 0
-    if drawn is not None:
-        occurs &= drawn
-    if not occurs.any():
-        raise ValueError('no class that is drawn has a pixel')
-    rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
-    # Relative to the greatest: exp of anything above 709 is infinite.
-    weights = np.exp(rarity - rarity.max())
-    probabilities = np.zeros(len(pixels))
-    probabilities[occurs] = weights / weights.sum()
-    return probabilities
-
-
-def images_by_class(counts, min_pixels, classes):
-    """List the images that show enough of each class.
-
-    Args:
-        counts (np.ndarray): (N, C) pixels of each class in each image.
-        min_pixels (int): An image needs more pixels of a class than this.
-        classes (Sequence[str]): C names, for the message.
-
-    Returns:
-        list[np.ndarray]: For each class the indices of images, ascending;
-        empty for classes that never occur.
-
-    Raises:
-        DataError: A class occurs, but in no image often enough.
-    """
-    lists = [np.flatnonzero(column > min_pixels) for column in counts.T]
-    most = counts.max(axis=0)
-    poor = [c for c in range(len(lists)) if most[c] and not len(lists[c])]
-    if poor:
-        named = ', '.join(f'{classes[c]} (at most {most[c]})' for c in poor)
-        least = min(int(most[c]) for c in poor) - 1
-        raise DataError(
-            f'rare_class.min_pixels={min_pixels}: no image has more pixels '
-            f'than that of {named}.',
-            f'Set min_pixels to {least} or less; 3000 suits images of about '
-            'two megapixels. Or name the classes that are to be drawn: '
-            'rare_class=dict(classes=[...]).',
-        )
-    return lists
-
-
-class RareClassStream:
-    """An endless stream of pairs of a class and an image that shows it.
-
-    Every place is drawn on its own, so any place is found in constant time.
-
-    Args:
-        probabilities (np.ndarray): (C,) of each class.
-        images (list[np.ndarray]): Indices of images for each class.
-        size (int): Number of images.
-        seed (int): Not negative.
-    """
-
-    def __init__(self, probabilities, images, *, size, seed):
-        # The last bound is 1, which no number drawn reaches.
-        self.bounds = np.cumsum(probabilities)
-        self.bounds /= self.bounds[-1]
-        self.images = images
-        self.size = size
-        self.seed = seed
-
-    def __getitem__(self, position):
-        """The pair at a position: ``class * size + image``."""
-        generator = np.random.default_rng(mix_seed(self.seed, position))
-        place = generator.random()
-        index = int(np.searchsorted(self.bounds, place, side='right'))
-        images = self.images[index]
-        image = int(images[generator.integers(len(images))])
-        return index * self.size + image
-
-
 @DATASETS.register_module()
 class RareClassDataset:
     """Pairs of a class and an image that shows it, for :class:`KeyedDataset`.
 
-    Sample ``c * N + i`` is image i of N, cropped anew until it shows class c
-    well. Which pairs come how often is what :meth:`stream` says. Written in
-    a config as an option of the source: ``rare_class=dict(temperature=0.01)``.
+    Sample ``c * N + i`` is image i of N, cropped repeatedly until the crop
+    shows enough of class c. :meth:`stream` is the order in which pairs are
+    drawn. In a config it is an option of the source:
+    ``rare_class=dict(temperature=0.01)``.
 
-    The class statistics are read from beside the data, or made there; see
-    :func:`class_pixels`.
+    The class statistics are stored beside the data, see :func:`class_pixels`.
 
     Args:
-        dataset (DGDataset | dict): With labels, or its config.
-        temperature (float): Of :func:`class_probabilities`. The official
-            value 0.01 draws GTA5's rarest classes about equally often and
-            the common ones hardly ever.
-        min_pixels (int): Images with no more pixels of a class than this are
-            not drawn for it. The official value suits two megapixels.
-        min_crop_ratio (float): A crop must show more pixels of the class
-            than ``min_pixels`` times this. 0 takes the first.
-        tries (int): How often a crop is drawn at most; the last one is taken
-            as it is.
-        classes (Sequence[str], optional): Names of those that are drawn.
-            Defaults to all that occur.
+        dataset: With labels, or its config.
+        temperature: Of :func:`class_probabilities`. The official value 0.01
+            draws GTA5's rarest classes about equally often and the common ones
+            hardly ever.
+        min_pixels: Images with no more pixels of a class than this are not
+            drawn for it. The official value suits two megapixels.
+        min_crop_ratio: A crop must show more pixels of the class than
+            ``min_pixels`` times this. 0 accepts the first crop.
+        tries: Maximum number of crops; the last one is accepted in any case.
+        classes: Names of the classes to draw. Defaults to all that occur.
 
     Raises:
         ValueError: An option is out of its range.
@@ -148,13 +49,13 @@ class RareClassDataset:
 
     def __init__(
         self,
-        dataset,
+        dataset: DGDataset | dict,
         *,
-        temperature=0.01,
-        min_pixels=3000,
-        min_crop_ratio=0.5,
-        tries=10,
-        classes=None,
+        temperature: float = 0.01,
+        min_pixels: int = 3000,
+        min_crop_ratio: float = 0.5,
+        tries: int = 10,
+        classes: Sequence[str] | None = None,
     ):
         if not temperature > 0:
             raise ValueError(
@@ -185,12 +86,12 @@ class RareClassDataset:
         self._fully_initialized = False
 
     @property
-    def metainfo(self):
-        """dict: Of the dataset."""
+    def metainfo(self) -> dict:
+        """Of the dataset."""
         return self.dataset.metainfo
 
-    def full_init(self):
-        """Open the dataset and count its classes, unless it is done."""
+    def full_init(self) -> None:
+        """Open the dataset and count its classes, once."""
         if self._fully_initialized:
             return
         self.dataset.full_init()
@@ -216,9 +117,9 @@ class RareClassDataset:
         )
         self.images = images_by_class(counts * drawn, self.min_pixels, names)
         self._fully_initialized = True
-        self._say(names)
+        self._log_probabilities(names)
 
-    def _say(self, names):
+    def _log_probabilities(self, names):
         order = self.probabilities.argsort()[::-1]
         words = [
             f'{names[c]} {self.probabilities[c]:.3f} '
@@ -232,36 +133,36 @@ class RareClassDataset:
             logger='current',
         )
 
-    def stream(self, seed):
-        """Return the order in which the pairs come.
+    def stream(self, seed: int) -> 'RareClassStream':
+        """Return the order in which pairs are drawn.
 
         Args:
-            seed (int): Not negative.
+            seed: Not negative.
 
         Returns:
-            RareClassStream: Endless; the index of a pair for each position.
+            Position -> index of a pair.
         """
         return RareClassStream(
             self.probabilities, self.images, size=len(self.dataset), seed=seed
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of pairs, of all classes with all images."""
         return len(self.metainfo['classes']) * len(self.dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         """Load a pair.
 
         Args:
-            index (int): ``class * len(dataset) + image``.
+            index: ``class * len(dataset) + image``.
 
         Returns:
-            dict: What the pipeline of the dataset returns.
+            Output of the pipeline of the dataset.
         """
-        wanted, image = divmod(index, len(self.dataset))
+        class_index, image = divmod(index, len(self.dataset))
         steps = list(self.dataset.pipeline.transforms)
         results = self.dataset.get_data_info(image)
-        # The files are read once, however many crops are drawn.
+        # The files are read once for all crops.
         while steps and isinstance(steps[0], (LoadSegImage, LoadSegLabels)):
             results = steps.pop(0)(results)
         for _ in range(self.tries):
@@ -269,7 +170,117 @@ class RareClassDataset:
             for step in steps:
                 sample = step(sample)
             label = sample['data_samples'].gt_sem_seg.data
-            shown = int((label == wanted).sum())
+            shown = int((label == class_index).sum())
             if shown > self.min_pixels * self.min_crop_ratio:
                 break
         return sample
+
+
+class RareClassStream:
+    """Infinite sequence of pairs of a class and an image that shows it.
+
+    Each position is drawn independently, so access takes constant time.
+
+    Args:
+        probabilities: (C,) of each class.
+        images: Indices of images for each class.
+        size: Number of images.
+        seed: Not negative.
+    """
+
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        images: list[np.ndarray],
+        *,
+        size: int,
+        seed: int,
+    ):
+        # The last bound is 1, which a random number never reaches.
+        self.bounds = np.cumsum(probabilities)
+        self.bounds /= self.bounds[-1]
+        self.images = images
+        self.size = size
+        self.seed = seed
+
+    def __getitem__(self, position: int) -> int:
+        """Return the pair at a position: ``class * size + image``."""
+        generator = np.random.default_rng(mix_seed(self.seed, position))
+        value = generator.random()
+        index = int(np.searchsorted(self.bounds, value, side='right'))
+        images = self.images[index]
+        image = int(images[generator.integers(len(images))])
+        return index * self.size + image
+
+
+def class_probabilities(
+    pixels: np.ndarray, temperature: float, drawn: np.ndarray | None = None
+) -> np.ndarray:
+    """Compute sampling probabilities from class frequencies.
+
+    ``P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T)`` with
+    ``f_c`` the share of class c among the labelled pixels.
+
+    Args:
+        pixels: (C,) pixels of each class, not negative.
+        temperature: T, positive. Towards 0 the rarest class alone is drawn,
+            towards infinity all classes equally often.
+        drawn: (C,) bool: classes to draw. Defaults to all; the frequencies are
+            those among all in any case.
+
+    Returns:
+        (C,) float64, sums to one. 0 for classes without pixels and those that
+        are not drawn.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or there is no pixel.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            f'rare_class.temperature={temperature} must be greater than 0'
+        )
+    pixels = np.asarray(pixels, np.float64)
+    occurs = pixels > 0
+    if drawn is not None:
+        occurs &= drawn
+    if not occurs.any():
+        raise ValueError('no class that is drawn has a pixel')
+    rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
+    # Relative to the maximum: exp overflows above 709.
+    weights = np.exp(rarity - rarity.max())
+    probabilities = np.zeros(len(pixels))
+    probabilities[occurs] = weights / weights.sum()
+    return probabilities
+
+
+def images_by_class(
+    counts: np.ndarray, min_pixels: int, classes: Sequence[str]
+) -> list[np.ndarray]:
+    """List the images with enough pixels of each class.
+
+    Args:
+        counts: (N, C) pixels of each class in each image.
+        min_pixels: An image needs more pixels of a class than this.
+        classes: C names, for the message.
+
+    Returns:
+        For each class the indices of images, ascending; empty for classes that
+        never occur.
+
+    Raises:
+        DataError: A class occurs, but in no image often enough.
+    """
+    lists = [np.flatnonzero(column > min_pixels) for column in counts.T]
+    most = counts.max(axis=0)
+    poor = [c for c in range(len(lists)) if most[c] and not len(lists[c])]
+    if poor:
+        named = ', '.join(f'{classes[c]} (at most {most[c]})' for c in poor)
+        least = min(int(most[c]) for c in poor) - 1
+        raise DataError(
+            f'rare_class.min_pixels={min_pixels}: no image has more pixels '
+            f'than that of {named}.',
+            f'Set min_pixels to {least} or less; 3000 suits images of about '
+            'two megapixels. Or name the classes that are to be drawn: '
+            'rare_class=dict(classes=[...]).',
+        )
+    return lists

@@ -1,4 +1,4 @@
-"""Everything that can be found out about one image and its label file."""
+"""Thorough check of one image and its label file."""
 
 import hashlib
 import os
@@ -19,47 +19,7 @@ from clouds_mmseg.utils.images import (
     stored_maximum,
 )
 
-# Network storage answers many questions at a time.
-_THREADS = 16
-
-
-def stamp(path):
-    """Size and time of a file as one text.
-
-    Args:
-        path (str): The file; a link is followed.
-
-    Returns:
-        str | None: ``'<bytes> <mtime in ns>'``; None if there is no file.
-    """
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return f'{found.st_size} {found.st_mtime_ns}'
-
-
-def changed_files(root, stamps):
-    """Files that are no longer as they were.
-
-    Args:
-        root (str): Folder that the paths are below.
-        stamps (dict[str, str]): Path -> :func:`stamp` when it was read.
-
-    Returns:
-        list[str]: Paths that are gone or have another size or time, in the
-        order of ``stamps``.
-    """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        now = pool.map(stamp, (os.path.join(root, path) for path in stamps))
-        return [
-            path
-            for path, new in zip(stamps, now, strict=True)
-            if new != stamps[path]
-        ]
-
-
-# What each kind of error is called, in the order in which it is shown.
+# Kinds of errors, in the order in which they are reported.
 ERRORS = {
     'layout': 'not where the dataset looks',
     'count': 'another number of images than the release',
@@ -85,23 +45,25 @@ WARNINGS = {
     'dark': 'images that are black',
     'not_used': 'images that no suffix of the dataset fits',
 }
-# Those that moving a pair of files aside mends.
+# Kinds that moving the pair of files to quarantine resolves.
 MOVABLE = ('image', 'label', 'size', 'ids', 'no_label', 'leak')
-
 OPEN, ACCEPTED, FIXED = 'open', 'accepted', 'fixed'
+# An image whose values are all less is black.
+_BLACK_BELOW = 16
+# For network storage, where requests run concurrently.
+_THREADS = 16
 
 
 @dataclass
 class Finding:
-    """One thing that is wrong.
+    """One problem of a data set.
 
     Attributes:
-        kind (str): A key of :data:`ERRORS` or :data:`WARNINGS`.
-        message (str): In words, with paths below the root.
-        image (str): Path of the image below the root; empty if there is
-            none.
-        label (str): Path of the label below the root; empty likewise.
-        state (str): ``'open'``, ``'accepted'`` or ``'fixed'``.
+        kind: A key of :data:`ERRORS` or :data:`WARNINGS`.
+        message: With paths relative to the root.
+        image: Path of the image relative to the root; empty if there is none.
+        label: Path of the label, likewise.
+        state: ``'open'``, ``'accepted'`` or ``'fixed'``.
     """
 
     kind: str
@@ -111,33 +73,29 @@ class Finding:
     state: str = OPEN
 
     @property
-    def is_error(self):
-        """Whether it is more than a warning."""
+    def is_error(self) -> bool:
+        """Whether it is an error; else it is a warning."""
         return self.kind in ERRORS
 
     @property
-    def file(self):
-        """The file to look at; empty where it is none in particular."""
+    def file(self) -> str:
+        """The file concerned; empty if there is none."""
         bad_label = self.kind in ('label', 'size', 'ids', 'orphan')
         return self.label if bad_label and self.label else self.image
 
     @property
-    def identity(self):
-        """tuple: Equal if another verification found the very same."""
+    def identity(self) -> tuple:
+        """Equal for the same finding of another verification."""
         return (self.kind, self.message, self.image, self.label)
-
-
-# An image without a value above that shows nothing.
-_DARK = 16
 
 
 @dataclass
 class Pair:
-    """What is known of a pair of files before they are read.
+    """An image and its label file.
 
     Attributes:
-        image (str): Path below the root; empty for a label alone.
-        label (str): Path below the root; empty if there is no label.
+        image: Path relative to the root; empty for a label alone.
+        label: Path relative to the root; empty if there is no label.
     """
 
     image: str
@@ -146,44 +104,48 @@ class Pair:
 
 @dataclass
 class SampleReport:
-    """What :meth:`SampleCheck.__call__` found.
+    """Result of :class:`SampleCheck`.
 
     Attributes:
-        pair (Pair): The files.
-        findings (list[Finding]): What is wrong, at most one a file.
-        stamps (dict[str, str]): Path below the root -> its stamp.
-        size (tuple[int, int] | None): Width and height of the image.
-        digest (str): Hash of the image file.
-        pixels (np.ndarray | None): (256,) int64: pixels of each class index,
-            at 255 the ignored ones; None if the label cannot be used.
-        orientation (int | None): EXIF orientation of the image; None if it
-            was not read.
-        maximum (int | None): Greatest value in an image of 16 bits.
+        pair: The files.
+        findings: Errors and warnings.
+        stamps: Path relative to the root -> :func:`stamp` of the file.
+        size: Width and height of the image.
+        digest: BLAKE2b hash of the image file.
+        pixels: (256,) int64: pixels of each class index, at 255 the ignored
+            pixels; None if the label cannot be used.
+        orientation: EXIF orientation of the image; None if it was not read.
+        maximum: Greatest value in an image of 16 bits.
     """
 
     pair: Pair
-    findings: list = field(default_factory=list)
-    stamps: dict = field(default_factory=dict)
-    size: tuple = None
+    findings: list[Finding] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
     digest: str = ''
-    pixels: np.ndarray = None
-    orientation: int = None
-    maximum: int = None
+    pixels: np.ndarray | None = None
+    orientation: int | None = None
+    maximum: int | None = None
 
 
 class SampleCheck:
-    """Read the files of a pair as training does, and more strictly.
+    """Reads the files of a pair as training does, with further checks.
 
     Args:
-        root (str): Folder that the paths of pairs are below.
-        table (np.ndarray): uint8, see ``label_table``.
-        channel (str | None): See ``label_channel`` of :class:`DGDataset`.
-        images (bool): Whether to read the images, not the labels alone.
-        image_range (tuple, optional): Of :class:`DGDataset`.
+        root: Folder that the paths of pairs are relative to.
+        table: uint8, see ``label_table``; None for pairs without labels.
+        channel: See ``label_channel`` of :class:`DGDataset`.
+        images: Whether to read images too, or labels only.
+        image_range: Of :class:`DGDataset`.
     """
 
     def __init__(
-        self, root, table, channel=None, images=True, image_range=None
+        self,
+        root: str,
+        table: np.ndarray | None,
+        channel: str | None = None,
+        images: bool = True,
+        image_range: tuple | None = None,
     ):
         self.root = root
         self.table = table
@@ -191,15 +153,8 @@ class SampleCheck:
         self.images = images
         self.image_range = image_range
 
-    def __call__(self, pair):
-        """Read the files of a pair.
-
-        Args:
-            pair (Pair): The files.
-
-        Returns:
-            SampleReport: What was found.
-        """
+    def __call__(self, pair: Pair) -> SampleReport:
+        """Read the files of a pair and report their problems."""
         report = SampleReport(pair)
         info = {}
         if pair.image and self.images:
@@ -218,7 +173,7 @@ class SampleCheck:
 
     def _run(self, report, kind, read, info):
         path = getattr(report.pair, kind)
-        # Before reading: a change in between is noticed later.
+        # Before reading, so that a change in between is noticed later.
         report.stamps[path] = stamp(self._path(path))
         try:
             read(report, info)
@@ -244,7 +199,7 @@ class SampleCheck:
         report.orientation = exif_orientation(payload)
         if self.image_range is None:
             report.maximum = stored_maximum(payload)
-        if info['img'].max() < _DARK:
+        if info['img'].max() < _BLACK_BELOW:
             self._warn(report, 'dark', f'image {report.pair.image} is black.')
 
     @staticmethod
@@ -274,13 +229,49 @@ class SampleCheck:
 
 
 def _read_whole(path, kind):
-    """Return the bytes of a file whose checksums are right."""
+    """Read a file and verify its PNG checksums."""
     payload = read_file(path, kind)
     chunk = damaged_chunk(payload)
-    # A file without its end is told by the decoders.
+    # Truncated files are reported by the decoders.
     if chunk not in (None, 'end'):
         raise DataError(
             f'{kind} {path} is damaged: the checksum of its PNG chunk '
             f'{chunk} is wrong.'
         )
     return payload
+
+
+def stamp(path: str) -> str | None:
+    """Return size and modification time of a file.
+
+    Args:
+        path: The file; links are followed.
+
+    Returns:
+        ``'<bytes> <mtime in ns>'``; None if there is no file.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return f'{found.st_size} {found.st_mtime_ns}'
+
+
+def changed_files(root: str, stamps: dict[str, str]) -> list[str]:
+    """List the files that are missing or changed.
+
+    Args:
+        root: Folder that the paths are relative to.
+        stamps: Path -> :func:`stamp` when it was read.
+
+    Returns:
+        Paths that do not exist or have another size or modification time, in
+        the order of ``stamps``.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        now = pool.map(stamp, (os.path.join(root, path) for path in stamps))
+        return [
+            path
+            for path, new in zip(stamps, now, strict=True)
+            if new != stamps[path]
+        ]

@@ -1,5 +1,6 @@
-"""Batches and samples as functions of the seed and the iteration."""
+"""Deterministic sampling: batches as functions of seed and iteration."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -14,25 +15,27 @@ from clouds_mmseg.utils.seeds import mix_seed, seed_everything
 
 @DATASETS.register_module()
 class KeyedDataset(ConcatDataset):
-    """Groups of samples that are looked up by key.
+    """Deterministic concatenation of groups of samples.
 
-    A key is ``position * len(dataset) + index``: which sample, and at which
-    place of the training stream.
+    Samples are looked up by a key, ``position * len(dataset) + index``: index
+    of the sample and its position in the training stream. Seed and key seed
+    the random numbers of the pipeline, so that a sample does not depend on the
+    worker that loads it, nor on the samples before it.
 
     Args:
-        datasets (list): Configs or datasets, one a group: the labelled
-            source first, then the generated images, if any. One whose
-            ``rare_class`` is set becomes a :class:`RareClassDataset`.
-        seed (int): Of the run.
+        datasets: Configs or datasets, one a group: the labelled source first,
+            then the generated images, if any. One whose ``rare_class`` is set
+            becomes a :class:`RareClassDataset`.
+        seed: Of the run.
         **kwargs: As for mmengine's ``ConcatDataset``.
     """
 
-    def __init__(self, datasets, seed=0, **kwargs):
+    def __init__(self, datasets: list, seed: int = 0, **kwargs):
         super().__init__(datasets, **kwargs)
         self.seed = seed
 
-    def full_init(self):
-        """Open the groups, with class statistics where they are needed."""
+    def full_init(self) -> None:
+        """Open the groups, with rare-class sampling where configured."""
         if not self._fully_initialized:
             self.datasets = [self._with_rare_class(d) for d in self.datasets]
         super().full_init()
@@ -45,86 +48,54 @@ class KeyedDataset(ConcatDataset):
         return RareClassDataset(dataset, **options)
 
     @property
-    def group_sizes(self):
-        """list[int]: Number of samples of each group."""
+    def group_sizes(self) -> list[int]:
+        """Number of samples of each group."""
         return [len(dataset) for dataset in self.datasets]
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: int) -> dict:
         """Load the sample of a key.
 
         Args:
-            key (int): As :class:`KeyedSampler` yields them.
+            key: As :class:`KeyedSampler` yields them.
 
         Returns:
-            dict: What the pipeline of the sample's dataset returns.
+            Output of the pipeline of the sample's dataset.
         """
         seed_everything(mix_seed(self.seed, key))
         return super().__getitem__(key % len(self))
 
 
-class ShuffledStream:
-    """An endless stream of indices: one permutation after another.
-
-    Args:
-        size (int): Number of samples, at least 1.
-        seed (int): Not negative.
-    """
-
-    def __init__(self, size, seed):
-        self.size = size
-        self.seed = seed
-        self._epoch = None
-        self._order = None
-
-    def __getitem__(self, position):
-        """The index at a position of the stream, found in constant time."""
-        epoch, place = divmod(position, self.size)
-        if epoch != self._epoch:
-            generator = np.random.default_rng(mix_seed(self.seed, epoch))
-            self._order = generator.permutation(self.size)
-            self._epoch = epoch
-        return int(self._order[place])
-
-
-def _stream(group, seed):
-    """The order in which the samples of a group come."""
-    if isinstance(group, RareClassDataset):
-        return group.stream(seed)
-    return ShuffledStream(len(group), seed)
-
-
 @DATA_SAMPLERS.register_module()
 class KeyedSampler(Sampler):
-    """Batches of source and generated samples in a stated proportion.
+    """Deterministic batches of source and generated samples in a fixed ratio.
 
     Before ``warmup_iters`` all samples of a batch come from the first group.
-    From then on ``generated_share`` of them come from the second: of B
-    samples an iteration has floor or ceil of ``B * generated_share``, such
-    that after any number of iterations the share is kept to within one
-    sample. The processes of a distributed run take turns within a batch, so
-    that each has its part of both groups.
+    From then on ``generated_share`` of them come from the second: of B samples
+    an iteration has floor or ceil of ``B * generated_share``, such that after
+    any number of iterations the share is kept to within one sample. The
+    processes of a distributed run take turns within a batch, so that each has
+    its part of both groups.
 
     Args:
-        dataset (KeyedDataset): With one group, or two if
-            ``generated_share`` is given.
-        batch_size (int): Samples an iteration in this process.
-        seed (int): Of the run; the same in every process.
-        warmup_iters (int): Iterations on the first group alone.
-        generated_share (float): In [0, 1).
+        dataset: With one group, or two if ``generated_share`` is given.
+        batch_size: Samples an iteration in this process.
+        seed: Of the run; the same in every process.
+        warmup_iters: Iterations on the first group alone.
+        generated_share: In [0, 1).
 
     Raises:
-        ValueError: There is no second group to take generated samples
-            from, or the share is out of range.
+        ValueError: There is no second group to take generated samples from, or
+            the share is out of range.
     """
 
     def __init__(
         self,
-        dataset,
+        dataset: KeyedDataset,
         *,
-        batch_size,
-        seed=0,
-        warmup_iters=0,
-        generated_share=0.0,
+        batch_size: int,
+        seed: int = 0,
+        warmup_iters: int = 0,
+        generated_share: float = 0.0,
     ):
         if not 0 <= generated_share < 1:
             raise ValueError(
@@ -148,14 +119,14 @@ class KeyedSampler(Sampler):
         ]
         self._start = 0
 
-    def batch_keys(self, iteration):
-        """The keys of all processes' samples in one iteration.
+    def batch_keys(self, iteration: int) -> list[int]:
+        """Return the keys of all processes' samples in one iteration.
 
         Args:
-            iteration (int): Counted from 0.
+            iteration: Counted from 0.
 
         Returns:
-            list[int]: ``batch_size * world_size`` keys, source first.
+            ``batch_size * world_size`` keys, source first.
         """
         total = self.batch_size * self.world_size
         since = max(iteration - self.warmup_iters, 0)
@@ -171,26 +142,57 @@ class KeyedSampler(Sampler):
             for i in range(count)
         ]
         return [
-            (iteration * total + place) * len(self.dataset) + index
-            for place, index in enumerate(indices)
+            (iteration * total + position) * len(self.dataset) + index
+            for position, index in enumerate(indices)
         ]
 
-    def skip(self, num_samples):
-        """Begin at a later iteration; mmengine's loop calls it on resume.
+    def skip(self, num_samples: int) -> None:
+        """Start at a later iteration; the training loop calls it on resume.
 
         Args:
-            num_samples (int): Samples that this process has used already,
-                whole batches.
+            num_samples: Samples that this process has used already, whole
+                batches.
         """
         self._start = num_samples // self.batch_size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         """Yield this process's keys, endlessly."""
         iteration = self._start
         while True:
             yield from self.batch_keys(iteration)[self.rank :: self.world_size]
             iteration += 1
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of samples of the dataset."""
         return len(self.dataset)
+
+
+def _stream(group, seed):
+    """Return the order in which the samples of a group are drawn."""
+    if isinstance(group, RareClassDataset):
+        return group.stream(seed)
+    return ShuffledStream(len(group), seed)
+
+
+class ShuffledStream:
+    """Infinite sequence of indices: one random permutation after another.
+
+    Args:
+        size: Number of samples, at least 1.
+        seed: Not negative.
+    """
+
+    def __init__(self, size: int, seed: int):
+        self.size = size
+        self.seed = seed
+        self._epoch = None
+        self._order = None
+
+    def __getitem__(self, position: int) -> int:
+        """Return the index at a position, in time independent of it."""
+        epoch, offset = divmod(position, self.size)
+        if epoch != self._epoch:
+            generator = np.random.default_rng(mix_seed(self.seed, epoch))
+            self._order = generator.permutation(self.size)
+            self._epoch = epoch
+        return int(self._order[offset])

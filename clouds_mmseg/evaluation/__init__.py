@@ -1,4 +1,4 @@
-"""Metrics and named evaluation protocols."""
+"""Metrics and evaluation protocols."""
 
 from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
 from clouds_mmseg.evaluation.protocols import PROTOCOLS, apply_protocol

@@ -1,7 +1,8 @@
-"""IoU of many domains in one pass."""
+"""IoU of several domains in one evaluation."""
 
 import logging
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,167 +19,6 @@ from clouds_mmseg.utils.finite import listed
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.output_names import OutputNames
 from clouds_mmseg.utils.result_warnings import warn_about_results
-
-
-def confusion_matrix(prediction, label, num_classes, ignore_index):
-    """Count the pixels of one image.
-
-    Args:
-        prediction (torch.Tensor): (H, W), integer, class indices.
-        label (torch.Tensor): (H, W), integer, class indices.
-        num_classes (int): Number of classes.
-        ignore_index (int): Label of pixels that do not count.
-
-    Returns:
-        torch.Tensor: (num_classes, num_classes) int64 on the CPU: rows
-        labels, columns predictions, pixels.
-
-    Raises:
-        UserError: A counted pixel is outside the classes.
-    """
-    counted = label != ignore_index
-    label = label[counted].long()
-    prediction = prediction[counted].long()
-    for name, values in (('label', label), ('prediction', prediction)):
-        if values.numel() and not (
-            0 <= values.min() <= values.max() < num_classes
-        ):
-            raise UserError(
-                f'a {name} to evaluate holds class indices '
-                f'{int(values.min())}..{int(values.max())}, but the dataset '
-                f'has {num_classes} classes (ignored: {ignore_index})'
-            )
-    cells = torch.bincount(
-        label * num_classes + prediction, minlength=num_classes**2
-    )
-    return cells.reshape(num_classes, num_classes).cpu()
-
-
-def confusion_with_background(prediction, label):
-    """Count the pixels of one image for a single class.
-
-    All that is not the class is background, ignored pixels too: there is
-    nothing else that it could be mistaken for.
-
-    Args:
-        prediction (torch.Tensor): (H, W), integer, 0 for the class.
-        label (torch.Tensor): (H, W), integer, 0 for the class.
-
-    Returns:
-        torch.Tensor: (2, 2) int64 on the CPU: rows labels, columns
-        predictions, of the class and of the background, pixels.
-    """
-    return confusion_matrix(
-        (prediction != 0).long(), (label != 0).long(), 2, ignore_index=-1
-    )
-
-
-def intersect_and_union(confusion):
-    """Reduce a confusion matrix to what mmseg's formulas take.
-
-    Args:
-        confusion (torch.Tensor): (C, C) int64, rows labels.
-
-    Returns:
-        tuple[torch.Tensor]: Intersection, union, predicted, labelled: each
-        (C,) float64, pixels.
-    """
-    labelled = confusion.sum(1).double()
-    predicted = confusion.sum(0).double()
-    intersection = confusion.diag().double()
-    union = labelled + predicted - intersection
-    return intersection, union, predicted, labelled
-
-
-def mean_percent(fractions):
-    """Average the values of the classes that have one.
-
-    Args:
-        fractions (Iterable[float]): In [0, 1]; NaN where there is no value.
-
-    Returns:
-        float: In [0, 100]; NaN if no class has a value.
-    """
-    present = [f for f in fractions if not math.isnan(f)]
-    return float(np.mean(present) * 100) if present else math.nan
-
-
-def percent_cell(value):
-    """Write a percentage, ``-`` for None and NaN."""
-    if value is None or math.isnan(value):
-        return '-'
-    return f'{value:.2f}'
-
-
-def domain_table(reports, mean, source_domains=()):
-    """Draw a row per domain and one for the mean over the targets.
-
-    Args:
-        reports (dict[str, dict]): Domain -> ``images`` (int), ``metrics``
-            (name -> percent) and, where there is one, ``class_iou``: a mean
-            over part of the classes says so.
-        mean (dict[str, float]): Name -> percent, over the domains that are
-            not sources.
-        source_domains (Sequence[str]): Domains the model was trained on.
-
-    Returns:
-        str: The table.
-    """
-    names = list(next(iter(reports.values()))['metrics']) if reports else []
-    counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
-    # Of interest where a mean is over fewer classes than the model has.
-    partial = any(c and c[0] < c[1] for c in counts.values())
-    columns = ['classes in mean'] if partial else []
-    table = PrettyTable(['domain', 'images', *columns, *names])
-    table.align = 'r'
-    table.align['domain'] = 'l'
-    targets = 0
-    for domain, report in reports.items():
-        is_source = domain in source_domains
-        targets += not is_source
-        cells = [percent_cell(report['metrics'][name]) for name in names]
-        label = f'{domain} (source)' if is_source else domain
-        if partial:
-            cells.insert(0, '{} of {}'.format(*counts[domain]))
-        table.add_row([label, report['images'], *cells])
-    if targets > 1:
-        table.add_divider()
-        cells = [percent_cell(mean[name]) for name in names]
-        what = ' targets' if source_domains else ''
-        blanks = [''] * (1 + len(columns))
-        table.add_row([f'mean of {targets}{what}', *blanks, *cells])
-    return table.get_string()
-
-
-def _classes_in_mean(report):
-    """Number of classes that have an IoU, and of all; None without IoU."""
-    values = report.get('class_iou')
-    if not values:
-        return None
-    return sum(v is not None for v in values.values()), len(values)
-
-
-def class_table(reports, classes):
-    """Draw a row per class and a column per domain.
-
-    Args:
-        reports (dict[str, dict]): Domain -> ``class_iou`` (class -> percent,
-            None where the class does not occur).
-        classes (Sequence[str]): The rows.
-
-    Returns:
-        str: The table.
-    """
-    table = PrettyTable(['class', *reports])
-    table.align = 'r'
-    table.align['class'] = 'l'
-    for name in classes:
-        cells = [
-            percent_cell(report.get('class_iou', {}).get(name))
-            for report in reports.values()
-        ]
-        table.add_row([name, *cells])
-    return table.get_string()
 
 
 @METRICS.register_module()
@@ -202,54 +42,51 @@ class DGIoUMetric(IoUMetric):
     Both are the rules of mmseg and of cityscapesscripts
     (``evalPixelLevelSemanticLabeling.getIouScoreForLabel``).
 
-    Images without labels are predicted and counted: with ``output_dir``
-    their predictions are written, and what is logged says that there was
-    nothing to compare. Without it they are an error.
+    Images without labels are allowed with ``output_dir``: their predictions
+    are written, and the log says that they were not compared. Without
+    ``output_dir`` they are an error.
 
     With a single class all other pixels are background: a pixel of
-    ``ignore_index`` on which the class is predicted counts against it, and
-    its IoU is over the whole image. (Otherwise every prediction of "the
-    class everywhere" would have 100.)
+    ``ignore_index`` on which the class is predicted is a false positive, and
+    IoU is over the whole image. (Otherwise predicting the class everywhere
+    would score 100.)
 
     After an evaluation ``last_results`` (dict, main process only) holds
-    ``protocol``, ``classes``, ``mean`` (name -> value) and ``domains``:
-    domain -> ``images`` (int), ``metrics`` (name -> value), ``class_iou``
-    (class -> value, NaN as None), ``absent_classes`` (those that no label
-    shows), ``images_without_labels`` (int; every pixel is ignored) and
-    ``confusion`` (rows labels, columns predictions, pixels). What the
-    numbers are not about is logged and goes into the results as a warning.
+    ``protocol``, ``classes``, ``mean`` (name -> value) and ``domains``: domain
+    -> ``images`` (int), ``metrics`` (name -> value), ``class_iou`` (class ->
+    value, NaN as None), ``absent_classes`` (those in no label),
+    ``images_without_labels`` (int; every pixel is ignored) and ``confusion``
+    (rows labels, columns predictions, pixels). Images and classes that the
+    values do not cover are logged and recorded as warnings.
 
     Args:
-        domains (Sequence[str], optional): The domains that may occur. None
-            allows all.
-        source_domains (Sequence[str]): Domains the model was trained on. They
-            are reported, but the mean is over the others.
-        class_subsets (dict[str, Sequence[str]], optional): Name -> classes
-            over which a further mean is taken, for example ``'16'`` for the
-            classes of SYNTHIA.
-        protocol (str): Name of the evaluation protocol; only recorded.
-        joined_domains (Sequence[str]): Domains that several test sets may
-            have: their pixels are counted together. Without it two sets of
-            one domain are an error before the test.
+        domains: The domains that may occur. None allows all.
+        source_domains: Domains the model was trained on. They are reported,
+            but the mean is over the others.
+        class_subsets: Name -> classes over which a further mean is taken, for
+            example ``'16'`` for the classes of SYNTHIA.
+        protocol: Name of the evaluation protocol; only recorded.
+        joined_domains: Domains that several test sets may have: their pixels
+            are counted together. Without it two sets of one domain are an
+            error before the test.
         **kwargs: Arguments of :class:`mmseg.evaluation.IoUMetric`. With
             ``output_dir``, predictions are written to
             ``output_dir/<domain>/<path of the image>.png`` (class indices),
             the path being that below the image folder.
 
     Raises:
-        UserError: A sample has no domain or one that is not in ``domains``,
-            a subset names an unknown class, or a label is outside the
-            classes.
+        UserError: A sample has no domain or one that is not in ``domains``, a
+            subset names an unknown class, or a label is outside the classes.
     """
 
     def __init__(
         self,
         *,
-        domains=None,
-        source_domains=(),
-        class_subsets=None,
-        protocol='clouds',
-        joined_domains=(),
+        domains: Sequence[str] | None = None,
+        source_domains: Sequence[str] = (),
+        class_subsets: dict[str, Sequence[str]] | None = None,
+        protocol: str = 'clouds',
+        joined_domains: Sequence[str] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -268,11 +105,11 @@ class DGIoUMetric(IoUMetric):
         self._expected = None
 
     @IoUMetric.dataset_meta.setter
-    def dataset_meta(self, dataset_meta):
-        """Take the classes, and check that the subsets are among them.
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        """Set the classes, and check the class subsets.
 
         mmengine sets this when it builds the loop, so that a wrong name is
-        found before training.
+        reported before training.
         """
         for name, subset in self.class_subsets.items():
             unknown = [c for c in subset if c not in dataset_meta['classes']]
@@ -284,14 +121,12 @@ class DGIoUMetric(IoUMetric):
                 )
         self._dataset_meta = dataset_meta
 
-    def process(self, data_batch, data_samples):
-        """Count the pixels of a batch.
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Compute the confusion matrices of a batch.
 
         Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): ``pred_sem_seg`` and
-                ``gt_sem_seg`` with ``data`` (1, H, W) integer, and
-                ``domain``.
+            data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` with ``data``
+                (1, H, W) integer, and ``domain``.
         """
         for sample in data_samples:
             domain = self._domain(sample)
@@ -304,7 +139,7 @@ class DGIoUMetric(IoUMetric):
                 super().process(data_batch, [sample])
             finally:
                 self.output_dir = folder
-            # Nothing was counted when only the files are asked for.
+            # Empty with format_only.
             self.results[before:] = [
                 (domain, confusion) for (confusion,) in self.results[before:]
             ]
@@ -314,7 +149,7 @@ class DGIoUMetric(IoUMetric):
                 )
 
     def _process_unlabelled(self, sample, domain):
-        """Write the prediction of an image that cannot be compared."""
+        """Write the prediction of an image without label."""
         if self.output_dir is None:
             raise UserError(
                 f'{sample.get("img_path")} has no label (domain {domain}), '
@@ -326,7 +161,8 @@ class DGIoUMetric(IoUMetric):
         self._write_prediction(
             sample, Path(self.output_dir) / self._names.of(sample)
         )
-        # As many results as images: ranks are joined by their number.
+        # One result an image: mmengine truncates gathered results to the
+        # number of images.
         self.results.append((domain, None))
 
     def _domain(self, sample):
@@ -345,13 +181,17 @@ class DGIoUMetric(IoUMetric):
         return domain
 
     @staticmethod
-    def intersect_and_union(pred_label, label, num_classes, ignore_index):
-        """Count one image: exact integers instead of mmseg's float32.
+    def intersect_and_union(
+        pred_label: torch.Tensor,
+        label: torch.Tensor,
+        num_classes: int,
+        ignore_index: int,
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute exact integer counts instead of mmseg's float32 areas.
 
         Returns:
-            tuple[torch.Tensor]: See :func:`confusion_matrix`, which takes
-            the same arguments. With one class it has a second row and
-            column, of the background.
+            See :func:`confusion_matrix`, which takes the same arguments. With
+            one class it has a second row and column, of the background.
         """
         if num_classes == 1:
             return (confusion_with_background(pred_label, label),)
@@ -363,32 +203,26 @@ class DGIoUMetric(IoUMetric):
     def _write_prediction(sample, path):
         mask = sample['pred_sem_seg']['data'][0].cpu().numpy()
         with atomic_path(path) as temporary:
-            # 16 bits where there are more classes than 8 bits can tell.
-            kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
-            Image.fromarray(mask.astype(kind)).save(temporary)
+            # 16 bits for more than 256 classes.
+            dtype = np.uint8 if mask.max(initial=0) < 256 else np.uint16
+            Image.fromarray(mask.astype(dtype)).save(temporary)
 
-    def evaluate(self, size):
-        """Compute all values over all processes.
-
-        Args:
-            size (int): Images of the dataset.
-
-        Returns:
-            dict[str, float]: See the class.
-        """
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Compute the metrics over all processes, see the class."""
         self._expected = size
         return super().evaluate(size)
 
-    def compute_metrics(self, results):
-        """Compute all values and log the tables.
+    def compute_metrics(
+        self, results: list[tuple[str, torch.Tensor | None]]
+    ) -> dict[str, float]:
+        """Compute the metrics and log the tables.
 
         Args:
-            results (list[tuple[str, torch.Tensor]]): Domain and confusion
-                matrix of each image, duplicates of distributed samplers
-                already dropped.
+            results: Domain and confusion matrix of each image (None without
+                label), duplicates of distributed samplers already dropped.
 
         Returns:
-            dict[str, float]: See the class.
+            See the class.
         """
         if self.format_only:
             return super().compute_metrics(results)
@@ -399,7 +233,7 @@ class DGIoUMetric(IoUMetric):
                 unlabelled[domain] = unlabelled.get(domain, 0) + 1
             else:
                 grouped.setdefault(domain, []).append(confusion)
-        self._say_unlabelled(unlabelled, grouped, logger)
+        self._log_unlabelled(unlabelled, grouped, logger)
         if not grouped and unlabelled:
             self.last_results = {}
             return {}
@@ -422,7 +256,7 @@ class DGIoUMetric(IoUMetric):
         return self._flatten(reports, mean)
 
     def _tables(self, reports, mean):
-        """Return what is logged: tables of domains and of classes."""
+        """Return the tables of domains and of classes for the log."""
         classes = self.dataset_meta['classes']
         return (
             f'Results by domain, percent (protocol {self.protocol}):\n'
@@ -432,11 +266,11 @@ class DGIoUMetric(IoUMetric):
         )
 
     def _report(self, confusions):
-        """Reduce the (C, C) int64 matrices of a domain's images."""
+        """Compute the report of a domain from (C, C) int64 matrices."""
         classes = self.dataset_meta['classes']
         confusion = sum(confusions)
         counted = intersect_and_union(confusion)
-        # Of one class: the background is no class.
+        # With a single class, without the background.
         counted = [area[: len(classes)] for area in counted]
         values = self.total_area_to_metrics(
             *counted, self.metrics, self.nan_to_num, self.beta
@@ -482,8 +316,8 @@ class DGIoUMetric(IoUMetric):
             for name in targets[0]
         }
 
-    def _say_unlabelled(self, unlabelled, grouped, logger):
-        """Say which images were predicted and not compared."""
+    def _log_unlabelled(self, unlabelled, grouped, logger):
+        """Log the images that were predicted but not compared."""
         for domain, count in unlabelled.items():
             compared = len(grouped.get(domain, ()))
             print_log(
@@ -500,7 +334,7 @@ class DGIoUMetric(IoUMetric):
             )
 
     def _warn(self, reports, count):
-        """Say what the numbers are not about."""
+        """Warn of domains, images and classes that were not evaluated."""
         absent = [d for d in self.domains or () if d not in reports]
         if absent:
             warn_about_results(
@@ -528,20 +362,20 @@ class DGIoUMetric(IoUMetric):
         self._warn_about_classes(reports)
 
     def _warn_about_classes(self, reports):
-        """Name the classes of the model that no label of a domain shows."""
+        """Warn of the model's classes that occur in no label of a domain."""
         number = len(self.dataset_meta['classes'])
-        # Corruptions of one dataset lack the same.
-        alike = {}
+        # Grouped: all corruptions of a dataset lack the same classes.
+        domains_by_absent = {}
         for domain, report in reports.items():
             if report['absent_classes']:
                 key = tuple(report['absent_classes'])
-                alike.setdefault(key, []).append(domain)
-        if not alike:
+                domains_by_absent.setdefault(key, []).append(domain)
+        if not domains_by_absent:
             return
         parts = [
             f'{listed(domains)}: {number - len(absent)} of {number} '
             f'(not {listed(list(absent))})'
-            for absent, domains in alike.items()
+            for absent, domains in domains_by_absent.items()
         ]
         warn_about_results(
             'The labels show fewer classes than the model has. '
@@ -562,3 +396,167 @@ class DGIoUMetric(IoUMetric):
                 )
         flat.update({f'mean_{name}': value for name, value in mean.items()})
         return flat
+
+
+def confusion_matrix(
+    prediction: torch.Tensor,
+    label: torch.Tensor,
+    num_classes: int,
+    ignore_index: int,
+) -> torch.Tensor:
+    """Compute the confusion matrix of one image.
+
+    Args:
+        prediction: (H, W), integer, class indices.
+        label: (H, W), integer, class indices.
+        num_classes: Number of classes.
+        ignore_index: Label of pixels that are not counted.
+
+    Returns:
+        (num_classes, num_classes) int64 on the CPU: rows labels, columns
+        predictions, pixels.
+
+    Raises:
+        UserError: A counted pixel is outside the classes.
+    """
+    counted = label != ignore_index
+    label = label[counted].long()
+    prediction = prediction[counted].long()
+    for name, values in (('label', label), ('prediction', prediction)):
+        if values.numel() and not (
+            0 <= values.min() <= values.max() < num_classes
+        ):
+            raise UserError(
+                f'a {name} to evaluate holds class indices '
+                f'{int(values.min())}..{int(values.max())}, but the dataset '
+                f'has {num_classes} classes (ignored: {ignore_index})'
+            )
+    counts = torch.bincount(
+        label * num_classes + prediction, minlength=num_classes**2
+    )
+    return counts.reshape(num_classes, num_classes).cpu()
+
+
+def confusion_with_background(
+    prediction: torch.Tensor, label: torch.Tensor
+) -> torch.Tensor:
+    """Compute the confusion matrix of one image for a single class.
+
+    All other pixels are background, ignored pixels too: with one class there
+    is nothing else that it could be confused with.
+
+    Args:
+        prediction: (H, W), integer, 0 for the class.
+        label: (H, W), integer, 0 for the class.
+
+    Returns:
+        (2, 2) int64 on the CPU: rows labels, columns predictions, of the class
+        and of the background, pixels.
+    """
+    return confusion_matrix(
+        (prediction != 0).long(), (label != 0).long(), 2, ignore_index=-1
+    )
+
+
+def intersect_and_union(confusion: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Reduce a confusion matrix to the arguments of mmseg's formulas.
+
+    Args:
+        confusion: (C, C) int64, rows labels.
+
+    Returns:
+        Intersection, union, predicted, labelled: each (C,) float64, pixels.
+    """
+    labelled = confusion.sum(1).double()
+    predicted = confusion.sum(0).double()
+    intersection = confusion.diag().double()
+    union = labelled + predicted - intersection
+    return intersection, union, predicted, labelled
+
+
+def mean_percent(fractions: Iterable[float]) -> float:
+    """Average over the classes that have a value, in percent.
+
+    Args:
+        fractions: In [0, 1]; NaN where there is no value.
+
+    Returns:
+        In [0, 100]; NaN if no class has a value.
+    """
+    present = [f for f in fractions if not math.isnan(f)]
+    return float(np.mean(present) * 100) if present else math.nan
+
+
+def domain_table(
+    reports: dict[str, dict],
+    mean: dict[str, float],
+    source_domains: Sequence[str] = (),
+) -> str:
+    """Format the metrics by domain (rows), with the mean over the targets.
+
+    Args:
+        reports: Domain -> ``images`` (int), ``metrics`` (name -> percent) and,
+            where there is one, ``class_iou``, from which the number of
+            classes in a mean is shown.
+        mean: Name -> percent, over the domains that are not sources.
+        source_domains: Domains the model was trained on.
+    """
+    names = list(next(iter(reports.values()))['metrics']) if reports else []
+    counts = {domain: _classes_in_mean(r) for domain, r in reports.items()}
+    # Shown where a mean is over fewer classes than the model has.
+    partial = any(c and c[0] < c[1] for c in counts.values())
+    columns = ['classes in mean'] if partial else []
+    table = PrettyTable(['domain', 'images', *columns, *names])
+    table.align = 'r'
+    table.align['domain'] = 'l'
+    targets = 0
+    for domain, report in reports.items():
+        is_source = domain in source_domains
+        targets += not is_source
+        cells = [percent_cell(report['metrics'][name]) for name in names]
+        label = f'{domain} (source)' if is_source else domain
+        if partial:
+            cells.insert(0, '{} of {}'.format(*counts[domain]))
+        table.add_row([label, report['images'], *cells])
+    if targets > 1:
+        table.add_divider()
+        cells = [percent_cell(mean[name]) for name in names]
+        what = ' targets' if source_domains else ''
+        blanks = [''] * (1 + len(columns))
+        table.add_row([f'mean of {targets}{what}', *blanks, *cells])
+    return table.get_string()
+
+
+def _classes_in_mean(report):
+    """Number of classes with an IoU and of all; None without IoU."""
+    values = report.get('class_iou')
+    if not values:
+        return None
+    return sum(v is not None for v in values.values()), len(values)
+
+
+def class_table(reports: dict[str, dict], classes: Sequence[str]) -> str:
+    """Format IoU by class (rows) and domain (columns).
+
+    Args:
+        reports: Domain -> ``class_iou`` (class -> percent, None where the
+            class does not occur).
+        classes: The rows.
+    """
+    table = PrettyTable(['class', *reports])
+    table.align = 'r'
+    table.align['class'] = 'l'
+    for name in classes:
+        cells = [
+            percent_cell(report.get('class_iou', {}).get(name))
+            for report in reports.values()
+        ]
+        table.add_row([name, *cells])
+    return table.get_string()
+
+
+def percent_cell(value: float | None) -> str:
+    """Format a percentage; ``-`` for None and NaN."""
+    if value is None or math.isnan(value):
+        return '-'
+    return f'{value:.2f}'

@@ -1,4 +1,4 @@
-"""Named evaluation protocols: how a config's test images are compared.
+"""Evaluation protocols: resizing and inference mode of the test images.
 
 - ``clouds``: the whole image at once, resized to a short edge of 1024.
   BDD100K, Mapillary and ACDC are compared at the resized size, all others at
@@ -10,7 +10,7 @@
 
 from copy import deepcopy
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.utils.errors import UserError
@@ -18,19 +18,19 @@ from clouds_mmseg.utils.errors import UserError
 SHORT_EDGE = 1024
 # No image of the benchmarks is more than four times as long as high.
 _LONG_EDGE = 4096
-_WHOLE = dict(mode='whole')
+_WHOLE_IMAGE = dict(mode='whole')
 PROTOCOLS = dict(
-    clouds=_WHOLE,
-    native=_WHOLE,
+    clouds=_WHOLE_IMAGE,
+    native=_WHOLE_IMAGE,
     slide=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)),
 )
-_OWN_STEPS = ('Resize', 'ResizeShortestEdge', 'EvaluateAtInputSize')
+_PROTOCOL_STEPS = ('Resize', 'ResizeShortestEdge', 'EvaluateAtInputSize')
 _METRICS = ('DGIoUMetric', 'CorruptionMetric')
 _LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations')
 
 
-def apply_protocol(cfg, name):
-    """Rewrite a config so that it is evaluated by a protocol.
+def apply_protocol(cfg: Config, name: str) -> Config:
+    """Rewrite a config for an evaluation protocol.
 
     Changes the pipelines of the datasets of ``val_dataloader`` and
     ``test_dataloader``, ``model.test_cfg`` and the ``protocol`` of
@@ -38,15 +38,15 @@ def apply_protocol(cfg, name):
     ``test_evaluator``.
 
     Args:
-        cfg (mmengine.config.Config): Changed in place.
-        name (str): A key of :data:`PROTOCOLS`.
+        cfg: Changed in place.
+        name: A key of :data:`PROTOCOLS`.
 
     Returns:
-        mmengine.config.Config: ``cfg``.
+        ``cfg`` itself.
 
     Raises:
-        UserError: There is no such protocol, or a test pipeline does not
-            begin with loading an image.
+        UserError: There is no such protocol, or a test pipeline does not begin
+            with loading an image.
     """
     if name not in PROTOCOLS:
         raise UserError(
@@ -74,7 +74,7 @@ def apply_protocol(cfg, name):
 
 
 def _rewrite_dataset(dataset, name):
-    """Rewrite the pipelines of a dataset config and of those inside it."""
+    """Rewrite the pipelines of a dataset config, nested ones included."""
     for child in dataset.get('datasets') or []:
         _rewrite_dataset(child, name)
     if dataset.get('dataset'):
@@ -88,17 +88,19 @@ def _rewrite_dataset(dataset, name):
         )
 
 
-def rewrite_pipeline(pipeline, name, *, at_input_size):
-    """Return a test pipeline as a protocol has it.
+def rewrite_pipeline(
+    pipeline: list[dict], name: str, *, at_input_size: bool
+) -> list[dict]:
+    """Rewrite a test pipeline for a protocol.
 
     Args:
-        pipeline (list[dict]): Begins with the step that loads the image.
-            Steps that no protocol knows stay, after the loading and resizing.
-        name (str): A key of :data:`PROTOCOLS`.
-        at_input_size (bool): Compare at the resized size under ``clouds``.
+        pipeline: Begins with the step that loads the image. Steps that belong
+            to no protocol are kept, after loading and resizing.
+        name: A key of :data:`PROTOCOLS`.
+        at_input_size: Compare at the resized size under ``clouds``.
 
     Returns:
-        list[dict]: A new list.
+        A new list.
 
     Raises:
         UserError: The pipeline does not begin with loading an image.
@@ -110,12 +112,12 @@ def rewrite_pipeline(pipeline, name, *, at_input_size):
             f'protocol {name!r} cannot be applied to a test pipeline that '
             f'begins with {first!r}: the first step must load the image'
         )
-    image, *steps = [s for s in steps if s['type'] not in _OWN_STEPS]
+    image, *steps = [s for s in steps if s['type'] not in _PROTOCOL_STEPS]
     labels = [s for s in steps if s['type'] in _LABEL_STEPS]
     rest = [s for s in steps if s['type'] not in _LABEL_STEPS]
     if name != 'clouds':
         return [image, *labels, *rest]
-    # Pillow filters when it shrinks, as the official evaluation does.
+    # Pillow filters when downscaling, like the official evaluation.
     resize = dict(
         type='Resize',
         scale=(_LONG_EDGE, SHORT_EDGE),

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -15,24 +16,26 @@ from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import CLASSES, LABEL_ID_TO_TRAIN_ID
 from clouds_mmseg.utils.errors import UserError
 
-# How many files a problem names.
+# Files that a message lists.
 _NAMED = 3
+# Date of every file in the archive: equal predictions make equal archives.
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of one server.
+    """Submission format of one evaluation server.
 
     Attributes:
-        title: What people call it.
-        url: Where the zip goes.
-        folder: Of the files in the zip.
-        pattern: What a file name must match; the group ``key`` names the
-            image.
-        example: A right name.
-        size: Width and height, pixels.
+        title: Name in messages.
+        url: Upload page.
+        folder: Of the files in the zip file.
+        pattern: Regular expression of file names; the group ``key`` identifies
+            the image.
+        example: A valid file name.
+        size: Width and height in pixels.
         ids: Train id -> id in the files.
-        kind: What these ids are called.
+        kind: Name of these ids.
         counts: Split -> number of images.
     """
 
@@ -41,13 +44,13 @@ class Rules:
     folder: str
     pattern: str
     example: str
-    size: tuple
-    ids: dict = field(repr=False)
+    size: tuple[int, int]
+    ids: dict[int, int] = field(repr=False)
     kind: str = 'train ids'
-    counts: dict = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
-    def key(self, name):
-        """Return what a file name says of its image, None if it is wrong."""
+    def key(self, name: str) -> str | None:
+        """Return the image key of a file name, None if it is invalid."""
         match = re.fullmatch(self.pattern, name)
         return match and match['key']
 
@@ -77,169 +80,36 @@ SERVERS = dict(
 )
 
 
-def check_names(names, rules, *, split='test'):
-    """Compare file names with the rules of a server.
-
-    Args:
-        names (Iterable[str]): File names, without folders.
-        rules (Rules): Of the server.
-        split (str): Whose number of images is wanted.
-
-    Returns:
-        list[str]: Problems; empty if all is well.
-    """
-    problems, keys, wrong, double = [], set(), [], []
-    for name in names:
-        key = rules.key(name)
-        if key is None:
-            wrong.append(name)
-        elif key in keys:
-            double.append(name)
-        else:
-            keys.add(key)
-    if wrong:
-        problems.append(f'{_some(wrong)}: names must be like {rules.example}')
-    if double:
-        problems.append(f'{_some(double)}: another file is of the same image')
-    wanted = rules.counts[split]
-    if len(keys) != wanted:
-        problems.append(
-            f'{len(keys)} images, but the {split} split of {rules.title} has '
-            f'{wanted}'
-        )
-    return problems
-
-
-def check_submission(path, server, *, split='test'):
-    """Compare a zip file with the rules of its server.
-
-    Names, number, sizes, modes and ids are looked at; every file is decoded.
-
-    Args:
-        path (str | Path): The zip file.
-        server (str): A key of :data:`SERVERS`.
-        split (str): ``'test'``, or ``'val'`` for a rehearsal.
-
-    Returns:
-        list[str]: Problems; empty if the server will take it.
-
-    Raises:
-        UserError: The server or split is unknown, or there is no such file.
-    """
-    rules = rules_of(server, split)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _check_archive(archive, rules, split)
-    except FileNotFoundError as error:
-        raise UserError(f'there is no zip file {path}') from error
-    except zipfile.BadZipFile as error:
-        return [f'{path} is no zip file, or damaged: {error}']
-
-
-def rules_of(server, split='test'):
-    """Return the rules of a server.
-
-    Raises:
-        UserError: The server or the split is unknown.
-    """
-    if server not in SERVERS:
-        raise UserError(
-            f'unknown server {server!r}; there are: ' + ', '.join(SERVERS)
-        )
-    rules = SERVERS[server]
-    if split not in rules.counts:
-        raise UserError(
-            f'{rules.title} has no split {split!r} to predict; there are: '
-            + ', '.join(rules.counts)
-        )
-    return rules
-
-
-def _check_archive(archive, rules, split):
-    entries = [e for e in archive.infolist() if not e.is_dir()]
-    problems, names = [], []
-    outside, bad = [], {}
-    for entry in entries:
-        place = PurePosixPath(entry.filename)
-        if place.parts[:-1] != (rules.folder,):
-            outside.append(entry.filename)
-            continue
-        names.append(place.name)
-        if rules.key(place.name) is not None:
-            problem = _check_picture(archive, entry, rules)
-            if problem:
-                bad.setdefault(problem, []).append(place.name)
-    if outside:
-        problems.append(f'{_some(outside)}: files must lie in {rules.folder}/')
-    problems += check_names(names, rules, split=split)
-    problems += [f'{_some(files)}: {what}' for what, files in bad.items()]
-    return problems
-
-
-def _check_picture(archive, entry, rules):
-    """Return what is wrong with one label map, or None."""
-    try:
-        with archive.open(entry) as stream, Image.open(stream) as image:
-            mode, size = image.mode, image.size
-            if mode not in ('L', 'P'):
-                return f'mode {mode}, but 8-bit with one channel is wanted'
-            if size != rules.size:
-                return (
-                    f'{size[0]}x{size[1]} pixels, but the images of '
-                    f'{rules.title} have {rules.size[0]}x{rules.size[1]}'
-                )
-            histogram = image.histogram()
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        zipfile.BadZipFile,
-        Image.DecompressionBombError,
-    ) as error:
-        return f'cannot be decoded ({error})'
-    legal = set(rules.ids.values())
-    odd = [i for i, n in enumerate(histogram) if n and i not in legal]
-    if odd:
-        return (
-            f'ids {", ".join(map(str, odd[:5]))}'
-            f'{", ..." if len(odd) > 5 else ""}, which no evaluated class '
-            f'has; {rules.title} wants {rules.kind}'
-        )
-    return None
-
-
-def _some(names):
-    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-    return ', '.join(names[:_NAMED]) + more
-
-
-# Of every file in the archive, so that equal predictions make equal archives.
-_DATE = (1980, 1, 1, 0, 0, 0)
-
-
 @METRICS.register_module()
 class SubmissionMetric(BaseMetric):
-    """Write label maps and the zip file that a test server takes.
+    """Write label maps and the zip file for an evaluation server.
 
-    It measures nothing: the labels are with the server. Files are
+    No metric is computed: the labels are not public. Files are
     ``out_dir/<server>_<split>/<folder>/<image name>.png``, the archive is
     ``out_dir/<server>_<split>.zip``; names, ids and folder are the server's
-    (:mod:`clouds_mmseg.evaluation.submission`). The archive appears under
-    its name only when it keeps all rules.
+    (:data:`SERVERS`). The archive is renamed to its path only after all checks
+    have passed.
 
     Args:
-        servers (dict[str, str]): Domain -> ``'cityscapes'`` or ``'acdc'``.
-        out_dir (str | Path): Where the files go; in a run of several
-            processes a folder that all of them see.
-        split (str): ``'test'``, or ``'val'`` for a rehearsal.
+        servers: Domain -> ``'cityscapes'`` or ``'acdc'``.
+        out_dir: Where the files go; in a run of several processes a folder
+            that all of them see.
+        split: ``'test'``, or ``'val'`` for a rehearsal.
         **kwargs: Arguments of mmengine's ``BaseMetric``.
 
     Raises:
-        UserError: A server or split is unknown, a prediction does not have
-            the size that the server wants, or the archive breaks a rule.
+        UserError: A server or split is unknown, a prediction does not have the
+            size that the server wants, or the archive breaks a rule.
     """
 
-    def __init__(self, *, servers, out_dir, split='test', **kwargs):
+    def __init__(
+        self,
+        *,
+        servers: dict[str, str],
+        out_dir: str | Path,
+        split: str = 'test',
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.servers = dict(servers)
         self.out_dir = Path(out_dir)
@@ -252,17 +122,16 @@ class SubmissionMetric(BaseMetric):
             self._tables[server] = table
 
     @property
-    def domains(self):
-        """The domains that may occur."""
+    def domains(self) -> list[str]:
+        """Domains that are accepted."""
         return list(self.servers)
 
-    def process(self, data_batch, data_samples):
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Write the predictions of a batch.
 
         Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): ``pred_sem_seg`` with ``data``
-                (1, H, W) integer, ``domain`` and ``img_path``.
+            data_samples: ``pred_sem_seg`` with ``data`` (1, H, W) integer,
+                ``domain`` and ``img_path``.
         """
         for sample in data_samples:
             server = self.servers[sample['domain']]
@@ -293,15 +162,14 @@ class SubmissionMetric(BaseMetric):
         name = f'{server}_{self.split}'
         return self.out_dir / name / self._rules[server].folder
 
-    def compute_metrics(self, results):
+    def compute_metrics(self, results: list[tuple[str, str]]) -> dict:
         """Pack and check the archives.
 
         Args:
-            results (list[tuple[str, str]]): Server and file name of each
-                image.
+            results: Server and file name of each image.
 
         Returns:
-            dict: Empty.
+            Empty.
         """
         for server, rules in self._rules.items():
             names = sorted({name for s, name in results if s == server})
@@ -340,3 +208,143 @@ class SubmissionMetric(BaseMetric):
                     zipfile.ZipInfo(inside, _DATE),
                     (folder / name).read_bytes(),
                 )
+
+
+def check_submission(
+    path: str | Path, server: str, *, split: str = 'test'
+) -> list[str]:
+    """Check a zip file against the rules of its server.
+
+    Every file is decoded; its name, size, mode and ids are checked.
+
+    Args:
+        path: The zip file.
+        server: A key of :data:`SERVERS`.
+        split: ``'test'``, or ``'val'`` for a rehearsal.
+
+    Returns:
+        Problems; empty if the server will accept the file.
+
+    Raises:
+        UserError: The server or split is unknown, or there is no such file.
+    """
+    rules = rules_of(server, split)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _check_archive(archive, rules, split)
+    except FileNotFoundError as error:
+        raise UserError(f'there is no zip file {path}') from error
+    except zipfile.BadZipFile as error:
+        return [f'{path} is no zip file, or damaged: {error}']
+
+
+def rules_of(server: str, split: str = 'test') -> Rules:
+    """Return the rules of a server.
+
+    Raises:
+        UserError: The server or the split is unknown.
+    """
+    if server not in SERVERS:
+        raise UserError(
+            f'unknown server {server!r}; there are: ' + ', '.join(SERVERS)
+        )
+    rules = SERVERS[server]
+    if split not in rules.counts:
+        raise UserError(
+            f'{rules.title} has no split {split!r} to predict; there are: '
+            + ', '.join(rules.counts)
+        )
+    return rules
+
+
+def check_names(
+    names: Iterable[str], rules: Rules, *, split: str = 'test'
+) -> list[str]:
+    """Check file names against the rules of a server.
+
+    Args:
+        names: File names, without folders.
+        rules: Of the server.
+        split: Its number of images is required.
+
+    Returns:
+        Problems; empty if there are none.
+    """
+    problems, keys, wrong, double = [], set(), [], []
+    for name in names:
+        key = rules.key(name)
+        if key is None:
+            wrong.append(name)
+        elif key in keys:
+            double.append(name)
+        else:
+            keys.add(key)
+    if wrong:
+        problems.append(f'{_some(wrong)}: names must be like {rules.example}')
+    if double:
+        problems.append(f'{_some(double)}: another file is of the same image')
+    required = rules.counts[split]
+    if len(keys) != required:
+        problems.append(
+            f'{len(keys)} images, but the {split} split of {rules.title} has '
+            f'{required}'
+        )
+    return problems
+
+
+def _check_archive(archive, rules, split):
+    entries = [e for e in archive.infolist() if not e.is_dir()]
+    problems, names = [], []
+    outside, bad = [], {}
+    for entry in entries:
+        path = PurePosixPath(entry.filename)
+        if path.parts[:-1] != (rules.folder,):
+            outside.append(entry.filename)
+            continue
+        names.append(path.name)
+        if rules.key(path.name) is not None:
+            problem = _check_label_map(archive, entry, rules)
+            if problem:
+                bad.setdefault(problem, []).append(path.name)
+    if outside:
+        problems.append(f'{_some(outside)}: files must lie in {rules.folder}/')
+    problems += check_names(names, rules, split=split)
+    problems += [f'{_some(files)}: {what}' for what, files in bad.items()]
+    return problems
+
+
+def _check_label_map(archive, entry, rules):
+    """Return the problem of one label map, or None."""
+    try:
+        with archive.open(entry) as stream, Image.open(stream) as image:
+            mode, size = image.mode, image.size
+            if mode not in ('L', 'P'):
+                return f'mode {mode}, but 8-bit with one channel is wanted'
+            if size != rules.size:
+                return (
+                    f'{size[0]}x{size[1]} pixels, but the images of '
+                    f'{rules.title} have {rules.size[0]}x{rules.size[1]}'
+                )
+            histogram = image.histogram()
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        zipfile.BadZipFile,
+        Image.DecompressionBombError,
+    ) as error:
+        return f'cannot be decoded ({error})'
+    valid = set(rules.ids.values())
+    odd = [i for i, n in enumerate(histogram) if n and i not in valid]
+    if odd:
+        return (
+            f'ids {", ".join(map(str, odd[:5]))}'
+            f'{", ..." if len(odd) > 5 else ""}, which no evaluated class '
+            f'has; {rules.title} wants {rules.kind}'
+        )
+    return None
+
+
+def _some(names):
+    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    return ', '.join(names[:_NAMED]) + more

@@ -1,8 +1,9 @@
-"""A data set under every corruption at every severity."""
+"""Dataset under every corruption at every severity; stored image sets."""
 
 import copy
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dataset import ConcatDataset
@@ -19,132 +20,43 @@ FORMAT = 1
 _COMMAND = 'python tools/make_corruptions.py IMAGE_FOLDER'
 
 
-def read_set(folder):
-    """Read what a set says about itself.
-
-    Args:
-        folder (str | Path): The set.
-
-    Returns:
-        dict: ``recipe`` (``seed``, ``images``, ``digest`` of their names),
-        ``complete`` (domains that are whole) and ``info`` (for people).
-
-    Raises:
-        DataError: There is no set, or it is damaged.
-    """
-    path = Path(folder) / SET_FILE
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        if content['format'] == FORMAT:
-            return content
-        problem = f'has format {content["format"]!r}, not {FORMAT}'
-    except FileNotFoundError:
-        problem = 'does not exist'
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f'cannot be read ({type(error).__name__}: {error})'
-    raise DataError(
-        f'corrupted images: {path} {problem}. Make the set with: {_COMMAND} '
-        f'{folder}'
-    )
-
-
-def read_entries(folder):
-    """Read the manifest of a set, finished or not.
-
-    Args:
-        folder (str | Path): The set.
-
-    Returns:
-        dict[str, dict]: File below the folder -> ``source``, ``seed``,
-        ``bytes``, ``sha256``. Lines that a kill cut short are passed over.
-    """
-    entries = {}
-    try:
-        lines = (Path(folder) / MANIFEST_FILE).read_bytes().split(b'\n')
-    except FileNotFoundError:
-        return entries
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            entries[entry['file']] = entry
-        except (ValueError, KeyError, TypeError):
-            continue
-    return entries
-
-
-def require_domains(folder, corruptions, severities, seed):
-    """Check that a set has what is asked for.
-
-    Args:
-        folder (str | Path): The set.
-        corruptions (Sequence[str]): Names.
-        severities (Sequence[int]): 1..5.
-        seed (int): That the images must have been made with.
-
-    Returns:
-        dict: See :func:`read_set`.
-
-    Raises:
-        DataError: A domain is not whole, or the seed is another one.
-    """
-    found = read_set(folder)
-    wanted = [domain_of(c, s) for c in corruptions for s in severities]
-    missing = [d for d in wanted if d not in found['complete']]
-    if missing:
-        more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
-        raise DataError(
-            f'the corrupted images in {folder} lack {", ".join(missing[:5])}'
-            f'{more}. Run the command that made them again, it continues: '
-            f'{_COMMAND} {folder}'
-        )
-    made = found['recipe']['seed']
-    if made != seed:
-        raise DataError(
-            f'the corrupted images in {folder} were made with seed {made}, '
-            f'but seed={seed} is asked for; give that seed, or make another '
-            'set'
-        )
-    return found
-
-
 @DATASETS.register_module()
 class CorruptedDataset(ConcatDataset):
     """One test set as many domains: clean, and each corruption and severity.
 
-    With Cityscapes inside this is Cityscapes-C. The domains are called
+    With Cityscapes as dataset this is Cityscapes-C. The domains are called
     ``clean``, ``gaussian_noise_1``, ..., ``jpeg_compression_5``. The images
-    are corrupted as they are read, or, faster from the second test on, read
-    from the folder that ``tools/make_corruptions.py`` wrote; both give the
-    same pixels. Labels are those of the data set.
+    are corrupted when they are loaded, or loaded from the folder that
+    ``tools/make_corruptions.py`` wrote, which is faster for repeated tests;
+    both give the same pixels. Labels are those of the dataset.
 
     Args:
-        dataset (dict): Config of a labelled :class:`DGDataset`, whose
-            pipeline begins with loading the image.
-        folder (str, optional): Corrupted images of the data set's image
-            folder.
-        corruptions (Sequence[str], optional): Names of corruptions or
-            categories. Defaults to all fifteen.
-        severities (Sequence[int], optional): Defaults to 1..5.
-        clean (bool): Whether to begin with the images as they are.
-        seed (int): Of the random numbers of the corruptions.
+        dataset: Config of a labelled :class:`DGDataset`, whose pipeline begins
+            with loading the image.
+        folder: Corrupted images of the dataset's image folder.
+        corruptions: Names of corruptions or categories. Defaults to all
+            fifteen.
+        severities: Defaults to 1..5.
+        clean: Whether to include the uncorrupted images, first.
+        seed: Of the random numbers of the corruptions.
         **kwargs: Arguments of mmengine's ``ConcatDataset``.
 
     Raises:
         UserError: An unknown corruption or severity.
-        DataError: The folder is not whole, or made from other images or with
+        DataError: The folder is incomplete, or made from other images or with
             another seed.
-        ValueError: The data set is of another kind.
+        ValueError: The dataset is not a :class:`DGDataset`.
     """
 
     def __init__(
         self,
         *,
-        dataset,
-        folder=None,
-        corruptions=None,
-        severities=None,
-        clean=True,
-        seed=0,
+        dataset: dict,
+        folder: str | None = None,
+        corruptions: Sequence[str] | None = None,
+        severities: Sequence[int] | None = None,
+        clean: bool = True,
+        seed: int = 0,
         **kwargs,
     ):
         corruptions, severities = check_choice(corruptions, severities)
@@ -158,10 +70,12 @@ class CorruptedDataset(ConcatDataset):
             )
         original = self._build(dataset, CLEAN)
         if folder is not None:
-            made = require_domains(folder, corruptions, severities, seed)
+            description = require_domains(
+                folder, corruptions, severities, seed
+            )
             print_log(
                 f'Corrupted images: {folder}, made from '
-                f'{made["info"]["source"]} with seed {seed}',
+                f'{description["info"]["source"]} with seed {seed}',
                 logger='current',
             )
         datasets = [original] if clean else []
@@ -180,7 +94,7 @@ class CorruptedDataset(ConcatDataset):
         return DATASETS.build(cfg)
 
     def _corrupted(self, cfg, original, corruption, severity):
-        """Return the config of the data set under one corruption."""
+        """Return the config of the dataset under one corruption."""
         cfg = copy.deepcopy(cfg)
         load, *rest = cfg['pipeline']
         if self.folder is None:
@@ -192,7 +106,7 @@ class CorruptedDataset(ConcatDataset):
             )
             cfg['pipeline'] = [load, step, *rest]
         else:
-            # Labels and what their ids mean stay the data set's own.
+            # Labels and label table remain those of the dataset.
             step = dict(
                 type='TakeImageFrom',
                 source=original.data_prefix['img_path'],
@@ -201,30 +115,123 @@ class CorruptedDataset(ConcatDataset):
             cfg['pipeline'] = [step, load, *rest]
         return cfg
 
-    def full_init(self):
-        """List the images, and compare them with those of the folder.
+    def full_init(self) -> None:
+        """List the images and compare them with those of the folder.
 
         Raises:
-            DataError: The folder was not made of these images.
+            DataError: The folder was made of other images.
         """
         if self._fully_initialized:
             return
         super().full_init()
         if self.folder is None:
             return
-        made = {
+        sources = {
             entry['source'] for entry in read_entries(self.folder).values()
         }
         root = self.datasets[0].data_prefix['img_path']
         first = self.datasets[0]
-        here = {
+        images = {
             os.path.relpath(first.get_data_info(i)['img_path'], root)
             for i in range(len(first))
         }
-        if missing := sorted(here - made):
+        if missing := sorted(images - sources):
             raise DataError(
                 f'the corrupted images in {self.folder} lack {len(missing)} '
-                f'of the {len(here)} images in {root}, for example '
+                f'of the {len(images)} images in {root}, for example '
                 f'{missing[0]}; make them of that folder: python '
                 f'tools/make_corruptions.py {root} ANOTHER_FOLDER'
             )
+
+
+def require_domains(
+    folder: str | Path,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+) -> dict:
+    """Check that a set has the selected domains.
+
+    Args:
+        folder: The set.
+        corruptions: Names.
+        severities: 1..5.
+        seed: That the images must have been made with.
+
+    Returns:
+        See :func:`read_set`.
+
+    Raises:
+        DataError: A domain is not complete, or the seed differs.
+    """
+    found = read_set(folder)
+    domains = [domain_of(c, s) for c in corruptions for s in severities]
+    missing = [d for d in domains if d not in found['complete']]
+    if missing:
+        more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
+        raise DataError(
+            f'the corrupted images in {folder} lack {", ".join(missing[:5])}'
+            f'{more}. Run the command that made them again, it continues: '
+            f'{_COMMAND} {folder}'
+        )
+    recipe_seed = found['recipe']['seed']
+    if recipe_seed != seed:
+        raise DataError(
+            f'the corrupted images in {folder} were made with seed '
+            f'{recipe_seed}, but seed={seed} is asked for; give that seed, '
+            'or make another set'
+        )
+    return found
+
+
+def read_set(folder: str | Path) -> dict:
+    """Read the description of a corrupted image set.
+
+    Args:
+        folder: The set.
+
+    Returns:
+        ``recipe`` (``seed``, ``images``, ``digest`` of their names),
+        ``complete`` (complete domains) and ``info`` (not evaluated).
+
+    Raises:
+        DataError: The file does not exist, or is damaged.
+    """
+    path = Path(folder) / SET_FILE
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if content['format'] == FORMAT:
+            return content
+        problem = f'has format {content["format"]!r}, not {FORMAT}'
+    except FileNotFoundError:
+        problem = 'does not exist'
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f'cannot be read ({type(error).__name__}: {error})'
+    raise DataError(
+        f'corrupted images: {path} {problem}. Make the set with: {_COMMAND} '
+        f'{folder}'
+    )
+
+
+def read_entries(folder: str | Path) -> dict[str, dict]:
+    """Read the manifest of a set, complete or not.
+
+    Args:
+        folder: The set.
+
+    Returns:
+        File below the folder -> ``source``, ``seed``, ``bytes``, ``sha256``.
+        Truncated lines of an interrupted run are skipped.
+    """
+    entries = {}
+    try:
+        lines = (Path(folder) / MANIFEST_FILE).read_bytes().split(b'\n')
+    except FileNotFoundError:
+        return entries
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            entries[entry['file']] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return entries

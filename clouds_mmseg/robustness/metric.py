@@ -1,7 +1,9 @@
-"""IoU under common corruptions, by kind and by severity."""
+"""IoU under common corruptions, by corruption and severity."""
 
 import math
+from collections.abc import Sequence
 
+import torch
 from mmseg.registry import METRICS
 from prettytable import PrettyTable
 
@@ -9,15 +11,120 @@ from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric, percent_cell
 from clouds_mmseg.robustness.corruptions import CATEGORIES, CLEAN, split_domain
 
 
-def corruption_table(summary):
-    """Draw a row per corruption, a column per severity, and the means.
+@METRICS.register_module()
+class CorruptionMetric(DGIoUMetric):
+    """``DGIoUMetric`` for the domains of a :class:`CorruptedDataset`.
+
+    Every corruption at every severity is a domain; IoU is computed over its
+    images. Besides the values of ``DGIoUMetric`` there are, in percent:
+
+    - ``corruption/<name>``: mean mIoU over the severities of a corruption;
+    - ``severity/<n>``: mean mIoU over the corruptions at a severity;
+    - ``category/<name>``: mean over the corruptions of a category;
+    - ``mean_mIoU``: mean over the corruptions, without the clean images: the
+      score of a model;
+    - ``retention``: ``mean_mIoU`` in percent of the clean mIoU.
+
+    With all corruptions and severities ``mean_mIoU`` is the mean over all
+    domains as well. ``last_results`` holds them under ``corruptions``.
 
     Args:
-        summary (dict): See
-            :func:`clouds_mmseg.robustness.metric.summarize`.
+        **kwargs: See :class:`DGIoUMetric`. ``source_domains`` is set here.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(source_domains=[CLEAN], **kwargs)
+
+    def compute_metrics(
+        self, results: list[tuple[str, torch.Tensor]]
+    ) -> dict[str, float]:
+        """Compute all values and log the tables.
+
+        Args:
+            results: See :class:`DGIoUMetric`.
+
+        Returns:
+            See the class.
+        """
+        metrics = super().compute_metrics(results)
+        if self.format_only:
+            return metrics
+        summary = summarize(self.last_results['domains'])
+        self.last_results['corruptions'] = summary
+        for kind in ('corruption', 'severity', 'category'):
+            for name, value in summary[kind].items():
+                metrics[f'{kind}/{name}'] = value
+        metrics['retention'] = summary['retention']
+        return metrics
+
+    def _tables(self, reports, mean):
+        summary = summarize(reports)
+        return (
+            'mIoU by corruption and severity, percent (protocol '
+            f'{self.protocol}):\n'
+            + corruption_table(summary)
+            + '\nIoU by class, percent, mean over the corruptions of a '
+            'category (-: the class does not occur):\n'
+            + class_by_category_table(reports, self.dataset_meta['classes'])
+        )
+
+
+def summarize(reports: dict[str, dict], metric: str = 'mIoU') -> dict:
+    """Compute the means over severities, corruptions and categories.
+
+    Args:
+        reports: Domain -> ``metrics`` (name -> percent).
+        metric: The metric that is averaged.
 
     Returns:
-        str: The table, and a line with the clean images below.
+        ``images`` (of a domain), ``clean`` (percent, NaN without the clean
+        domain), ``grid`` (corruption -> severity -> percent), ``corruption``,
+        ``severity``, ``category`` (name -> percent), ``overall`` and
+        ``retention`` (percent).
+    """
+    grid = {}
+    for domain, report in reports.items():
+        parts = split_domain(domain)
+        if parts is not None:
+            corruption, severity = parts
+            row = grid.setdefault(corruption, {})
+            row[severity] = report['metrics'][metric]
+    by_corruption = {name: _mean(row.values()) for name, row in grid.items()}
+    severities = sorted({s for row in grid.values() for s in row})
+    clean = reports.get(CLEAN, {}).get('metrics', {}).get(metric, math.nan)
+    overall = _mean(by_corruption.values())
+    return dict(
+        images=max((r['images'] for r in reports.values()), default=0),
+        clean=clean,
+        grid=grid,
+        corruption=by_corruption,
+        severity={
+            s: _mean(row[s] for row in grid.values() if s in row)
+            for s in severities
+        },
+        category={
+            category: _mean(by_corruption[n] for n in names if n in grid)
+            for category, names in CATEGORIES.items()
+            if any(name in grid for name in names)
+        },
+        overall=overall,
+        retention=100 * overall / clean if clean else math.nan,
+    )
+
+
+def _mean(values):
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
+
+
+def corruption_table(summary: dict) -> str:
+    """Format mIoU by corruption (rows) and severity (columns), with means.
+
+    Args:
+        summary: See :func:`clouds_mmseg.robustness.metric.summarize`.
+
+    Returns:
+        The table, and a line about the clean images.
     """
     severities = list(summary['severity'])
     table = PrettyTable(['corruption', *map(str, severities), 'mean'])
@@ -55,16 +162,15 @@ def _severity_mean(grid, names, severity):
     return sum(values) / len(values) if values else None
 
 
-def class_by_category_table(reports, classes):
-    """Draw a row per class and a column per category of corruptions.
+def class_by_category_table(
+    reports: dict[str, dict], classes: Sequence[str]
+) -> str:
+    """Format IoU by class (rows) and category of corruptions (columns).
 
     Args:
-        reports (dict[str, dict]): Domain -> ``class_iou`` (class -> percent,
-            None where the class does not occur).
-        classes (Sequence[str]): The rows.
-
-    Returns:
-        str: The table.
+        reports: Domain -> ``class_iou`` (class -> percent, None where the
+            class does not occur).
+        classes: The rows.
     """
     columns = {CLEAN: [CLEAN]} if CLEAN in reports else {}
     for category, names in CATEGORIES.items():
@@ -89,108 +195,3 @@ def class_by_category_table(reports, classes):
             cells.append(percent_cell(mean))
         table.add_row([name, *cells])
     return table.get_string()
-
-
-@METRICS.register_module()
-class CorruptionMetric(DGIoUMetric):
-    """``DGIoUMetric`` for the domains of a :class:`CorruptedDataset`.
-
-    Every corruption at every severity is a domain, over whose images the IoU
-    is taken. Beside what ``DGIoUMetric`` returns there are, in percent:
-
-    - ``corruption/<name>``: mean mIoU over the severities of a corruption;
-    - ``severity/<n>``: mean mIoU over the corruptions at a severity;
-    - ``category/<name>``: mean over the corruptions of a category;
-    - ``mean_mIoU``: mean over the corruptions, the number of a model; the
-      clean images are no part of it;
-    - ``retention``: ``mean_mIoU`` in percent of the clean mIoU.
-
-    With all corruptions and severities ``mean_mIoU`` is the mean over all
-    domains as well. ``last_results`` holds them under ``corruptions``.
-
-    Args:
-        **kwargs: See :class:`DGIoUMetric`. ``source_domains`` is set here.
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(source_domains=[CLEAN], **kwargs)
-
-    def compute_metrics(self, results):
-        """Compute all values and log the tables.
-
-        Args:
-            results (list[tuple[str, torch.Tensor]]): See
-                :class:`DGIoUMetric`.
-
-        Returns:
-            dict[str, float]: See the class.
-        """
-        metrics = super().compute_metrics(results)
-        if self.format_only:
-            return metrics
-        summary = summarize(self.last_results['domains'])
-        self.last_results['corruptions'] = summary
-        for kind in ('corruption', 'severity', 'category'):
-            for name, value in summary[kind].items():
-                metrics[f'{kind}/{name}'] = value
-        metrics['retention'] = summary['retention']
-        return metrics
-
-    def _tables(self, reports, mean):
-        summary = summarize(reports)
-        return (
-            'mIoU by corruption and severity, percent (protocol '
-            f'{self.protocol}):\n'
-            + corruption_table(summary)
-            + '\nIoU by class, percent, mean over the corruptions of a '
-            'category (-: the class does not occur):\n'
-            + class_by_category_table(reports, self.dataset_meta['classes'])
-        )
-
-
-def summarize(reports, metric='mIoU'):
-    """Take the means over severities, corruptions and categories.
-
-    Args:
-        reports (dict[str, dict]): Domain -> ``metrics`` (name -> percent).
-        metric (str): The metric that is averaged.
-
-    Returns:
-        dict: ``images`` (of a domain), ``clean`` (percent, NaN without the
-        clean domain), ``grid`` (corruption -> severity -> percent),
-        ``corruption``, ``severity``, ``category`` (name -> percent),
-        ``overall`` and ``retention`` (percent).
-    """
-    grid = {}
-    for domain, report in reports.items():
-        place = split_domain(domain)
-        if place is not None:
-            corruption, severity = place
-            row = grid.setdefault(corruption, {})
-            row[severity] = report['metrics'][metric]
-    by_corruption = {name: _mean(row.values()) for name, row in grid.items()}
-    severities = sorted({s for row in grid.values() for s in row})
-    clean = reports.get(CLEAN, {}).get('metrics', {}).get(metric, math.nan)
-    overall = _mean(by_corruption.values())
-    return dict(
-        images=max((r['images'] for r in reports.values()), default=0),
-        clean=clean,
-        grid=grid,
-        corruption=by_corruption,
-        severity={
-            s: _mean(row[s] for row in grid.values() if s in row)
-            for s in severities
-        },
-        category={
-            category: _mean(by_corruption[n] for n in names if n in grid)
-            for category, names in CATEGORIES.items()
-            if any(name in grid for name in names)
-        },
-        overall=overall,
-        retention=100 * overall / clean if clean else math.nan,
-    )
-
-
-def _mean(values):
-    values = list(values)
-    return sum(values) / len(values) if values else math.nan

@@ -1,8 +1,9 @@
-"""Corrupted copies of a folder of images."""
+"""Writing of a corrupted image set, and its contact sheet."""
 
 import errno
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -39,19 +40,338 @@ from clouds_mmseg.utils.parallel import parallel_map
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+# Packages whose version may change the pixels of a corrupted image.
+_DISTRIBUTIONS = (
+    LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
+)  # fmt: skip
 
 
-def write_sheet(folder, source, image_range=None):
-    """Draw one image under every corruption that a set has.
+class Summary(NamedTuple):
+    """Result of :func:`make_corruptions`.
+
+    Attributes:
+        created: Images written by this run.
+        existing: Images that existed already.
+        sources: Number of source images, equal to the images of a domain.
+        domains: Number of selected domains.
+        sheet: Path of the contact sheet.
+    """
+
+    created: int
+    existing: int
+    sources: int
+    domains: int
+    sheet: Path
+
+
+def make_corruptions(
+    source: str | Path,
+    out: str | Path,
+    *,
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    verify: bool = False,
+    image_range: Sequence[float] | None = None,
+) -> Summary:
+    """Corrupt every image below a folder; existing results are kept.
+
+    Images are written atomically to ``out/<corruption>/<severity>/<path below
+    the source>.png``. Later calls with other corruptions or severities extend
+    the set.
 
     Args:
-        folder (str | Path): The set.
-        source (str | Path): Folder of the images as they are.
-        image_range (Sequence[float], optional): Of these images.
+        source: Folder of PNG and JPEG files, in any depth.
+        out: Folder of the set, see :mod:`clouds_mmseg.robustness.dataset`.
+        corruptions: Names of corruptions or categories. Defaults to all
+            fifteen.
+        severities: Defaults to 1..5.
+        seed: Of the set. The images do not depend on their order or on
+            ``workers``.
+        workers: Processes. Defaults to the number of cores.
+        verify: Compare the hash of every existing image, and replace those
+            that differ.
+        image_range: The values in the files that become 0 and 255, see
+            :mod:`clouds_mmseg.utils.images`.
+
+    Raises:
+        UserError: An argument is wrong, the source has no images, ``out`` is
+            something else or was made otherwise, an image is damaged, or the
+            disk is full.
+    """
+    corruptions, severities = check_choice(corruptions, severities)
+    load_library()
+    source, out = Path(source), Path(out)
+    names = list_images(source)
+    recipe = dict(
+        seed=seed, images=len(names), digest=hash_images(source, names)
+    )
+    image_range = check_image_range(image_range)
+    if image_range is not None:
+        recipe['image_range'] = list(image_range)
+    complete = _complete_domains(out, recipe, source)
+    domains = [domain_of(c, s) for c in corruptions for s in severities]
+    entries = read_entries(out)
+    files = corrupted_paths(names, corruptions, severities)
+    for folder in {Path(file).parent for file in files}:
+        for path in leftovers(out / folder / '*.png'):
+            path.unlink(missing_ok=True)
+    plan = missing_images(out, names, corruptions, severities, entries, verify)
+    missing = sum(len(item[2]) for item in plan)
+    existing = len(names) * len(domains) - missing
+    if missing:
+        # Not complete until the missing images are written.
+        complete -= {domain_of(c, s) for _, c, some in plan for s in some}
+        _write_set(out, recipe, complete, source)
+        _make(source, out, seed, image_range, plan, workers)
+    complete |= set(domains)
+    sheet = _finish(out, recipe, complete, source, image_range)
+    return Summary(missing, existing, len(names), len(domains), sheet)
+
+
+def list_images(source: Path) -> list[str]:
+    """List the images below a folder.
+
+    Args:
+        source: The folder.
 
     Returns:
-        Path: ``folder/contact_sheet.png``: a row a corruption, a column a
-        severity, the image as it is on the left.
+        Paths below it, sorted.
+
+    Raises:
+        UserError: There is no such folder, it has no image, or two images
+            differ in their suffix alone.
+    """
+    if not source.is_dir():
+        raise UserError(
+            f'{source}: there is no such folder; name the folder of the '
+            'images, for example data/cityscapes/leftImg8bit/val'
+        )
+    found = sorted(
+        path.relative_to(source).as_posix()
+        for path in source.rglob('*')
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+    )
+    if not found:
+        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
+    stems = {}
+    for name in found:
+        other = stems.setdefault(str(Path(name).with_suffix('')), name)
+        if other != name:
+            raise UserError(
+                f'{source} holds {other} and {name}, which would become the '
+                'same PNG file; remove one of them'
+            )
+    return found
+
+
+def hash_images(source: Path, names: Sequence[str]) -> str:
+    """Hash names and file sizes of images.
+
+    Args:
+        source: Their folder.
+        names: Paths below it.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    sizes = [[name, (source / name).stat().st_size] for name in names]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def _complete_domains(out, recipe, source):
+    """Return the complete domains of an existing set with this recipe."""
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            f'{out} is inside of {source}: the set would be made of '
+            'itself; write to another folder'
+        )
+    if not (out / SET_FILE).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f'{out} exists and holds no {SET_FILE}; name a new or empty '
+                'folder'
+            )
+        return set()
+    found = read_set(out)
+    if found['recipe'] != recipe:
+        keys = dict.fromkeys([*recipe, *found['recipe']])
+        odd = [k for k in keys if found['recipe'].get(k) != recipe.get(k)]
+        said = ', '.join(f'{k} {found["recipe"].get(k)!r}' for k in odd)
+        raise UserError(
+            f'{out} was made of other images or with another seed: it has '
+            f'{said}; asked for: '
+            + ', '.join(f'{k} {recipe.get(k)!r}' for k in odd)
+            + '. Write to another folder, or delete this one.'
+        )
+    return set(found['complete'])
+
+
+def missing_images(
+    out: Path,
+    names: Sequence[str],
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    entries: dict[str, dict],
+    verify: bool,
+) -> list[tuple]:
+    """List the images that a set lacks.
+
+    Args:
+        out: The set.
+        names: Its images.
+        corruptions: Selected corruptions.
+        severities: Selected severities.
+        entries: See :func:`read_entries`.
+        verify: Compare hashes, not only sizes.
+
+    Returns:
+        (name, corruption, severities) of the missing images.
+    """
+    plan = []
+    for name in names:
+        for corruption in corruptions:
+            missing = tuple(
+                severity
+                for severity in severities
+                if not _is_complete(
+                    out,
+                    corrupted_path(name, corruption, severity),
+                    entries,
+                    verify,
+                )
+            )
+            if missing:
+                plan.append((name, corruption, missing))
+    return plan
+
+
+def _is_complete(out, file, entries, verify):
+    entry = entries.get(file)
+    if entry is None:
+        return False
+    try:
+        complete = (out / file).stat().st_size == entry['bytes']
+    except OSError:
+        return False
+    return complete and (
+        not verify or sha256_of(out / file) == entry['sha256']
+    )
+
+
+def corrupted_paths(
+    names: Sequence[str], corruptions: Sequence[str], severities: Sequence[int]
+) -> Iterator[str]:
+    """Yield the paths of all corrupted images below their set."""
+    for name in names:
+        for corruption in corruptions:
+            for severity in severities:
+                yield corrupted_path(name, corruption, severity)
+
+
+def corrupted_path(name: str, corruption: str, severity: int) -> str:
+    """Return the path of a corrupted image below its set."""
+    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
+
+
+def _make(source, out, seed, image_range, plan, workers):
+    job = partial(_corrupt_one, str(source), str(out), seed, image_range)
+    with open(out / MANIFEST_FILE, 'ab') as manifest:
+        try:
+            # Terminate a truncated line of an interrupted run.
+            if manifest.tell():
+                manifest.write(b'\n')
+            for entries in parallel_map(
+                job, plan, workers=workers, title='corruptions'
+            ):
+                manifest.write(b''.join(map(_encode, entries)))
+                manifest.flush()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f'the disk of {out} is full. Every image there is whole. '
+                    'Make room and run the same command: it continues.'
+                ) from error
+            raise
+
+
+def _corrupt_one(source, out, seed, image_range, item):
+    """Write one image under one corruption; return its entries."""
+    name, corruption, severities = item
+    path = Path(source, name)
+    try:
+        image = read_image(path, image_range)
+    except ImageFileError as error:
+        raise DataError(f'{error}.', 'Or replace the file.') from error
+    entries = []
+    for severity in severities:
+        own = image_seed(Path(name).stem, corruption, severity, seed)
+        corrupted = corrupt_image(image, corruption, severity, seed=own)
+        file = corrupted_path(name, corruption, severity)
+        with atomic_path(Path(out, file)) as temporary:
+            # Level 1: a third of the time for a tenth more bytes, and noise
+            # cannot be compressed anyway.
+            Image.fromarray(corrupted).save(temporary, compress_level=1)
+        written = Path(out, file)
+        entries.append(
+            dict(
+                file=file,
+                source=name,
+                seed=own,
+                bytes=written.stat().st_size,
+                sha256=sha256_of(written),
+            )
+        )
+    return entries
+
+
+def _encode(entry):
+    return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
+
+
+def _write_set(out, recipe, complete, source):
+    versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
+    content = dict(
+        format=FORMAT,
+        recipe=recipe,
+        complete=sorted(complete),
+        info=dict(source=str(source), versions=versions),
+    )
+    with atomic_path(out / SET_FILE) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + '\n',
+            encoding='utf-8',
+        )
+
+
+def _finish(out, recipe, complete, source, image_range):
+    """Sort the manifest, record the complete domains, draw the sheet."""
+    entries = read_entries(out)
+    with atomic_path(out / MANIFEST_FILE) as temporary:
+        temporary.write_bytes(
+            b''.join(_encode(entries[file]) for file in sorted(entries))
+        )
+    _write_set(out, recipe, complete, source)
+    return write_sheet(out, source, image_range)
+
+
+def write_sheet(
+    folder: str | Path,
+    source: str | Path,
+    image_range: Sequence[float] | None = None,
+) -> Path:
+    """Write a contact sheet: one image under every corruption of a set.
+
+    Args:
+        folder: The set.
+        source: Folder of the uncorrupted images.
+        image_range: Of these images.
+
+    Returns:
+        ``folder/contact_sheet.png``: a row a corruption, a column a severity,
+        the image as it is on the left.
 
     Raises:
         UserError: An image is damaged.
@@ -108,312 +428,3 @@ def _tile(path, image_range=None):
         ) from error
     height = max(1, round(image.height * _WIDTH / image.width))
     return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)
-
-
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-
-
-def list_images(source):
-    """List the images below a folder.
-
-    Args:
-        source (Path): The folder.
-
-    Returns:
-        list[str]: Paths below it, sorted.
-
-    Raises:
-        UserError: There is no such folder, it has no image, or two images
-            differ in their suffix alone.
-    """
-    if not source.is_dir():
-        raise UserError(
-            f'{source}: there is no such folder; name the folder of the '
-            'images, for example data/cityscapes/leftImg8bit/val'
-        )
-    found = sorted(
-        path.relative_to(source).as_posix()
-        for path in source.rglob('*')
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
-    )
-    if not found:
-        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
-    stems = {}
-    for name in found:
-        other = stems.setdefault(str(Path(name).with_suffix('')), name)
-        if other != name:
-            raise UserError(
-                f'{source} holds {other} and {name}, which would become the '
-                'same PNG file; remove one of them'
-            )
-    return found
-
-
-def digest_images(source, names):
-    """Hash names and sizes of images.
-
-    Args:
-        source (Path): Their folder.
-        names (Sequence[str]): Paths below it.
-
-    Returns:
-        str: 64 hexadecimal digits.
-    """
-    sizes = [[name, (source / name).stat().st_size] for name in names]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
-
-
-def missing_images(out, names, corruptions, severities, entries, verify):
-    """List what a set lacks.
-
-    Args:
-        out (Path): The set.
-        names (Sequence[str]): Its images.
-        corruptions (Sequence[str]): That are wanted.
-        severities (Sequence[int]): That are wanted.
-        entries (dict[str, dict]): What the manifest has.
-        verify (bool): Compare hashes, not sizes alone.
-
-    Returns:
-        list[tuple]: (name, corruption, severities) of what is missing.
-    """
-    plan = []
-    for name in names:
-        for corruption in corruptions:
-            missing = tuple(
-                severity
-                for severity in severities
-                if not _is_whole(
-                    out, target(name, corruption, severity), entries, verify
-                )
-            )
-            if missing:
-                plan.append((name, corruption, missing))
-    return plan
-
-
-def _is_whole(out, file, entries, verify):
-    entry = entries.get(file)
-    if entry is None:
-        return False
-    try:
-        whole = (out / file).stat().st_size == entry['bytes']
-    except OSError:
-        return False
-    return whole and (not verify or sha256_of(out / file) == entry['sha256'])
-
-
-def target(name, corruption, severity):
-    """Return the path of a corrupted image below its set."""
-    return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
-
-
-def targets(names, corruptions, severities):
-    """Yield the paths of all corrupted images below their set."""
-    for name in names:
-        for corruption in corruptions:
-            for severity in severities:
-                yield target(name, corruption, severity)
-
-
-# What the pixels of a corrupted image may depend on.
-_DISTRIBUTIONS = (
-    LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
-)  # fmt: skip
-
-
-class Summary(NamedTuple):
-    """What :func:`make_corruptions` did.
-
-    Attributes:
-        made: Images that were written.
-        there: Images that were there already.
-        sources: Images that each domain is made of.
-        domains: Number of domains asked for.
-        sheet: Picture of one image under every corruption.
-    """
-
-    made: int
-    there: int
-    sources: int
-    domains: int
-    sheet: Path
-
-
-def make_corruptions(
-    source,
-    out,
-    *,
-    corruptions=None,
-    severities=None,
-    seed=0,
-    workers=None,
-    verify=False,
-    image_range=None,
-):
-    """Corrupt every image below a folder, or those that are missing.
-
-    An image is written to ``out/<corruption>/<severity>/<path below the
-    source>.png``, under a temporary name first. Asked for other corruptions
-    or severities later, the set grows.
-
-    Args:
-        source (str | Path): Folder of PNG and JPEG files, in any depth.
-        out (str | Path): Folder of the set, see
-            :mod:`clouds_mmseg.robustness.dataset`.
-        corruptions (Sequence[str], optional): Names of corruptions or
-            categories. Defaults to all fifteen.
-        severities (Sequence[int], optional): Defaults to 1..5.
-        seed (int): Of the set. The images do not depend on their order or
-            on ``workers``.
-        workers (int, optional): Processes. Defaults to the number of cores.
-        verify (bool): Compare the hash of every image that is there, and
-            make anew those that differ.
-        image_range (Sequence[float], optional): The values in the files that
-            become 0 and 255, see :mod:`clouds_mmseg.utils.images`.
-
-    Returns:
-        Summary: What was done.
-
-    Raises:
-        UserError: An argument is wrong, the source has no images, ``out`` is
-            something else or was made otherwise, an image is damaged, or the
-            disk is full.
-    """
-    corruptions, severities = check_choice(corruptions, severities)
-    load_library()
-    source, out = Path(source), Path(out)
-    names = list_images(source)
-    recipe = dict(
-        seed=seed, images=len(names), digest=digest_images(source, names)
-    )
-    image_range = check_image_range(image_range)
-    if image_range is not None:
-        recipe['image_range'] = list(image_range)
-    complete = _open(out, recipe, source)
-    wanted = [domain_of(c, s) for c in corruptions for s in severities]
-    entries = read_entries(out)
-    files = targets(names, corruptions, severities)
-    for folder in {Path(file).parent for file in files}:
-        for path in leftovers(out / folder / '*.png'):
-            path.unlink(missing_ok=True)
-    plan = missing_images(out, names, corruptions, severities, entries, verify)
-    missing = sum(len(item[2]) for item in plan)
-    there = len(names) * len(wanted) - missing
-    if missing:
-        # Not whole while it is being mended.
-        complete -= {domain_of(c, s) for _, c, some in plan for s in some}
-        _write_set(out, recipe, complete, source)
-        _make(source, out, seed, image_range, plan, workers)
-    complete |= set(wanted)
-    sheet = _finish(out, recipe, complete, source, image_range)
-    return Summary(missing, there, len(names), len(wanted), sheet)
-
-
-def _open(out, recipe, source):
-    """Return the domains that are whole, of a set that must be this one."""
-    if out.resolve().is_relative_to(source.resolve()):
-        raise UserError(
-            f'{out} lies in {source}: the set would be made of itself; write '
-            'to another folder'
-        )
-    if not (out / SET_FILE).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(
-                f'{out} exists and holds no {SET_FILE}; name a new or empty '
-                'folder'
-            )
-        return set()
-    found = read_set(out)
-    if found['recipe'] != recipe:
-        keys = dict.fromkeys([*recipe, *found['recipe']])
-        odd = [k for k in keys if found['recipe'].get(k) != recipe.get(k)]
-        said = ', '.join(f'{k} {found["recipe"].get(k)!r}' for k in odd)
-        raise UserError(
-            f'{out} was made of other images or with another seed: it has '
-            f'{said}; asked for: '
-            + ', '.join(f'{k} {recipe.get(k)!r}' for k in odd)
-            + '. Write to another folder, or delete this one.'
-        )
-    return set(found['complete'])
-
-
-def _make(source, out, seed, image_range, plan, workers):
-    job = partial(_corrupt_one, str(source), str(out), seed, image_range)
-    with open(out / MANIFEST_FILE, 'ab') as manifest:
-        try:
-            # A line that a kill cut short must not swallow the next one.
-            if manifest.tell():
-                manifest.write(b'\n')
-            for entries in parallel_map(
-                job, plan, workers=workers, title='corruptions'
-            ):
-                manifest.write(b''.join(map(_encode, entries)))
-                manifest.flush()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f'the disk of {out} is full. Every image there is whole. '
-                    'Make room and run the same command: it continues.'
-                ) from error
-            raise
-
-
-def _corrupt_one(source, out, seed, image_range, item):
-    """Write one image under one corruption; return its entries."""
-    name, corruption, severities = item
-    path = Path(source, name)
-    try:
-        image = read_image(path, image_range)
-    except ImageFileError as error:
-        raise DataError(f'{error}.', 'Or replace the file.') from error
-    entries = []
-    for severity in severities:
-        own = image_seed(Path(name).stem, corruption, severity, seed)
-        corrupted = corrupt_image(image, corruption, severity, seed=own)
-        file = target(name, corruption, severity)
-        with atomic_path(Path(out, file)) as temporary:
-            # Level 1: a third of the time for a tenth more bytes, and noise
-            # cannot be compressed anyway.
-            Image.fromarray(corrupted).save(temporary, compress_level=1)
-        written = Path(out, file)
-        entries.append(
-            dict(
-                file=file,
-                source=name,
-                seed=own,
-                bytes=written.stat().st_size,
-                sha256=sha256_of(written),
-            )
-        )
-    return entries
-
-
-def _encode(entry):
-    return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
-
-
-def _write_set(out, recipe, complete, source):
-    versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
-    content = dict(
-        format=FORMAT,
-        recipe=recipe,
-        complete=sorted(complete),
-        info=dict(source=str(source), versions=versions),
-    )
-    with atomic_path(out / SET_FILE) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + '\n',
-            encoding='utf-8',
-        )
-
-
-def _finish(out, recipe, complete, source, image_range):
-    """Put the manifest in order, say what is whole, and draw the sheet."""
-    entries = read_entries(out)
-    with atomic_path(out / MANIFEST_FILE) as temporary:
-        temporary.write_bytes(
-            b''.join(_encode(entries[file]) for file in sorted(entries))
-        )
-    _write_set(out, recipe, complete, source)
-    return write_sheet(out, source, image_range)

@@ -88,7 +88,7 @@ def test_a_stopped_run_continues(source, tmp_path, monkeypatch):
     with open(out / 'manifest.jsonl', 'a') as stream:
         stream.write('{"file": "contr')
     done = make_corruptions(source, out, workers=1, **CHOICE)
-    assert 0 < done.there < 12 and done.made + done.there == 12
+    assert 0 < done.existing < 12 and done.created + done.existing == 12
     assert tree(out) == tree(whole)
 
 
@@ -104,7 +104,7 @@ def test_lost_and_damaged_images_are_made_again(source, tmp_path):
         make_corruptions(source, out, workers=1, **CHOICE)
     assert (out / 'contrast/1/a/1.png').is_file()
     done = make_corruptions(source, out, workers=1, verify=True, **CHOICE)
-    assert done.made == 1
+    assert done.created == 1
     assert tree(out) == files
 
 

@@ -1,1 +1,1 @@
-"""From the official downloads to folders that the dataset classes read."""
+"""Preparation of official downloads for the dataset classes."""

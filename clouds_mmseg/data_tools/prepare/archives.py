@@ -12,297 +12,34 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from clouds_mmseg.utils.errors import DataError
 
-
-class ConcatenatedFile(io.RawIOBase):
-    """Reads files, and bytes after them, as if they were one file.
-
-    Args:
-        paths (Sequence[str]): The files in their order.
-        tail (bytes): What follows the last of them.
-    """
-
-    def __init__(self, paths, tail=b''):
-        super().__init__()
-        self._files = [open(path, 'rb') for path in paths]
-        self._files.append(io.BytesIO(tail))
-        sizes = [f.seek(0, os.SEEK_END) for f in self._files]
-        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        self.size = sum(sizes)
-        self._position = 0
-
-    def readable(self):
-        """Return True."""
-        return True
-
-    def seekable(self):
-        """Return True."""
-        return True
-
-    def seek(self, offset, whence=os.SEEK_SET):
-        """Move, as in every file object."""
-        base = {0: 0, 1: self._position, 2: self.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self):
-        """Return the position."""
-        return self._position
-
-    def readinto(self, buffer):
-        """Read into a buffer, up to the end of one of the files."""
-        if self._position >= self.size:
-            return 0
-        # The last of several that begin here: those before it are empty.
-        index = bisect.bisect_right(self.starts, self._position) - 1
-        file = self._files[index]
-        file.seek(self._position - self.starts[index])
-        count = file.readinto(buffer)
-        self._position += count
-        return count
-
-    def read(self, size=-1):
-        """Read ``size`` bytes, fewer only at the end."""
-        if size is None or size < 0:
-            return self.readall()
-        data = bytearray(size)
-        view, count = memoryview(data), 0
-        while count < size:
-            step = self.readinto(view[count:])
-            if not step:
-                break
-            count += step
-        view.release()
-        return bytes(data[:count])
-
-    def close(self):
-        """Close the files."""
-        for file in self._files:
-            file.close()
-        super().close()
-
-
+# What reading a damaged member raises.
+READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+_BLOCK = 1 << 20
+# Program -> arguments to unpack ARCHIVE into FOLDER, both absolute.
+_PROGRAMS = {
+    'unrar': lambda a, f: ['unrar', 'x', '-y', '-idq', a, f + os.sep],
+    '7zz': lambda a, f: ['7zz', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
+    '7z': lambda a, f: ['7z', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
+    'bsdtar': lambda a, f: ['bsdtar', '-x', '-f', a, '-C', f],
+}
+_DRIVE = re.compile('[A-Za-z]:')
+# Records of the zip format (APPNOTE.TXT, sections 4.3.12 to 4.3.16): end of
+# the central directory, its zip64 locator and zip64 form, directory entry.
 _END = struct.Struct('<4s4H2LH')
 _LOCATOR = struct.Struct('<4sLQL')
 _END64 = struct.Struct('<4sQ2H2L4Q')
 _ENTRY = struct.Struct('<4s6H3L5H2L')
+# A field with this value stands in the zip64 extra field instead.
 _SHORT, _LONG = 0xFFFF, 0xFFFFFFFF
+# Header id of that extra field.
 _ZIP64 = 1
-
-
-class SplitZipError(ValueError):
-    """The volumes are not those of one archive."""
-
-
-def volume_number(path):
-    """Number of the volume that a zip file's end says it is.
-
-    Args:
-        path (str): The file that ends in ``.zip``.
-
-    Returns:
-        int: 0 for an ordinary archive, n if n volumes come before it, and
-        -1 if the file has no directory.
-    """
-    with open(path, 'rb') as stream:
-        end = _find_end(stream)
-        if end is None:
-            return -1
-        position, fields = end
-        if fields[1] != _SHORT:
-            return fields[1]
-        stream.seek(max(0, position - _LOCATOR.size))
-        locator = stream.read(_LOCATOR.size)
-    if locator[:4] == b'PK\x06\x07':
-        return max(0, _LOCATOR.unpack(locator)[3] - 1)
-    return 0
-
-
-def join_volumes(paths):
-    """Open the volumes of an archive as one ordinary zip file.
-
-    Args:
-        paths (Sequence[str]): ``name.z01``, ``name.z02``, ..., ``name.zip``.
-
-    Returns:
-        ConcatenatedFile: For :class:`zipfile.ZipFile`.
-
-    Raises:
-        SplitZipError: The volumes do not fit together.
-    """
-    whole = ConcatenatedFile(paths)
-    try:
-        entries = _read_directory(whole, len(paths))
-        tail = _write_directory(entries, whole.size)
-    except struct.error as error:
-        raise SplitZipError(f'the directory is damaged: {error}') from error
-    finally:
-        whole.close()
-    return ConcatenatedFile(paths, tail)
-
-
-def _find_end(stream):
-    """Return position and fields of the end record, or None."""
-    size = stream.seek(0, io.SEEK_END)
-    # Behind it stands only a comment of at most 64 KiB.
-    start = max(0, size - _END.size - 0xFFFF)
-    stream.seek(start)
-    data = stream.read()
-    found = data.rfind(b'PK\x05\x06')
-    if found < 0 or found + _END.size > len(data):
-        return None
-    return start + found, _END.unpack_from(data, found)
-
-
-def _read_at(stream, position, count):
-    stream.seek(position)
-    data = stream.read(count)
-    if len(data) < count:
-        raise SplitZipError('a volume is missing or too short')
-    return data
-
-
-def _read_directory(whole, volumes):
-    """Return fields, name, extra field and comment of each entry."""
-    end = _find_end(whole)
-    if end is None:
-        raise SplitZipError('the last volume has no directory')
-    position, (_, last, first, _, total, size, offset, _) = end
-    data = _read_at(whole, max(0, position - _LOCATOR.size), _LOCATOR.size)
-    if data[:4] == b'PK\x06\x07':
-        _, disk, place, disks = _LOCATOR.unpack(data)
-        last = disks - 1
-        if disk < volumes:
-            record = _read_at(whole, whole.starts[disk] + place, _END64.size)
-            fields = _END64.unpack(record)
-            first, total, size, offset = fields[5], *fields[7:]
-    if last != volumes - 1:
-        raise SplitZipError(
-            f'the archive has {last + 1} volumes, found {volumes}'
-        )
-    data = _read_at(whole, whole.starts[first] + offset, size)
-    entries, at = [], 0
-    for _ in range(total):
-        fields = list(_ENTRY.unpack_from(data, at))
-        if fields[0] != b'PK\x01\x02':
-            raise SplitZipError('the directory is damaged')
-        at += _ENTRY.size
-        name, extra, comment = (
-            data[at : at + fields[10]],
-            data[at + fields[10] : at + fields[10] + fields[11]],
-            data[at + sum(fields[10:12]) : at + sum(fields[10:13])],
-        )
-        at += sum(fields[10:13])
-        _move(fields, extra, whole.starts[:volumes])
-        entries.append((fields, name, _without_zip64(extra), comment))
-    return entries
-
-
-def _extra_fields(extra):
-    """Yield kind and content of the parts of an extra field."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, size = struct.unpack_from('<2H', extra, at)
-        yield kind, extra[at + 4 : at + 4 + size]
-        at += 4 + size
-
-
-def _without_zip64(extra):
-    return b''.join(
-        struct.pack('<2H', kind, len(content)) + content
-        for kind, content in _extra_fields(extra)
-        if kind != _ZIP64
-    )
-
-
-def _move(fields, extra, starts):
-    """Replace volume and offset of an entry by its place in the whole."""
-    wide = dict(_extra_fields(extra)).get(_ZIP64, b'')
-    at = 0
-    # In this order, and only those that do not fit: size, packed size,
-    # offset, volume.
-    for index, mark, code in (
-        (9, _LONG, '<Q'),
-        (8, _LONG, '<Q'),
-        (16, _LONG, '<Q'),
-        (13, _SHORT, '<L'),
-    ):
-        if fields[index] == mark:
-            (fields[index],) = struct.unpack_from(code, wide, at)
-            at += struct.calcsize(code)
-    if fields[13] >= len(starts):
-        raise SplitZipError(f'an entry begins in volume {fields[13] + 1}')
-    fields[16] += starts[fields[13]]
-    fields[13] = 0
-
-
-def _write_directory(entries, start):
-    """Return a directory that lies at ``start``, with its end records."""
-    out = bytearray()
-    for fields, name, extra, comment in entries:
-        wide = struct.pack(
-            '<2H3Q', _ZIP64, 24, fields[9], fields[8], fields[16]
-        )
-        fields = [*fields]
-        fields[8] = fields[9] = fields[16] = _LONG
-        fields[11] = len(wide) + len(extra)
-        out += _ENTRY.pack(*fields) + name + wide + extra + comment
-    count, size = len(entries), len(out)
-    out += _END64.pack(
-        b'PK\x06\x06', 44, 45, 45, 0, 0, count, count, size, start
-    )
-    out += _LOCATOR.pack(b'PK\x06\x07', 0, start + size, 1)
-    out += _END.pack(b'PK\x05\x06', 0, 0, _SHORT, _SHORT, _LONG, _LONG, 0)
-    return bytes(out)
-
-
-_DRIVE = re.compile('[A-Za-z]:')
-
-
-def safe_name(name, archive):
-    """Bring the name of an archive's member into one form.
-
-    Args:
-        name (str): As stored. Backslashes count as separators: archives
-            packed on Windows have them.
-        archive (str): The archive, for the message.
-
-    Returns:
-        str: Relative, with ``/``, without ``.`` and empty parts.
-
-    Raises:
-        DataError: The name leaves the folder that it would be unpacked to.
-    """
-    parts = name.replace('\\', '/').split('/')
-    if parts[0] == '' or _DRIVE.match(parts[0]) or '..' in parts:
-        raise DataError(
-            f'{archive} holds {name!r}, a path that leads out of the folder '
-            'it is unpacked to. Nothing was read from it: official archives '
-            'have no such names, so download it again from the official '
-            'page.'
-        )
-    return '/'.join(part for part in parts if part not in ('', '.'))
-
-
-def refuse_link(name, archive):
-    """Raise the error about a link inside an archive.
-
-    Args:
-        name (str): Of the link.
-        archive (str): The archive.
-
-    Raises:
-        DataError: Always.
-    """
-    raise DataError(
-        f'{archive} holds the link {name!r}. Links in archives are not '
-        'followed, they may point anywhere: unpack it yourself and give the '
-        'folder as --src.'
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,14 +47,15 @@ class Member:
     """A file of a source.
 
     Attributes:
-        name (str): Path inside of the source, with ``/``.
-        size (int): In bytes.
-        place (str | int): How the source finds it again.
+        name: Path inside of the source, with ``/``.
+        size: In bytes.
+        location: Where the source finds it: a path, the name in a zip archive,
+            or the offset in a tar archive.
     """
 
     name: str
     size: int
-    place: str | int
+    location: str | int
 
 
 @dataclass(frozen=True)
@@ -325,9 +63,9 @@ class FolderSource:
     """Files in a folder.
 
     Attributes:
-        root (str): The folder.
-        owned (bool): Whether the files were unpacked by us: they may be
-            hard-linked, and are deleted when all is done.
+        root: The folder.
+        owned: Whether the files were unpacked by the preparation: they may be
+            hard-linked, and are deleted at its end.
     """
 
     root: str
@@ -336,18 +74,18 @@ class FolderSource:
     streamed = False
 
     @property
-    def title(self):
-        """The folder's name for people."""
+    def title(self) -> str:
+        """The folder, for messages."""
         return self.root
 
-    def members(self, without=()):
+    def members(self, without: Container[str] = ()) -> Iterator[Member]:
         """List the files, in the order of their names.
 
         Args:
-            without (Container[str]): Real paths of folders to leave out.
+            without: Real paths of folders to leave out.
 
         Yields:
-            Member: Its place is its path.
+            Members whose location is their path.
         """
         seen = set()
         for folder, folders, files in os.walk(self.root, followlinks=True):
@@ -364,22 +102,16 @@ class FolderSource:
                 try:
                     size = os.path.getsize(path)
                 except OSError:
-                    continue  # a link to nothing
+                    continue  # a broken link
                 yield Member(safe_name(below, self.root), size, path)
 
-    def read(self, member):
+    def read(self, member: Member) -> bytes:
         """Return the bytes of a file."""
-        return Path(member.place).read_bytes()
+        return Path(member.location).read_bytes()
 
-    def describe(self, member):
-        """Name a file for people."""
-        return member.place
-
-
-# What reading a member raises if the archive is damaged at that place.
-READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
-
-_BLOCK = 1 << 20
+    def describe(self, member: Member) -> str:
+        """Return the path of a file, for messages."""
+        return member.location
 
 
 @dataclass(frozen=True)
@@ -387,31 +119,31 @@ class ZipSource:
     """Files in a zip archive, which may consist of several volumes.
 
     Attributes:
-        paths (tuple[str]): The file, or its volumes in order.
-        spanned (bool): Whether the volumes are ``.z01, ..., .zip``; else
-            they are one file that was cut.
+        paths: The file, or its volumes in order.
+        multi_volume: Whether the volumes are ``.z01, ..., .zip``; else they
+            are the pieces of one file.
     """
 
-    paths: tuple
-    spanned: bool = False
+    paths: tuple[str, ...]
+    multi_volume: bool = False
     is_folder = False
     owned = False
     streamed = False
 
     @property
-    def title(self):
-        """The archive's name for people."""
-        return self.paths[-1] if self.spanned else self.paths[0]
+    def title(self) -> str:
+        """The archive, for messages."""
+        return self.paths[-1] if self.multi_volume else self.paths[0]
 
-    def members(self, without=()):
+    def members(self, without: Container[str] = ()) -> Iterator[Member]:
         """List the files of the archive.
 
         Yields:
-            Member: Its place is the name as stored.
+            Members whose location is their name as stored.
 
         Raises:
-            DataError: It is no archive, incomplete, encrypted, or holds
-                names or links that lead out of it.
+            DataError: It is no archive, incomplete, encrypted, or holds names
+                or links that lead out of it.
         """
         for info in _open_zip(self).infolist():
             name = safe_name(info.filename, self.title)
@@ -426,45 +158,45 @@ class ZipSource:
                 )
             yield Member(name, info.file_size, info.filename)
 
-    def read(self, member):
-        """Return the bytes of a member; the archive's checksum is tested."""
-        return _open_zip(self).read(member.place)
+    def read(self, member: Member) -> bytes:
+        """Return the bytes of a member, whose checksum is verified."""
+        return _open_zip(self).read(member.location)
 
-    def copy(self, member, stream):
+    def copy(self, member: Member, stream: BinaryIO) -> None:
         """Write a large member to a file."""
-        with _open_zip(self).open(member.place) as content:
+        with _open_zip(self).open(member.location) as content:
             shutil.copyfileobj(content, stream, _BLOCK)
 
-    def describe(self, member):
-        """Name a member for people."""
+    def describe(self, member: Member) -> str:
+        """Return archive and name of a member, for messages."""
         return f'{self.title}: {member.name}'
 
 
 @dataclass(frozen=True)
 class TarSource:
-    """Files in a tar archive, plain or compressed.
+    """Files in a tar archive, uncompressed or compressed.
 
     Attributes:
-        paths (tuple[str]): The file, or the pieces it was cut into.
-        streamed (bool): Whether it is compressed, so that its members can
-            only be read one after the other.
+        paths: The file, or the pieces it was cut into.
+        streamed: Whether it is compressed, so that its members can only be
+            read one after the other.
     """
 
-    paths: tuple
+    paths: tuple[str, ...]
     streamed: bool = False
     is_folder = False
     owned = False
 
     @property
-    def title(self):
-        """The archive's name for people."""
+    def title(self) -> str:
+        """The archive, for messages."""
         return self.paths[0]
 
-    def members(self, without=()):
+    def members(self, without: Container[str] = ()) -> Iterator[Member]:
         """List the files of the archive; a compressed one is read through.
 
         Yields:
-            Member: Its place is the offset of its content.
+            Members whose location is the offset of their content.
 
         Raises:
             DataError: See :meth:`ZipSource.members`.
@@ -473,38 +205,38 @@ class TarSource:
             name = safe_name(info.name, self.title)
             yield Member(name, info.size, info.offset_data)
 
-    def stream(self, wanted):
+    def stream(self, locations: Container[int]) -> Iterator[tuple[int, bytes]]:
         """Read members in the order in which they are stored.
 
         Args:
-            wanted (Container[int]): Their places.
+            locations: Locations of the members.
 
         Yields:
-            tuple[int, bytes]: Place and content.
+            Location and content.
         """
         for info, archive in self._walk():
-            if info.offset_data in wanted:
+            if info.offset_data in locations:
                 yield info.offset_data, archive.extractfile(info).read()
 
-    def read(self, member):
-        """Return the bytes of a member of a plain archive."""
+    def read(self, member: Member) -> bytes:
+        """Return the bytes of a member of an uncompressed archive."""
         with ConcatenatedFile(self.paths) as stream:
-            stream.seek(member.place)
+            stream.seek(member.location)
             content = stream.read(member.size)
         if len(content) < member.size:
             raise EOFError(f'{self.title} ends inside of {member.name}')
         return content
 
-    def copy(self, member, stream):
+    def copy(self, member: Member, stream: BinaryIO) -> None:
         """Write a large member to a file."""
         for info, archive in self._walk():
-            if info.offset_data == member.place:
+            if info.offset_data == member.location:
                 content = archive.extractfile(info)
                 shutil.copyfileobj(content, stream, _BLOCK)
                 return
 
-    def describe(self, member):
-        """Name a member for people."""
+    def describe(self, member: Member) -> str:
+        """Return archive and name of a member, for messages."""
         return f'{self.title}: {member.name}'
 
     def _walk(self):
@@ -523,6 +255,9 @@ class TarSource:
             raise _unreadable(self.title, error) from error
 
 
+Source = FolderSource | ZipSource | TarSource
+
+
 def _open_zip(source):
     # A forked process has its parent's files, with one position for both.
     return _open_zip_in(source, os.getpid())
@@ -531,7 +266,7 @@ def _open_zip(source):
 @functools.lru_cache(maxsize=16)
 def _open_zip_in(source, pid):
     try:
-        if source.spanned:
+        if source.multi_volume:
             return zipfile.ZipFile(join_volumes(source.paths))
         return zipfile.ZipFile(ConcatenatedFile(source.paths))
     except (zipfile.BadZipFile, SplitZipError, OSError) as error:
@@ -546,25 +281,58 @@ def _unreadable(path, error):
     )
 
 
-# Program -> arguments to unpack ARCHIVE into FOLDER, both absolute.
-_PROGRAMS = {
-    'unrar': lambda a, f: ['unrar', 'x', '-y', '-idq', a, f + os.sep],
-    '7zz': lambda a, f: ['7zz', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
-    '7z': lambda a, f: ['7z', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
-    'bsdtar': lambda a, f: ['bsdtar', '-x', '-f', a, '-C', f],
-}
-
-
-def unpack_rar(path, work):
-    """Unpack an archive with a program of the system.
+def safe_name(name: str, archive: str) -> str:
+    """Normalise the name of an archive's member.
 
     Args:
-        path (str): The archive, or its first part.
-        work (str | Path): Folder for what is unpacked.
+        name: As stored. Backslashes count as separators: archives packed on
+            Windows have them.
+        archive: For the message.
 
     Returns:
-        Path: Folder with the files. An archive that is unpacked there
-        already is not unpacked again.
+        Relative, with ``/``, without ``.`` and empty parts.
+
+    Raises:
+        DataError: The name leaves the folder that it would be unpacked to.
+    """
+    parts = name.replace('\\', '/').split('/')
+    if parts[0] == '' or _DRIVE.match(parts[0]) or '..' in parts:
+        raise DataError(
+            f'{archive} holds {name!r}, a path that leads out of the folder '
+            'it is unpacked to. Nothing was read from it: official archives '
+            'have no such names, so download it again from the official '
+            'page.'
+        )
+    return '/'.join(part for part in parts if part not in ('', '.'))
+
+
+def refuse_link(name: str, archive: str) -> None:
+    """Raise the error about a link inside an archive.
+
+    Args:
+        name: Of the link.
+        archive: The archive.
+
+    Raises:
+        DataError: Always.
+    """
+    raise DataError(
+        f'{archive} holds the link {name!r}. Links in archives are not '
+        'followed, they may point anywhere: unpack it yourself and give the '
+        'folder as --src.'
+    )
+
+
+def unpack_rar(path: str, work: str | Path) -> Path:
+    """Unpack a RAR archive with an installed program.
+
+    Args:
+        path: The archive, or its first part.
+        work: Folder that the archive is unpacked below.
+
+    Returns:
+        Folder with the files. An archive that is unpacked there already is not
+        unpacked again.
 
     Raises:
         DataError: No program is installed, or it failed.
@@ -595,3 +363,239 @@ def unpack_rar(path, work):
         )
     os.replace(partial, folder)
     return folder
+
+
+class ConcatenatedFile(io.RawIOBase):
+    """Read-only file object over several files and trailing bytes.
+
+    Args:
+        paths: The files in their order.
+        tail: Bytes after the last of them.
+    """
+
+    def __init__(self, paths: Sequence[str], tail: bytes = b''):
+        super().__init__()
+        self._files = [open(path, 'rb') for path in paths]
+        self._files.append(io.BytesIO(tail))
+        sizes = [f.seek(0, os.SEEK_END) for f in self._files]
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.size = sum(sizes)
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position, as in every file object."""
+        base = {0: 0, 1: self._position, 2: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Read into a buffer, up to the end of one of the files."""
+        if self._position >= self.size:
+            return 0
+        # The last of several that begin here: those before it are empty.
+        index = bisect.bisect_right(self.starts, self._position) - 1
+        file = self._files[index]
+        file.seek(self._position - self.starts[index])
+        count = file.readinto(buffer)
+        self._position += count
+        return count
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read ``size`` bytes, fewer only at the end."""
+        if size is None or size < 0:
+            return self.readall()
+        data = bytearray(size)
+        view, count = memoryview(data), 0
+        while count < size:
+            step = self.readinto(view[count:])
+            if not step:
+                break
+            count += step
+        view.release()
+        return bytes(data[:count])
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+        super().close()
+
+
+class SplitZipError(ValueError):
+    """The volumes are not those of one archive."""
+
+
+def volume_number(path: str) -> int:
+    """Return the volume number in the end record of a zip file.
+
+    Args:
+        path: The file that ends in ``.zip``.
+
+    Returns:
+        0 for an ordinary archive, n if n volumes come before it, and -1 if the
+        file has no directory.
+    """
+    with open(path, 'rb') as stream:
+        end = _find_end(stream)
+        if end is None:
+            return -1
+        position, fields = end
+        if fields[1] != _SHORT:
+            return fields[1]
+        stream.seek(max(0, position - _LOCATOR.size))
+        locator = stream.read(_LOCATOR.size)
+    if locator[:4] == b'PK\x06\x07':
+        return max(0, _LOCATOR.unpack(locator)[3] - 1)
+    return 0
+
+
+def join_volumes(paths: Sequence[str]) -> ConcatenatedFile:
+    """Open the volumes of an archive as one ordinary zip file.
+
+    Args:
+        paths: ``name.z01``, ``name.z02``, ..., ``name.zip``.
+
+    Returns:
+        File object for :class:`zipfile.ZipFile`.
+
+    Raises:
+        SplitZipError: The volumes do not fit together.
+    """
+    joined = ConcatenatedFile(paths)
+    try:
+        entries = _read_directory(joined, len(paths))
+        tail = _write_directory(entries, joined.size)
+    except struct.error as error:
+        raise SplitZipError(f'the directory is damaged: {error}') from error
+    finally:
+        joined.close()
+    return ConcatenatedFile(paths, tail)
+
+
+def _find_end(stream):
+    """Return position and fields of the end record, or None."""
+    size = stream.seek(0, io.SEEK_END)
+    # Only a comment of at most 64 KiB follows it.
+    start = max(0, size - _END.size - 0xFFFF)
+    stream.seek(start)
+    data = stream.read()
+    found = data.rfind(b'PK\x05\x06')
+    if found < 0 or found + _END.size > len(data):
+        return None
+    return start + found, _END.unpack_from(data, found)
+
+
+def _read_directory(joined, volumes):
+    """Return fields, name, extra field and comment of each entry."""
+    end = _find_end(joined)
+    if end is None:
+        raise SplitZipError('the last volume has no directory')
+    position, (_, last, first, _, total, size, offset, _) = end
+    data = _read_at(joined, max(0, position - _LOCATOR.size), _LOCATOR.size)
+    if data[:4] == b'PK\x06\x07':
+        _, disk, record_at, disks = _LOCATOR.unpack(data)
+        last = disks - 1
+        if disk < volumes:
+            record = _read_at(
+                joined, joined.starts[disk] + record_at, _END64.size
+            )
+            fields = _END64.unpack(record)
+            first, total, size, offset = fields[5], *fields[7:]
+    if last != volumes - 1:
+        raise SplitZipError(
+            f'the archive has {last + 1} volumes, found {volumes}'
+        )
+    data = _read_at(joined, joined.starts[first] + offset, size)
+    entries, at = [], 0
+    for _ in range(total):
+        fields = list(_ENTRY.unpack_from(data, at))
+        if fields[0] != b'PK\x01\x02':
+            raise SplitZipError('the directory is damaged')
+        at += _ENTRY.size
+        name, extra, comment = (
+            data[at : at + fields[10]],
+            data[at + fields[10] : at + fields[10] + fields[11]],
+            data[at + sum(fields[10:12]) : at + sum(fields[10:13])],
+        )
+        at += sum(fields[10:13])
+        _make_absolute(fields, extra, joined.starts[:volumes])
+        entries.append((fields, name, _without_zip64(extra), comment))
+    return entries
+
+
+def _read_at(stream, position, count):
+    stream.seek(position)
+    data = stream.read(count)
+    if len(data) < count:
+        raise SplitZipError('a volume is missing or too short')
+    return data
+
+
+def _make_absolute(fields, extra, starts):
+    """Replace volume and offset of an entry by the joined file's offset."""
+    wide = dict(_extra_fields(extra)).get(_ZIP64, b'')
+    at = 0
+    # In this order, and only those that do not fit: size, packed size,
+    # offset, volume.
+    for index, sentinel, code in (
+        (9, _LONG, '<Q'),
+        (8, _LONG, '<Q'),
+        (16, _LONG, '<Q'),
+        (13, _SHORT, '<L'),
+    ):
+        if fields[index] == sentinel:
+            (fields[index],) = struct.unpack_from(code, wide, at)
+            at += struct.calcsize(code)
+    if fields[13] >= len(starts):
+        raise SplitZipError(f'an entry begins in volume {fields[13] + 1}')
+    fields[16] += starts[fields[13]]
+    fields[13] = 0
+
+
+def _extra_fields(extra):
+    """Yield kind and content of the parts of an extra field."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from('<2H', extra, at)
+        yield kind, extra[at + 4 : at + 4 + size]
+        at += 4 + size
+
+
+def _without_zip64(extra):
+    return b''.join(
+        struct.pack('<2H', kind, len(content)) + content
+        for kind, content in _extra_fields(extra)
+        if kind != _ZIP64
+    )
+
+
+def _write_directory(entries, start):
+    """Encode a directory at offset ``start``, with its end records."""
+    out = bytearray()
+    for fields, name, extra, comment in entries:
+        wide = struct.pack(
+            '<2H3Q', _ZIP64, 24, fields[9], fields[8], fields[16]
+        )
+        fields = [*fields]
+        fields[8] = fields[9] = fields[16] = _LONG
+        fields[11] = len(wide) + len(extra)
+        out += _ENTRY.pack(*fields) + name + wide + extra + comment
+    count, size = len(entries), len(out)
+    out += _END64.pack(
+        b'PK\x06\x06', 44, 45, 45, 0, 0, count, count, size, start
+    )
+    out += _LOCATOR.pack(b'PK\x06\x07', 0, start + size, 1)
+    out += _END.pack(b'PK\x05\x06', 0, 0, _SHORT, _SHORT, _LONG, _LONG, 0)
+    return bytes(out)

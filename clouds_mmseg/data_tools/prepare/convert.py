@@ -1,10 +1,12 @@
 """Conversion of published label files to train ids."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.labels import apply_label_table, build_label_table
 from clouds_mmseg.datasets.transforms.loading import describe_ids
 from clouds_mmseg.utils.cityscapes import (
@@ -18,45 +20,51 @@ from clouds_mmseg.utils.images import ImageFileError, decode_ids
 
 @dataclass(frozen=True)
 class TableConverter:
-    """Labels whose ids a table maps.
+    """Converter of label files by a lookup table.
 
     Attributes:
-        table (bytes): 256 or 65536 bytes: id in the file -> train id.
-        channel (str, optional): As in :class:`DGDataset`.
+        table: 256 or 65536 bytes: id in the file -> train id.
+        channel: As in :class:`DGDataset`.
     """
 
     table: bytes
     channel: str | None = None
 
     @classmethod
-    def of(cls, dataset):
-        """Take over how a dataset class reads the published labels.
+    def of(cls, dataset: type[DGDataset]) -> 'TableConverter':
+        """Convert as a dataset class reads the published labels.
 
         Args:
-            dataset (type): A subclass of :class:`DGDataset`.
+            dataset: A subclass of :class:`DGDataset`.
 
-        Returns:
-            TableConverter: With its table and channel.
         """
-        # Without a data root the class knows of no prepared files.
+        # Without a data root the class reads no manifest of a prepared folder.
         raw = dataset(lazy_init=True, pipeline=[])
         return cls(raw.label_table.tobytes(), raw.LABEL_CHANNEL)
 
     @classmethod
-    def from_ids(cls, ids, ignored=()):
-        """Make a converter of a dict.
+    def from_ids(
+        cls, ids: dict[int, int], ignored: Iterable[int] = ()
+    ) -> 'TableConverter':
+        """Make a converter from a mapping, for grey and palette files.
 
         Args:
-            ids (dict[int, int]): Id in the file -> train id.
-            ignored (Iterable[int]): Further ids that files may hold.
-
-        Returns:
-            TableConverter: For grey and palette files.
+            ids: Id in the file -> train id.
+            ignored: Further ids that files may hold; they become 255.
         """
         return cls(build_label_table(ids, ignored).tobytes())
 
-    def __call__(self, payload, name):
-        """Return the train ids of a file."""
+    def __call__(self, payload: bytes, name: str) -> np.ndarray:
+        """Decode a label file to train ids, (H, W) uint8.
+
+        Args:
+            payload: The file.
+            name: For messages.
+
+        Raises:
+            DataError: It is damaged, or holds an id that the table does not
+                define.
+        """
         try:
             raw = decode_ids(payload, self.channel)
         except ImageFileError as error:
@@ -77,25 +85,17 @@ class TableConverter:
 TRAIN_IDS = TableConverter.from_ids({i: i for i in range(19)}, [IGNORE])
 
 
-def label_ids():
-    """The converter for files with the label ids of Cityscapes.
+def label_ids() -> TableConverter:
+    """Make the converter of files with the label ids of Cityscapes.
 
-    Returns:
-        TableConverter: Ids without a train id become 255.
+    Ids without a train id become 255.
     """
     rest = set(LABEL_IDS) - set(LABEL_ID_TO_TRAIN_ID)
     return TableConverter.from_ids(LABEL_ID_TO_TRAIN_ID, rest | {IGNORE})
 
 
-def encode_label(label):
-    """Encode train ids as a grey PNG.
-
-    Args:
-        label (np.ndarray): (H, W) uint8.
-
-    Returns:
-        bytes: The file.
-    """
+def encode_label(label: np.ndarray) -> bytes:
+    """Encode train ids, (H, W) uint8, as a grey PNG file."""
     # Unfiltered and with matches of any distance, labels decode several times
     # faster than as OpenCV writes PNGs by default, and are smaller.
     options = [
@@ -106,16 +106,17 @@ def encode_label(label):
     return cv2.imencode('.png', label, options)[1].tobytes()
 
 
-def shrink(pixels, short, *, label):
-    """Bring the short edge of an image or a label to a length.
+def shrink(pixels: np.ndarray, short: int, *, label: bool) -> np.ndarray:
+    """Downscale an image or a label to a short edge.
 
     Args:
-        pixels (np.ndarray): (H, W) uint8 train ids or (H, W, 3) uint8.
-        short (int): Wanted length in pixels.
-        label (bool): Whether ids must not be mixed.
+        pixels: (H, W) uint8 train ids or (H, W, 3) uint8.
+        short: Length in pixels.
+        label: Whether to resample with nearest neighbours: ids must not be
+            interpolated.
 
     Returns:
-        np.ndarray: Smaller; ``pixels`` itself if it is small enough.
+        The copy; ``pixels`` itself if its short edge is not longer.
     """
     height, width = pixels.shape[:2]
     edge = min(height, width)

@@ -1,7 +1,8 @@
-"""The layouts in which data sets are published, and where their files go."""
+"""Layouts of the published data sets, and of the prepared folders."""
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -15,36 +16,31 @@ from clouds_mmseg.utils.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Files of one kind.
+    """Mapping of one kind of source files to files of the output.
 
     Attributes:
-        part (str): ``image`` or ``label``.
-        pattern (str): Regular expression of the end of a path. Its named
-            groups tell image and label of a pair (equal values) and, if one
-            is named ``split``, the split.
-        target (str): Path below the output folder; the groups fill it.
-        source (str): What a label holds, for the manifest.
-        convert (callable, optional): See
-            :mod:`clouds_mmseg.data_tools.prepare.convert`. None: the file is
-            used as it is.
+        part: ``image`` or ``label``.
+        pattern: Regular expression of the end of a path. Image and label are a
+            pair if the values of its named groups are equal; a group named
+            ``split`` is the split.
+        target: Path below the output folder, with the groups in braces.
+        source: What the label files hold, for the manifest.
+        convert: See :mod:`clouds_mmseg.data_tools.prepare.convert`. None: the
+            file is used as it is.
     """
 
     part: str
     pattern: str
     target: str
     source: str = 'train_ids'
-    convert: object = None
+    convert: Callable | None = None
 
-    def match(self, name):
-        """Return the groups of a path, or None."""
+    def match(self, name: str) -> re.Match | None:
+        """Match a path of a source; None if the rule does not apply."""
         return re.compile('(?:.*/)?' + self.pattern).fullmatch(name)
 
-    def target_pattern(self):
-        """Return the regular expression of all targets.
-
-        Returns:
-            str: With the target's groups.
-        """
+    def target_pattern(self) -> str:
+        """Return a regular expression that matches all targets."""
         # Odd parts are names in braces.
         parts = re.split(r'\{(\w+)\}', self.target)
         return ''.join(
@@ -55,49 +51,46 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a set is published.
+    """Published layout of a data set.
 
     Attributes:
-        name (str): As on the command line.
-        title (str): For people.
-        rules (tuple[Rule]): In the order of preference: a label is made by
-            the first that finds a file for it.
-        official (dict[str, int]): Split -> images of the official release.
-        examples (tuple[str]): Paths of an image and a label, for messages.
-        split (str, optional): The split of sets that have only one.
-        unlabelled (tuple[str]): Splits that may lack labels.
-        labelled_only (bool): Whether images without label are left out
-            without a word, in sets whose larger part has none.
-        prepare (callable, optional): ``(files, options) -> rules``, for
-            sets that describe their classes in a file of their own.
+        name: As on the command line.
+        title: Name in messages.
+        rules: In the order of preference: a label is made by the first rule
+            that has a file for it.
+        official: Split -> images of the official release.
+        examples: Paths of an image and a label, for messages.
+        split: The split of sets that have only one.
+        unlabelled: Splits that may lack labels.
+        labelled_only: Whether images without label are left out silently, for
+            sets that are mostly unlabelled.
+        prepare: ``(files, options) -> rules``, for sets that describe their
+            classes in a file of their own.
     """
 
     name: str
     title: str
-    rules: tuple = ()
-    official: dict = field(default_factory=dict)
-    examples: tuple = ()
+    rules: tuple[Rule, ...] = ()
+    official: dict[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
     split: str | None = None
-    unlabelled: tuple = ()
+    unlabelled: tuple[str, ...] = ()
     labelled_only: bool = False
-    prepare: object = None
+    prepare: Callable | None = None
 
 
-def prepared(part, pattern, target, **kwargs):
-    """Make a rule that no prepared file matches.
+def published_rule(part: str, pattern: str, target: str, **kwargs) -> Rule:
+    """Make a rule that matches no file of a prepared folder.
 
     A folder may be prepared in place, and the second run must not take the
     labels of the first for published ones.
 
     Args:
-        part (str): See :class:`Rule`.
-        pattern (str): Of the file's end; ``{file}`` stands for a file name
-            without suffix, in the group ``file``.
-        target (str): See :class:`Rule`.
-        **kwargs: Of :class:`Rule`.
-
-    Returns:
-        Rule: The rule.
+        part: See :class:`Rule`.
+        pattern: Of the file's end; ``{file}`` stands for a file name without
+            suffix, in the group ``file``.
+        target: See :class:`Rule`.
+        **kwargs: Further attributes of :class:`Rule`.
     """
     stem = r'(?P<file>(?!\.)[^/]+?(?<!_labelTrainIds))'
     return Rule(
@@ -117,10 +110,10 @@ GTA5 = Layout(
     official=dict(train=24966),
     examples=('images/00001.png', 'labels/00001.png'),
     rules=(
-        prepared(
+        published_rule(
             'image', rf'images/{_GTA5_SPLIT}{{file}}\.png', 'images/{file}.png'
         ),
-        prepared(
+        published_rule(
             'label',
             rf'labels/{_GTA5_SPLIT}{{file}}\.png',
             'labels/{file}_labelTrainIds.png',
@@ -128,7 +121,7 @@ GTA5 = Layout(
             convert=TableConverter.of(GTA5Dataset),
         ),
         # As the converters of other projects leave them.
-        prepared(
+        published_rule(
             'label',
             rf'labels/{_GTA5_SPLIT}{{file}}_labelTrainIds\.png',
             'labels/{file}_labelTrainIds.png',
@@ -144,8 +137,8 @@ SYNTHIA = Layout(
     official=dict(train=9400),
     examples=('RGB/0000000.png', 'GT/LABELS/0000000.png'),
     rules=(
-        prepared('image', r'RGB/{file}\.png', 'RGB/{file}.png'),
-        prepared(
+        published_rule('image', r'RGB/{file}\.png', 'RGB/{file}.png'),
+        published_rule(
             'label',
             r'GT/LABELS/{file}\.png',
             'GT/LABELS/{file}_labelTrainIds.png',
@@ -153,7 +146,7 @@ SYNTHIA = Layout(
             convert=TableConverter.of(SYNTHIADataset),
         ),
         # As the converters of other projects leave them.
-        prepared(
+        published_rule(
             'label',
             r'GT/LABELS/{file}_labelTrainIds\.png',
             'GT/LABELS/{file}_labelTrainIds.png',
@@ -162,8 +155,8 @@ SYNTHIA = Layout(
 )
 
 
-# The files hold train ids, and behind them one more for "unlabelled".
-_IDS = {index: index for index in range(len(CLASSES))}
+# The files hold train ids; 19 is "unlabelled".
+_URBANSYN_IDS = {index: index for index in range(len(CLASSES))}
 
 URBANSYN = Layout(
     name='urbansyn',
@@ -181,7 +174,9 @@ URBANSYN = Layout(
             part='label',
             pattern=r'ss/ss_(?P<file>\d+)\.png',
             target='ss/rgb_{file}_labelTrainIds.png',
-            convert=TableConverter.from_ids(_IDS, (len(CLASSES), IGNORE)),
+            convert=TableConverter.from_ids(
+                _URBANSYN_IDS, (len(CLASSES), IGNORE)
+            ),
         ),
     ),
 )
@@ -192,15 +187,15 @@ _CITYSCAPES_WHERE = (
 )
 
 
-def draw_polygons(payload, name):
-    """Draw the polygons of an image as cityscapesscripts does.
+def draw_polygons(payload: bytes, name: str) -> np.ndarray:
+    """Rasterise the polygons of an image with cityscapesscripts.
 
     Args:
-        payload (bytes): A ``*_polygons.json``.
-        name (str): Of the file, for messages.
+        payload: A ``*_polygons.json``.
+        name: Of the file, for messages.
 
     Returns:
-        np.ndarray: (H, W) uint8 train ids, 255 where none is evaluated.
+        (H, W) uint8 train ids, 255 where the class is not evaluated.
 
     Raises:
         DataError: The file is damaged, or has an unknown class.
@@ -212,15 +207,15 @@ def draw_polygons(payload, name):
         annotation = Annotation()
         annotation.fromJsonText(payload.decode('utf-8'))
         image = createLabelImage(annotation, 'trainIds')
-    # It ends the process on a class that it does not know.
+    # cityscapesscripts exits on a class that it does not know.
     except (Exception, SystemExit) as error:
         raise DataError(
-            f'label {name} cannot be drawn ({_why(payload, error)})'
+            f'label {name} cannot be drawn ({_failure_text(payload, error)})'
         ) from error
     return np.asarray(image)
 
 
-def _why(payload, error):
+def _failure_text(payload, error):
     if not isinstance(error, SystemExit):
         return f'{type(error).__name__}: {error}'
     from cityscapesscripts.helpers.labels import name2label
@@ -230,10 +225,10 @@ def _why(payload, error):
     return f'unknown classes: {", ".join(map(str, unknown))}'
 
 
-def _rules(files, options):
+def _cityscapes_rules(files, options):
     """Prefer the polygons; ids make the same labels without the package."""
-    polygons = _label('polygons.json', 'polygons', draw_polygons)
-    ids = _label('labelIds.png', 'label_ids', label_ids())
+    polygons = _cityscapes_label('polygons.json', 'polygons', draw_polygons)
+    ids = _cityscapes_label('labelIds.png', 'label_ids', label_ids())
     if find_spec('cityscapesscripts') is None:
         if files.any(polygons.pattern) and not files.any(ids.pattern):
             raise DataError(
@@ -245,7 +240,7 @@ def _rules(files, options):
     return (_CITYSCAPES_IMAGE, polygons, ids, _CITYSCAPES_DRAWN)
 
 
-def _label(ending, source, convert=None):
+def _cityscapes_label(ending, source, convert=None):
     return Rule(
         part='label',
         pattern='gtFine/'
@@ -263,9 +258,9 @@ _CITYSCAPES_IMAGE = Rule(
     pattern='leftImg8bit/' + _CITYSCAPES_WHERE + r'_leftImg8bit\.png',
     target='leftImg8bit/{split}/{city}/{file}_leftImg8bit.png',
 )
-# Made before; last, so that what is prepared in place is made of the same
-# files in every run.
-_CITYSCAPES_DRAWN = _label('labelTrainIds.png', 'train_ids')
+# Written by an earlier run. The last rule, so that labels prepared in place
+# are made from the same files in every run.
+_CITYSCAPES_DRAWN = _cityscapes_label('labelTrainIds.png', 'train_ids')
 
 CITYSCAPES = Layout(
     name='cityscapes',
@@ -276,7 +271,7 @@ CITYSCAPES = Layout(
         'gtFine/val/munster/munster_000000_000019_gtFine_polygons.json',
     ),
     unlabelled=('test',),
-    prepare=_rules,
+    prepare=_cityscapes_rules,
 )
 
 
@@ -295,21 +290,21 @@ BDD100K = Layout(
     ),
     unlabelled=('test',),
     rules=(
-        prepared(
+        published_rule(
             'image', rf'10k/{_BDD100K_ALL}/{{file}}\.jpg', _BDD100K_IMAGE
         ),
         # The layout of the first release.
-        prepared(
+        published_rule(
             'image',
             rf'seg/images/{_BDD100K_ALL}/{{file}}\.jpg',
             _BDD100K_IMAGE,
         ),
-        prepared(
+        published_rule(
             'label',
             rf'sem_seg/masks/{_BDD100K_LABELLED}/{{file}}\.png',
             _BDD100K_LABEL,
         ),
-        prepared(
+        published_rule(
             'label',
             rf'seg/labels/{_BDD100K_LABELLED}/{{file}}_train_id\.png',
             _BDD100K_LABEL,
@@ -392,9 +387,9 @@ DARK_ZURICH = Layout(
 
 
 _NIGHTTIME_DRIVING_WHERE = r'(?P<split>test)/night/(?P<file>[^./][^/]*)'
-_GT = 'gtCoarse_daytime_trainvaltest'
+_NIGHTTIME_DRIVING_GT = 'gtCoarse_daytime_trainvaltest'
 _NIGHTTIME_DRIVING_LABEL = (
-    _GT + '/{split}/night/{file}_gtCoarse_labelTrainIds.png'
+    _NIGHTTIME_DRIVING_GT + '/{split}/night/{file}_gtCoarse_labelTrainIds.png'
 )
 
 NIGHTTIME_DRIVING = Layout(
@@ -403,7 +398,7 @@ NIGHTTIME_DRIVING = Layout(
     official=dict(test=50),
     examples=(
         'leftImg8bit/test/night/0_1_leftImg8bit.png',
-        f'{_GT}/test/night/0_1_gtCoarse_labelTrainIds.png',
+        f'{_NIGHTTIME_DRIVING_GT}/test/night/0_1_gtCoarse_labelTrainIds.png',
     ),
     rules=(
         Rule(
@@ -414,13 +409,13 @@ NIGHTTIME_DRIVING = Layout(
         ),
         Rule(
             part='label',
-            pattern=f'{_GT}/{_NIGHTTIME_DRIVING_WHERE}'
+            pattern=f'{_NIGHTTIME_DRIVING_GT}/{_NIGHTTIME_DRIVING_WHERE}'
             + r'_gtCoarse_labelTrainIds\.png',
             target=_NIGHTTIME_DRIVING_LABEL,
         ),
         Rule(
             part='label',
-            pattern=f'{_GT}/{_NIGHTTIME_DRIVING_WHERE}'
+            pattern=f'{_NIGHTTIME_DRIVING_GT}/{_NIGHTTIME_DRIVING_WHERE}'
             + r'_gtCoarse_labelIds\.png',
             target=_NIGHTTIME_DRIVING_LABEL,
             source='label_ids',
@@ -430,7 +425,7 @@ NIGHTTIME_DRIVING = Layout(
 )
 
 
-# Apart from the published folders, whose other images have no labels.
+# Separate from the published folders, most of whose images have no label.
 _FOGGY_ZURICH_LABEL = 'testv2/gt/{sequence}/{file}_labelTrainIds.png'
 _FOGGY_ZURICH_WHERE = r'(?P<sequence>[^/]+)/{file}\.png'
 
@@ -445,17 +440,17 @@ FOGGY_ZURICH = Layout(
     ),
     labelled_only=True,
     rules=(
-        prepared(
+        published_rule(
             'image',
             f'RGB/{_FOGGY_ZURICH_WHERE}',
             'testv2/RGB/{sequence}/{file}.png',
         ),
-        prepared(
+        published_rule(
             'label',
             f'gt_labelTrainIds/{_FOGGY_ZURICH_WHERE}',
             _FOGGY_ZURICH_LABEL,
         ),
-        prepared(
+        published_rule(
             'label',
             f'gt_labelIds/{_FOGGY_ZURICH_WHERE}',
             _FOGGY_ZURICH_LABEL,

@@ -1,21 +1,27 @@
-"""Preparation of a data set: find its files, plan, write."""
+"""Preparation of a data set: find the source files, plan, write."""
 
 import logging
 import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmengine.logging import print_log
 from tqdm import tqdm
 
-from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS, Member
+from clouds_mmseg.data_tools.prepare.archives import (
+    READ_ERRORS,
+    Member,
+    Source,
+)
+from clouds_mmseg.data_tools.prepare.layouts import Layout, Rule
 from clouds_mmseg.data_tools.prepare.sets import find_layout
 from clouds_mmseg.data_tools.prepare.sources import (
     WORK_FOLDER,
-    Files,
+    SourceFiles,
     find_sources,
 )
 from clouds_mmseg.data_tools.prepare.write import (
@@ -24,6 +30,7 @@ from clouds_mmseg.data_tools.prepare.write import (
     FAILED,
     RECODES,
     FileWriter,
+    Job,
     decode_image,
     encode_exactly,
     recode_rules,
@@ -39,20 +46,22 @@ from clouds_mmseg.datasets.prepared import (
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.parallel import parallel_map
 
+# Unusable files that the error lists.
+_NAMED_FILES = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of ``tools/prepare_dataset.py``.
 
     Attributes:
-        link (bool): Link files of folders instead of copying them.
-        resize_short (int, optional): Short edge of a smaller copy.
-        recode (str, optional): Format of lossless copies of the images, one
-            of :data:`~clouds_mmseg.data_tools.prepare.write.RECODES`.
-        label_version (str, optional): ``1.2`` or ``2.0`` of Mapillary
-            Vistas.
-        skip_bad (bool): Leave out images that cannot be used.
-        workers (int, optional): Processes; the number of cores by default.
+        link: Link files of folders instead of copying them.
+        resize_short: Short edge of a smaller copy.
+        recode: Format of lossless copies of the images, one of
+            :data:`~clouds_mmseg.data_tools.prepare.write.RECODES`.
+        label_version: ``1.2`` or ``2.0`` of Mapillary Vistas.
+        skip_bad: Leave out images that cannot be used.
+        workers: Processes; the number of cores by default.
 
     Raises:
         DataError: ``resize_short`` is not positive, or ``recode`` unknown.
@@ -76,68 +85,131 @@ class Options:
             )
 
 
-_NAMED = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One file to be made.
+@dataclass(frozen=True)
+class Result:
+    """Result of :func:`prepare_dataset`.
 
     Attributes:
-        part (str): ``image`` or ``label``.
-        key (tuple): The same for image and label of a pair.
-        split (str): The split.
-        target (str): Path below the output folder.
-        source (int): Number of the source.
-        member (Member): The file there.
-        convert (callable, optional): What makes train ids of a label.
-        label_source (str): See :class:`Rule`.
+        manifest: Of the prepared folder.
+        created: Files written by this run.
+        existing: Files that an earlier run has written.
     """
 
-    part: str
-    key: tuple
-    split: str
-    target: str
-    source: int
-    member: Member
-    convert: object = None
-    label_source: str = 'train_ids'
+    manifest: Manifest
+    created: int
+    existing: int
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """All jobs, and what is wrong with the source.
+    """The files to write, and what is wrong with the sources.
 
     Attributes:
-        jobs (list[Job]): Sorted by source and place in it.
-        splits (dict[str, int]): Split -> number of images.
-        label_source (str): What the labels are made from.
-        unpaired (list[str]): Messages about files without a partner, whose
-            pairs are not in ``jobs``.
-        left_out (list[str]): The images among them.
+        jobs: Sorted by source and position in it.
+        splits: Split -> number of images.
+        label_source: What the labels are made from.
+        unpaired: Messages about images without label and labels without image;
+            neither is in ``jobs``.
+        left_out: Targets of the images without label.
     """
 
-    jobs: list
-    splits: dict
+    jobs: list[Job]
+    splits: dict[str, int]
     label_source: str
-    unpaired: list
-    left_out: list
+    unpaired: list[str]
+    left_out: list[str]
 
 
-def make_plan(layout, rules, found):
-    """Decide which file becomes what.
+def prepare_dataset(
+    name: str,
+    src: Sequence[str | Path],
+    out: str | Path,
+    options: Options | None = None,
+) -> Result:
+    """Make the folder that a dataset class reads from official downloads.
+
+    Nothing below ``src`` is changed. Files are written atomically, and the
+    same call continues a run that was interrupted.
 
     Args:
-        layout (Layout): Of the set.
-        rules (Sequence[Rule]): Its rules.
-        found (list): Pairs of a source and its members.
+        name: One of :data:`clouds_mmseg.data_tools.prepare.sets.NAMES`.
+        src: Archives and folders.
+        out: The prepared folder; it may be one of ``src``.
+        options: Defaults to ``Options()``.
 
     Returns:
-        Plan: The jobs.
+        The manifest and the numbers of files.
 
     Raises:
-        DataError: There is no image or no label of the set, or two
-            different files would become the same.
+        DataError: Sources, output folder or options do not fit, or files
+            cannot be used. Files that could be written are kept.
+    """
+    options = options or Options()
+    src = [src] if isinstance(src, (str, os.PathLike)) else src
+    layout = find_layout(name)
+    before = check_out(out, name, options)
+    found = find_sources(src, out)
+    rules = layout.rules
+    if layout.prepare:
+        rules = layout.prepare(SourceFiles(found), options)
+    rules = recode_rules(rules, options.recode)
+    plan = make_plan(layout, rules, found)
+    check_same_labels(out, before, plan)
+    if plan.unpaired and not options.skip_bad:
+        raise bad_files_error(plan.unpaired, 0)
+    manifest = Manifest(
+        name=name,
+        splits=plan.splits,
+        resize_short=options.resize_short,
+        recode=options.recode,
+        label_source=plan.label_source,
+        complete=False,
+    )
+    check_space(out, plan, found, options)
+    if not (before and before.complete and _all_exist(out, plan)):
+        _save_manifest(out, manifest)
+    bad, states = _write_all(out, plan, found, options, layout)
+    if bad and not options.skip_bad:
+        raise bad_files_error(
+            [*plan.unpaired, *(message for _, message in bad)],
+            states[CREATED],
+        )
+    left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
+    if before:
+        # A set may be prepared part by part.
+        planned = {job.target for job in plan.jobs}
+        left_out.update(set(before.left_out) - planned)
+    splits, linked = count_images(out, layout, rules, left_out)
+    manifest = replace(
+        manifest,
+        splits=splits,
+        link=linked,
+        left_out=sorted(left_out),
+        complete=True,
+    )
+    _save_manifest(out, manifest)
+    shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
+    for message in [*plan.unpaired, *(message for _, message in bad)]:
+        warn(f'left out: {message}')
+    compare_counts(layout, manifest)
+    return Result(manifest, states[CREATED], states[EXISTS])
+
+
+def make_plan(
+    layout: Layout,
+    rules: Sequence[Rule],
+    found: list[tuple[Source, list[Member]]],
+) -> Plan:
+    """Decide which source file becomes which file of the output.
+
+    Args:
+        layout: Of the set.
+        rules: Of the layout, in the order of preference.
+        found: Each source with its members.
+
+    Raises:
+        DataError: There is no image or no label of the set, or two different
+            files would become the same.
     """
     images, labels = {}, {}
     for number, (_, members) in enumerate(found):
@@ -148,13 +220,13 @@ def make_plan(layout, rules, found):
                     continue
                 job = _job(layout, rule, match, number, member)
                 table = images if rule.part == 'image' else labels
-                _enter(table, rank, job, found)
+                _add_preferred(table, rank, job, found)
                 break
     images = {key: job for key, (_, job) in images.items()}
     labels = {key: job for key, (_, job) in labels.items()}
     if not images or not labels:
         raise _nothing_found(layout, bool(images), found)
-    return _pair(layout, images, labels, found)
+    return _pair_jobs(layout, images, labels, found)
 
 
 def _job(layout, rule, match, number, member):
@@ -174,25 +246,25 @@ def _job(layout, rule, match, number, member):
     )
 
 
-def _enter(table, rank, job, found):
-    """Keep the file of the best rule; of equal ones the first source's."""
+def _add_preferred(table, rank, job, found):
+    """Keep the job of the preferred rule, of equal ones the first."""
     other = table.get(job.key)
     if other is None or rank < other[0]:
         table[job.key] = (rank, job)
     elif rank == other[0] and job.member.size != other[1].member.size:
-        places = [
+        paths = [
             found[j.source][0].describe(j.member) for j in (other[1], job)
         ]
         raise DataError(
             f'two different files would become {job.target}:\n'
-            f'  {places[0]} ({other[1].member.size} bytes)\n'
-            f'  {places[1]} ({job.member.size} bytes)\n'
+            f'  {paths[0]} ({other[1].member.size} bytes)\n'
+            f'  {paths[1]} ({job.member.size} bytes)\n'
             'One of them may be unpacked incompletely: delete it, or give '
-            'only one of the two places as --src.'
+            'only one of the two as --src.'
         )
 
 
-def _pair(layout, images, labels, found):
+def _pair_jobs(layout, images, labels, found):
     unpaired, left_out, jobs = [], [], []
     splits = Counter()
     for key, image in images.items():
@@ -211,7 +283,7 @@ def _pair(layout, images, labels, found):
         if key not in images:
             where = found[label.source][0].describe(label.member)
             unpaired.append(f'{where}: there is no image for this label')
-    jobs.sort(key=lambda job: (job.source, str(job.member.place)))
+    jobs.sort(key=lambda job: (job.source, str(job.member.location)))
     sources = sorted({j.label_source for j in jobs if j.part == 'label'})
     return Plan(
         jobs=jobs,
@@ -237,22 +309,19 @@ def _nothing_found(layout, has_images, found):
     return DataError('\n'.join(lines))
 
 
-_NAMED_FILES = 20
-
-
-def check_out(out, name, options):
-    """Refuse a folder that was prepared otherwise.
+def check_out(out: str | Path, name: str, options: Options) -> Manifest | None:
+    """Refuse a folder that was prepared as another set or with other options.
 
     Args:
-        out (str | Path): The output folder.
-        name (str): The set.
-        options (Options): As asked for now.
+        out: The output folder.
+        name: The set.
+        options: Of this run.
 
     Returns:
-        Manifest | None: What the folder holds.
+        Its manifest; None if nothing was prepared there.
 
     Raises:
-        DataError: It was made otherwise.
+        DataError: Set, size or image format differ.
     """
     before = read_manifest(out)
     if before is None:
@@ -270,16 +339,18 @@ def check_out(out, name, options):
     return before
 
 
-def check_same_labels(out, before, plan):
+def check_same_labels(
+    out: str | Path, before: Manifest | None, plan: Plan
+) -> None:
     """Refuse a folder whose labels were made from something else.
 
     Args:
-        out (str | Path): The output folder.
-        before (Manifest | None): What it holds.
-        plan (Plan): What is about to be made.
+        out: The output folder.
+        before: Its manifest.
+        plan: Of this run.
 
     Raises:
-        DataError: They do not fit.
+        DataError: The label sources differ.
     """
     if before and before.label_source != plan.label_source:
         raise DataError(
@@ -289,23 +360,30 @@ def check_same_labels(out, before, plan):
         )
 
 
-def check_space(out, plan, found, options):
-    """Compare what archives hold with the room on the disk.
+def check_space(
+    out: str | Path,
+    plan: Plan,
+    found: list[tuple[Source, list[Member]]],
+    options: Options,
+) -> None:
+    """Compare the size of the files to write with the free disk space.
 
     Args:
-        out (str | Path): The output folder.
-        plan (Plan): What is about to be made.
-        found (list): Pairs of a source and its members.
-        options (Options): As asked for.
+        out: The output folder.
+        plan: Of this run.
+        found: Each source with its members.
+        options: Of this run.
 
     Raises:
-        DataError: There is not enough room.
+        DataError: There is not enough space.
     """
     if options.resize_short:
         return
-    growth = _growth(plan, found, options.recode) if options.recode else 0
+    size_ratio = (
+        _size_ratio(plan, found, options.recode) if options.recode else 0
+    )
     need = sum(
-        _written_bytes(job, found[job.source][0], options, growth)
+        _written_bytes(job, found[job.source][0], options, size_ratio)
         for job in plan.jobs
         if not os.path.lexists(os.path.join(out, job.target))
     )
@@ -321,8 +399,8 @@ def check_space(out, plan, found, options):
         )
 
 
-def _growth(plan, found, kind):
-    """Tell how many times as large as published an image becomes."""
+def _size_ratio(plan, found, kind):
+    """Estimate the size ratio of a recoded to the published image."""
     for job in plan.jobs:
         source = found[job.source][0]
         if job.part == 'label' or source.streamed:
@@ -332,36 +410,33 @@ def _growth(plan, found, kind):
             image = decode_image(payload, job.target)
             copy = encode_exactly(image, kind, job.target)
         except (DataError, *READ_ERRORS):
-            # It is named when its turn comes.
+            # Reported when the file is written.
             continue
         return len(copy) / len(payload)
     return 1.0
 
 
-def _written_bytes(job, source, options, growth):
-    if growth and job.part == 'image':
-        return job.member.size * growth
+def _written_bytes(job, source, options, size_ratio):
+    if size_ratio and job.part == 'image':
+        return job.member.size * size_ratio
     linked = source.owned or (source.is_folder and options.link)
     return 0 if linked else job.member.size
 
 
-def bad_files_error(messages, made):
+def bad_files_error(messages: list[str], created: int) -> DataError:
     """Make the error about files that cannot be used.
 
     Args:
-        messages (list[str]): One for each.
-        made (int): Files that were made in spite of them.
-
-    Returns:
-        DataError: Names the first of them.
+        messages: One a file; the first 20 are listed.
+        created: Files that were written nevertheless.
     """
     count = len(messages)
     lines = [f'{count} file{"s" * (count > 1)} cannot be used:']
     lines += [f'  {message}' for message in messages[:_NAMED_FILES]]
     if len(messages) > _NAMED_FILES:
-        lines.append(f'  and {len(messages) - _NAMED} more')
-    if made:
-        lines.append(f'Made: {made} others.')
+        lines.append(f'  and {len(messages) - _NAMED_FILES} more')
+    if created:
+        lines.append(f'Written: {created} others.')
     lines.append(
         'Download or unpack the named ones again and run the same command, '
         'or give --skip-bad to leave out these images.'
@@ -369,17 +444,94 @@ def bad_files_error(messages, made):
     return DataError('\n'.join(lines))
 
 
-def count_images(out, layout, rules, left_out):
+def _all_exist(out, plan):
+    return all(
+        os.path.lexists(os.path.join(out, job.target)) for job in plan.jobs
+    )
+
+
+def _save_manifest(out, manifest):
+    try:
+        write_manifest(out, manifest)
+    except OSError as error:
+        raise write_error(out, Path(out) / MANIFEST, error) from error
+
+
+def _write_all(out, plan, found, options, layout):
+    """Write all files; return failed jobs with messages, state counts."""
+    sources = tuple(source for source, _ in found)
+    writer = FileWriter(
+        str(out), sources, options.link, options.resize_short, options.recode
+    )
+    random_access = [j for j in plan.jobs if not sources[j.source].streamed]
+    bad, states, results = [], Counter(), []
+    if random_access:
+        done = parallel_map(
+            writer,
+            random_access,
+            workers=options.workers,
+            title=layout.name,
+            unit='file',
+        )
+        results.append(zip(random_access, done, strict=True))
+    for number, source in enumerate(sources):
+        jobs = [j for j in plan.jobs if j.source == number]
+        if source.streamed and jobs:
+            results.append(_stream(writer, source, jobs))
+    for part in results:
+        for job, done in part:
+            states[done.state] += 1
+            if done.state == FAILED:
+                bad.append((job, done.message))
+    return bad, states
+
+
+def _stream(writer, source, jobs):
+    """Write the files of an archive that can only be read in order."""
+    todo = {job.member.location: job for job in jobs}
+    with tqdm(total=len(jobs), unit='file', disable=None) as bar:
+        for location, payload in source.stream(todo):
+            yield todo[location], writer(todo[location], payload)
+            bar.update()
+
+
+def _leave_out(out, plan, found, bad):
+    """Remove the written pairs of failed files; yield the images' targets."""
+    keys = {job.key for job, _ in bad}
+    for job in plan.jobs:
+        if job.key not in keys:
+            continue
+        target, source = Path(out) / job.target, found[job.source][0]
+        published = (
+            source.is_folder
+            and target.exists()
+            and target.samefile(job.member.location)
+            and not target.is_symlink()
+        )
+        # Prepared in place, an image is the published one: it stays, and the
+        # dataset classes skip what the manifest names.
+        if not published:
+            target.unlink(missing_ok=True)
+        if job.part == 'image':
+            yield job.target
+
+
+def count_images(
+    out: str | Path,
+    layout: Layout,
+    rules: Sequence[Rule],
+    left_out: Container[str],
+) -> tuple[dict[str, int], bool]:
     """Count the images of a prepared folder, split by split.
 
     Args:
-        out (str | Path): The folder.
-        layout (Layout): Of the set.
-        rules (Sequence[Rule]): Its rules.
-        left_out (Container[str]): Paths below the folder that do not count.
+        out: The folder.
+        layout: Of the set.
+        rules: Its rules.
+        left_out: Paths below the folder that are not counted.
 
     Returns:
-        tuple[dict[str, int], bool]: The counts, and whether files are links.
+        Images of each split, and whether any image is a link.
     """
     patterns = {r.target_pattern() for r in rules if r.part == 'image'}
     patterns = [re.compile(pattern) for pattern in patterns]
@@ -402,12 +554,12 @@ def count_images(out, layout, rules, left_out):
     return dict(sorted(counts.items())), linked
 
 
-def compare_counts(layout, manifest):
-    """Warn of numbers of images that the official release does not have.
+def compare_counts(layout: Layout, manifest: Manifest) -> None:
+    """Warn of numbers of images that differ from the official release.
 
     Args:
-        layout (Layout): Of the set.
-        manifest (Manifest): Of what was prepared.
+        layout: Of the set.
+        manifest: Of the prepared folder.
     """
     for split, count in manifest.splits.items():
         official = layout.official.get(split)
@@ -417,166 +569,6 @@ def compare_counts(layout, manifest):
             )
 
 
-def warn(message):
-    """Say something in the log.
-
-    Args:
-        message (str): What.
-    """
+def warn(message: str) -> None:
+    """Log a warning."""
     print_log(message, logger='current', level=logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What :func:`prepare_dataset` has done.
-
-    Attributes:
-        manifest (Manifest): Of the prepared folder.
-        made (int): Files made by this run.
-        there (int): Files that were there.
-    """
-
-    manifest: Manifest
-    made: int
-    there: int
-
-
-def prepare_dataset(name, src, out, options=None):
-    """Make the folder that a dataset class reads from official downloads.
-
-    Nothing below ``src`` is changed. Every file is whole or not there; a run
-    that was stopped is continued by the same call.
-
-    Args:
-        name (str): One of :data:`clouds_mmseg.data_tools.prepare.sets.NAMES`.
-        src (Sequence[str | Path]): Archives and folders.
-        out (str | Path): The prepared folder; it may be one of ``src``.
-        options (Options, optional): How.
-
-    Returns:
-        Result: With the manifest that was written.
-
-    Raises:
-        DataError: See the message; files that could be made are there.
-    """
-    options = options or Options()
-    src = [src] if isinstance(src, (str, os.PathLike)) else src
-    layout = find_layout(name)
-    before = check_out(out, name, options)
-    found = find_sources(src, out)
-    rules = layout.rules
-    if layout.prepare:
-        rules = layout.prepare(Files(found), options)
-    rules = recode_rules(rules, options.recode)
-    plan = make_plan(layout, rules, found)
-    check_same_labels(out, before, plan)
-    if plan.unpaired and not options.skip_bad:
-        raise bad_files_error(plan.unpaired, 0)
-    manifest = Manifest(
-        name=name,
-        splits=plan.splits,
-        resize_short=options.resize_short,
-        recode=options.recode,
-        label_source=plan.label_source,
-        complete=False,
-    )
-    check_space(out, plan, found, options)
-    if not (before and before.complete and _all_there(out, plan)):
-        _write(out, manifest)
-    bad, states = _place_all(out, plan, found, options, layout)
-    if bad and not options.skip_bad:
-        raise bad_files_error(
-            [*plan.unpaired, *(message for _, message in bad)],
-            states[CREATED],
-        )
-    left_out = {*plan.left_out, *_leave_out(out, plan, found, bad)}
-    if before:
-        # A set may be prepared part by part.
-        planned = {job.target for job in plan.jobs}
-        left_out.update(set(before.left_out) - planned)
-    splits, linked = count_images(out, layout, rules, left_out)
-    manifest = replace(
-        manifest,
-        splits=splits,
-        link=linked,
-        left_out=sorted(left_out),
-        complete=True,
-    )
-    _write(out, manifest)
-    shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
-    for message in [*plan.unpaired, *(message for _, message in bad)]:
-        warn(f'left out: {message}')
-    compare_counts(layout, manifest)
-    return Result(manifest, states[CREATED], states[EXISTS])
-
-
-def _all_there(out, plan):
-    return all(
-        os.path.lexists(os.path.join(out, job.target)) for job in plan.jobs
-    )
-
-
-def _write(out, manifest):
-    try:
-        write_manifest(out, manifest)
-    except OSError as error:
-        raise write_error(out, Path(out) / MANIFEST, error) from error
-
-
-def _place_all(out, plan, found, options, layout):
-    """Do all jobs; return the bad ones with messages, counts of states."""
-    sources = tuple(source for source, _ in found)
-    placer = FileWriter(
-        str(out), sources, options.link, options.resize_short, options.recode
-    )
-    plain = [j for j in plan.jobs if not sources[j.source].streamed]
-    bad, states, results = [], Counter(), []
-    if plain:
-        done = parallel_map(
-            placer,
-            plain,
-            workers=options.workers,
-            title=layout.name,
-            unit='file',
-        )
-        results.append(zip(plain, done, strict=True))
-    for number, source in enumerate(sources):
-        jobs = [j for j in plan.jobs if j.source == number]
-        if source.streamed and jobs:
-            results.append(_stream(placer, source, jobs))
-    for part in results:
-        for job, done in part:
-            states[done.state] += 1
-            if done.state == FAILED:
-                bad.append((job, done.message))
-    return bad, states
-
-
-def _stream(placer, source, jobs):
-    """Do the jobs of an archive that is read from its beginning."""
-    todo = {job.member.place: job for job in jobs}
-    with tqdm(total=len(jobs), unit='file', disable=None) as bar:
-        for place, payload in source.stream(todo):
-            yield todo[place], placer(todo[place], payload)
-            bar.update()
-
-
-def _leave_out(out, plan, found, bad):
-    """Remove the partners of bad files, if made here; yield the images."""
-    keys = {job.key for job, _ in bad}
-    for job in plan.jobs:
-        if job.key not in keys:
-            continue
-        target, source = Path(out) / job.target, found[job.source][0]
-        published = (
-            source.is_folder
-            and target.exists()
-            and target.samefile(job.member.place)
-            and not target.is_symlink()
-        )
-        # Prepared in place, an image is the published one: it stays, and the
-        # dataset classes skip what the manifest names.
-        if not published:
-            target.unlink(missing_ok=True)
-        if job.part == 'image':
-            yield job.target

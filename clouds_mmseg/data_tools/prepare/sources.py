@@ -1,14 +1,17 @@
-"""Folders and archives that ``--src`` stands for."""
+"""Source files of a preparation: folders and archives given as ``--src``."""
 
 import os
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clouds_mmseg.data_tools.prepare.archives import (
     FolderSource,
+    Member,
+    Source,
     TarSource,
     ZipSource,
     unpack_rar,
@@ -19,55 +22,8 @@ from clouds_mmseg.datasets.files import QUARANTINE
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
 
-
-@dataclass(frozen=True)
-class Files:
-    """All files of the sources.
-
-    Attributes:
-        found (list): Pairs of a source and its members.
-    """
-
-    found: list
-
-    def any(self, pattern):
-        """Whether there is a file whose path ends as a pattern says.
-
-        Args:
-            pattern (str): As in a rule.
-
-        Returns:
-            bool: True if there is.
-        """
-        pattern = re.compile('(?:.*/)?' + pattern)
-        return any(
-            pattern.fullmatch(member.name)
-            for _, members in self.found
-            for member in members
-        )
-
-    def read(self, name):
-        """Return the content of the first file with a name.
-
-        Args:
-            name (str): Without folders.
-
-        Returns:
-            bytes | None: None if there is none.
-        """
-        for source, members in self.found:
-            for member in members:
-                if member.name.rpartition('/')[2] != name:
-                    continue
-                if source.streamed:
-                    return next(source.stream([member.place]))[1]
-                return source.read(member)
-        return None
-
-
-# Archives unpacked on the way; below the output folder.
+# Below the output folder: archives unpacked from archives, and RAR archives.
 WORK_FOLDER = '.unpacked'
-
 _ARCHIVE = re.compile(
     r'\.(zip|tar|tgz|tar\.(gz|bz2|xz)|tbz2?|txz|rar|z\d\d+|'
     r'(zip|tar|tgz|tar\.gz)\.\d{3,})$',
@@ -78,20 +34,65 @@ _CUT = re.compile(r'\.(zip|tar|tgz|tar\.gz)\.(\d{3,})$', re.IGNORECASE)
 _NUMBER = re.compile(r'\.\d{3,}$')
 _VOLUME = re.compile(r'\.z(\d{2,})$', re.IGNORECASE)
 _RAR_PART = re.compile(r'\.part0*(\d+)\.rar$', re.IGNORECASE)
+# Levels of archives in archives.
 _DEPTH = 3
 
 
-def find_sources(paths, out):
-    """Open everything that files can come from.
+@dataclass(frozen=True)
+class SourceFiles:
+    """All files of the sources, looked up by name or pattern.
+
+    Attributes:
+        found: Each source with its members.
+    """
+
+    found: list[tuple[Source, list[Member]]]
+
+    def any(self, pattern: str) -> bool:
+        """Return whether the end of a file's path matches a pattern.
+
+        Args:
+            pattern: Regular expression, see :class:`Rule`.
+        """
+        pattern = re.compile('(?:.*/)?' + pattern)
+        return any(
+            pattern.fullmatch(member.name)
+            for _, members in self.found
+            for member in members
+        )
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of the first file with a name.
+
+        Args:
+            name: Without folders.
+
+        Returns:
+            None if there is no such file.
+        """
+        for source, members in self.found:
+            for member in members:
+                if member.name.rpartition('/')[2] != name:
+                    continue
+                if source.streamed:
+                    return next(source.stream([member.location]))[1]
+                return source.read(member)
+        return None
+
+
+def find_sources(
+    paths: Sequence[str | Path], out: str | Path
+) -> list[tuple[Source, list[Member]]]:
+    """List the files of all sources, archives inside of archives included.
 
     Args:
-        paths (Sequence[str | Path]): Archives, one or all volumes of split
-            archives, and folders of files, of archives or of both.
-        out (str | Path): The output folder. It is not searched, and takes
-            what must be unpacked on the way (archives in archives).
+        paths: Archives, one or all volumes of split archives, and folders of
+            files, of archives or of both.
+        out: The output folder. It is not searched, unless it is one of
+            ``paths``; what must be unpacked goes to a folder below it.
 
     Returns:
-        list[tuple[source, list[Member]]]: Folders first: what is unpacked
+        Each source with its members, folders first: a file that is unpacked
         need not be read from an archive.
 
     Raises:
@@ -103,8 +104,8 @@ def find_sources(paths, out):
     for path in map(os.fspath, paths):
         if os.path.isdir(path):
             source = FolderSource(os.path.abspath(path))
-            # Preparing in place is possible: then it is searched, without
-            # what verification has moved aside.
+            # Prepared in place, the output folder is searched too, without
+            # the files that verification has moved to quarantine.
             hidden = {str(work), os.path.join(out, QUARANTINE)}
             if os.path.realpath(path) != out:
                 hidden.add(out)
@@ -112,7 +113,9 @@ def find_sources(paths, out):
             folders.append((source, members))
             for member in members:
                 if _ARCHIVE.search(member.name):
-                    archives[os.path.realpath(member.place)] = member.place
+                    archives[os.path.realpath(member.location)] = (
+                        member.location
+                    )
         elif os.path.isfile(path):
             if not _ARCHIVE.search(path) and not zipfile.is_zipfile(path):
                 raise DataError(
@@ -142,7 +145,7 @@ def _open_archives(paths, work, depth):
 
 
 def _group(paths, work):
-    """Make one source of all volumes of an archive."""
+    """Yield one source for all volumes of an archive."""
     done = set()
     for path in paths:
         if path in done:
@@ -156,7 +159,9 @@ def _group(paths, work):
             streamed = bool(_COMPRESSED.search(name))
             yield TarSource(tuple(volumes), streamed)
         else:
-            yield ZipSource(tuple(volumes), spanned=kind == 'spanned')
+            yield ZipSource(
+                tuple(volumes), multi_volume=kind == 'multi_volume'
+            )
 
 
 def _volumes(path):
@@ -192,7 +197,7 @@ def _volumes(path):
         return [path], 'zip'
     stem = re.escape(os.path.splitext(name)[0])
     files = _numbered(folder, stem + r'\.z(\d\d+)', path, 1, before)
-    return [*files, path], 'spanned'
+    return [*files, path], 'multi_volume'
 
 
 def _numbered(folder, pattern, path, first, count=None):
@@ -215,12 +220,12 @@ def _numbered(folder, pattern, path, first, count=None):
 
 
 def _unpack(source, member, work):
-    """Write an archive that lies in an archive to the work folder."""
+    """Extract an archive inside of an archive to the work folder."""
     if isinstance(source, FolderSource):
-        return member.place
+        return member.location
     # Archives of equal names in different folders must not mix.
-    mark = zlib.crc32(source.title.encode(errors='surrogateescape'))
-    folder = f'{Path(source.title).name}-{mark:08x}'
+    digest = zlib.crc32(source.title.encode(errors='surrogateescape'))
+    folder = f'{Path(source.title).name}-{digest:08x}'
     path = Path(work) / folder / member.name
     if path.is_file() and path.stat().st_size == member.size:
         return str(path)

@@ -1,9 +1,9 @@
-"""Mapillary Vistas 1.2 and 2.0: layouts and classes."""
+"""Mapillary Vistas 1.2 and 2.0: published layouts and classes."""
 
 import json
 
 from clouds_mmseg.data_tools.prepare.convert import TableConverter
-from clouds_mmseg.data_tools.prepare.layouts import Layout, prepared
+from clouds_mmseg.data_tools.prepare.layouts import Layout, published_rule
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE
 from clouds_mmseg.utils.errors import DataError
 
@@ -183,25 +183,29 @@ _LABELLED = '(?P<split>training|validation)'
 _LABEL = '{split}/labels/{file}_labelTrainIds.png'
 _FOLDERS = {'1.2': r'(?:v1\.2/)?labels', '2.0': r'v2\.0/labels'}
 # The first releases call it config.json; their classes are those of 1.2.
-_CONFIGS = {'1.2': ('config_v1.2.json', 'config.json')}
-_CONFIGS['2.0'] = ('config_v2.0.json',)
+_CONFIGS = {
+    '1.2': ('config_v1.2.json', 'config.json'),
+    '2.0': ('config_v2.0.json',),
+}
 
 
-def converter_of_config(payload, name, version):
-    """Make the converter that the classes of a download ask for.
+def converter_of_config(
+    payload: bytes, name: str, version: str
+) -> TableConverter:
+    """Make the label converter for the classes that a download lists.
 
     Args:
-        payload (bytes): Its ``config_v*.json``.
-        name (str): Of that file, for messages.
-        version (str): ``'1.2'`` or ``'2.0'``.
+        payload: Its ``config_v*.json``.
+        name: For messages.
+        version: ``'1.2'`` or ``'2.0'``.
 
     Returns:
-        TableConverter: From positions in the config's list of labels, which
-        are the values of label files, to train ids.
+        From positions in the config's list of labels, which are the values of
+        label files, to train ids.
 
     Raises:
-        DataError: The config is damaged, names a class that is not known,
-            or lacks a class of the benchmark.
+        DataError: The config is damaged, names a class that is not known, or
+            lacks a class of the benchmark.
     """
     try:
         names = [label['name'] for label in json.loads(payload)['labels']]
@@ -236,7 +240,7 @@ def converter_of_config(payload, name, version):
     return TableConverter.from_ids(ids, rest | {IGNORE})
 
 
-def _rules(files, options):
+def _vistas_rules(files, options):
     """Choose the labels, and read their classes from the download's config."""
     version = options.label_version
     if version is None:
@@ -255,12 +259,12 @@ def _rules(files, options):
         )
     convert = config and converter_of_config(config, found, version)
     return (
-        prepared(
+        published_rule(
             'image',
             r'(?P<split>training|validation|testing)/images/{file}\.jpg',
             '{split}/images/{file}.jpg',
         ),
-        prepared(
+        published_rule(
             'label',
             rf'{_LABELLED}/{_FOLDERS[version]}/{{file}}\.png',
             _LABEL,
@@ -285,5 +289,5 @@ MAPILLARY = Layout(
         'config_v1.2.json',
     ),
     unlabelled=('testing',),
-    prepare=_rules,
+    prepare=_vistas_rules,
 )

@@ -1,4 +1,4 @@
-"""WildDash 2: layouts and panoptic labels."""
+"""WildDash 2: published layouts and panoptic labels."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clouds_mmseg.data_tools.prepare.convert import TableConverter
-from clouds_mmseg.data_tools.prepare.layouts import Layout, prepared
+from clouds_mmseg.data_tools.prepare.layouts import Layout, published_rule
 from clouds_mmseg.datasets.driving import (
     WILDDASH2_CLASSES,
     WILDDASH2_TO_CITYSCAPES,
@@ -21,19 +21,19 @@ _LABEL = 'labels/{file}_labelTrainIds.png'
 
 @dataclass(frozen=True)
 class SegmentConverter:
-    """Panoptic labels: RGB images of segment numbers.
+    """Converter of one panoptic label, an RGB image of segment numbers.
 
     Attributes:
-        segments (tuple[tuple[int, int]]): Number of a segment and its train
-            id.
+        segments: Number of a segment and its train id.
     """
 
-    segments: tuple
+    segments: tuple[tuple[int, int], ...]
 
-    def __call__(self, payload, name):
-        """Return the train ids of a file; pixels of no segment become 255.
+    def __call__(self, payload: bytes, name: str) -> np.ndarray:
+        """Decode a label file to train ids, (H, W) uint8.
 
-        A segment has the number ``R + 256 G + 256^2 B``.
+        A segment has the number ``R + 256 G + 256^2 B``; pixels of no segment
+        become 255.
 
         Source: COCO, panoptic format.
         """
@@ -45,7 +45,9 @@ class SegmentConverter:
                 f'label {name} cannot be decoded '
                 f'({type(error).__name__}: {error})'
             ) from error
-        numbers, at = np.unique(rgb @ [1, 256, 65536], return_inverse=True)
+        numbers, indices = np.unique(
+            rgb @ [1, 256, 65536], return_inverse=True
+        )
         ids = dict(self.segments)
         unknown = [int(n) for n in numbers if n and n not in ids]
         if unknown:
@@ -54,21 +56,21 @@ class SegmentConverter:
                 f'list: {unknown[:10]}'
             )
         table = np.array([ids.get(int(n), IGNORE) for n in numbers])
-        return table[at].reshape(rgb.shape[:2]).astype(np.uint8)
+        return table[indices].reshape(rgb.shape[:2]).astype(np.uint8)
 
 
 class PanopticConverters:
-    """Knows the segments of every file.
+    """Converters of all files, from the segments in ``panoptic.json``.
 
     Args:
-        payload (bytes): ``panoptic.json``.
-        name (str): Of that file, for messages.
+        payload: ``panoptic.json``.
+        name: For messages.
 
     Raises:
         DataError: It is damaged, or has a category that is not known.
     """
 
-    def __init__(self, payload, name):
+    def __init__(self, payload: bytes, name: str):
         try:
             content = json.loads(payload)
             names = {c['id']: c['name'] for c in content['categories']}
@@ -91,14 +93,14 @@ class PanopticConverters:
                 f'{name} is no panoptic annotation file ({error!r})'
             ) from error
 
-    def for_file(self, file):
+    def for_file(self, file: str) -> SegmentConverter:
         """Return the converter of a file.
 
         Args:
-            file (str): Its name without suffix.
+            file: Its name without suffix.
 
         Returns:
-            SegmentConverter: Without segments if it is not listed.
+            Without segments if the file is not listed.
         """
         return SegmentConverter(self._segments.get(file, ()))
 
@@ -108,11 +110,11 @@ def _train_id(name):
     return CLASSES.index(name) if name else IGNORE
 
 
-def _rules(files, options):
+def _wilddash2_rules(files, options):
     ids, ignored = wilddash2_ids()
     rules = [
-        prepared('image', r'images/{file}\.jpg', 'images/{file}.jpg'),
-        prepared(
+        published_rule('image', r'images/{file}\.jpg', 'images/{file}.jpg'),
+        published_rule(
             'label',
             r'labels/{file}\.png',
             _LABEL,
@@ -123,7 +125,7 @@ def _rules(files, options):
     panoptic = files.read('panoptic.json')
     if panoptic is not None:
         rules.append(
-            prepared(
+            published_rule(
                 'label',
                 r'panoptic/{file}\.png',
                 _LABEL,
@@ -144,5 +146,5 @@ WILDDASH2 = Layout(
         'panoptic/ar0000_100000.png and panoptic.json (wd_public_v2p0.zip)',
         'labels/ar0000_100000.png (wd_public_02.zip)',
     ),
-    prepare=_rules,
+    prepare=_wilddash2_rules,
 )

@@ -1,9 +1,10 @@
-"""Writing of one prepared file."""
+"""Writing of prepared files: link, copy, convert or recode one."""
 
 import errno
 import io
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clouds_mmseg.data_tools.prepare.archives import READ_ERRORS
+from clouds_mmseg.data_tools.prepare.archives import (
+    READ_ERRORS,
+    Member,
+    Source,
+)
 from clouds_mmseg.data_tools.prepare.convert import (
     TRAIN_IDS,
     encode_label,
     shrink,
 )
+from clouds_mmseg.data_tools.prepare.layouts import Rule
 from clouds_mmseg.datasets.prepared import recoded
 from clouds_mmseg.utils import images
 from clouds_mmseg.utils.atomic import atomic_path
@@ -30,115 +36,47 @@ from clouds_mmseg.utils.image_files import (
 
 # A quota and a limit of file sizes end a run as a full disk does.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def write_error(out, target, error):
-    """Explain why a file cannot be written.
-
-    Args:
-        out (str): The output folder.
-        target (str | Path): The file.
-        error (OSError): What the system said.
-
-    Returns:
-        DataError: Says how to continue.
-    """
-    if error.errno in FULL:
-        return DataError(
-            f'the disk of {out} is full ({error.strerror}). Every file there '
-            'is whole. Make room and run the same command again: it '
-            'continues.'
-        )
-    return DataError(f'{target} cannot be written: {error}')
-
-
 # Formats of --recode: OpenCV, which decodes images in training, reads both.
 RECODES = ('bmp', 'webp')
+# States of a job.
+CREATED, EXISTS, FAILED = 'created', 'exists', 'failed'
 
 
-def recode_rules(rules, kind):
-    """Give the images of a layout the names of their copies.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to be written.
 
-    Args:
-        rules (Sequence[Rule]): Of the layout.
-        kind (str | None): See :func:`recoded`.
-
-    Returns:
-        list[Rule]: Labels are left alone.
+    Attributes:
+        part: ``image`` or ``label``.
+        key: Sorted groups of the rule's pattern, equal for image and label of
+            a pair.
+        split: Name of the split.
+        target: Path below the output folder.
+        source: Index of the source.
+        member: The file of the source.
+        convert: Label file and its name -> train ids; None for files that hold
+            train ids.
+        label_source: See :class:`Rule`.
     """
-    return [
-        replace(rule, target=recoded(rule.target, kind))
-        if rule.part == 'image'
-        else rule
-        for rule in rules
-    ]
 
-
-def decode_image(payload, name):
-    """Decode an image as ``LoadSegImage`` does.
-
-    Args:
-        payload (bytes): The file.
-        name (str): Of the file, for messages.
-
-    Returns:
-        np.ndarray: (H, W, 3) uint8, BGR.
-
-    Raises:
-        DataError: It cannot be decoded.
-    """
-    try:
-        return images.decode_image(payload)
-    except images.ImageFileError as error:
-        raise DataError(f'image {name} {error}') from error
-
-
-def encode_exactly(image, kind, name):
-    """Encode an image so that decoding gives the very same pixels.
-
-    Args:
-        image (np.ndarray): (H, W, 3) uint8, BGR.
-        kind (str): One of :data:`RECODES`.
-        name (str): Of the published file, for messages.
-
-    Returns:
-        bytes: The file.
-
-    Raises:
-        DataError: The format cannot hold it.
-    """
-    if kind == 'webp':
-        out = io.BytesIO()
-        rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-        # The least effort: the files of the greatest are some tenth smaller,
-        # decode no faster and take several times as long to write.
-        try:
-            rgb.save(out, 'WEBP', lossless=True, quality=0, method=0)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f'image {name} cannot be written as WebP ({error})'
-            ) from error
-        payload = out.getvalue()
-    else:
-        payload = cv2.imencode('.bmp', image)[1].tobytes()
-    if not np.array_equal(decode_image(payload, name), image):
-        raise DataError(
-            f'image {name} changes when it is written as {kind}: give '
-            'another format as --recode, or none'
-        )
-    return payload
-
-
-CREATED, EXISTS, FAILED = 'made', 'there', 'bad'
+    part: str
+    key: tuple[tuple[str, str], ...]
+    split: str
+    target: str
+    source: int
+    member: Member
+    convert: Callable | None = None
+    label_source: str = 'train_ids'
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
-        state (str): ``made``, ``there`` (before) or ``bad``.
-        message (str): What is wrong with a bad file.
+        state: :data:`CREATED`, :data:`EXISTS` (written before) or
+            :data:`FAILED`.
+        message: What is wrong with the source file, if it failed.
     """
 
     state: str
@@ -147,36 +85,36 @@ class JobResult:
 
 @dataclass(frozen=True)
 class FileWriter:
-    """Makes the files of a prepared folder.
+    """Writes the files of a prepared folder.
 
     Attributes:
-        out (str): The folder.
-        sources (tuple): All sources.
-        link (bool): Whether files of folders are linked instead of copied.
-        resize_short (int, optional): Short edge of the copies.
-        recode (str, optional): Format of the copies of images.
+        out: The folder.
+        sources: All sources; ``Job.source`` is an index of them.
+        link: Whether files of folders are linked instead of copied.
+        resize_short: Short edge of the copies.
+        recode: Format of the copies of images.
     """
 
     out: str
-    sources: tuple
+    sources: tuple[Source, ...]
     link: bool = True
     resize_short: int | None = None
     recode: str | None = None
 
-    def __call__(self, job, payload=None):
-        """Make one file unless it is there.
+    def __call__(self, job: Job, payload: bytes | None = None) -> JobResult:
+        """Write one file unless it exists.
 
         Args:
-            job (Job): What to do.
-            payload (bytes, optional): The published file, where it has been
-                read already.
+            job: The file.
+            payload: Content of the source file, where it has been read
+                already.
 
         Returns:
-            JobResult: ``bad`` if the published file cannot be used.
+            :data:`FAILED` if the source file cannot be used.
 
         Raises:
-            DataError: The output cannot be written, or another file is in
-                the way. Nothing else can be done then.
+            DataError: The output cannot be written, or another file is in the
+                way: no further file can be written.
         """
         source = self.sources[job.source]
         target = Path(self.out) / job.target
@@ -184,17 +122,17 @@ class FileWriter:
         if job.part == 'image':
             as_is = as_is and self.recode is None
         if os.path.lexists(target):
-            there = self._there(job, source, target, as_is)
-            if there:
-                return there
+            existing = self._check_existing(job, source, target, as_is)
+            if existing:
+                return existing
         if as_is and source.is_folder:
-            return self._bring(job, source, target)
+            return self._link_or_copy(job, source, target)
         name = source.describe(job.member)
         try:
             payload = source.read(job.member) if payload is None else payload
             # A copy in another format no longer shows that it was damaged.
             sums = job.part == 'label' or bool(self.recode)
-            _require(payload, job, name, sums)
+            _check_payload(payload, job, name, sums)
             if not as_is:
                 payload = self._convert(job, payload, name)
         except READ_ERRORS as error:
@@ -207,16 +145,16 @@ class FileWriter:
             temporary.write_bytes(payload)
         return JobResult(CREATED)
 
-    def _there(self, job, source, target, as_is):
-        """Whether the file has been made; removes links that are not it."""
+    def _check_existing(self, job, source, target, as_is):
+        """Return the result of an existing file; remove outdated links."""
         linked = target.is_symlink()
         own = (
             source.is_folder
             and target.exists()
-            and target.samefile(job.member.place)
+            and target.samefile(job.member.location)
         )
-        # A link to nothing: the source was moved since. Or a copy is asked
-        # for where there is a link of ours.
+        # A broken link: the source was moved since. Or a copy is asked for
+        # where an earlier run made a link.
         if not target.exists() or (own and linked and not self.link):
             with self._writing(target):
                 target.unlink()
@@ -227,11 +165,11 @@ class FileWriter:
                 'changed: give another folder as --out'
             )
         if own and not linked:
-            # Prepared in place: nobody has looked at this file yet.
-            return self._complete(job, source) or JobResult(EXISTS)
+            # Prepared in place: this file has not been checked yet.
+            return self._check_complete(job, source) or JobResult(EXISTS)
         size = target.stat().st_size
-        # What is converted has no size to compare; it was renamed into
-        # place when it was whole.
+        # Converted files have no size to compare; they were renamed to their
+        # path when they were complete.
         if own or (size == job.member.size if as_is else size and not linked):
             return JobResult(EXISTS)
         raise DataError(
@@ -240,20 +178,20 @@ class FileWriter:
             'delete it, or give another folder as --out.'
         )
 
-    def _bring(self, job, source, target):
+    def _link_or_copy(self, job, source, target):
         """Link or copy a file of a folder."""
-        path = job.member.place
-        problem = self._complete(job, source)
+        path = job.member.location
+        problem = self._check_complete(job, source)
         if problem:
             return problem
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            ways = [os.link] if source.owned else []
+            methods = [os.link] if source.owned else []
             if self.link and not source.owned:
-                ways = [os.symlink, os.link]
-            for way in ways:
+                methods = [os.symlink, os.link]
+            for method in methods:
                 try:
-                    way(path, target)
+                    method(path, target)
                 except OSError as error:
                     if error.errno in (*FULL, errno.EEXIST):
                         raise
@@ -263,10 +201,10 @@ class FileWriter:
                 shutil.copyfile(path, temporary)
         return JobResult(CREATED)
 
-    def _complete(self, job, source):
-        """Return what is wrong with a file of a folder, or None."""
+    def _check_complete(self, job, source):
+        """Return the failure of a truncated file of a folder, or None."""
         try:
-            with open(job.member.place, 'rb') as stream:
+            with open(job.member.location, 'rb') as stream:
                 problem = truncated_file(stream)
         except OSError as error:
             problem = f'cannot be read ({error})'
@@ -300,10 +238,10 @@ class FileWriter:
             raise write_error(self.out, target, error) from error
 
 
-def _require(payload, job, name, sums):
-    """Check that a file is whole, and if wanted its checksums.
+def _check_payload(payload, job, name, sums):
+    """Check that a file is complete, and with ``sums`` its PNG checksums.
 
-    Decoders read a label with a flipped bit into other ids, without a word.
+    A label with a flipped bit would be decoded into other ids silently.
     """
     problem = truncated(payload)
     if not problem and sums:
@@ -312,3 +250,93 @@ def _require(payload, job, name, sums):
             problem = f'is damaged: wrong checksum of its chunk {chunk}'
     if problem:
         raise DataError(f'{job.part} {name} {problem}')
+
+
+def decode_image(payload: bytes, name: str) -> np.ndarray:
+    """Decode an image as ``LoadSegImage`` does.
+
+    Args:
+        payload: The file.
+        name: For messages.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    try:
+        return images.decode_image(payload)
+    except images.ImageFileError as error:
+        raise DataError(f'image {name} {error}') from error
+
+
+def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
+    """Encode an image losslessly.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        kind: One of :data:`RECODES`.
+        name: For messages.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: Decoding does not give the same pixels.
+    """
+    if kind == 'webp':
+        out = io.BytesIO()
+        rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        # Least effort: with the greatest, files are about a tenth smaller,
+        # decode no faster and take several times as long to write.
+        try:
+            rgb.save(out, 'WEBP', lossless=True, quality=0, method=0)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f'image {name} cannot be written as WebP ({error})'
+            ) from error
+        payload = out.getvalue()
+    else:
+        payload = cv2.imencode('.bmp', image)[1].tobytes()
+    if not np.array_equal(decode_image(payload, name), image):
+        raise DataError(
+            f'image {name} changes when it is written as {kind}: give '
+            'another format as --recode, or none'
+        )
+    return payload
+
+
+def recode_rules(rules: Sequence[Rule], kind: str | None) -> list[Rule]:
+    """Give the targets of images the suffix of their recoded copies.
+
+    Args:
+        rules: Of the layout.
+        kind: See :func:`recoded`.
+
+    Returns:
+        The rules; those of labels are unchanged.
+    """
+    return [
+        replace(rule, target=recoded(rule.target, kind))
+        if rule.part == 'image'
+        else rule
+        for rule in rules
+    ]
+
+
+def write_error(out: str, target: str | Path, error: OSError) -> DataError:
+    """Explain why a file cannot be written.
+
+    Args:
+        out: The output folder.
+        target: The file.
+        error: Of the system.
+    """
+    if error.errno in FULL:
+        return DataError(
+            f'the disk of {out} is full ({error.strerror}). Every file there '
+            'is complete. Make room and run the same command again: it '
+            'continues.'
+        )
+    return DataError(f'{target} cannot be written: {error}')

@@ -1,4 +1,4 @@
-"""Splits of the benchmarks that can be verified by name."""
+"""Splits of the benchmarks, for verification by name."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.data_tools.prepare.sets import NAMES, find_layout
-from clouds_mmseg.data_tools.verify.run import Task
+from clouds_mmseg.data_tools.verify.listing import Task
 from clouds_mmseg.datasets.driving import CONDITIONS
 from clouds_mmseg.toycity.dataset import MANIFEST, read_manifest
 from clouds_mmseg.utils.errors import DataError
@@ -17,31 +17,30 @@ class Split:
     """One part of a benchmark.
 
     Attributes:
-        name (str): As in the layout of its release, if that counts it.
-        config (dict): Of the dataset, without ``data_root``.
-        training (bool): Whether it is for training.
-        images (int | None): Number of images, where the layout of the
-            release does not say it.
-        below (str): Folder below the root that is its ``data_root``.
-        fallback (dict): ``data_prefix`` where the label folder of the
-            config does not exist and this one does.
+        name: As in ``Layout.official``, if that has its number of images.
+        config: Of the dataset, without ``data_root``.
+        training: Whether it is for training.
+        images: Number of images, where ``Layout.official`` does not have it.
+        below: Its ``data_root``, relative to the root.
+        fallback: ``data_prefix`` to use where the label folder of the config
+            does not exist and its own does.
     """
 
     name: str
     config: dict = field(hash=False)
     training: bool = False
-    images: int = None
+    images: int | None = None
     below: str = ''
     fallback: dict = field(default=None, hash=False)
 
 
 def _one(name, kind, training=False):
-    """A set of a single split."""
+    """Return a set with a single split."""
     return [Split(name, dict(type=kind), training)]
 
 
 def _three(kind, names, test_folder):
-    """Training, validation, and a test split without public labels."""
+    """Return training, validation, and a test split without labels."""
     train, val, test = names
     unlabelled = dict(type=kind, data_prefix=dict(img_path=test_folder))
     return [
@@ -111,19 +110,19 @@ SETS = {
 }
 
 
-def named_tasks(name, root):
-    """The datasets of a benchmark that are on this disk.
+def named_tasks(name: str, root: str) -> list[Task]:
+    """Build the datasets of a benchmark that exist below a folder.
 
     Args:
-        name (str): A key of :data:`SETS`.
-        root (str): Folder of the benchmark.
+        name: A key of :data:`SETS`.
+        root: Folder of the benchmark.
 
     Returns:
-        list[Task]: One for each split whose image folder exists.
+        One task for each split whose image folder exists.
 
     Raises:
-        DataError: The name is unknown, the folder does not exist or holds
-            none of the splits.
+        DataError: The name is unknown, the folder does not exist or holds none
+            of the splits.
     """
     if name not in SETS:
         raise DataError(
@@ -145,7 +144,7 @@ def named_tasks(name, root):
         if os.path.isdir(dataset.data_prefix['img_path']):
             tasks.append(Task(f'{name} {split.name}', dataset, split.training))
     if not tasks:
-        # Opening it says which files are expected where.
+        # Raises the error that lists the expected files.
         first.all_samples()
     return tasks
 
@@ -168,7 +167,7 @@ def _build(split, root, images):
 
 
 def _official_counts(name, root):
-    """Split -> images of the release; what is not known is left out."""
+    """Return split -> images of the release, where the number is known."""
     if name in NAMES:
         return find_layout(name).official
     manifest = read_manifest(os.path.join(root, MANIFEST))

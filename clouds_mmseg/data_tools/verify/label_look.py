@@ -1,13 +1,13 @@
-"""A quick look at labels: missing classes, ignored pixels, wrong ids."""
+"""Quick check of labels: missing classes, ignored pixels, wrong ids."""
 
 import os
 import random
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.class_statistics import (
     read_statistics,
     statistics_key,
@@ -18,14 +18,15 @@ from clouds_mmseg.datasets.sample_check import (
     Finding,
     Pair,
     SampleCheck,
+    SampleReport,
     stamp,
 )
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import DataError
 
-# Share of ignored pixels above which somebody should look.
+# Share of ignored pixels above which there is a warning.
 MUCH = 0.5
-# Labels that must have been seen before a class is said to be missing.
+# Labels to count before a class is reported as missing.
 _ENOUGH = 50
 
 
@@ -34,9 +35,10 @@ class LabelCount:
     """Pixels of each class in some labels of a dataset.
 
     Attributes:
-        pixels: (256,) int64: of each class index; at 255 the ignored ones.
-        seen: Labels that were counted.
-        total: Labels that there are.
+        pixels: (256,) int64: pixels of each class index, at 255 the ignored
+            pixels.
+        seen: Number of labels that were counted.
+        total: Number of labels of the dataset.
     """
 
     pixels: np.ndarray
@@ -47,7 +49,7 @@ class LabelCount:
     def of_classes(
         cls, pixels: list[int], ignored: int, *, labels: int
     ) -> 'LabelCount':
-        """Take what was counted in all labels.
+        """Make the count of all labels.
 
         Args:
             pixels: Of each class.
@@ -66,16 +68,16 @@ class LabelCount:
 
 
 def look_at_labels(
-    dataset: Any, *, seconds: float = 3.0, seed: int = 0
+    dataset: DGDataset, *, seconds: float = 3.0, seed: int = 0
 ) -> LabelCount:
     """Count the classes in a random sample of labels, or in all of a few.
 
-    What rare-class sampling or verification has counted is taken from
+    Labels that rare-class sampling or verification has counted are taken from
     ``clouds_statistics.json`` beside the data.
 
     Args:
-        dataset (DGDataset): Opened, with labels.
-        seconds: After which no further label is read.
+        dataset: Opened, with labels.
+        seconds: Time after which no further label is read.
         seed: Of the order in which they are read.
 
     Raises:
@@ -98,7 +100,7 @@ def look_at_labels(
         if row is None or row['stamp'] != stamp(os.path.join(root, path)):
             report = check(Pair('', path))
             _refuse_ids(dataset, report)
-            # A damaged file is told when it is read, or by verification.
+            # A damaged file is reported when it is used, or by verification.
             row = statistics_row(report) if report.pixels is not None else None
         if row is not None:
             for index, number in row['pixels'].items():
@@ -109,13 +111,13 @@ def look_at_labels(
     return count
 
 
-def _refuse_ids(dataset: Any, report: Any) -> None:
+def _refuse_ids(dataset: DGDataset, report: SampleReport) -> None:
     for finding in report.findings:
         if finding.kind == 'ids':
             number = len(dataset.metainfo['classes'])
             advice = ''
             if f'outside the classes: {number};' in finding.message:
-                advice = _from_one(dataset)
+                advice = _advise_ids_from_one(dataset)
             raise DataError(
                 f'{type(dataset).__name__} (domain {dataset.domain}): '
                 f'{finding.message}',
@@ -124,29 +126,29 @@ def _refuse_ids(dataset: Any, report: Any) -> None:
             )
 
 
-def _table(names: list[str], first: int) -> str:
+def _names_table(names: list[str], first: int) -> str:
     pairs = [f'{name!r}: {i}' for i, name in enumerate(names, first)]
     if len(pairs) > 4:
         pairs[3:] = ['...']
     return '{' + ', '.join(pairs) + '}'
 
 
-def _from_one(dataset: Any) -> str:
+def _advise_ids_from_one(dataset: DGDataset) -> str:
     names = list(dataset.metainfo['classes'])
     return (
         'If the ids in the files count from 1, and 0 is no class, write '
-        f'names={_table(names, 1)}, ignored=[0].'
+        f'names={_names_table(names, 1)}, ignored=[0].'
     )
 
 
-def absent_classes(dataset: Any, count: LabelCount) -> list[str]:
-    """Name the classes that no label shows and that should be there.
+def absent_classes(dataset: DGDataset, count: LabelCount) -> list[str]:
+    """Name the classes that occur in no label although they should.
 
-    Those of published sets are known: SYNTHIA has no train, and nothing is
-    wrong with it. ``label_map={'train': []}`` says the same of one's own.
+    The classes of published sets are known: that SYNTHIA has no train is no
+    mistake. ``label_map={'train': []}`` says the same for folders of your own.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset: With labels.
         count: Of its labels.
     """
     if not isinstance(dataset, FolderDataset):
@@ -160,15 +162,15 @@ def absent_classes(dataset: Any, count: LabelCount) -> list[str]:
 
 
 def label_findings(
-    dataset: Any, count: LabelCount, training: bool
+    dataset: DGDataset, count: LabelCount, training: bool
 ) -> list[Finding]:
-    """Judge what the labels of a dataset show.
+    """Derive findings from the classes that the labels show.
 
     Args:
-        dataset (DGDataset): With labels.
+        dataset: With labels.
         count: Of its labels.
-        training: Whether the dataset is for training. A class that a test
-            set lacks is nothing special.
+        training: Whether the dataset is for training. A class that a test set
+            lacks is no finding.
 
     Returns:
         An error where 255 must be a class; else warnings.
@@ -179,28 +181,28 @@ def label_findings(
     own = isinstance(dataset, FolderDataset)
     absent = absent_classes(dataset, count)
     classes = list(dataset.metainfo['classes'])
-    everything = count.seen == count.total
-    if everything and not count.pixels[: len(classes)].any():
+    all_counted = count.seen == count.total
+    if all_counted and not count.pixels[: len(classes)].any():
         text = 'no label has a pixel of any class: all of them are ignored.'
         return [Finding('ignored', text)]
     labels = (
         'no label'
-        if everything
+        if all_counted
         else f'none of {count.seen} labels (of {count.total})'
     )
     share = f'{100 * count.ignored_share:.0f} % of the pixels'
-    # 255 is ignored by default, and by nobody's wish.
+    # 255 is ignored by default, not by an option of the dataset.
     only_default = own and not dataset.ignored
     if (
         only_default
         and len(classes) == 2
         and len(absent) == 1
         and count.pixels[IGNORE]
-        and (everything or count.seen >= _ENOUGH)
+        and (all_counted or count.seen >= _ENOUGH)
     ):
         findings.append(
             Finding(
-                'mask_255' if everything else 'absent',
+                'mask_255' if all_counted else 'absent',
                 f'the class {absent[0]!r} occurs in {labels}, and {share} are '
                 f'255, which is ignored. If 255 is {absent[0]!r}, write '
                 f'names={_with_255(dataset, absent[0])}; if they are to be '
@@ -208,7 +210,11 @@ def label_findings(
             )
         )
         return findings
-    if training and absent and (everything or (own and count.seen >= _ENOUGH)):
+    if (
+        training
+        and absent
+        and (all_counted or (own and count.seen >= _ENOUGH))
+    ):
         text = f'{", ".join(absent)}: occur in {labels}.'
         if own and absent == classes[:1] and len(classes) > 1:
             text += ' Do the ids in the files count from 1?'
@@ -225,7 +231,7 @@ def label_findings(
     return findings
 
 
-def _with_255(dataset: Any, absent: str) -> str:
+def _with_255(dataset: DGDataset, absent: str) -> str:
     """Write the table of names in which the missing class is 255."""
     ids = {index: number for number, index in dataset.label_ids(None).items()}
     pairs = [

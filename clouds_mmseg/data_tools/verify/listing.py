@@ -1,7 +1,9 @@
-"""Pairs of images and labels, and files without a partner."""
+"""Listing of a dataset's image-label pairs and of its unpaired files."""
 
 import os
 from dataclasses import dataclass, field
+
+from mmengine.dataset import BaseDataset
 
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.files import (
@@ -17,50 +19,66 @@ from clouds_mmseg.datasets.sample_check import Finding, Pair
 
 
 @dataclass
+class Task:
+    """A dataset to verify.
+
+    Attributes:
+        name: Name in messages: ``'cityscapes val'``.
+        dataset: Not opened: built with ``lazy_init=True``.
+        training: Whether it is for training.
+    """
+
+    name: str
+    dataset: BaseDataset
+    training: bool = False
+
+
+@dataclass
 class Listing:
     """The files of one dataset.
 
     Attributes:
-        root (str): Folder that all paths are below.
-        key (str): Tells this dataset from others below the same root.
-        pairs (list[Pair]): To be read, sorted.
-        found (int): Number of images, skipped ones included.
-        set_aside (int): Number of images that were moved away earlier.
-        findings (list[Finding]): Files that lack their partner.
+        root: Folder that all paths are relative to.
+        key: See :func:`set_key`.
+        pairs: To be read, sorted.
+        found: Number of images, skipped ones included.
+        set_aside: Number of images that were moved to quarantine or left out
+            earlier.
+        findings: Unpaired and unused files.
     """
 
     root: str
     key: str
-    pairs: list
+    pairs: list[Pair]
     found: int
     set_aside: int = 0
-    findings: list = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
-def has_report(dataset):
-    """Whether what is found about a dataset is kept beside its files.
+def has_report(dataset: BaseDataset) -> bool:
+    """Return whether reports about a dataset are stored beside its files.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: Without wrappers.
 
     Returns:
-        bool: False for banks, which have a manifest with hashes, and for
-        classes that are not of this package.
+        False for generated image sets, whose manifest has hashes, and for
+        classes of other packages.
     """
     return isinstance(dataset, DGDataset) and not isinstance(
         dataset, GeneratedDataset
     )
 
 
-def set_key(dataset):
-    """Name a set of files so that reports about it are found again.
+def set_key(dataset: DGDataset) -> str:
+    """Return the key of a dataset's files in the reports below one root.
 
     Args:
-        dataset (DGDataset): Opened or not.
+        dataset: Opened or not.
 
     Returns:
-        str: Where images and labels lie, which of them are meant, and a hash
-        of how labels are read.
+        Folders and suffixes of images and labels, a hash of the label table,
+        and annotation file and image range if there are any.
     """
     root = dataset.files_root
     folder = os.path.relpath(dataset.data_prefix['img_path'], root)
@@ -73,33 +91,30 @@ def set_key(dataset):
     if dataset.ann_file:
         words.append(os.path.relpath(dataset.ann_file, root))
     if dataset.image_range is not None:
-        # What was found with another range is no longer so.
+        # Findings depend on the range.
         words.append('{:g}..{:g}'.format(*dataset.image_range))
     return ' '.join(words)
 
 
-def same_files(dataset):
-    """Tell datasets apart by their files.
+def same_files(dataset: BaseDataset) -> tuple:
+    """Return a key that identifies the files of a dataset.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: Without wrappers.
 
     Returns:
-        tuple: Equal for datasets that read the same files by the same rule.
+        Equal for datasets that read the same files in the same way.
     """
     if has_report(dataset):
         return (dataset.files_root, set_key(dataset))
     return (getattr(dataset, 'bank', None) or id(dataset),)
 
 
-def list_files(dataset):
-    """Find out which files a dataset has and which lack their partner.
+def list_files(dataset: BaseDataset) -> Listing:
+    """List the pairs of a dataset, and the files that are unpaired.
 
     Args:
-        dataset (Dataset): Not opened: built with ``lazy_init=True``.
-
-    Returns:
-        Listing: What there is.
+        dataset: Not opened: built with ``lazy_init=True``.
 
     Raises:
         DataError: A folder is missing, or there is no image.
@@ -126,7 +141,7 @@ def list_files(dataset):
             text = f'{image} is in {below(dataset.ann_file)}, not on disk.'
             findings.append(Finding('no_image', text, image))
         infos = _without(infos, gone)
-    aside = set_aside(root)
+    quarantined = set_aside(root)
     if dataset.data_prefix.get('seg_map_path'):
         suffix = dataset.seg_map_suffix
         gone = dataset.missing_files(infos, 'seg_map_path', suffix)
@@ -136,7 +151,7 @@ def list_files(dataset):
             findings.append(Finding('no_label', text, image))
         infos = _without(infos, gone)
         if not dataset.ann_file:
-            findings += _orphans(dataset, samples, below, aside)
+            findings += _orphans(dataset, samples, below, quarantined)
         for first, second in dataset.two_of_a_label(infos):
             text = f'{below(second)} has the label of {below(first)}.'
             findings.append(Finding('same_label', text, below(second)))
@@ -159,8 +174,8 @@ def list_files(dataset):
             for info in infos
         ],
         found=len(samples),
-        set_aside=_set_aside_images(
-            dataset, aside | _left_out(dataset), below, samples
+        set_aside=_count_set_aside(
+            dataset, quarantined | _left_out(dataset), below, samples
         ),
         findings=findings,
     )
@@ -171,26 +186,28 @@ def _without(infos, gone):
     return [info for info in infos if id(info) not in gone]
 
 
-def _orphans(dataset, samples, below, aside):
-    """Labels that belong to no image, and are not known as such."""
+def _orphans(dataset, samples, below, quarantined):
+    """Find labels without image that are not quarantined yet."""
     dataset.missing_files(samples, 'seg_map_path', dataset.seg_map_suffix)
-    there = {below(path) for path in dataset.label_orphans(samples)} - aside
+    orphans = {
+        below(path) for path in dataset.label_orphans(samples)
+    } - quarantined
     return [
         Finding('orphan', f'label {label} has no image.', label=label)
-        for label in sorted(there)
+        for label in sorted(orphans)
         if not label.startswith(f'{QUARANTINE}{os.sep}')
     ]
 
 
 def _left_out(dataset):
-    """Images that were unusable when the folder was prepared."""
+    """Images that the preparation has left out as unusable."""
     if dataset.data_root is None or '://' in dataset.data_root:
         return set()
     manifest = read_manifest(dataset.data_root)
     return set(manifest.left_out) if manifest else set()
 
 
-def _set_aside_images(dataset, aside, below, samples):
+def _count_set_aside(dataset, excluded, below, samples):
     folder = os.path.join(below(dataset.data_prefix['img_path']), '')
     folder = folder.removeprefix(f'.{os.sep}')
     present = {below(info['img_path']) for info in samples}
@@ -198,12 +215,12 @@ def _set_aside_images(dataset, aside, below, samples):
         path.startswith(folder)
         and without_suffix(path, dataset.img_suffix) is not None
         and path not in present
-        for path in aside
+        for path in excluded
     )
 
 
 def _list_others(dataset):
-    """The images of a bank or of another package's class."""
+    """List a generated image set, or a class of another package."""
     dataset.full_init()
     paths = [
         dataset.get_data_info(index)['img_path']

@@ -1,27 +1,29 @@
-"""Quarantine or acceptance of the files that verification found."""
+"""Quarantine or acceptance of the errors that verification found."""
 
 import os
 import shutil
 
+from clouds_mmseg.data_tools.verify.report import SetReport
 from clouds_mmseg.datasets.files import QUARANTINE, SKIP_FILE, set_aside
 from clouds_mmseg.datasets.sample_check import ACCEPTED, FIXED, MOVABLE
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
 
-# More bad pairs than this share have a cause that moving them hides.
-_SHARE = 0.1
-_FEW = 10
+# Bad pairs are moved up to this share of the images, or up to this number;
+# more have another cause than damage to single files.
+_MAX_SHARE = 0.1
+_ALWAYS_ALLOWED = 10
 
 
-def accept(reports):
-    """Let training use data in spite of what was found.
+def accept(reports: list[SetReport]) -> int:
+    """Accept open errors, so that training uses the data nevertheless.
 
     Args:
-        reports (list[SetReport]): Their open errors become accepted ones,
-            except where there is no data at all.
+        reports: Their open errors are marked as accepted, except those about
+            missing data (kind ``layout``).
 
     Returns:
-        int: Number of errors accepted now.
+        Number of errors accepted by this call.
     """
     mine = [
         finding
@@ -34,23 +36,22 @@ def accept(reports):
     return len(mine)
 
 
-def fix(reports):
-    """Move bad files aside, where no dataset finds them.
+def fix(reports: list[SetReport]) -> list[str]:
+    """Move bad files to the quarantine folder, where no dataset reads them.
 
-    A pair goes to ``quarantine/`` below the root, under its old path, and
-    into the list that dataset classes skip. A label without image is named
-    there and stays where it is: nothing reads it, and it may be another
-    dataset's.
+    A pair is moved to ``quarantine/`` below the root, under its old path, and
+    added to the list that dataset classes skip. A label without image is added
+    to the list and stays in place: nothing reads it, and it may belong to
+    another dataset.
 
     Args:
-        reports (list[SetReport]): Their findings are marked as fixed.
+        reports: Their findings are marked as fixed.
 
     Returns:
-        list[str]: Paths of the files that were moved, as they were.
+        Former paths of the files that were moved.
 
     Raises:
-        DataError: So much of a dataset is bad that the cause is another
-            one, or a file cannot be moved.
+        DataError: Too much of a dataset is bad, or a file cannot be moved.
     """
     for report in reports:
         _refuse_too_many(report)
@@ -82,7 +83,10 @@ def _refuse_too_many(report):
         f.image for f in report.open_errors if f.kind in MOVABLE and f.image
     }
     total = report.images + sum(f.kind == 'no_label' for f in report.errors)
-    if len(bad) <= max(_FEW, _SHARE * total) and len(bad) < total:
+    if (
+        len(bad) <= max(_ALWAYS_ALLOWED, _MAX_SHARE * total)
+        and len(bad) < total
+    ):
         return
     if bad:
         raise DataError(
@@ -104,7 +108,7 @@ def _fix_one(report, findings):
     ]
     if not pairs:
         return []
-    # First the list: whatever happens then, nobody reads these files.
+    # The list first: if moving fails, these files are skipped all the same.
     _add_to_skip_list(report.root, pairs)
     orphans = {f.label for f in findings if f.kind == 'orphan'}
     moved = []
@@ -130,11 +134,11 @@ def _move(source, target):
         number += 1
         free = f'{target}.{number}'
     if os.path.islink(source) and not os.path.isabs(os.readlink(source)):
-        # A relative link means another file in another folder.
+        # A relative link must be rewritten for its new folder.
         folder = os.path.realpath(os.path.dirname(source))
-        aim = os.path.join(folder, os.readlink(source))
+        pointee = os.path.join(folder, os.readlink(source))
         aside = os.path.realpath(os.path.dirname(free))
-        os.symlink(os.path.relpath(aim, aside), free)
+        os.symlink(os.path.relpath(pointee, aside), free)
         os.unlink(source)
         return
     shutil.move(source, free)

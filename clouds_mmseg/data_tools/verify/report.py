@@ -1,16 +1,19 @@
-"""Reports of a verification: file, text, and comparison with the data."""
+"""Reports of a verification: the file beside the data, and the text."""
 
 import json
 import os
 from dataclasses import asdict, dataclass, field
 
+from mmengine.dataset import BaseDataset
 from prettytable import PrettyTable
 
 from clouds_mmseg.data_tools.verify.listing import (
+    Task,
     has_report,
     list_files,
     set_key,
 )
+from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.files import read_skip_list
 from clouds_mmseg.datasets.sample_check import (
     ACCEPTED,
@@ -30,32 +33,41 @@ from clouds_mmseg.utils.data_root import (
 )
 from clouds_mmseg.utils.errors import DataError, UserError
 
+REPORT = 'clouds_verify.json'
+_FORMAT = 1
+# File names need not be UTF-8: their bytes are kept.
+_ENCODING_ERRORS = 'surrogateescape'
+_UNPAIRED_KINDS = ('no_image', 'no_label', 'orphan')
+# Printed findings of one kind; the file has all of them.
+_MAX_FINDINGS = 20
+# Sets up to which the class table also has the numbers of images.
+_MAX_WIDE_SETS = 3
+
 
 @dataclass
 class SetReport:
-    """One dataset: a split of a benchmark, a condition, a folder.
+    """Result of verifying one dataset: a split, a condition or a folder.
 
     Attributes:
-        name (str): For people: ``'cityscapes val'``.
-        root (str): Folder that all paths are below; '' if it has none.
-        key (str): See :func:`set_key`; '' if no report is kept.
-        training (bool): Whether it is for training.
-        images (int): Images that were read.
-        expected (int | None): Images that there should be.
-        set_aside (int): Images that were moved away or left out earlier.
-        classes (list[str]): Names.
-        pixels (list[int]): Pixels of each class.
-        images_with (list[int]): Images in which each class occurs.
-        ignored (int): Pixels that belong to no class.
-        sizes (dict[str, int]): ``'1914x1052'`` (width x height) -> images.
-        findings (list[Finding]): All that is wrong.
-        stamps (dict[str, str]): Path -> stamp, of every file that was read.
-        digests (dict[str, tuple[str, str]]): Image -> its hash, and its
-            label. Not kept.
-        when (str): Time of the verification.
-        command (str): Which command made this.
-        kept_at (str): File that this was written to or read from; '' if it
-            was not written. Not kept.
+        name: Name in messages: ``'cityscapes val'``.
+        root: Folder that all paths are relative to; '' if it was not found.
+        key: See :func:`set_key`; '' if no report is kept.
+        training: Whether it is for training.
+        images: Images that were read.
+        expected: Images of the official release; None: unknown.
+        set_aside: Images that were moved to quarantine or left out earlier.
+        classes: Class names.
+        pixels: Pixels of each class.
+        images_with: Images in which each class occurs.
+        ignored: Pixels that belong to no class.
+        sizes: ``'1914x1052'`` (width x height) -> images.
+        findings: Errors and warnings.
+        stamps: Path -> :func:`stamp`, of every file that was read.
+        digests: Image -> its hash, and its label. Not stored.
+        when: Time of the verification, ISO 8601.
+        command: Command that was run.
+        kept_at: File that this was written to or read from; '' if it was not
+            written. Not stored.
     """
 
     name: str
@@ -63,54 +75,56 @@ class SetReport:
     key: str = ''
     training: bool = False
     images: int = 0
-    expected: int = None
+    expected: int | None = None
     set_aside: int = 0
-    classes: list = field(default_factory=list)
-    pixels: list = field(default_factory=list)
-    images_with: list = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    pixels: list[int] = field(default_factory=list)
+    images_with: list[int] = field(default_factory=list)
     ignored: int = 0
-    sizes: dict = field(default_factory=dict)
-    findings: list = field(default_factory=list)
-    stamps: dict = field(default_factory=dict)
-    digests: dict = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     when: str = ''
     command: str = ''
     kept_at: str = ''
 
     @property
-    def errors(self):
-        """list[Finding]: What is more than a warning."""
+    def errors(self) -> list[Finding]:
+        """Errors in any state."""
         return [f for f in self.findings if f.is_error]
 
     @property
-    def open_errors(self):
-        """list[Finding]: Errors that are neither accepted nor fixed."""
+    def open_errors(self) -> list[Finding]:
+        """Errors that are neither accepted nor fixed."""
         return [f for f in self.errors if f.state == OPEN]
 
     @property
-    def warnings(self):
-        """list[Finding]: What training does not mind."""
+    def warnings(self) -> list[Finding]:
+        """Findings that do not stop training."""
         return [f for f in self.findings if not f.is_error]
 
-    def to_json(self):
-        """Return what is kept, as plain values."""
+    def to_json(self) -> dict:
+        """Return the stored fields as JSON values."""
         kept = asdict(self)
         for name in ('root', 'key', 'digests', 'kept_at'):
             del kept[name]
         return kept
 
     @classmethod
-    def from_json(cls, kept, root, key, path):
-        """Read what :meth:`to_json` returned.
+    def from_json(
+        cls, kept: dict, root: str, key: str, path: str
+    ) -> 'SetReport':
+        """Restore a report from the result of :meth:`to_json`.
 
         Args:
-            kept (dict): Plain values.
-            root (str): Where the files are now.
-            key (str): Of the set.
-            path (str): The file.
+            kept: The stored fields.
+            root: Folder of the data set.
+            key: Of the set.
+            path: The file that it was read from.
 
         Raises:
-            TypeError: It is something else.
+            TypeError: The fields are not those of a report.
         """
         found = [Finding(**finding) for finding in kept['findings']]
         return cls(
@@ -118,39 +132,21 @@ class SetReport:
         )
 
 
-REPORT = 'clouds_verify.json'
-_FORMAT = 1
-# File names need not be UTF-8: their bytes are kept.
-_ODD = 'surrogateescape'
-
-
-def report_path(root):
-    """Where the report of a data set is.
+def read_reports(root: str) -> dict[str, SetReport]:
+    """Read the reports of earlier verifications.
 
     Args:
-        root (str): ``files_root`` of the data set.
+        root: ``files_root`` of the data sets.
 
     Returns:
-        str: Path of the file.
-    """
-    return existing_file(root, REPORT)
-
-
-def read_reports(root):
-    """Read what earlier verifications have found below a folder.
-
-    Args:
-        root (str): ``files_root`` of the data sets.
-
-    Returns:
-        dict[str, SetReport]: Key of a set -> report. Empty if there is none.
+        Key of a set -> report. Empty if there is none.
 
     Raises:
-        DataError: The file is no such report.
+        DataError: The file is not a report of this version.
     """
     path = report_path(root)
     try:
-        with open(path, encoding='utf-8', errors=_ODD) as stream:
+        with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
             kept = json.load(stream)
         if kept['format'] != _FORMAT:
             raise ValueError(f'format {kept["format"]}, not {_FORMAT}')
@@ -168,12 +164,12 @@ def read_reports(root):
         ) from error
 
 
-def write_reports(root, reports):
-    """Write reports beside the data, and keep those about other sets there.
+def write_reports(root: str, reports: list[SetReport]) -> None:
+    """Write reports beside the data; those of other sets there are kept.
 
     Args:
-        root (str): ``files_root`` of the data sets.
-        reports (list[SetReport]): New ones.
+        root: ``files_root`` of the data sets.
+        reports: Replace those of equal keys; ``kept_at`` is set.
 
     Raises:
         DataError: The folder cannot be written to.
@@ -186,7 +182,9 @@ def write_reports(root, reports):
     path = os.path.join(report_folder(root), REPORT)
     try:
         with atomic_path(path) as temporary:
-            temporary.write_text(content + '\n', encoding='utf-8', errors=_ODD)
+            temporary.write_text(
+                content + '\n', encoding='utf-8', errors=_ENCODING_ERRORS
+            )
     except OSError as error:
         raise DataError(
             f'the report {path} cannot be written: {error.strerror}.',
@@ -198,20 +196,25 @@ def write_reports(root, reports):
         report.kept_at = path
 
 
-_PARTNERS = ('no_image', 'no_label', 'orphan')
-
-
-def current_reports(tasks):
-    """Take what an earlier verification found, if nothing has changed since.
-
-    Sizes and times of the files are compared; nothing is read.
+def report_path(root: str) -> str:
+    """Return the path of the report of a data set.
 
     Args:
-        tasks (list[Task]): What would be verified.
+        root: ``files_root`` of the data set.
+    """
+    return existing_file(root, REPORT)
+
+
+def current_reports(tasks: list[Task]) -> list[SetReport] | None:
+    """Return the reports of an earlier verification, if they are up to date.
+
+    Only sizes and modification times of the files are compared.
+
+    Args:
+        tasks: The datasets.
 
     Returns:
-        list[SetReport] | None: Their reports; None if any of them has to be
-        made anew.
+        None if any of the datasets must be verified again.
     """
     reports = {}
     for task in tasks:
@@ -236,7 +239,7 @@ def _current(task):
     known = sorted(
         f.message
         for f in report.findings
-        if f.kind in _PARTNERS and f.state != FIXED
+        if f.kind in _UNPAIRED_KINDS and f.state != FIXED
     )
     same = (
         files - {''} == set(report.stamps)
@@ -247,33 +250,32 @@ def _current(task):
     return report if same else None
 
 
-def report_of(dataset):
-    """What is known of a dataset that is about to be used.
+def report_of(dataset: BaseDataset) -> SetReport | None:
+    """Return the stored report of a dataset.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: Without wrappers.
 
     Returns:
-        SetReport | None: None if it was never verified.
+        None if it was never verified.
 
     Raises:
-        DataError: There is a report that cannot be read.
+        DataError: The file is not a report of this version.
     """
     if not has_report(dataset):
         return None
     return read_reports(dataset.files_root).get(set_key(dataset))
 
 
-def errors_of(report, dataset):
-    """Errors that still matter to a dataset.
+def errors_of(report: SetReport, dataset: DGDataset) -> list[Finding]:
+    """Return the open errors that concern a dataset.
 
     Args:
-        report (SetReport): Of this dataset.
-        dataset (DGDataset): It may leave out images by ``skip``.
+        report: Of this dataset.
+        dataset: May leave out images by ``skip``.
 
     Returns:
-        list[Finding]: Neither fixed nor accepted, and about no image that is
-        left out.
+        Those about no image that ``skip`` leaves out.
     """
     names = read_skip_list(dataset.skip)
 
@@ -284,40 +286,29 @@ def errors_of(report, dataset):
     return [f for f in report.open_errors if not skipped(f.image)]
 
 
-def changes_since(report, dataset):
-    """Count the files that verification has not seen as they are now.
+def changes_since(report: SetReport, dataset: DGDataset) -> int:
+    """Count the files that are new or changed since the verification.
 
     Args:
-        report (SetReport): Of this dataset.
-        dataset (DGDataset): Opened.
+        report: Of this dataset.
+        dataset: Opened.
 
     Returns:
-        int: Images that are new, and files with another size or time.
+        New images, and files with another size or modification time.
     """
     pairs = list_files(dataset).pairs
     new = sum(pair.image not in report.stamps for pair in pairs)
     return new + len(changed_files(report.root, report.stamps))
 
 
-# Lines of one kind; the rest is in the report.
-_SHOWN = 20
-# Columns of classes that fit with the numbers of images.
-_WIDE = 3
-
-
-def counted(number, noun):
-    """Write a number with its noun: ``1 error``, ``2 errors``."""
-    return f'{number} {noun}' + ('' if number == 1 else 's')
-
-
-def reports_text(reports):
-    """Say what was found.
+def reports_text(reports: list[SetReport]) -> str:
+    """Format the result of a verification.
 
     Args:
-        reports (list[SetReport]): All of one verification.
+        reports: Of all datasets.
 
     Returns:
-        str: Tables, then every kind of error and warning with its files.
+        Tables, then the errors and warnings by kind, with their files.
     """
     parts = [_sets_table(reports), _class_table(reports)]
     parts += [_findings(r) for r in reports if r.findings]
@@ -334,15 +325,15 @@ def reports_text(reports):
     return '\n'.join(part for part in parts if part)
 
 
-def advice_text(reports, command):
-    """Say what can be done about open errors.
+def advice_text(reports: list[SetReport], command: str) -> str:
+    """List the ways to resolve open errors.
 
     Args:
-        reports (list[SetReport]): All of one verification.
-        command (str): The command that made them, without ``--fix``.
+        reports: Of all datasets.
+        command: The verification command, without ``--fix``.
 
     Returns:
-        str: Empty if nothing is to be done.
+        Empty if there are no open errors.
     """
     errors = [f for r in reports for f in r.open_errors]
     if not errors:
@@ -352,8 +343,13 @@ def advice_text(reports, command):
         lines.append(f'  move the bad files aside:   {command} --fix')
     if any(f.kind != 'layout' for f in errors):
         lines.append(f'  train on it as it is:       {command} --accept')
-    lines.append(f'  mend it, and verify again:  {command}')
+    lines.append(f'  repair it, verify again:    {command}')
     return '\n'.join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """Format a number with its noun: ``1 error``, ``2 errors``."""
+    return f'{number} {noun}' + ('' if number == 1 else 's')
 
 
 def _sets_table(reports):
@@ -389,11 +385,11 @@ def _errors_cell(report):
 
 
 def _class_table(reports):
-    """Share of the labelled pixels and number of images, by class."""
+    """Share of the labelled pixels and number of images of each class."""
     reports = [r for r in reports if sum(r.pixels)]
     if not reports:
         return ''
-    narrow = len(reports) > _WIDE
+    narrow = len(reports) > _MAX_WIDE_SETS
     head = '% of pixels' if narrow else '% of pixels (images)'
     table = PrettyTable([head, *_short_names(reports)])
     table.align = 'r'
@@ -406,7 +402,7 @@ def _class_table(reports):
 
 
 def _short_names(reports):
-    """The names of the sets without the word that all begin with."""
+    """Set names without the first word, if it is common to all."""
     names = [report.name for report in reports]
     words = {name.split()[0] for name in names}
     if len(words) > 1 or not all(' ' in name for name in names):
@@ -433,17 +429,17 @@ def _findings(report):
     lines = []
     for kind, what in (ERRORS | WARNINGS).items():
         for state in (OPEN, ACCEPTED, FIXED):
-            mine = [
+            selected = [
                 f
                 for f in report.findings
                 if f.kind == kind and f.state == state
             ]
-            if not mine:
+            if not selected:
                 continue
             word = 'error' if kind in ERRORS else 'warning'
             word = word if state == OPEN else f'{state} {word}'
-            lines.append(f'{report.name}: {word}: {what}: {len(mine)}')
-            lines += [f'  {f.message}' for f in mine[:_SHOWN]]
-            if len(mine) > _SHOWN:
-                lines.append(f'  and {len(mine) - _SHOWN} more')
+            lines.append(f'{report.name}: {word}: {what}: {len(selected)}')
+            lines += [f'  {f.message}' for f in selected[:_MAX_FINDINGS]]
+            if len(selected) > _MAX_FINDINGS:
+                lines.append(f'  and {len(selected) - _MAX_FINDINGS} more')
     return '\n'.join(lines)

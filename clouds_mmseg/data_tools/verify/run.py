@@ -1,9 +1,8 @@
-"""Verification of data sets: every file is opened."""
+"""Verification of data sets: read every file and store a report."""
 
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -14,6 +13,7 @@ from clouds_mmseg.data_tools.verify.label_look import (
     label_findings,
 )
 from clouds_mmseg.data_tools.verify.listing import (
+    Task,
     has_report,
     list_files,
     same_files,
@@ -34,70 +34,22 @@ from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.parallel import parallel_map
 
 
-def find_duplicates(reports):
-    """Add findings about equal image files.
-
-    An image of training that an evaluation set holds as another file is an
-    error: its result would be no result. Any other is a warning. A file that
-    two sets name is one image, not two.
-
-    Args:
-        reports (list[SetReport]): With ``digests``; they are added to.
-    """
-    places = {}
-    for report in reports:
-        for image, (digest, label) in report.digests.items():
-            found = places.setdefault(digest, {})
-            path = os.path.realpath(os.path.join(report.root, image))
-            found.setdefault(path, (report, image, label))
-    for same in places.values():
-        if len(same) > 1:
-            _judge(list(same.values()))
-
-
-def _judge(same):
-    for place, (report, image, label) in enumerate(same):
-        leaks = [o for o in same if report.training and not o[0].training]
-        earlier = [o for o in same[:place] if o[0].training == report.training]
-        if not leaks and not earlier:
-            continue
-        kind = 'leak' if leaks else 'duplicate'
-        other, twin, _ = (leaks or earlier)[0]
-        where = '' if other is report else f' of {other.name}'
-        text = f'image {image} is the same as {twin}{where}.'
-        report.findings.append(Finding(kind, text, image, label))
-
-
-@dataclass
-class Task:
-    """A dataset to verify.
-
-    Attributes:
-        name (str): For people: ``'cityscapes val'``.
-        dataset (Dataset): Not opened: built with ``lazy_init=True``.
-        training (bool): Whether it is for training.
-    """
-
-    name: str
-    dataset: object
-    training: bool = False
-
-
-def verify(tasks, *, workers=None, command=''):
-    """Read every file of some datasets and keep what was found.
+def verify(
+    tasks: list[Task], *, workers: int | None = None, command: str = ''
+) -> list[SetReport]:
+    """Read every file of some datasets and store the reports.
 
     The reports are written beside the data (``clouds_verify.json``), and so
-    are the class statistics that rare-class sampling reads. What a person
-    has accepted before stays accepted.
+    are the class statistics that rare-class sampling reads. Findings that were
+    accepted before stay accepted.
 
     Args:
-        tasks (list[Task]): The datasets. Of two with the same files the
-            first is read.
-        workers (int, optional): Processes. Defaults to the number of cores.
-        command (str): Which command does this, for messages.
+        tasks: The datasets. Of several with the same files the first is read.
+        workers: Processes. Defaults to the number of cores.
+        command: The command that is run, for messages.
 
     Returns:
-        list[SetReport]: One a dataset.
+        One report a dataset.
 
     Raises:
         UserError: ``workers`` is not positive, or an earlier report is
@@ -107,7 +59,7 @@ def verify(tasks, *, workers=None, command=''):
     for task in tasks:
         first.setdefault(same_files(task.dataset), task)
     tasks = list(first.values())
-    # A file that is no report is found before hours are spent.
+    # Read first: a damaged report must not be found after hours.
     earlier = {root: read_reports(root) for root in _roots(tasks)}
     reports = [_verify_one(task, workers) for task in tasks]
     find_duplicates(reports)
@@ -118,25 +70,25 @@ def verify(tasks, *, workers=None, command=''):
     return reports
 
 
-def keep(reports):
-    """Write reports beside their data, or say why that is impossible.
+def keep(reports: list[SetReport]) -> bool:
+    """Write reports beside their data; log a warning where that fails.
 
     Args:
-        reports (list[SetReport]): Of any roots.
+        reports: Of any roots.
 
     Returns:
-        bool: Whether all that can be kept was.
+        Whether every report with a key was written.
     """
-    fine = True
+    written = True
     for root in dict.fromkeys(report.root for report in reports):
-        mine = [r for r in reports if r.root == root and r.key]
+        selected = [r for r in reports if r.root == root and r.key]
         try:
-            if mine:
-                write_reports(root, mine)
+            if selected:
+                write_reports(root, selected)
         except DataError as error:
-            fine = False
+            written = False
             print_log(str(error), logger='current', level=logging.WARNING)
-    return fine
+    return written
 
 
 def _roots(tasks):
@@ -151,6 +103,40 @@ def _remember_accepted(report, earlier):
     for finding in report.findings:
         if finding.identity in accepted:
             finding.state = ACCEPTED
+
+
+def find_duplicates(reports: list[SetReport]) -> None:
+    """Add findings about identical image files.
+
+    A training image that an evaluation set has as another file is an error:
+    the evaluation would be contaminated. Other duplicates are warnings. A file
+    that belongs to two sets counts as one image.
+
+    Args:
+        reports: With ``digests``; the findings are added to them.
+    """
+    by_digest = {}
+    for report in reports:
+        for image, (digest, label) in report.digests.items():
+            found = by_digest.setdefault(digest, {})
+            path = os.path.realpath(os.path.join(report.root, image))
+            found.setdefault(path, (report, image, label))
+    for same in by_digest.values():
+        if len(same) > 1:
+            _add_duplicate_findings(list(same.values()))
+
+
+def _add_duplicate_findings(same):
+    for index, (report, image, label) in enumerate(same):
+        leaks = [o for o in same if report.training and not o[0].training]
+        earlier = [o for o in same[:index] if o[0].training == report.training]
+        if not leaks and not earlier:
+            continue
+        kind = 'leak' if leaks else 'duplicate'
+        other, twin, _ = (leaks or earlier)[0]
+        where = '' if other is report else f' of {other.name}'
+        text = f'image {image} is the same as {twin}{where}.'
+        report.findings.append(Finding(kind, text, image, label))
 
 
 def _verify_one(task, workers):
@@ -190,16 +176,9 @@ def _verify_one(task, workers):
     return report
 
 
-def _label_findings(report, dataset, training):
-    count = LabelCount.of_classes(
-        report.pixels, report.ignored, labels=report.images
-    )
-    return label_findings(dataset, count, training)
-
-
 def _check_count(report, listing, dataset):
-    there = listing.found + listing.set_aside
-    if report.expected is None or there == report.expected:
+    total = listing.found + listing.set_aside
+    if report.expected is None or total == report.expected:
         return
     folder = os.path.relpath(dataset.data_prefix['img_path'], listing.root)
     moved = (
@@ -215,7 +194,7 @@ def _check_count(report, listing, dataset):
 
 
 def _collect(report, samples):
-    """Add up what was found; returns the rows of class statistics."""
+    """Accumulate the samples; return the rows of class statistics."""
     pixels = np.zeros(256, np.int64)
     images_with = np.zeros(256, np.int64)
     sizes, rows, maxima = Counter(), {}, []
@@ -256,6 +235,13 @@ def _collect(report, samples):
             Finding('ignored', 'no label has a pixel of any class.')
         )
     return rows
+
+
+def _label_findings(report, dataset, training):
+    count = LabelCount.of_classes(
+        report.pixels, report.ignored, labels=report.images
+    )
+    return label_findings(dataset, count, training)
 
 
 def _keep_statistics(dataset, root, rows):

@@ -1,4 +1,4 @@
-"""Pipeline steps."""
+"""Pipeline steps of the data sets."""
 
 from clouds_mmseg.datasets.transforms.diffusion_augment import (
     DiffusionAugment,

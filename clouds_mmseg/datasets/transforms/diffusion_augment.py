@@ -1,4 +1,4 @@
-"""Generated or restyled images in place of the source images."""
+"""Replacement of images: restyled variants, or another folder."""
 
 import logging
 import os
@@ -18,29 +18,29 @@ from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 
 @TRANSFORMS.register_module()
 class TakeImageFrom(BaseTransform):
-    """Let the next step load the image of the same name in another folder.
+    """Redirect the path of an image to another folder.
 
-    Stands before ``LoadSegImage``.
+    Placed before ``LoadSegImage``.
 
     Args:
-        source (str): Folder of the data set's images.
-        folder (str): Folder with the same tree of PNG files.
+        source: Folder of the data set's images.
+        folder: Folder with the same tree of PNG files.
     """
 
-    def __init__(self, source, folder):
+    def __init__(self, source: str, folder: str):
         self.source = source
         self.folder = folder
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Replace ``img_path``."""
         below = os.path.relpath(results['img_path'], self.source)
         path = Path(self.folder, below).with_suffix('.png')
         results['img_path'] = str(path)
-        # What depth the files have that it was made of does not matter.
+        # The range of the original files does not apply.
         results.pop('image_range', None)
         return results
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(source={self.source!r}, '
             f'folder={self.folder!r})'
@@ -49,43 +49,45 @@ class TakeImageFrom(BaseTransform):
 
 @TRANSFORMS.register_module()
 class DiffusionAugment(BaseTransform):
-    """Replace a labelled image by a restyled variant of it from a bank.
+    """Replace a labelled image by a restyled variant with some probability.
 
-    The bank is made beforehand by ``tools/generate_images.py --mode
-    img2img``. A variant shows the same scene in another weather or light, so
-    the label stays as it is. The step stands behind the loading of image and
-    label and before everything else.
+    The variants are a generated image set ("image bank"), made beforehand by
+    ``tools/generate_images.py --mode img2img``. A variant shows the same scene
+    in another weather or light, so that the label remains valid. The step is
+    placed directly after the loading of image and label.
 
     Required keys: ``img``, ``img_path``. Modified key: ``img``. Added key:
     ``variant_path``, of a replaced image.
 
     Args:
-        bank (str): Folder of the bank. ``data/...`` is moved by the
-            environment variable ``CLOUDS_DATA_ROOT``.
-        prob (float): Probability that an image is replaced, in [0, 1].
-        source_root (str, optional): Folder that the bank's source files are
-            named below. Defaults to the one that the bank was made from; a
-            bank that was moved to another machine may need it.
+        bank: Folder of the image set. ``data/...`` is moved by the environment
+            variable ``CLOUDS_DATA_ROOT``.
+        prob: Probability that an image is replaced, in [0, 1].
+        source_root: Folder that the source files of the manifest are relative
+            to. Defaults to the folder that the set was made from; needed if
+            that is elsewhere on this machine.
 
     Raises:
         ValueError: ``prob`` is out of its range.
-        DataError: There is no bank, or it was not made from images.
+        DataError: There is no image set, or it was not made from images.
     """
 
-    def __init__(self, bank, prob=0.5, source_root=None):
+    def __init__(
+        self, bank: str, prob: float = 0.5, source_root: str | None = None
+    ):
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must lie in [0, 1], got {prob}')
         self.bank = resolve_data_root(bank)
         self.prob = prob
         self.source_root, self.variants = self._read(source_root)
         self._load = LoadSegImage()
-        # Of this process: each worker of a data loader counts its own.
+        # Counts of this process; each worker of a data loader has its own.
         self.drawn = 0
         self.without_variant = 0
 
     def _read(self, source_root):
         try:
-            made = read_bank(self.bank)
+            recipe = read_bank(self.bank)
             entries = read_entries(self.bank).values()
         except BankError as error:
             raise DataError(f'DiffusionAugment: {error}') from error
@@ -95,31 +97,32 @@ class DiffusionAugment(BaseTransform):
                 variants.setdefault(entry['source'], []).append(entry['file'])
         if not variants:
             raise DataError(
-                f'DiffusionAugment: the bank {self.bank} holds no restyled '
-                'images. Make it with: python tools/generate_images.py '
+                f'DiffusionAugment: the image bank {self.bank} holds no '
+                'restyled images. Make it with: python '
+                'tools/generate_images.py '
                 f'--mode img2img --source IMAGES --out {self.bank} ...'
             )
-        root = source_root or made['info'].get('source_root')
+        root = source_root or recipe['info'].get('source_root')
         root = resolve_data_root(root)
         if not os.path.isdir(root):
             raise DataError(
                 f'DiffusionAugment: {root}, the folder of the images that '
-                f'the bank {self.bank} was made from, does not exist. Say '
-                'where it is now with source_root=...'
+                f'the image bank {self.bank} was made from, does not exist. '
+                'Set source_root=... to its present path'
             )
         return os.path.realpath(root), variants
 
     @cache_randomness
-    def _draw(self, number):
-        """Which of so many variants is taken; None for the image itself."""
+    def _draw_variant(self, number):
+        """Draw the index of a variant; None keeps the image."""
         # Two draws in any case, so that the random numbers of the following
-        # transforms do not depend on what the bank holds.
+        # transforms do not depend on the content of the image set.
         use, which = np.random.rand(), np.random.rand()
         if use >= self.prob:
             return None
         return int(which * number)
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Replace ``img`` ((H, W, 3) uint8, BGR) with probability ``prob``.
 
         Raises:
@@ -129,7 +132,7 @@ class DiffusionAugment(BaseTransform):
             os.path.realpath(results['img_path']), self.source_root
         ).replace(os.sep, '/')
         variants = self.variants.get(below, ())
-        choice = self._draw(len(variants))
+        choice = self._draw_variant(len(variants))
         if choice is None:
             return results
         self.drawn += 1
@@ -145,7 +148,7 @@ class DiffusionAugment(BaseTransform):
                 f'{results["img_path"]} is {results["img"].shape[1]}x'
                 f'{results["img"].shape[0]} (width x height): they must be '
                 'equal. Place DiffusionAugment before Resize and crops; if '
-                'it is, make the bank again from these images.'
+                'it is, make the image bank again from these images.'
             )
         results['img'] = image
         results['variant_path'] = path
@@ -153,7 +156,7 @@ class DiffusionAugment(BaseTransform):
 
     def _count_missing(self, path):
         self.without_variant += 1
-        # At 1, 10, 100, ...: often enough to be seen, too seldom to annoy.
+        # Warn at 1, 10, 100, ... images.
         if set(str(self.without_variant)[1:]) <= {'0'} and (
             str(self.without_variant)[0] == '1'
         ):
@@ -165,7 +168,7 @@ class DiffusionAugment(BaseTransform):
                 level=logging.WARNING,
             )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(bank={self.bank!r}, prob={self.prob}, '
             f'sources={len(self.variants)})'

@@ -1,4 +1,4 @@
-"""Packing of samples, and the second view for the teacher."""
+"""Packing of samples, and the clean view for the teacher."""
 
 import numpy as np
 import torch
@@ -10,16 +10,16 @@ from mmseg.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class EvaluateAtInputSize(BaseTransform):
-    """Let prediction and label be compared at the resized size.
+    """Compare prediction and label at the resized size.
 
-    mmseg resizes predictions to ``ori_shape`` before the metric sees them.
-    This sets ``ori_shape`` to the size of the resized image. It stands after
-    ``Resize``, which must stand after the labels were loaded, so that they
-    are resized too. BDD100K, Mapillary and ACDC are evaluated so by the
-    official CLOUDS code.
+    mmseg resizes predictions to ``ori_shape`` before the metric. This step
+    sets ``ori_shape`` to the size of the resized image. It is placed after
+    ``Resize``, which must come after the loading of labels, so that they are
+    resized too. The official CLOUDS code evaluates BDD100K, Mapillary and ACDC
+    in this way.
     """
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Set ``ori_shape`` to ``img_shape``.
 
         Raises:
@@ -36,22 +36,22 @@ class EvaluateAtInputSize(BaseTransform):
         results['ori_shape'] = shape
         return results
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'{type(self).__name__}()'
 
 
 @TRANSFORMS.register_module()
 class KeepCleanView(BaseTransform):
-    """Keep the image as it is now beside what becomes of it.
+    """Keep a copy of the image before photometric augmentation.
 
-    The teacher of self-training labels this view; the student sees the
-    further transforms. The step stands after those that resize or crop and
-    before ``RandomFlip`` and the photometric ones: the teacher's label is
-    mirrored as the student's view was, so the clean view must not be.
-    ``PackDGInputs`` puts it into the data sample as ``clean_img``.
+    The teacher of self-training labels this clean view; the student gets the
+    image after all transforms. The step is placed after those that resize or
+    crop, and before ``RandomFlip`` and the photometric ones: the teacher's
+    label is mirrored like the student's view, so the clean view must not be
+    mirrored. ``PackDGInputs`` packs it as ``clean_img``.
     """
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``clean_img``: a copy of ``img``, (H, W, 3) uint8, BGR.
 
         Raises:
@@ -66,20 +66,20 @@ class KeepCleanView(BaseTransform):
         results['clean_img'] = results['img'].copy()
         return results
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'{type(self).__name__}()'
 
 
 @TRANSFORMS.register_module()
 class PackDGInputs(PackSegInputs):
-    """``PackSegInputs`` that always hands on domain and name of a sample.
+    """``PackSegInputs`` that always packs domain and name of a sample.
 
     Args:
-        domain (str, optional): Used instead of the domain of the dataset.
+        domain: Used instead of the domain of the dataset.
         **kwargs: See :class:`mmseg.datasets.PackSegInputs`.
     """
 
-    def __init__(self, domain=None, **kwargs):
+    def __init__(self, domain: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.domain = domain
         if isinstance(self.meta_keys, str):
@@ -87,16 +87,16 @@ class PackDGInputs(PackSegInputs):
         keys = (*self.meta_keys, 'domain', 'sample_name', 'image_range')
         self.meta_keys = (*dict.fromkeys(keys),)
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Return ``inputs`` ((3, H, W) uint8) and ``data_samples``.
 
-        ``data_samples.domain`` is a str in its metainfo. Behind
+        ``data_samples.domain`` is a str in its metainfo. After
         ``KeepCleanView``, ``data_samples.clean_img`` is a PixelData of
         (3, H, W) uint8 in the channel order of ``inputs``.
 
         Raises:
-            ValueError: Neither the dataset nor the argument names a domain,
-                or the clean view has another size than the image.
+            ValueError: Neither the dataset nor the argument names a domain, or
+                the clean view has another size than the image.
         """
         if self.domain is not None:
             results['domain'] = self.domain
@@ -123,7 +123,7 @@ class PackDGInputs(PackSegInputs):
         planes = np.ascontiguousarray(clean.transpose(2, 0, 1))
         return PixelData(data=torch.from_numpy(planes))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(domain={self.domain!r}, '
             f'meta_keys={self.meta_keys})'

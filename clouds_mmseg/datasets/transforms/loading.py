@@ -1,5 +1,7 @@
 """Reading of images and label files."""
 
+from collections.abc import Sequence
+
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
@@ -19,45 +21,50 @@ from clouds_mmseg.utils.images import (
 )
 
 _ADVICE = "Replace the file, or name it in the dataset's skip list."
-# Backends of mmcv that leave EXIF orientation to their caller.
-_NOT_TURNED = ('turbojpeg', 'tifffile')
+# Backends of mmcv that do not apply the EXIF orientation.
+_IGNORE_ORIENTATION = ('turbojpeg', 'tifffile')
+_LABEL_ADVICE = (
+    "Repair the file, or name its image in the dataset's skip list."
+)
+# Number of undefined ids in a label that no mistake in a table explains.
+_MANY = 16
 
 
 @TRANSFORMS.register_module()
 class LoadSegImage(LoadImageFromFile):
-    """mmcv's ``LoadImageFromFile`` by the rules of :mod:`~.utils.images`.
+    """mmcv's ``LoadImageFromFile`` with the decoder of the package.
 
-    Errors name the file. A file that breaks off is an error here: OpenCV
-    before version 5 fills the rest of such an image with grey or black and
-    says nothing.
+    See :mod:`clouds_mmseg.utils.images`. Errors name the file. A truncated
+    file is an error: OpenCV before version 5 silently fills the rest of such
+    an image with grey or black.
 
     Args:
-        image_range (Sequence[float], optional): The values in the files that
-            become 0 and 255. Defaults to ``image_range`` of the dataset.
+        image_range: The values in the files that become 0 and 255. Defaults to
+            ``image_range`` of the dataset.
         **kwargs: Of mmcv's class. With another ``color_type`` or
             ``imdecode_backend`` than the defaults, depth is that backend's.
 
     Raises:
         ValueError: ``ignore_empty=True``, which would replace images that
-            cannot be read by others, without a word.
+            cannot be read by others silently.
     """
 
-    def __init__(self, image_range=None, **kwargs):
+    def __init__(self, image_range: Sequence[float] | None = None, **kwargs):
         super().__init__(**kwargs)
         if self.ignore_empty:
             raise ValueError(
                 'LoadSegImage does not take ignore_empty=True: images that '
-                'cannot be read would be replaced by others without a word; '
+                'cannot be read would be replaced by others silently; '
                 'name them in skip of the dataset'
             )
         self.image_range = check_image_range(image_range)
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``img`` ((H, W, 3) uint8, BGR), ``img_shape``, ``ori_shape``.
 
         Raises:
-            DataError: The file is missing, incomplete or not an image, or
-                its values do not lie in the image range.
+            DataError: The file is missing, incomplete or not an image, or its
+                values do not lie in the image range.
         """
         path = results['img_path']
         payload = read_file(path, 'image', self.backend_args)
@@ -88,65 +95,37 @@ class LoadSegImage(LoadImageFromFile):
         )
         if image is None:
             raise ImageFileError('cannot be decoded')
-        if self.imdecode_backend in _NOT_TURNED:
+        if self.imdecode_backend in _IGNORE_ORIENTATION:
             image = orient(image, exif_orientation(payload))
         return image
-
-
-def read_file(path: str, kind: str, backend_args: dict | None = None) -> bytes:
-    """Read the bytes of a file of a dataset.
-
-    Args:
-        path: The file.
-        kind: 'image' or 'label', for the message.
-        backend_args: Of mmengine's file backend.
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: It does not exist or cannot be read.
-    """
-    try:
-        return fileio.get(path, backend_args=backend_args)
-    except OSError as error:
-        raise DataError(
-            f'{kind} {path} cannot be read: {error.strerror or error}.',
-            "Replace the file, or name its image in the dataset's skip list.",
-        ) from error
-
-
-_LABEL_ADVICE = "Mend the file, or name its image in the dataset's skip list."
-# Undefined ids of one label from which on they are no slip of a table.
-_MANY = 16
 
 
 @TRANSFORMS.register_module()
 class LoadSegLabels(BaseTransform):
     """Read a label file as published and map its ids to class indices.
 
-    Takes the place of mmseg's ``LoadAnnotations`` for :class:`DGDataset`. As
-    there, it stands before the geometric transforms in training, and after
-    ``Resize`` in a test that compares at the label's own size.
+    Replaces mmseg's ``LoadAnnotations`` for :class:`DGDataset`. Like that, it
+    is placed before the geometric transforms in training, and after ``Resize``
+    in a test that compares at the label's own size.
 
     Required keys: ``seg_map_path``, ``label_table``; optional ``ori_shape``
     (of the loaded image), ``label_channel``. A sample of a dataset without
-    label files has no ``seg_map_path`` and passes as it is.
-    Added keys: ``gt_seg_map``; ``seg_fields`` grows by it.
+    label files has no ``seg_map_path`` and is returned unchanged.
+    Added keys: ``gt_seg_map``, which is appended to ``seg_fields``.
 
     Args:
-        backend_args (dict, optional): Of mmengine's file backend.
+        backend_args: Of mmengine's file backend.
     """
 
-    def __init__(self, backend_args=None):
+    def __init__(self, backend_args: dict | None = None):
         self.backend_args = backend_args
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``gt_seg_map``: (H, W) uint8, class indices, 255 ignored.
 
         Raises:
-            DataError: The file is missing, damaged, has another size than
-                the image, or holds an id that the dataset does not define.
+            DataError: The file is missing, damaged, has another size than the
+                image, or holds an id that the dataset does not define.
         """
         path = results.get('seg_map_path')
         if path is None:
@@ -162,7 +141,7 @@ class LoadSegLabels(BaseTransform):
                 f'label {path} is {raw.shape[1]}x{raw.shape[0]}, but its '
                 f'image {results.get("img_path")} is '
                 f'{image_shape[1]}x{image_shape[0]} (width x height): they '
-                f'must be equal.{self._turned(results, raw.shape)}',
+                f'must be equal.{self._orientation_hint(results, raw.shape)}',
                 _LABEL_ADVICE,
                 kind='size',
             )
@@ -182,8 +161,8 @@ class LoadSegLabels(BaseTransform):
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
 
-    def _turned(self, results, shape):
-        """Say whether an EXIF orientation makes the sizes differ."""
+    def _orientation_hint(self, results, shape):
+        """Explain sizes that differ by an EXIF orientation, or return ''."""
         height, width = results['ori_shape'][:2]
         if shape != (width, height) or 'img_path' not in results:
             return ''
@@ -198,19 +177,39 @@ class LoadSegLabels(BaseTransform):
             "turn the label, or remove the image's EXIF orientation."
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'{type(self).__name__}(backend_args={self.backend_args})'
 
 
+def read_file(path: str, kind: str, backend_args: dict | None = None) -> bytes:
+    """Read the bytes of a file of a dataset.
+
+    Args:
+        path: The file.
+        kind: 'image' or 'label', for the message.
+        backend_args: Of mmengine's file backend.
+
+    Raises:
+        DataError: It does not exist or cannot be read.
+    """
+    try:
+        return fileio.get(path, backend_args=backend_args)
+    except OSError as error:
+        raise DataError(
+            f'{kind} {path} cannot be read: {error.strerror or error}.',
+            "Replace the file, or name its image in the dataset's skip list.",
+        ) from error
+
+
 def hint_about_ids(undefined: list[int], table: np.ndarray) -> str:
-    """Say where ids that the table does not define may come from, or nothing.
+    """Explain where ids that the table does not define may come from.
 
     Args:
         undefined: The ids.
         table: See ``label_table``.
 
     Returns:
-        A sentence with a blank in front, or nothing.
+        A sentence after a blank, or an empty string.
     """
     large = [i for i in undefined if i >= 1000]
     if large and all(
@@ -229,8 +228,8 @@ def hint_about_ids(undefined: list[int], table: np.ndarray) -> str:
     return ''
 
 
-def describe_ids(numbers):
-    """Write sorted integers shortly: ``[0, 1, 2, 5]`` -> ``0-2, 5``."""
+def describe_ids(numbers: list[int]) -> str:
+    """Format sorted integers as ranges: ``[0, 1, 2, 5]`` -> ``0-2, 5``."""
     runs = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

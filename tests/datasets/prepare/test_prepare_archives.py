@@ -131,10 +131,10 @@ def test_tar_archives(tmp_path, suffix, mode):
         archive.add(files, 'a folder')
     out = tmp_path / 'out'
     result = prepare_dataset('gta5', tmp_path / f'gta5.{suffix}', out, ONE)
-    assert (result.made, result.manifest.splits) == (6, dict(train=3))
+    assert (result.created, result.manifest.splits) == (6, dict(train=3))
     image = fake.archives['01_images.zip']['images/00001.png']
     assert (out / 'images/00001.png').read_bytes() == image
-    assert prepare_dataset('gta5', [files], out, ONE).there == 6
+    assert prepare_dataset('gta5', [files], out, ONE).existing == 6
 
 
 @pytest.mark.parametrize('kind', ['zip', 'tar.gz'])

@@ -13,7 +13,11 @@ from prepare_bytes import image_bytes, label_bytes, spread
 from prepare_fake import open_gta5, write_archives, write_files
 from prepare_fakes import MAKERS
 
-from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.data_tools.prepare.run import (
+    Options,
+    bad_files_error,
+    prepare_dataset,
+)
 from clouds_mmseg.datasets import DataError
 from clouds_mmseg.datasets.prepared import MANIFEST
 
@@ -70,7 +74,7 @@ def test_damaged_files_are_named_and_may_be_left_out(
     result = prepare_dataset('gta5', src, out, SKIP)
     assert result.manifest.left_out == ['images/00002.png']
     assert result.manifest.splits == dict(train=2)
-    assert result.made + result.there == 5
+    assert result.created + result.existing == 5
     assert (src / file).read_bytes() == damaged
     names = {os.path.basename(s['img_path']) for s in open_gta5(out)}
     assert names == {'00001.png', '00003.png'}
@@ -97,6 +101,13 @@ def test_ids_that_the_set_does_not_define(src, tmp_path):
     assert 'has 3 channels' in fails(src, tmp_path / 'out')
     path.write_bytes(b'no picture')
     assert 'cannot be decoded' in fails(src, tmp_path / 'out')
+
+
+def test_the_error_counts_the_files_that_it_does_not_list():
+    names = [f'{number}.png' for number in range(25)]
+    text = str(bad_files_error([f'{name} is damaged' for name in names], 0))
+    assert '25 files cannot be used' in text and 'and 5 more' in text
+    assert [name for name in names if f'  {name} ' in text] == names[:20]
 
 
 def test_files_without_partner(src, tmp_path):
@@ -136,7 +147,7 @@ def test_odd_names(tmp_path):
     fake.archives = {'ä.zip': files}
     write_archives(tmp_path / 'zips', fake)
     again = prepare_dataset('gta5', tmp_path / 'zips', out, ONE)
-    assert (again.made, again.there) == (0, 6)
+    assert (again.created, again.existing) == (0, 6)
     assert len(open_gta5(out)) == 3
 
 
@@ -158,7 +169,7 @@ def test_two_sources_that_differ(src, tmp_path):
     # Unpacked beside its archives, a file is taken from the folder.
     write_archives(src, MAKERS['gta5']())
     result = prepare_dataset('gta5', src, tmp_path / 'out', ONE)
-    assert result.manifest.link and result.made == 6
+    assert result.manifest.link and result.created == 6
 
 
 def test_copies_and_other_links(src, tmp_path, monkeypatch):
@@ -169,7 +180,7 @@ def test_copies_and_other_links(src, tmp_path, monkeypatch):
     # A link of an earlier run becomes a copy if copies are asked for.
     prepare_dataset('gta5', src, tmp_path / 'b', ONE)
     again = prepare_dataset('gta5', src, tmp_path / 'b', copy)
-    assert again.made == 3 and not again.manifest.link
+    assert again.created == 3 and not again.manifest.link
     assert not (tmp_path / 'b/images/00001.png').is_symlink()
 
     def no_links(*args):
@@ -189,7 +200,7 @@ def test_a_source_that_was_moved(src, tmp_path):
     prepare_dataset('gta5', src, out, ONE)
     src.rename(tmp_path / 'moved')
     result = prepare_dataset('gta5', tmp_path / 'moved', out, ONE)
-    assert (result.made, result.there) == (3, 3)
+    assert (result.created, result.existing) == (3, 3)
     assert len(open_gta5(out)) == 3
 
 
@@ -202,12 +213,12 @@ def test_a_smaller_copy(tmp_path, name):
     result = prepare_dataset(name, src, out, small)
     assert json.loads((out / MANIFEST).read_text())['resize_short'] == 6
     pictures = [*out.rglob('*.png'), *out.rglob('*.jpg')]
-    assert len(pictures) == result.made
+    assert len(pictures) == result.created
     assert {Image.open(p).size for p in pictures} == {(10, 6)}
     for path in out.rglob('*_labelTrainIds.png'):
         values = np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
         assert set(values) <= {*range(19), 255} and len(values) > 5
-    assert prepare_dataset(name, src, out, small).made == 0
+    assert prepare_dataset(name, src, out, small).created == 0
     text = fails(src, out, name=name)
     assert 'prepared with --resize-short 6, now it is None' in text
     # Nothing is enlarged.
@@ -243,12 +254,12 @@ def test_other_sets_in_the_folder(src, tmp_path):
 
 def test_several_processes(src, tmp_path):
     result = prepare_dataset('gta5', src, tmp_path / 'out', Options(workers=2))
-    assert result.made == 6 and len(open_gta5(tmp_path / 'out')) == 3
+    assert result.created == 6 and len(open_gta5(tmp_path / 'out')) == 3
     zips = write_archives(tmp_path / 'zips', MAKERS['gta5']())
     result = prepare_dataset(
         'gta5', zips, tmp_path / 'out2', Options(workers=2)
     )
-    assert result.made == 6
+    assert result.created == 6
 
 
 def test_counts_are_compared_with_the_release(src, tmp_path, caplog):
@@ -269,6 +280,6 @@ def test_part_by_part(tmp_path):
     assert result.manifest.splits == dict(train=2)
     second = [src / '02_images.zip', src / '02_labels.zip']
     result = prepare_dataset('gta5', second, out, ONE)
-    assert (result.made, result.there) == (2, 0)
+    assert (result.created, result.existing) == (2, 0)
     assert result.manifest.splits == dict(train=3)
     assert len(open_gta5(out)) == 3

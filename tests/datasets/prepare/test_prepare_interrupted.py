@@ -73,7 +73,7 @@ def test_a_killed_run_is_continued(tmp_path):
     with pytest.raises(DataError, match='was interrupted'):
         open_gta5(out)
     result = prepare_dataset('gta5', src, out, ONE)
-    assert (result.made, result.there) == (6 - len(there), len(there))
+    assert (result.created, result.existing) == (6 - len(there), len(there))
     assert all(p.stat().st_mtime_ns == t for p, t in there.items())
     assert len(list(open_gta5(out))) == 3
 

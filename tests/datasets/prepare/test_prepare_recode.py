@@ -65,7 +65,7 @@ def test_training_sees_the_same_crops(tmp_path, name, kind):
             assert np.array_equal(a['img'], b['img'])
             assert np.array_equal(a['gt_seg_map'], b['gt_seg_map'])
     again = prepare_dataset(name, src, out, recode(kind))
-    assert (again.made, again.there) == (0, result.made)
+    assert (again.created, again.existing) == (0, result.created)
 
 
 def test_a_folder_is_of_one_format(src, tmp_path):
@@ -80,7 +80,7 @@ def test_in_place_the_published_images_stay(src):
     before = {p: p.read_bytes() for p in src.rglob('*.png')}
     for made in (6, 0):
         result = prepare_dataset('gta5', src, src, recode('webp'))
-        assert result.made == made
+        assert result.created == made
     assert {p: p.read_bytes() for p in before} == before
     crops = samples(dict(type='GTA5Dataset'), src)
     assert {c['img_path'].rpartition('.')[2] for c in crops} == {'webp'}

@@ -61,12 +61,12 @@ def test_from_the_official_archives(tmp_path, fake_name):
     out = tmp_path / 'data' / name
     result = prepare_dataset(name, [src], out, ONE)
     assert check_prepared(fake, out, name)['link'] is False
-    assert result.there == 0
+    assert result.existing == 0
     links = [p for p in out.rglob('*') if p.is_symlink()]
     assert not links and not (out / '.unpacked').exists()
     before = {p: p.stat().st_mtime_ns for p in out.rglob('*.png')}
     again = prepare_dataset(name, [src], out, ONE)
-    assert (again.made, again.there) == (0, result.made)
+    assert (again.created, again.existing) == (0, result.created)
     assert {p: p.stat().st_mtime_ns for p in out.rglob('*.png')} == before
 
 
@@ -85,7 +85,7 @@ def test_from_folders_by_links(tmp_path, fake_name):
     images = images or [p for p in out.rglob('*.png') if 'Ids' not in p.name]
     assert images and all(p.is_symlink() for p in images)
     again = prepare_dataset(name, [src], out, ONE)
-    assert (again.made, again.there) == (0, result.made)
+    assert (again.created, again.existing) == (0, result.created)
     assert {p: p.read_bytes() for p in published} == published
 
 
@@ -98,7 +98,7 @@ def test_in_place(tmp_path, fake_name):
     prepare_dataset(name, [out], out, ONE)
     check_prepared(fake, out, name)
     assert {p: p.read_bytes() for p in published} == published
-    assert prepare_dataset(name, [out], out, ONE).made == 0
+    assert prepare_dataset(name, [out], out, ONE).created == 0
     check_prepared(fake, out, name)
 
 

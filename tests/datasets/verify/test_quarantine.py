@@ -1,4 +1,4 @@
-"""Bad files moved aside, and findings accepted."""
+"""Quarantine of bad files, and accepted findings."""
 
 import os
 
