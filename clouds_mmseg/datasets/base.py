@@ -15,7 +15,7 @@ from clouds_mmseg.datasets.prepared import (
     recoded,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
-from clouds_mmseg.utils.data_root import resolve_data_root
+from clouds_mmseg.utils.data_root import find_beside_data, resolve_data_root
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import check_image_range
 from clouds_mmseg.utils.options import check_palette, name_list, near_names
@@ -59,6 +59,8 @@ class DGDataset(FileChecks, BaseSegDataset):
             is a warning. None: do not compare.
         skip: Images to leave out, or a text file with one per line: paths
             below the image folder or file names, with or without the suffix.
+            The file is looked for from the working folder, then below
+            ``data_root``.
             What ``tools/verify_dataset.py --fix`` has moved to quarantine is
             left out in any case.
         rare_class: Draw rare classes more often in training: arguments of
@@ -141,6 +143,8 @@ class DGDataset(FileChecks, BaseSegDataset):
         self.expected = expected
         if not isinstance(skip, str):
             name_list(skip, 'skip', unique=False)
+        elif skip:
+            skip = find_beside_data(skip, data_root)
         self.skip = skip
         self.rare_class = rare_class
         self.image_range = check_image_range(image_range)

@@ -1,14 +1,16 @@
 """Dataset of a user's own images and classes."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.labels import MAX_ID
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.data_root import find_beside_data
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import name_list, near_names
 from clouds_mmseg.utils.text_files import read_json
@@ -28,9 +30,11 @@ class FolderDataset(DGDataset):
         metainfo: ``classes`` (names) and optionally ``palette`` (an RGB triple
             for each).
         domain: Name under which results are reported.
+        data_root: See :class:`DGDataset`.
         names: What the ids in the label files are called, see
             :func:`~clouds_mmseg.datasets.folder.read_names`. Names that no
-            class takes are ignored, and logged.
+            class takes are ignored, and logged. A file is looked for from
+            the working folder, then below ``data_root``.
         label_map: Class -> names that make it up: ``{'road': ['lane marking',
             'road']}``. A class that is left out consists of the name equal to
             its own.
@@ -51,6 +55,7 @@ class FolderDataset(DGDataset):
     def __init__(
         self,
         *,
+        data_root: str | None = None,
         metainfo: dict | None = None,
         names: dict | Sequence[str] | str | None = None,
         label_map: dict[str, Sequence[str]] | None = None,
@@ -71,6 +76,8 @@ class FolderDataset(DGDataset):
                     'FolderDataset takes names or ids, not both: they say '
                     'the same'
                 )
+            if isinstance(names, str):
+                names = find_beside_data(names, data_root)
             ids, left = map_labels(classes, read_names(names), label_map)
         elif label_map is not None:
             raise UserError(
@@ -102,12 +109,11 @@ class FolderDataset(DGDataset):
         # As given, without the names that no class takes.
         self.ignored = frozenset(ignored)
         self._ignored = set(ignored).union(*left.values())
-        super().__init__(metainfo=metainfo, **kwargs)
+        super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
         if left:
-            print_log(
+            _say_once(
                 f'FolderDataset (domain {self.domain}): no class takes '
-                f'{", ".join(left)}: ignored',
-                logger='current',
+                f'{", ".join(left)}: ignored'
             )
 
     def label_ids(self, metainfo: dict | None) -> dict[int, int]:
@@ -237,3 +243,14 @@ def _refuse_unknown(what, found, known):
             f'{what} that do not exist: {", ".join(map(repr, unknown))}'
             + near_names(unknown, known)
         )
+
+
+@lru_cache(maxsize=1024)
+def _say(text, logger):
+    """Log a text; a test set is opened for checks, val and test alike."""
+    print_log(text, logger=logger)
+
+
+def _say_once(text):
+    """Log a text, unless the log of this run has it already."""
+    _say(text, MMLogger.get_current_instance())
