@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 POINT_MODES = ('random', 'center', 'largest_component')
-# Radius around the centre in which mode 'center' places points, in pixels.
+# Radius around the centre within which mode 'center' samples, in pixels.
 CENTER_RADIUS = 10
 
 

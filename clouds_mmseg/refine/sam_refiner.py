@@ -92,7 +92,7 @@ class SAMRefiner:
 
     Raises:
         UserError: If an argument is out of range, the package of the variant
-            is not installed, or the weights cannot be found or fetched.
+            is not installed, or the weights cannot be found or downloaded.
         WeightFileError: If the weights cannot be read.
         CheckpointMismatchError: If they are of another variant.
     """

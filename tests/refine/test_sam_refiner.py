@@ -138,7 +138,7 @@ def test_uncovered_pixels_can_keep_their_label(make, recorded):
 
 
 def test_a_photograph_is_refined_by_a_real_sam(make, photographs):
-    """The whole way, against the plain way through SAM's predictor."""
+    """The whole refinement, against SAM's own predictor."""
     from segment_anything import SamPredictor
 
     refiner = make(seed=5, prompt_batch=4)

@@ -306,7 +306,7 @@ def _weights_in(folder):
     raise UserError(
         f'{folder} holds '
         + (f'several files of weights ({found})' if others else 'no weights')
-        + f'; {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is wanted. '
+        + f'; {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is expected. '
         + ('Give the path of one of them.' if others else 'Download it.')
     )
 
@@ -369,11 +369,11 @@ def _check_same_model(source, named):
     if shapes[0] == shapes[1]:
         return
     odd = sorted(shapes[0].items() ^ shapes[1].items())[0][0]
-    found, wanted = (
+    found, expected = (
         f'{odd} {list(s[odd])}' if odd in s else f'no {odd}' for s in shapes
     )
     raise UserError(
         f'{source.name} is another model than model_name={named!r}: its '
-        f'visual tower has {found}, that of {named} {wanted}. Leave '
+        f'visual tower has {found}, that of {named} {expected}. Leave '
         'model_name out or correct it.'
     )

@@ -1,4 +1,4 @@
-"""Pseudo-labels from the scores of a teacher, and their statistics."""
+"""Pseudo labels from the scores of a teacher, and their statistics."""
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def flip_label(label: Tensor, direction: str | None) -> Tensor:
 
 
 class PseudoLabelStatistics:
-    """Sums over the pseudo-labels since the last call of :meth:`pop`.
+    """Sums over the pseudo labels since the last call of :meth:`pop`.
 
     They are kept on the labels' device and rarely read, so that counting
     does not synchronise the training step with the host. They are for
@@ -96,7 +96,7 @@ class PseudoLabelStatistics:
     def update(
         self, before: Tensor, after: Tensor, confidence: Tensor
     ) -> None:
-        """Add the pseudo-label of one image.
+        """Add the pseudo label of one image.
 
         Args:
             before: (H, W) int64 label before refinement.

@@ -1,4 +1,4 @@
-"""Segmentor that pseudo-labels unlabelled samples with an EMA teacher.
+"""Segmentor that labels unlabelled samples with an EMA teacher.
 
 Letters: N samples of a batch, M of them unlabelled, K classes, H and W of the
 network's input.
@@ -31,7 +31,7 @@ class SelfTrainingSegmentor(DGSegmentor):
 
     A training sample without ``gt_sem_seg`` has a second view without
     photometric augmentation, ``clean_img``. :meth:`loss` computes its
-    pseudo-label from it: backbone -> teacher -> argmax -> refiner. After that
+    pseudo label from it: backbone -> teacher -> argmax -> refiner. After that
     it is treated as any labelled sample.
 
     The teacher is the exponential moving average (EMA) of the trained parts:
@@ -44,7 +44,7 @@ class SelfTrainingSegmentor(DGSegmentor):
             value is 0.999.
         label_threshold: Pixels of a lower confidence are not labelled. The
             official code labels all.
-        confidence_weight: Weight each pixel of a pseudo-label by the
+        confidence_weight: Weight each pixel of a pseudo label by the
             teacher's confidence in the mask losses. The official code does
             not.
         **kwargs: As for :class:`DGSegmentor`.
@@ -268,7 +268,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         return label, confidence
 
     def _add_pseudo_labels(self, samples, clean_features, size):
-        """Add the refined pseudo-label of its clean view to each sample.
+        """Add the refined pseudo label of its clean view to each sample.
 
         The label is predicted for the view before the flip, then flipped as
         the student's view was: the cache of a refiner then holds one image,

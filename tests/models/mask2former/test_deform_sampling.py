@@ -39,12 +39,12 @@ def test_equals_grid_sample_with_its_gradients(backend, shapes, seed):
     torch.manual_seed(seed)
     value, locations, weights = draw(shapes)
     ours = backend(value, shapes, locations, weights)
-    plain = sample_by_grid(value, shapes, locations, weights)
-    torch.testing.assert_close(ours, plain)
+    expected = sample_by_grid(value, shapes, locations, weights)
+    torch.testing.assert_close(ours, expected)
     direction = torch.randn_like(ours)
     inputs = (value, locations, weights)
     mine = torch.autograd.grad((ours * direction).sum(), inputs)
-    theirs = torch.autograd.grad((plain * direction).sum(), inputs)
+    theirs = torch.autograd.grad((expected * direction).sum(), inputs)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -96,13 +96,13 @@ def test_a_diverged_run_gives_nan_and_no_crash():
 def test_result_is_float32_under_autocast():
     shapes = [(4, 4)]
     value, locations, weights = draw(shapes, dtype=torch.float32)
-    plain = sample_by_grid(
+    expected = sample_by_grid(
         value.bfloat16().float(), shapes, locations, weights
     )
     with torch.autocast('cpu', torch.bfloat16):
         out = ms_deform_attn(value.bfloat16(), shapes, locations, weights)
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, plain)
+    torch.testing.assert_close(out, expected)
 
 
 def test_initial_offsets_are_directions_of_growing_radius():
@@ -140,11 +140,11 @@ def test_cpu_is_not_slower_than_grid_sample():
         torch.autograd.grad(out.sum(), inputs)
         return time.process_time() - start
 
-    ours, plain = (
+    ours, expected = (
         min(seconds(backend) for _ in range(3))
         for backend in (ms_deform_attn, sample_by_grid)
     )
-    assert ours <= plain
+    assert ours <= expected
 
 
 def test_cpu_works_head_by_head_and_sorts_nothing():
