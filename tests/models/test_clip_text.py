@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clouds_mmseg.checkpoints import CheckpointMismatchError
 from clouds_mmseg.models import text_embeddings as clip_text
 from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.text_embeddings import class_text_embeddings
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.load import CheckpointMismatchError
 
 WORDS = ['road', ['car', 'van', 'taxi'], ['sky']]
 TEMPLATES = ['a photo of a {}.', 'the {} at night']
