@@ -1,22 +1,27 @@
 """Checks and conversion of the arguments of refiners."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from clouds_mmseg.utils.errors import UserError
 
 
-def check_choice(owner, name, value, choices):
-    """Raise unless an argument is one of some words.
+def check_choice(
+    owner: object, name: str, value: object, choices: Sequence[str]
+) -> None:
+    """Check that an argument is one of several words.
 
     Args:
-        owner (object): Whose argument it is.
-        name (str): The argument.
-        value (object): What was given.
-        choices (Sequence[str]): What may be given.
+        owner: Object whose constructor has the argument, for the message.
+        name: Of the argument.
+        value: Of the argument.
+        choices: Allowed values.
 
     Raises:
-        UserError: Names all of these.
+        UserError: It is not; the message names all four.
     """
     if value not in choices:
         raise UserError(
@@ -25,19 +30,27 @@ def check_choice(owner, name, value, choices):
         )
 
 
-def check_range(owner, name, value, *, low, high=None, whole=False):
-    """Raise unless an argument is a number between two bounds.
+def check_range(
+    owner: object,
+    name: str,
+    value: object,
+    *,
+    low: float,
+    high: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Check that an argument is a number between two bounds.
 
     Args:
-        owner (object): Whose argument it is.
-        name (str): The argument.
-        value (object): What was given.
-        low (float): The smallest value allowed.
-        high (float | None): The largest value allowed; None for no bound.
-        whole (bool): Only whole numbers are allowed.
+        owner: Object whose constructor has the argument, for the message.
+        name: Of the argument.
+        value: Of the argument.
+        low: The smallest value allowed.
+        high: The largest value allowed; None for no bound.
+        whole: Only whole numbers are allowed.
 
     Raises:
-        UserError: Names all of these.
+        UserError: It is not; the message names all of these.
     """
     kinds = int if whole else (int, float)
     if (
@@ -55,14 +68,14 @@ def check_range(owner, name, value, *, low, high=None, whole=False):
     )
 
 
-def as_rgb_array(image):
-    """Bring an image to the layout that SAM and scikit-image read.
+def as_rgb_array(image: Tensor) -> np.ndarray:
+    """Convert an image to the array layout of SAM and scikit-image.
 
     Args:
-        image (Tensor): (3, H, W) uint8 RGB, any device.
+        image: (3, H, W) uint8 RGB, any device.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, contiguous.
+        (H, W, 3) uint8, contiguous.
 
     Raises:
         ValueError: If it is anything else.
@@ -75,12 +88,12 @@ def as_rgb_array(image):
     return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
 
 
-def check_label(label, image):
-    """Raise unless the label is one of that image.
+def check_label(label: Tensor, image: Tensor) -> None:
+    """Check that a label map fits its image.
 
     Args:
-        label (Tensor): (H, W) int64.
-        image (Tensor): (3, H, W).
+        label: (H, W) int64.
+        image: (3, H, W).
 
     Raises:
         ValueError: If shape or dtype differ.

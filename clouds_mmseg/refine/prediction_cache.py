@@ -1,4 +1,4 @@
-"""Cache of SAM's predictions in a folder shared by processes."""
+"""Cache of arrays in a folder shared by processes; SAM's predictions."""
 
 import hashlib
 import io
@@ -16,9 +16,9 @@ from clouds_mmseg.utils.errors import UserError
 
 _SUFFIX = '.arr'
 _DIGEST_BYTES = 16
-# The folder is measured after every 2 % of the bound that was written, and
-# emptied down to 80 %. Processes do not talk to one another: up to ten of
-# them stay below the bound together.
+# The size of the folder is measured each time 2 % of the bound were written,
+# and reduced to 80 %. Processes do not communicate: up to ten of them stay
+# below the bound together.
 _MEASURE_EVERY = 0.02
 _FILL = 0.8
 # A temporary file this old was left behind by a process that was killed.
@@ -26,23 +26,23 @@ _STALE_SECONDS = 3600
 
 
 class ArrayCache:
-    """Arrays by key, on disk, shared by processes, least recently used out.
+    """LRU cache of arrays on disk, shared by processes.
 
-    A cache can only ever save time: an entry that vanished, was cut short or
-    was altered reads as absent, and an array that cannot be written (a full
-    disk) is reported once and not kept.
+    Errors never change a result: an entry that is missing, truncated or
+    altered counts as absent, and an array that cannot be written (a full
+    disk) is reported once and not stored.
 
     Args:
-        folder (str | Path): Where the files lie; made if needed. One folder
-            may hold the entries of several producers, told apart by key.
-        max_bytes (int): Bound on the sum of the file sizes.
+        folder: Folder of the files, created if needed. It may hold the
+            entries of several producers, distinguished by key.
+        max_bytes: Bound on the sum of the file sizes.
 
     Raises:
-        UserError: If ``folder`` is a file or cannot be made, or the bound is
-            not positive.
+        UserError: If ``folder`` is a file or cannot be created, or the bound
+            is not positive.
     """
 
-    def __init__(self, folder, max_bytes):
+    def __init__(self, folder: str | Path, max_bytes: int):
         if max_bytes <= 0:
             raise UserError(
                 f'max_bytes of the cache {folder} must be positive, got '
@@ -51,7 +51,7 @@ class ArrayCache:
         self.folder = Path(folder).expanduser()
         self.max_bytes = int(max_bytes)
         self._unmeasured = None
-        self._told = set()
+        self._warned = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,27 +60,27 @@ class ArrayCache:
                 f'{error.strerror}. Name a folder that can be written.'
             ) from error
 
-    def path(self, key):
-        """Return where the array of a key lies, whether or not it exists.
+    def path(self, key: str) -> Path:
+        """Return the file of a key, whether or not it exists.
 
         Args:
-            key (str): Hexadecimal digits, at least three.
+            key: Hexadecimal digits, at least three.
 
         Returns:
-            Path: In one of 256 subfolders, because some file systems get
+            A path in one of 256 subfolders, because some file systems get
             slow with tens of thousands of files in one folder.
         """
         return self.folder / key[:2] / f'{key[2:]}{_SUFFIX}'
 
-    def get(self, key):
+    def get(self, key: str) -> np.ndarray | None:
         """Read an array and mark it as used.
 
         Args:
-            key (str): See :meth:`path`.
+            key: See :meth:`path`.
 
         Returns:
-            np.ndarray | None: The array as stored, or None if it is absent
-            or damaged; a damaged file is removed.
+            The array as stored, or None if it is absent or damaged; a damaged
+            file is removed.
         """
         path = self.path(key)
         try:
@@ -89,7 +89,7 @@ class ArrayCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._tell_once('read', f'Cannot read {path}: {error}.')
+            self._warn_once('read', f'Cannot read {path}: {error}.')
             return None
         payload = content[_DIGEST_BYTES:]
         if content[:_DIGEST_BYTES] != _digest(payload):
@@ -100,19 +100,19 @@ class ArrayCache:
             return None
         return np.load(io.BytesIO(payload), allow_pickle=False)
 
-    def put(self, key, array):
-        """Store an array; an error of the file system only costs the entry.
+    def put(self, key: str, array: np.ndarray) -> None:
+        """Store an array; on a file system error it is not stored.
 
         Args:
-            key (str): See :meth:`path`.
-            array (np.ndarray): Any dtype but object.
+            key: See :meth:`path`.
+            array: Any dtype but object.
         """
         stream = io.BytesIO()
         np.save(stream, array, allow_pickle=False)
         payload = stream.getvalue()
         size = len(payload) + _DIGEST_BYTES
         if size > self.max_bytes * _FILL:
-            self._tell_once(
+            self._warn_once(
                 'size',
                 f'The cache {self.folder} is bounded to {self.max_bytes:,} '
                 f'bytes, too few for entries of {size:,}; they are not kept.',
@@ -123,14 +123,14 @@ class ArrayCache:
             with atomic_path(self.path(key)) as temporary:
                 temporary.write_bytes(_digest(payload) + payload)
         except OSError as error:
-            self._tell_once(
+            self._warn_once(
                 'write',
                 f'Cannot write to the cache {self.folder}: {error}. '
                 'Training goes on without what is not kept.',
             )
 
     def _make_room(self, size):
-        """Count what is to be written; now and then measure and evict."""
+        """Evict entries so that ``size`` more bytes fit; measure at times."""
         if self._unmeasured is not None:
             self._unmeasured += size
             if self._unmeasured < self.max_bytes * _MEASURE_EVERY:
@@ -140,7 +140,7 @@ class ArrayCache:
         total = size + sum(bytes_ for _, bytes_, _ in entries)
         if total <= self.max_bytes * _FILL:
             return
-        self._tell_once(
+        self._warn_once(
             'evict',
             f'The cache {self.folder} has reached its bound of '
             f'{self.max_bytes:,} bytes: the entries that were not used for '
@@ -154,7 +154,7 @@ class ArrayCache:
             total -= bytes_
 
     def _entries(self):
-        """Yield (last use, bytes, path) and sweep what a kill left behind."""
+        """Yield (last use, bytes, path); remove stale temporary files."""
         now = time.time()
         for folder, _, names in os.walk(self.folder):
             for name in names:
@@ -170,9 +170,9 @@ class ArrayCache:
                 elif now - stat.st_mtime > _STALE_SECONDS:
                     Path(path).unlink(missing_ok=True)
 
-    def _tell_once(self, topic, message):
-        if topic not in self._told:
-            self._told.add(topic)
+    def _warn_once(self, topic, message):
+        if topic not in self._warned:
+            self._warned.add(topic)
             print_log(message, 'current', logging.WARNING)
 
 
@@ -181,67 +181,42 @@ def _digest(payload):
 
 
 class SAMPredictions(NamedTuple):
-    """SAM's best mask for each prompt.
+    """SAM's best mask for each of N prompts.
 
     Attributes:
-        points (np.ndarray): (N, P, 2) float32, (x, y) in pixels.
-        masks (np.ndarray): (N, H, W) bool.
-        quality (np.ndarray): (N,) float32, as SAM predicts it.
+        points: The prompts, (N, P, 2) float32, (x, y) in pixels.
+        masks: (N, H, W) bool.
+        quality: (N,) float32, as SAM predicts it.
     """
 
     points: np.ndarray
     masks: np.ndarray
     quality: np.ndarray
 
-    def find(self, points):
+    def find(self, points: np.ndarray) -> np.ndarray:
         """Look up prompts.
 
         Args:
-            points (np.ndarray): (M, P, 2) float32.
+            points: (M, P, 2) float32.
 
         Returns:
-            np.ndarray: (M,) int64, which answer is that to each of them;
-            -1 for none.
+            (M,) int64, the index of each prompt's prediction; -1 for none.
         """
-        places = {p.tobytes(): i for i, p in enumerate(self.points)}
-        return np.array(
-            [places.get(p.tobytes(), -1) for p in points], np.int64
-        )
+        rows = {p.tobytes(): i for i, p in enumerate(self.points)}
+        return np.array([rows.get(p.tobytes(), -1) for p in points], np.int64)
 
-    def take(self, index):
-        """Select answers.
-
-        Args:
-            index (np.ndarray): (M,) int64 or bool.
-
-        Returns:
-            SAMPredictions: M of them.
-        """
+    def select(self, index: np.ndarray) -> 'SAMPredictions':
+        """Select predictions by ``index``, (M,) int64 or (N,) bool."""
         return SAMPredictions(*(field[index] for field in self))
 
-    def joined(self, other):
-        """Append the answers to other prompts of the same image.
-
-        Args:
-            other (SAMPredictions): They.
-
-        Returns:
-            SAMPredictions: These, then those.
-        """
+    def concat(self, other: 'SAMPredictions') -> 'SAMPredictions':
+        """Return these predictions, then those of ``other``, in a new one."""
         pairs = zip(self, other, strict=True)
         return SAMPredictions(*(np.concatenate(pair) for pair in pairs))
 
 
-def no_predictions(num_points, size):
-    """Make the answers to no prompts.
-
-    Args:
-        num_points (int): P.
-        size (tuple[int, int]): (H, W).
-
-    Returns:
-        SAMPredictions: N is 0.
-    """
+def no_predictions(num_points: int, size: tuple[int, int]) -> SAMPredictions:
+    """Return an empty object, N = 0, for P points and size (H, W)."""
     return SAMPredictions(
         np.zeros((0, num_points, 2), np.float32),
         np.zeros((0, *size), bool),
@@ -249,35 +224,31 @@ def no_predictions(num_points, size):
     )
 
 
-def pack(answers):
-    """Write answers as one small array: a bit a pixel, then compressed.
+def pack(predictions: SAMPredictions) -> np.ndarray:
+    """Compress predictions to one array, at one bit a pixel.
 
     Args:
-        answers (SAMPredictions): At least one.
+        predictions: At least one.
 
     Returns:
-        np.ndarray: (bytes,) uint8; 9 KB for 39 masks of 768 x 768 with
-        smooth borders.
+        (bytes,) uint8; 9 KB for 39 masks of 768 x 768 with smooth borders.
     """
     stream = io.BytesIO()
     np.savez_compressed(
         stream,
-        points=answers.points,
-        bits=np.packbits(answers.masks, axis=-1),
-        quality=answers.quality,
+        points=predictions.points,
+        bits=np.packbits(predictions.masks, axis=-1),
+        quality=predictions.quality,
     )
     return np.frombuffer(stream.getvalue(), np.uint8)
 
 
-def unpack(array, width):
-    """Read what :func:`pack` wrote.
+def unpack(array: np.ndarray, width: int) -> SAMPredictions:
+    """Restore the predictions that :func:`pack` compressed.
 
     Args:
-        array (np.ndarray): (bytes,) uint8.
-        width (int): Of the image; bits are kept by eights.
-
-    Returns:
-        SAMPredictions: As they were.
+        array: (bytes,) uint8.
+        width: Of the image; rows are stored in whole bytes.
     """
     with np.load(io.BytesIO(array.tobytes()), allow_pickle=False) as stored:
         return SAMPredictions(

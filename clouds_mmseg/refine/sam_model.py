@@ -1,12 +1,15 @@
-"""SAM as two functions: image to embedding, points to masks."""
+"""SAM: weights, and its two steps, image to embedding and points to masks."""
 
 import logging
 import re
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
+from torch import Tensor, nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import digest_file
@@ -19,7 +22,7 @@ from clouds_mmseg.weights.locate import (
 )
 
 _OFFICIAL = 'https://dl.fbaipublicfiles.com/segment_anything/'
-# Variant -> where its authors publish the weights.
+# Variant -> URL of the weights that its authors publish.
 PUBLISHED = {
     'vit_b': _OFFICIAL + 'sam_vit_b_01ec64.pth',
     'vit_l': _OFFICIAL + 'sam_vit_l_0b3195.pth',
@@ -33,7 +36,7 @@ _INSTALL = {
     'mobile_sam': 'pip install timm '
     'git+https://github.com/ChaoningZhang/MobileSAM.git',
 }
-# What transformers' SamModel calls the parts of segment-anything's Sam.
+# Names in transformers' SamModel -> names in segment-anything's Sam.
 _RENAMED = [
     (re.compile(pattern), new)
     for pattern, new in [
@@ -104,8 +107,8 @@ _MLP = re.compile(
 )
 # A second copy of the positional embedding.
 _TIED = 'prompt_encoder.shared_embedding.positional_embedding'
-# How a name of other models that are called SAM begins -> which it is.
-_OTHERS = {
+# Prefix of a weight's name -> other model of the SAM family that has it.
+_OTHER_MODELS = {
     'image_encoder.trunk.': 'SAM 2',
     'sam_mask_decoder.': 'SAM 2',
     'memory_attention.': 'SAM 2',
@@ -115,18 +118,134 @@ _OTHERS = {
     'image_encoder.stages.': 'EdgeSAM or another small SAM',
     'image_encoder.backbone.': 'EfficientSAM or another small SAM',
 }
-# Width of the first position embedding -> variant, to name the mistake.
+# Width of the positional embedding -> variant, for the error message.
 _WIDTHS = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
 
 
-def sam_module(variant):
-    """Import the package that a variant comes from.
+class PromptedSAM:
+    """A frozen SAM that keeps no state between calls.
 
     Args:
-        variant (str): ``vit_t`` for MobileSAM, else segment-anything's.
+        variant: ``vit_b``, ``vit_l``, ``vit_h`` of segment-anything, or
+            ``vit_t`` of MobileSAM.
+        checkpoint: Path or URL of its weights.
+
+    Attributes:
+        identity: Variant and hash of the weights, for cache keys: embeddings
+            depend on it and the image only.
+
+    Raises:
+        UserError: If the package is not installed, or the weights cannot be
+            found or downloaded.
+        WeightFileError: If they cannot be read.
+        CheckpointMismatchError: If they are of another variant.
+    """
+
+    def __init__(self, variant: str, checkpoint: str | Path):
+        # A missing package is reported before gigabytes are downloaded.
+        sam_module(variant)
+        path = find_weights(checkpoint, variant)
+        self.model = build_sam(variant, path)
+        transforms = sam_module(variant).SamPredictor(self.model).transform
+        self.transform = transforms
+        self.identity = f'{variant}-{digest_file(path)}'
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the weights to a device."""
+        self.model.to(device)
+        # MobileSAM's attention caches a tensor that is neither a parameter
+        # nor a buffer; eval() recomputes it on the new device.
+        self.model.eval()
+
+    @torch.no_grad()
+    def embed(self, image: np.ndarray) -> Tensor:
+        """Run the image encoder.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; resized here so that its long side is
+                SAM's input size, then padded to a square.
+
+        Returns:
+            (1, C, h, w) float32 on the device.
+        """
+        resized = self.transform.apply_image(image)
+        tensor = torch.as_tensor(resized, device=self.device)
+        tensor = tensor.permute(2, 0, 1)[None].contiguous()  # (1, 3, H', W')
+        # The caller may be training under autocast; the embedding must not
+        # depend on that, because it is cached.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.image_encoder(self.model.preprocess(tensor))
+
+    @torch.no_grad()
+    def best_masks(
+        self,
+        embedding: Tensor,
+        points: np.ndarray,
+        size: tuple[int, int],
+        mask_input: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict the best of three masks for each prompt.
+
+        Args:
+            embedding: (1, C, h, w) of :meth:`embed`.
+            points: (N, P, 2) float32, (x, y) in pixels of the image, all of
+                them foreground points.
+            size: (H, W) of the image.
+            mask_input: (N, S, T) float32: low-resolution logits of an earlier
+                call, for a second pass.
+
+        Returns:
+            Masks (N, H, W) bool, their predicted quality (N,) float32, and
+            their low-resolution logits (N, S, T) float32.
+        """
+        model = self.model
+        coords = torch.as_tensor(
+            self.transform.apply_coords(points, size),
+            dtype=torch.float32,
+            device=self.device,
+        )
+        labels = torch.ones(coords.shape[:2], device=self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = model.prompt_encoder(
+                points=(coords, labels),
+                boxes=None,
+                masks=None if mask_input is None else mask_input[:, None],
+            )
+            logits, quality = model.mask_decoder(
+                image_embeddings=embedding.float(),
+                image_pe=model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            )  # (N, 3, S, T), (N, 3)
+            # The selection needs the quality only: upscale just the selected
+            # masks to the size of the image.
+            low = select_best(logits, quality)  # (N, S, T)
+            masks = model.postprocess_masks(
+                low[:, None], self._input_size(size), size
+            )
+        return masks[:, 0] > model.mask_threshold, quality.amax(dim=1), low
+
+    def _input_size(self, size):
+        """Height and width of the image after resizing, before padding."""
+        return self.transform.get_preprocess_shape(
+            *size, self.transform.target_length
+        )
+
+
+def sam_module(variant: str) -> ModuleType:
+    """Import the package that implements a variant.
+
+    Args:
+        variant: ``vit_t`` for MobileSAM, else segment-anything's.
 
     Returns:
-        module: ``mobile_sam`` or ``segment_anything``.
+        ``mobile_sam`` or ``segment_anything``.
 
     Raises:
         UserError: If it is not installed, or has no such variant.
@@ -150,25 +269,26 @@ def sam_module(variant):
     return module
 
 
-def find_weights(checkpoint, variant, *, fetch=True):
-    """Return a local file of weights, fetched first if it is an address.
+def find_weights(
+    checkpoint: str | Path | None, variant: str | None, *, fetch: bool = True
+) -> Path:
+    """Return a local file of weights, downloaded first if it is a URL.
 
     Args:
-        checkpoint (str | Path): A path; where there is no such file, its
-            name is looked up in the pretrained folder
-            (``--pretrained-dir``). Or an address (``https://...``), whose
-            file is looked up there first; a fetched file is kept in
-            ``hub/checkpoints`` of torch's cache folder and not fetched
-            again.
-        variant (str): For the message.
-        fetch (bool): False only looks.
+        checkpoint: A path; if there is no such file, its name is looked up in
+            the pretrained folder (``--pretrained-dir``). Or a URL
+            (``https://...``), whose file name is looked up there first; a
+            downloaded file is kept in ``hub/checkpoints`` of torch's cache
+            folder and not downloaded again.
+        variant: For the message.
+        fetch: False searches without downloading.
 
     Returns:
-        Path: An existing file.
+        An existing file.
 
     Raises:
         UserError: If no file is named.
-        MissingWeightsError: If it is not here and cannot be fetched.
+        MissingWeightsError: If it is not found and cannot be downloaded.
     """
     source = PUBLISHED.get(variant, 'the authors of that variant')
     what = f'SAMRefiner(variant={variant!r})'
@@ -192,17 +312,17 @@ def find_weights(checkpoint, variant, *, fetch=True):
     return found
 
 
-def build_sam(variant, path):
+def build_sam(variant: str, path: Path) -> nn.Module:
     """Build a SAM in eval mode, frozen, with the weights of a file.
 
     Weights in the layout of transformers' ``SamModel`` are renamed.
 
     Args:
-        variant (str): A name in the registry of its package.
-        path (Path): The weights.
+        variant: A name in the registry of its package.
+        path: The weights.
 
     Returns:
-        nn.Module: ``Sam`` of the package, on the CPU, float32.
+        ``Sam`` of the package, on the CPU, float32.
 
     Raises:
         UserError: See :func:`sam_module`.
@@ -211,29 +331,29 @@ def build_sam(variant, path):
     """
     module = sam_module(variant)
     state_dict = from_transformers(read_state_dict(path))
-    _refuse_others(state_dict, variant, path)
-    # The initial values are overwritten; drawing them must not shift the
-    # random numbers of the training that is being prepared.
+    _refuse_other_models(state_dict, variant, path)
+    # The initial values are overwritten; drawing them must not advance the
+    # random state of the training.
     with torch.random.fork_rng(devices=[]):
         sam = module.sam_model_registry[variant]()
-    found = _guess_variant(state_dict)
+    found = _variant_of(state_dict)
     hint = f' (looks like {found})' if found not in (None, variant) else ''
     load_strictly(sam, state_dict, source=f'{path}{hint}')
     print_log(f'SAM {variant} from {path}', 'current', logging.INFO)
-    # Its builder called eval already, but MobileSAM's attention then keeps
-    # what it derived from its weights: from the random ones, so far.
+    # The builder called eval already, but that makes MobileSAM's attention
+    # cache a tensor derived from its weights, which were random then.
     return sam.eval().requires_grad_(False)
 
 
-def from_transformers(state_dict):
+def from_transformers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of transformers' ``SamModel``.
 
     Args:
-        state_dict (dict[str, Tensor]): Weights in any layout.
+        state_dict: Weights in any layout.
 
     Returns:
-        dict[str, Tensor]: As segment-anything names them; any other layout
-        as it is.
+        The weights under segment-anything's names; any other layout is
+        returned unchanged.
     """
     if not any(k.startswith('vision_encoder.layers.') for k in state_dict):
         return state_dict
@@ -263,12 +383,12 @@ def from_transformers(state_dict):
     return renamed
 
 
-def _refuse_others(state_dict, variant, path):
-    """Name a model that is no SAM of the first generation."""
+def _refuse_other_models(state_dict, variant, path):
+    """Raise an error for weights of another model of the SAM family."""
     found = next(
         (
             title
-            for start, title in _OTHERS.items()
+            for start, title in _OTHER_MODELS.items()
             if any(key.startswith(start) for key in state_dict)
         ),
         None,
@@ -282,8 +402,8 @@ def _refuse_others(state_dict, variant, path):
         )
 
 
-def _guess_variant(state_dict):
-    """Name the variant whose weights these are, None if that is unclear."""
+def _variant_of(state_dict):
+    """Return the variant whose weights these are, None if unclear."""
     if any(k.startswith('image_encoder.layers.') for k in state_dict):
         return 'vit_t'
     embedding = state_dict.get('image_encoder.pos_embed')
@@ -292,63 +412,61 @@ def _guess_variant(state_dict):
     return _WIDTHS.get(embedding.shape[-1])
 
 
-def select_best(masks, quality):
-    """Keep the answer that SAM trusts most.
+def select_best(masks: Tensor, quality: Tensor) -> Tensor:
+    """Select the mask of the highest predicted quality for each prompt.
 
     Args:
-        masks (Tensor): (N, M, H, W).
-        quality (Tensor): (N, M), the predicted quality; the first of equals
-            counts.
+        masks: (N, M, H, W).
+        quality: (N, M), the predicted quality; on a tie the first is taken.
 
     Returns:
-        Tensor: (N, H, W), dtype of ``masks``.
+        (N, H, W), dtype of ``masks``.
     """
     index = torch.arange(len(masks), device=masks.device)
     return masks[index, quality.argmax(dim=1)]
 
 
-def drop_overlaps(masks):
-    """Take pixels that several masks claim away from all of them.
+def drop_overlaps(masks: Tensor) -> Tensor:
+    """Remove pixels covered by several masks from all of them.
 
     Args:
-        masks (Tensor): (N, H, W) bool.
+        masks: (N, H, W) bool.
 
     Returns:
-        Tensor: (N, H, W) bool, a new one.
+        (N, H, W) bool, a new tensor.
     """
-    # Of 16 bits: the sum of booleans is int64, four times the memory.
+    # In 16 bits: by default the sum is int64, four times the memory.
     return masks & (masks.sum(dim=0, dtype=torch.int16) <= 1)
 
 
-def union_per_class(masks, classes):
-    """Join the masks of each class.
+def union_per_class(masks: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the union of the masks of each class.
 
     Args:
-        masks (Tensor): (N, H, W) bool.
-        classes (Tensor): (N,) int64, the class of each mask.
+        masks: (N, H, W) bool.
+        classes: (N,) int64, the class of each mask.
 
     Returns:
-        tuple[Tensor, Tensor]: Classes (C,) int64 in ascending order and
-        their masks (C, H, W) bool. A class whose masks are all empty is
-        among them.
+        Classes (C,) int64 in ascending order and their masks (C, H, W) bool,
+        including classes whose masks are all empty.
     """
     labels, index = classes.unique(return_inverse=True)
-    joined = masks.new_zeros((len(labels), *masks.shape[1:]))
-    for mask, place in zip(masks, index.tolist(), strict=True):
-        joined[place] |= mask
-    return labels, joined
+    union = masks.new_zeros((len(labels), *masks.shape[1:]))
+    for mask, row in zip(masks, index.tolist(), strict=True):
+        union[row] |= mask
+    return labels, union
 
 
-def paint(masks, classes, ignore_index=255):
-    """Draw masks into a label map; a later one covers an earlier one.
+def paint(masks: Tensor, classes: Tensor, ignore_index: int = 255) -> Tensor:
+    """Draw masks into a label map, later masks over earlier ones.
 
     Args:
-        masks (Tensor): (N, H, W) bool.
-        classes (Tensor): (N,) int64.
-        ignore_index (int): Label of pixels that no mask covers.
+        masks: (N, H, W) bool.
+        classes: (N,) int64.
+        ignore_index: Label of pixels that no mask covers.
 
     Returns:
-        Tensor: (H, W) int64.
+        (H, W) int64.
     """
     label = torch.full(
         masks.shape[1:], ignore_index, dtype=torch.int64, device=masks.device
@@ -356,118 +474,3 @@ def paint(masks, classes, ignore_index=255):
     for mask, value in zip(masks, classes.tolist(), strict=True):
         label.masked_fill_(mask, value)
     return label
-
-
-class PromptedSAM:
-    """A frozen SAM that keeps no state between calls.
-
-    Args:
-        variant (str): ``vit_b``, ``vit_l``, ``vit_h`` of segment-anything, or
-            ``vit_t`` of MobileSAM.
-        checkpoint (str | Path): Path or address of its weights.
-
-    Attributes:
-        identity (str): What its embeddings depend on besides the image: the
-            variant and a digest of the weights.
-
-    Raises:
-        UserError: If the package is not installed, or the weights cannot be
-            found or fetched.
-        WeightFileError: If they cannot be read.
-        CheckpointMismatchError: If they are of another variant.
-    """
-
-    def __init__(self, variant, checkpoint):
-        # A missing package is named before gigabytes are fetched for it.
-        sam_module(variant)
-        path = find_weights(checkpoint, variant)
-        self.model = build_sam(variant, path)
-        transforms = sam_module(variant).SamPredictor(self.model).transform
-        self.transform = transforms
-        self.identity = f'{variant}-{digest_file(path)}'
-
-    @property
-    def device(self):
-        """torch.device: Where the weights are."""
-        return self.model.device
-
-    def to(self, device):
-        """Move the weights.
-
-        Args:
-            device (str | torch.device): Where to.
-        """
-        self.model.to(device)
-        # MobileSAM's attention keeps a tensor that is neither a parameter
-        # nor a buffer, and makes it anew only here.
-        self.model.eval()
-
-    @torch.no_grad()
-    def embed(self, image):
-        """Run the image encoder.
-
-        Args:
-            image (np.ndarray): (H, W, 3) uint8 RGB; resized here so that its
-                long side is SAM's input size, then padded to a square.
-
-        Returns:
-            Tensor: (1, C, h, w) float32 on the device.
-        """
-        resized = self.transform.apply_image(image)
-        tensor = torch.as_tensor(resized, device=self.device)
-        tensor = tensor.permute(2, 0, 1)[None].contiguous()  # (1, 3, H', W')
-        # The caller may be training under autocast; an embedding must not
-        # depend on that, because it outlives the call in the cache.
-        with torch.autocast(self.device.type, enabled=False):
-            return self.model.image_encoder(self.model.preprocess(tensor))
-
-    @torch.no_grad()
-    def best_masks(self, embedding, points, size, mask_input=None):
-        """Ask for masks and keep the one that SAM thinks best of the three.
-
-        Args:
-            embedding (Tensor): (1, C, h, w) of :meth:`embed`.
-            points (np.ndarray): (N, P, 2) float32, (x, y) in pixels of the
-                image, all of them inside of what is looked for.
-            size (tuple[int, int]): (H, W) of the image.
-            mask_input (Tensor | None): (N, S, T) float32: low-resolution
-                logits of an earlier call, for a second pass.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor]: Masks (N, H, W) bool, their
-            predicted quality (N,) float32, and their low-resolution logits
-            (N, S, T) float32.
-        """
-        model = self.model
-        coords = torch.as_tensor(
-            self.transform.apply_coords(points, size),
-            dtype=torch.float32,
-            device=self.device,
-        )
-        labels = torch.ones(coords.shape[:2], device=self.device)
-        with torch.autocast(self.device.type, enabled=False):
-            sparse, dense = model.prompt_encoder(
-                points=(coords, labels),
-                boxes=None,
-                masks=None if mask_input is None else mask_input[:, None],
-            )
-            logits, quality = model.mask_decoder(
-                image_embeddings=embedding.float(),
-                image_pe=model.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-            )  # (N, 3, S, T), (N, 3)
-            # The choice does not need the masks: only those that are kept
-            # are brought to the size of the image.
-            low = select_best(logits, quality)  # (N, S, T)
-            masks = model.postprocess_masks(
-                low[:, None], self._input_size(size), size
-            )
-        return masks[:, 0] > model.mask_threshold, quality.amax(dim=1), low
-
-    def _input_size(self, size):
-        """(H, W) of the image as SAM sees it, before it is padded."""
-        return self.transform.get_preprocess_shape(
-            *size, self.transform.target_length
-        )

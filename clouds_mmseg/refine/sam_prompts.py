@@ -1,55 +1,53 @@
 """Prompts for SAM: connected components of a label map and their points."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+POINT_MODES = ('random', 'center', 'largest_component')
+# Radius around the centre within which mode 'center' samples, in pixels.
+CENTER_RADIUS = 10
+
 
 class Component(NamedTuple):
-    """A connected part of the region of one class.
+    """A connected component of the region of one class.
 
     Attributes:
-        label (int): The class.
-        box (tuple[slice, slice]): Rows and columns of the label map that
-            hold it; no smaller box does.
-        mask (np.ndarray): (h, w) bool, of that box.
+        label: The class.
+        box: Bounding box: rows and columns of the label map.
+        mask: (h, w) bool, inside of the box.
     """
 
     label: int
     box: tuple[slice, slice]
     mask: np.ndarray
 
-    def full_mask(self, shape):
-        """The mask at the size of the label map.
-
-        Args:
-            shape (tuple[int, int]): (H, W).
-
-        Returns:
-            np.ndarray: (H, W) bool.
-        """
+    def full_mask(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the mask at the size (H, W) of the label map, bool."""
         full = np.zeros(shape, bool)
         full[self.box] = self.mask
         return full
 
 
-def find_components(label, min_area, ignore_index=255):
-    """Split the region of each class into its connected parts.
+def find_components(
+    label: np.ndarray, min_area: float, ignore_index: int = 255
+) -> list[Component]:
+    """Find the connected components of each class in a label map.
 
     Pixels are connected by their sides, not by their corners. Semantics of
-    the official CLOUDS code (``separate_shapes_list``); CLOUDS takes a
-    ``min_area`` of 5,000 pixels. All classes are split in one pass, and
-    what follows is done inside of each part's box.
+    the official CLOUDS code (``separate_shapes_list``), where ``min_area`` is
+    5,000 pixels. All classes are labelled in one pass.
 
     Args:
-        label (np.ndarray): (H, W) integers.
-        min_area (int): Only parts of more pixels than this are kept.
-        ignore_index (int): The label that is no class.
+        label: (H, W) integers.
+        min_area: Only components of more pixels than this are kept.
+        ignore_index: Pixels of this label belong to no component.
 
     Returns:
-        list[Component]: By class in ascending order; parts of one class in
-        the order of their first pixels, row by row.
+        Components by class in ascending order; those of one class in the
+        order of their first pixels, row by row.
 
     Raises:
         ValueError: If the label is not a map of integers.
@@ -60,7 +58,7 @@ def find_components(label, min_area, ignore_index=255):
             'a label map must have the shape (H, W) and an integer dtype, '
             f'got {label.shape} {label.dtype}'
         )
-    # Slow to import, and only runs with SAM come here.
+    # Slow to import, and needed only in runs with SAM.
     from skimage import measure
 
     parts, count = measure.label(
@@ -77,59 +75,103 @@ def find_components(label, min_area, ignore_index=255):
         mask = parts[box] == number
         value = label[box].flat[mask.argmax()]
         components.append(Component(int(value), box, mask))
-    # Stable: parts are numbered by their first pixels.
+    # The sort is stable: components are numbered by their first pixels.
     return sorted(components, key=lambda component: component.label)
 
 
-POINT_MODES = ('random', 'center', 'largest_component')
-# How far from its centre the mode 'center' looks for points, in pixels.
-CENTER_RADIUS = 10
-
-
-def erode(mask, size):
-    """Shrink a mask; what lies outside of the picture counts as background.
+def sample_prompts(
+    components: list[Component],
+    shape: tuple[int, int],
+    num_points: int,
+    seed: Sequence[int],
+    *,
+    mode: str = 'random',
+    erosion: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample the points of all components of an image.
 
     Args:
-        mask (np.ndarray): (H, W) bool.
-        size (int): Side of the square structuring element in pixels; 0 and 1
+        components: Of a label map.
+        shape: (H, W) of that map.
+        num_points: Points for each component.
+        seed: Of the pixels' ranks. The points of a component depend only on
+            the seed and on the component's pixels.
+        mode: See :func:`sample_points`.
+        erosion: See :func:`sample_points`.
+
+    Returns:
+        Points (N, num_points, 2) float32, (x, y) in pixels, and the classes
+        (N,) int64 of their components. Components that are too small for
+        their points are left out.
+    """
+    ranks = np.random.default_rng(seed).random(shape)
+    points, classes = [], []
+    for component in components:
+        box = component.box
+        chosen = sample_points(
+            component.mask, num_points, ranks[box], mode=mode, erosion=erosion
+        )
+        if chosen is not None:
+            yx = chosen + (box[0].start, box[1].start)
+            points.append(yx[:, ::-1])
+            classes.append(component.label)
+    return (
+        np.array(points, np.float32).reshape(len(classes), num_points, 2),
+        np.array(classes, np.int64),
+    )
+
+
+def erode(mask: np.ndarray, size: int) -> np.ndarray:
+    """Erode a mask; outside of the array is background.
+
+    Args:
+        mask: (H, W) bool.
+        size: Side of the square structuring element in pixels; 0 and 1
             change nothing.
 
     Returns:
-        np.ndarray: (H, W) bool.
+        (H, W) bool.
     """
     if size <= 1:
         return mask
     return ndimage.binary_erosion(mask, structure=np.ones((size, size)))
 
 
-def sample_points(mask, num_points, ranks, *, mode='random', erosion=0):
-    """Choose points inside of one component, without repetition.
+def sample_points(
+    mask: np.ndarray,
+    num_points: int,
+    ranks: np.ndarray,
+    *,
+    mode: str = 'random',
+    erosion: int = 0,
+) -> np.ndarray | None:
+    """Sample points inside of one component, without repetition.
 
     The semantics are those of the official CLOUDS code
-    (``my_utils/mask_utils.py``), but for ``largest_component``: there it
+    (``my_utils/mask_utils.py``), except for ``largest_component``: there it
     takes the component that was numbered last.
 
-    Every pixel has a random rank, and the lowest ranks of the component are
-    its points: as even a choice as any, and one that stays the same when
-    other pixels join or leave the component. What SAM answered can then be
-    kept until a point itself is lost.
+    Every pixel has a random rank, and the points are the pixels of the
+    component with the lowest ranks. This is a uniform sample, and it stays
+    the same when other pixels join or leave the component: SAM's cached
+    prediction is valid until a point itself leaves.
 
     Args:
-        mask (np.ndarray): (H, W) bool, one component.
-        num_points (int): How many points.
-        ranks (np.ndarray): (H, W) float, drawn independently.
-        mode (str): Where they may lie: ``random`` anywhere in the mask;
+        mask: (H, W) bool, one component.
+        num_points: Number of points.
+        ranks: (H, W) float, drawn independently.
+        mode: Where the points lie: ``random`` anywhere in the mask;
             ``center`` within 10 pixels of the centre of mass of its largest
             part; ``largest_component`` anywhere in its largest part. A
             component has several parts only after an erosion.
-        erosion (int): Side of the square by which the mask is shrunk first,
-            which keeps points off the borders; 0 for none. The official
-            code takes 3 where it erodes.
+        erosion: Side of the square structuring element that the mask is
+            eroded with first, which keeps points off the borders; 0 for
+            none. The official code uses 3 where it erodes.
 
     Returns:
-        np.ndarray | None: (num_points, 2) int64, (y, x) in pixels, of
-        ascending rank; None if there are fewer than ``num_points`` places
-        for them: such a component gives no prompt.
+        (num_points, 2) int64, (y, x) in pixels, of ascending rank; None if
+        fewer than ``num_points`` pixels are left: such a component gives no
+        prompt.
     """
     mask = erode(mask, erosion)
     if mode != 'random':
@@ -151,39 +193,3 @@ def _largest_part(mask):
         return mask
     areas = np.bincount(parts.ravel())
     return parts == 1 + areas[1:].argmax()
-
-
-def sample_prompts(
-    components, shape, num_points, seed, *, mode='random', erosion=0
-):
-    """Choose the points of all components of an image.
-
-    Args:
-        components (list[Component]): Of a label map.
-        shape (tuple[int, int]): (H, W) of that map.
-        num_points (int): Points for each component.
-        seed (Sequence[int]): Of the pixels' ranks. The points of a component
-            depend on it and on the component's pixels alone.
-        mode (str): See :func:`sample_points`.
-        erosion (int): See :func:`sample_points`.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Points (K, num_points, 2) float32,
-        (x, y) in pixels, and the classes (K,) int64 of the components they
-        belong to: one without room for its points has none.
-    """
-    ranks = np.random.default_rng(seed).random(shape)
-    points, classes = [], []
-    for component in components:
-        box = component.box
-        chosen = sample_points(
-            component.mask, num_points, ranks[box], mode=mode, erosion=erosion
-        )
-        if chosen is not None:
-            yx = chosen + (box[0].start, box[1].start)
-            points.append(yx[:, ::-1])
-            classes.append(component.label)
-    return (
-        np.array(points, np.float32).reshape(len(classes), num_points, 2),
-        np.array(classes, np.int64),
-    )

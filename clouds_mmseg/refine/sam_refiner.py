@@ -1,4 +1,4 @@
-"""Mend labels with SAM's masks of their components.
+"""Refine labels with the masks that SAM predicts for their components.
 
 Shape letters: H, W of the image; N prompts of P points each.
 """
@@ -6,6 +6,7 @@ Shape letters: H, W of the image; N prompts of P points each.
 import numpy as np
 import torch
 from mmseg.registry import MODELS
+from torch import Tensor
 
 from clouds_mmseg.refine.arguments import (
     as_rgb_array,
@@ -36,63 +37,62 @@ from clouds_mmseg.utils.hashing import digest_array, digest_text
 
 OVERLAPS = ('drop', 'best_score')
 UNCOVERED = ('ignore', 'keep')
-# Prompts at once on the CPU and on CUDA.
-_PROMPTS = (2, 16)
+# Prompts decoded at once on the CPU and on CUDA.
+_PROMPT_BATCH = (2, 16)
 
 
 @MODELS.register_module()
 class SAMRefiner:
-    """Replace each component of a label by what SAM sees at its place.
+    """Replace the components of a label by the masks that SAM predicts.
 
     CLOUDS (arXiv 2312.09788, section 3.3), with the values of its official
-    code as defaults: each connected component of each class gives SAM a few
-    points inside of it; of the three masks that SAM answers, the one that it
-    trusts most takes the component's class. A label without any component
-    that is large enough is returned as it is.
+    code as defaults: SAM is prompted with a few points inside of each
+    connected component of each class; of the three masks that it predicts,
+    the one with the highest predicted quality gets the component's class. A
+    label without any component that is large enough is returned unchanged.
 
-    The result is a function of image and label: the points follow from
+    The result is a function of image and label: the points depend on
     ``seed``, the image's content and the component's pixels.
 
-    With a cache, an image that comes again costs what has changed: SAM is
-    asked about the components whose points are new. Its encoder and decoder
-    take nearly all of the time, and most components of a teacher's label
-    are those of the epoch before.
+    With a cache, SAM runs only for components whose points are not those of
+    an earlier call with the same image. Its encoder and decoder take nearly
+    all of the time, and most components of a teacher's label are those of
+    the previous epoch.
 
     Args:
-        variant (str): ``vit_b``, ``vit_l``, ``vit_h`` of segment-anything, or
+        variant: ``vit_b``, ``vit_l``, ``vit_h`` of segment-anything, or
             ``vit_t`` of MobileSAM, which the official code uses.
-        checkpoint (str): Path or address of its weights.
-        min_area (int | float): Components must be larger than this: a whole
-            number of pixels, or below 1 a share of the image, for views of
-            different sizes. The official 5000 is 0.0085 of 768 x 768.
-        points_per_component (int): A component with room for fewer gives no
+        checkpoint: Path or URL of its weights.
+        min_area: Components must be larger than this: a whole number of
+            pixels, or below 1 a share of the image, for views of different
+            sizes. The official 5000 is 0.0085 of 768 x 768.
+        points_per_component: A component that has fewer pixels gives no
             prompt; its pixels are then uncovered.
-        point_mode (str): ``random``, ``center`` or ``largest_component``,
-            see :func:`~clouds_mmseg.refine.sam_prompts.sample_points`.
-        erosion (int): Side of the square in pixels by which components are
-            shrunk before points are drawn; 0 for none, officially 3 where
-            it is used.
-        second_pass (bool): Ask again with the first answer as mask input.
-        overlap (str): Who gets a pixel of several masks: nobody (``drop``)
-            or the mask of the highest predicted quality (``best_score``).
-        uncovered (str): Pixels of no mask are ignored (``ignore``) or keep
-            their label (``keep``).
-        prompt_batch (int | None): Prompts that are decoded at once. One
-            takes about 40 MB with the published models. None is 16 on CUDA
-            and 2 on the CPU, where more are slower: their maps leave the
-            caches.
-        seed (int): Of the points.
-        ignore_index (int): The label of pixels without one.
-        cache_dir (str | None): Keep here, for images that come again,
-            their embeddings and SAM's last answers. Embeddings are kept in
-            half precision, 2.1 MB each with the published models, and used
-            in half precision the first time too; answers are small beside
-            them. None keeps nothing.
-        cache_bytes (int): Bound on the size of that folder.
+        point_mode: ``random``, ``center`` or ``largest_component``, see
+            :func:`~clouds_mmseg.refine.sam_prompts.sample_points`.
+        erosion: Side in pixels of the square structuring element that
+            components are eroded with before points are sampled; 0 for none,
+            officially 3 where it is used.
+        second_pass: Predict again with the first masks as mask input.
+        overlap: Pixels of several masks belong to none (``drop``) or to the
+            mask of the highest predicted quality (``best_score``).
+        uncovered: Pixels of no mask are ignored (``ignore``) or keep their
+            label (``keep``).
+        prompt_batch: Prompts that are decoded at once. One takes about 40 MB
+            with the published models. None is 16 on CUDA and 2 on the CPU,
+            where more are slower: their maps do not fit the CPU's caches.
+        seed: Of the points.
+        ignore_index: Label of unlabelled pixels.
+        cache_dir: Folder of a cache of each image's embedding and last
+            predictions. Embeddings are stored in half precision, 2.1 MB each
+            with the published models, and used in half precision the first
+            time too; predictions are small beside them. None disables the
+            cache.
+        cache_bytes: Bound on the size of that folder.
 
     Raises:
         UserError: If an argument is out of range, the package of the variant
-            is not installed, or the weights cannot be found or fetched.
+            is not installed, or the weights cannot be found or downloaded.
         WeightFileError: If the weights cannot be read.
         CheckpointMismatchError: If they are of another variant.
     """
@@ -100,20 +100,20 @@ class SAMRefiner:
     def __init__(
         self,
         *,
-        variant,
-        checkpoint,
-        min_area=5000,
-        points_per_component=5,
-        point_mode='random',
-        erosion=0,
-        second_pass=False,
-        overlap='drop',
-        uncovered='ignore',
-        prompt_batch=None,
-        seed=0,
-        ignore_index=IGNORE,
-        cache_dir=None,
-        cache_bytes=16_000_000_000,
+        variant: str,
+        checkpoint: str,
+        min_area: float = 5000,
+        points_per_component: int = 5,
+        point_mode: str = 'random',
+        erosion: int = 0,
+        second_pass: bool = False,
+        overlap: str = 'drop',
+        uncovered: str = 'ignore',
+        prompt_batch: int | None = None,
+        seed: int = 0,
+        ignore_index: int = IGNORE,
+        cache_dir: str | None = None,
+        cache_bytes: int = 16_000_000_000,
     ):
         check_choice(self, 'point_mode', point_mode, POINT_MODES)
         check_choice(self, 'overlap', overlap, OVERLAPS)
@@ -140,8 +140,8 @@ class SAMRefiner:
         self.sam = self._load(variant, checkpoint)
 
     @staticmethod
-    def find_weights(cfg):
-        """Raise an error if the weights of a config are not here.
+    def find_weights(cfg: dict) -> None:
+        """Raise an error if the weights of a config are missing.
 
         See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
@@ -150,28 +150,21 @@ class SAMRefiner:
     def _load(self, variant, checkpoint):
         return PromptedSAM(variant, checkpoint)
 
-    def to(self, device):
-        """Move SAM.
-
-        Args:
-            device (str | torch.device): Where to.
-
-        Returns:
-            SAMRefiner: Itself.
-        """
+    def to(self, device: str | torch.device) -> 'SAMRefiner':
+        """Move SAM to a device and return the refiner itself."""
         self.sam.to(device)
         return self
 
     @torch.no_grad()
-    def __call__(self, image, label):
-        """Mend the label of an image.
+    def __call__(self, image: Tensor, label: Tensor) -> Tensor:
+        """Refine the label of an image.
 
         Args:
-            image (Tensor): (3, H, W) uint8 RGB.
-            label (Tensor): (H, W) int64.
+            image: (3, H, W) uint8 RGB.
+            label: (H, W) int64.
 
         Returns:
-            Tensor: (H, W) int64 on the device of ``label``.
+            (H, W) int64 on the device of ``label``.
         """
         array = as_rgb_array(image)
         check_label(label, image)
@@ -179,10 +172,10 @@ class SAMRefiner:
         classes, points = self._prompts(label.cpu().numpy(), name)
         if not len(points):
             return label.clone()
-        answers = self._cached_predictions(array, name, points)
+        predictions = self._cached_predictions(array, name, points)
         refined = self._merge(
-            torch.from_numpy(answers.masks),
-            torch.from_numpy(answers.quality),
+            torch.from_numpy(predictions.masks),
+            torch.from_numpy(predictions.quality),
             torch.from_numpy(classes),
         )
         refined = refined.to(label.device)
@@ -190,12 +183,13 @@ class SAMRefiner:
             refined = torch.where(refined == self.ignore_index, label, refined)
         return refined
 
-    def _prompts(self, label, name):
-        """Find what to ask about.
+    def _prompts(
+        self, label: np.ndarray, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sample the prompts of a label; ``name`` is the image's hash.
 
         Returns:
-            tuple[np.ndarray, np.ndarray]: Classes (N,) int64 and their
-            points (N, P, 2) float32, (x, y).
+            Classes (N,) int64 and points (N, P, 2) float32, (x, y).
         """
         min_area = self.min_area
         if 0 < min_area < 1:
@@ -210,16 +204,19 @@ class SAMRefiner:
         )
         return classes, points
 
-    def _cached_predictions(self, array, name, points):
-        """Answer prompts from the cache; ask SAM what is not there.
+    def _cached_predictions(
+        self, array: np.ndarray, name: str, points: np.ndarray
+    ) -> SAMPredictions:
+        """Return predictions, running SAM for prompts not in the cache.
 
         Returns:
-            SAMPredictions: To all prompts, in their order.
+            The predictions of all prompts, in their order.
         """
         if not self._cache:
             return self._predict(array, name, points)
         size = array.shape[:2]
         key = digest_text(
+            # Part of the keys of caches on disk: not to be changed.
             'answers',
             name,
             self.sam.identity,
@@ -233,36 +230,42 @@ class SAMRefiner:
             known = unpack(stored, size[1])
         new = known.find(points) < 0
         if new.any():
-            known = known.joined(self._predict(array, name, points[new]))
-        answers = known.take(known.find(points))
+            known = known.concat(self._predict(array, name, points[new]))
+        predictions = known.select(known.find(points))
         if new.any():
-            # Only the answers of now: what is kept does not grow.
-            self._cache.put(key, pack(answers))
-        return answers
+            # Older predictions are dropped, so that the entry does not grow.
+            self._cache.put(key, pack(predictions))
+        return predictions
 
-    def _predict(self, array, name, points):
-        """Ask SAM.
+    def _predict(
+        self, array: np.ndarray, name: str, points: np.ndarray
+    ) -> SAMPredictions:
+        """Run SAM.
 
         Returns:
-            SAMPredictions: To the prompts, in their order.
+            The predictions of the prompts, in their order.
         """
         embedding = self._embed(array, name)
         size = array.shape[:2]
-        at_once = self.prompt_batch or _PROMPTS[self.sam.device.type == 'cuda']
+        batch_size = (
+            self.prompt_batch or _PROMPT_BATCH[self.sam.device.type == 'cuda']
+        )
         masks, qualities = [], []
-        for batch in np.split(points, range(at_once, len(points), at_once)):
-            answer = self.sam.best_masks(embedding, batch, size)
+        for batch in np.split(
+            points, range(batch_size, len(points), batch_size)
+        ):
+            prediction = self.sam.best_masks(embedding, batch, size)
             if self.second_pass:
-                answer = self.sam.best_masks(
-                    embedding, batch, size, mask_input=answer[2]
+                prediction = self.sam.best_masks(
+                    embedding, batch, size, mask_input=prediction[2]
                 )
-            masks.append(answer[0].cpu())
-            qualities.append(answer[1].cpu())
+            masks.append(prediction[0].cpu())
+            qualities.append(prediction[1].cpu())
         return SAMPredictions(
             points, torch.cat(masks).numpy(), torch.cat(qualities).numpy()
         )
 
-    def _embed(self, array, name):
+    def _embed(self, array: np.ndarray, name: str) -> Tensor:
         """Return SAM's embedding of the image, (1, C, h, w)."""
         if not self._cache:
             return self.sam.embed(array)
@@ -271,16 +274,18 @@ class SAMRefiner:
         if stored is None:
             stored = self.sam.embed(array).half().cpu().numpy()
             self._cache.put(key, stored)
-        # Rounded the first time too: a label must not depend on whether its
-        # image was met before.
+        # In half precision the first time too: a label must not depend on
+        # whether the embedding comes from the cache.
         return torch.from_numpy(stored).to(self.sam.device)
 
-    def _merge(self, masks, quality, classes):
+    def _merge(
+        self, masks: Tensor, quality: Tensor, classes: Tensor
+    ) -> Tensor:
         """Draw the masks into one label, (H, W) int64."""
         if self.overlap == 'drop':
             masks = drop_overlaps(masks)
         else:
-            # Later ones are drawn over earlier ones; of equals the first
+            # Later masks are drawn over earlier ones; on a tie the first
             # wins.
             order = quality.argsort(descending=True, stable=True).flip(0)
             masks, classes = masks[order], classes[order]

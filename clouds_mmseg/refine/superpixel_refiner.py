@@ -1,4 +1,4 @@
-"""Mend labels by a majority vote in each superpixel: needs no weights.
+"""Refine labels by a majority vote in each superpixel; needs no weights.
 
 Shape letters: H, W of the image; S segments; K classes.
 """
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
+from torch import Tensor
 
 from clouds_mmseg.refine.arguments import (
     as_rgb_array,
@@ -25,42 +26,9 @@ METHODS = ('felzenszwalb', 'slic')
 IMPURE = ('keep', 'ignore')
 
 
-def vote(label, segments, purity, *, impure='keep', ignore_index=IGNORE):
-    """Give each segment the label that enough of it has already.
-
-    Args:
-        label (np.ndarray): (H, W) int64.
-        segments (np.ndarray): (H, W) int, numbers of segments from 0.
-        purity (float): Share of a segment's pixels, ignored ones counted,
-            that must have its most frequent class, in [0, 1].
-        impure (str): What happens to the pixels of a segment below that:
-            ``keep`` leaves them as they are, ``ignore`` ignores them.
-        ignore_index (int): Has no vote; in a segment that is pure enough
-            such pixels get its class.
-
-    Returns:
-        np.ndarray: (H, W) int64.
-    """
-    classes, index = np.unique(label, return_inverse=True)
-    segments = segments.ravel()
-    count = int(segments.max()) + 1
-    votes = np.bincount(
-        segments * len(classes) + index.ravel(),
-        minlength=count * len(classes),
-    ).reshape(count, len(classes))  # (S, K)
-    areas = votes.sum(axis=1)
-    votes[:, classes == ignore_index] = 0
-    winner = classes[votes.argmax(axis=1)]
-    winning = votes.max(axis=1)
-    pure = (winning >= purity * areas) & (winning > 0)
-    other = label if impure == 'keep' else np.full_like(label, ignore_index)
-    chosen = np.where(pure[segments], winner[segments], other.ravel())
-    return chosen.reshape(label.shape)
-
-
 @MODELS.register_module()
 class SuperpixelRefiner:
-    """Majority vote in segments of the image, where the majority is clear.
+    """Majority vote in superpixels of the image with a clear majority.
 
     The defaults were chosen on real driving photographs (CamVid, 480 x 360)
     and on ToyCity, with labels of a weak network, labels as coarse as an
@@ -70,23 +38,23 @@ class SuperpixelRefiner:
     values remove more noise (0.8: up to 5 mIoU where labels are very noisy)
     and cost poles (2.5 IoU) where only the borders are wrong.
 
-    It is called with an image and a label and depends on nothing else.
+    The result is a function of image and label.
 
     Args:
-        method (str): ``felzenszwalb`` (Efficient Graph-Based Image
-            Segmentation, IJCV 2004) or ``slic`` (PAMI 2012), both of
-            scikit-image.
-        purity (float): See :func:`vote`.
-        impure (str): See :func:`vote`.
-        scale (float): Felzenszwalb: larger means larger segments.
-        sigma (float): Blur before the segmentation, in pixels.
-        min_size (int): Felzenszwalb: pixels of the smallest segment.
-        num_segments (int): SLIC: about how many segments.
-        compactness (float): SLIC: larger means squarer segments.
-        ignore_index (int): The label of pixels without one.
-        cache_dir (str | None): Keep the segments of each image here, for
-            images that come again. None keeps nothing.
-        cache_bytes (int): Bound on the size of that folder.
+        method: ``felzenszwalb`` (Efficient Graph-Based Image Segmentation,
+            IJCV 2004) or ``slic`` (PAMI 2012), both of scikit-image.
+        purity: See :func:`vote`.
+        impure: See :func:`vote`.
+        scale: Felzenszwalb: larger means larger segments.
+        sigma: Standard deviation of the blur before the segmentation, in
+            pixels.
+        min_size: Felzenszwalb: pixels of the smallest segment.
+        num_segments: SLIC: approximate number of segments.
+        compactness: SLIC: larger means squarer segments.
+        ignore_index: Label of unlabelled pixels.
+        cache_dir: Folder of a cache of each image's segments. None disables
+            the cache.
+        cache_bytes: Bound on the size of that folder.
 
     Raises:
         UserError: If an argument is out of range or scikit-image is not
@@ -96,17 +64,17 @@ class SuperpixelRefiner:
     def __init__(
         self,
         *,
-        method='felzenszwalb',
-        purity=0.9,
-        impure='keep',
-        scale=30.0,
-        sigma=0.8,
-        min_size=20,
-        num_segments=1200,
-        compactness=10.0,
-        ignore_index=IGNORE,
-        cache_dir=None,
-        cache_bytes=4_000_000_000,
+        method: str = 'felzenszwalb',
+        purity: float = 0.9,
+        impure: str = 'keep',
+        scale: float = 30.0,
+        sigma: float = 0.8,
+        min_size: int = 20,
+        num_segments: int = 1200,
+        compactness: float = 10.0,
+        ignore_index: int = IGNORE,
+        cache_dir: str | None = None,
+        cache_bytes: int = 4_000_000_000,
     ):
         check_choice(self, 'method', method, METHODS)
         check_choice(self, 'impure', impure, IMPURE)
@@ -147,25 +115,18 @@ class SuperpixelRefiner:
             logging.INFO,
         )
 
-    def to(self, device):
-        """Do nothing: the work is done on the CPU.
-
-        Args:
-            device (str | torch.device): Not used.
-
-        Returns:
-            SuperpixelRefiner: Itself.
-        """
+    def to(self, device: str | torch.device) -> 'SuperpixelRefiner':
+        """Return itself: segments are computed on the CPU on any device."""
         return self
 
-    def segment(self, image):
-        """Cut an image into segments, or remember how it was cut.
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Compute the segments of an image, or read them from the cache.
 
         Args:
-            image (np.ndarray): (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB.
 
         Returns:
-            np.ndarray: (H, W) int64, numbers of segments from 0.
+            (H, W) int64, indices of segments from 0.
         """
         if not self._cache:
             return self._function(image, **self._options)
@@ -177,15 +138,15 @@ class SuperpixelRefiner:
             self._cache.put(key, segments.astype(smallest))
         return segments.astype(np.int64)
 
-    def __call__(self, image, label):
-        """Mend the label of an image.
+    def __call__(self, image: Tensor, label: Tensor) -> Tensor:
+        """Refine the label of an image.
 
         Args:
-            image (Tensor): (3, H, W) uint8 RGB.
-            label (Tensor): (H, W) int64.
+            image: (3, H, W) uint8 RGB.
+            label: (H, W) int64.
 
         Returns:
-            Tensor: (H, W) int64 on the device of ``label``.
+            (H, W) int64 on the device of ``label``.
         """
         array = as_rgb_array(image)
         check_label(label, image)
@@ -197,3 +158,43 @@ class SuperpixelRefiner:
             ignore_index=self.ignore_index,
         )
         return torch.from_numpy(refined).to(label.device)
+
+
+def vote(
+    label: np.ndarray,
+    segments: np.ndarray,
+    purity: float,
+    *,
+    impure: str = 'keep',
+    ignore_index: int = IGNORE,
+) -> np.ndarray:
+    """Give each segment its majority class, if the majority is large enough.
+
+    Args:
+        label: (H, W) int64.
+        segments: (H, W) int, indices of segments from 0.
+        purity: Share of a segment's pixels, including ignored ones, that must
+            have its most frequent class, in [0, 1].
+        impure: What becomes of the pixels of other segments: ``keep`` leaves
+            them unchanged, ``ignore`` sets them to ``ignore_index``.
+        ignore_index: Pixels of this label have no vote; in a segment that is
+            pure enough they get its class.
+
+    Returns:
+        (H, W) int64.
+    """
+    classes, index = np.unique(label, return_inverse=True)
+    segments = segments.ravel()
+    count = int(segments.max()) + 1
+    votes = np.bincount(
+        segments * len(classes) + index.ravel(),
+        minlength=count * len(classes),
+    ).reshape(count, len(classes))  # (S, K)
+    areas = votes.sum(axis=1)
+    votes[:, classes == ignore_index] = 0
+    winner = classes[votes.argmax(axis=1)]
+    winning = votes.max(axis=1)
+    pure = (winning >= purity * areas) & (winning > 0)
+    other = label if impure == 'keep' else np.full_like(label, ignore_index)
+    chosen = np.where(pure[segments], winner[segments], other.ravel())
+    return chosen.reshape(label.shape)

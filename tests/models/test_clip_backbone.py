@@ -7,7 +7,6 @@ from mmseg.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
 
-from clouds_mmseg.checkpoints import CheckpointMismatchError, WeightFileError
 from clouds_mmseg.models import CLIPBackbone
 from clouds_mmseg.models.backbones.clip import (
     find_unused,
@@ -15,6 +14,8 @@ from clouds_mmseg.models.backbones.clip import (
     remove_modules,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.io import WeightFileError
+from clouds_mmseg.weights.load import CheckpointMismatchError
 
 TOWERS = ['tiny-rn', 'tiny-convnext']
 

@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from clouds_mmseg.checkpoints import CheckpointMismatchError, WeightFileError
 from clouds_mmseg.models import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm import read_packaged_weights
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.io import WeightFileError
+from clouds_mmseg.weights.load import CheckpointMismatchError
 
 LITE0 = 'tf_efficientnet_lite0'
 PACKAGE = 'package:efficientnet_lite0'

@@ -138,7 +138,7 @@ def test_frozen_features_of_both_views_come_from_one_call():
 
 def test_labelled_batches_take_the_ordinary_way():
     model = build()
-    model._label = None
+    model._add_pseudo_labels = None
     losses, _ = compute(model, make_batch(unlabelled=0))
     assert torch.isfinite(losses['decode.loss_cls'])
 

@@ -8,7 +8,7 @@ from clouds_mmseg.refine.sam_model import (
 )
 
 
-def test_the_answer_of_the_best_quality_is_kept():
+def test_the_mask_of_the_best_quality_is_kept():
     masks = torch.arange(6).view(2, 3, 1, 1)
     quality = torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.7]])
     assert select_best(masks, quality).flatten().tolist() == [1, 3]
@@ -39,7 +39,7 @@ def test_masks_of_a_class_are_joined():
 
 
 def test_a_skipped_component_does_not_shift_the_others():
-    """Each mask comes with its class, whichever of them SAM was asked."""
+    """Each mask keeps its class, whichever prompts SAM had."""
     masks = torch.eye(4).bool()[:, None]
     classes = torch.tensor([1, 1, 2, 3])
     kept = torch.tensor([0, 2, 3])

@@ -36,7 +36,7 @@ def prompts(size, count, seed=0):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('second_pass', [False, True])
-def test_answers_are_those_of_the_predictor(sam, size, second_pass):
+def test_predictions_are_those_of_the_predictor(sam, size, second_pass):
     from segment_anything import SamPredictor
 
     predictor = SamPredictor(sam.model)
@@ -56,16 +56,18 @@ def test_answers_are_those_of_the_predictor(sam, size, second_pass):
     torch.testing.assert_close(
         embedding, predictor.get_image_embedding(), rtol=0, atol=0
     )
-    answer = sam.best_masks(embedding, points, size)
+    prediction = sam.best_masks(embedding, points, size)
     if second_pass:
-        answer = sam.best_masks(embedding, points, size, answer[2])
+        prediction = sam.best_masks(embedding, points, size, prediction[2])
     best = quality.argmax(dim=1)
-    assert answer[0].shape == (4, *size) and answer[0].dtype == torch.bool
-    assert torch.equal(answer[0], masks[range(4), best])
-    torch.testing.assert_close(answer[1], quality.amax(dim=1))
-    torch.testing.assert_close(answer[2], low[range(4), best])
+    assert (
+        prediction[0].shape == (4, *size) and prediction[0].dtype == torch.bool
+    )
+    assert torch.equal(prediction[0], masks[range(4), best])
+    torch.testing.assert_close(prediction[1], quality.amax(dim=1))
+    torch.testing.assert_close(prediction[2], low[range(4), best])
     # Masks that are all empty or all full would agree by themselves.
-    assert 0 < answer[0].float().mean() < 1
+    assert 0 < prediction[0].float().mean() < 1
 
 
 def test_one_call_for_many_prompts_equals_many_calls(sam):

@@ -50,14 +50,14 @@ class Replay:
 
     def __init__(self, masks, quality):
         self.masks, self.quality = masks, quality
-        self.asked = 0
+        self.prompted = 0
 
     def embed(self, image):
         return torch.zeros(1)
 
     def best_masks(self, embedding, points, size, mask_input=None):
-        span = slice(self.asked, self.asked + len(points))
-        self.asked += len(points)
+        span = slice(self.prompted, self.prompted + len(points))
+        self.prompted += len(points)
         masks, quality = self.masks[span], self.quality[span]
         best = quality.argmax(dim=1)
         rows = torch.arange(len(masks))
@@ -70,7 +70,7 @@ def recorded(reference_dir):
 
 
 def expected_label(recorded, without=()):
-    """What the official code makes of the recorded masks."""
+    """The label that the official code makes of the recorded masks."""
     label = torch.full(recorded['label_map'].shape, 255)
     kept = [i for i in range(15) if i not in without]
     if not without:
@@ -87,14 +87,14 @@ def expected_label(recorded, without=()):
 
 
 @pytest.mark.parametrize('prompt_batch', [1, 4, 16])
-def test_recorded_answers_give_the_official_label(
+def test_recorded_predictions_give_the_official_label(
     make, recorded, prompt_batch
 ):
     refiner = make(prompt_batch=prompt_batch)
     refiner.sam = Replay(recorded['sam_masks'], recorded['sam_quality'])
     image = torch.zeros(3, *recorded['label_map'].shape, dtype=torch.uint8)
     refined = refiner(image, recorded['label_map'])
-    assert refiner.sam.asked == 15
+    assert refiner.sam.prompted == 15
     assert torch.equal(refined, expected_label(recorded))
 
 
@@ -138,7 +138,7 @@ def test_uncovered_pixels_can_keep_their_label(make, recorded):
 
 
 def test_a_photograph_is_refined_by_a_real_sam(make, photographs):
-    """The whole way, against the plain way through SAM's predictor."""
+    """The whole refinement, against SAM's own predictor."""
     from segment_anything import SamPredictor
 
     refiner = make(seed=5, prompt_batch=4)
@@ -233,23 +233,23 @@ def test_the_second_epoch_runs_no_encoder(make, photographs, tmp_path):
     assert not calls
     for a, b, c in zip(first, second, third, strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
-    # An embedding of 32 x 4 x 4 values of 2 bytes and the answers, each.
+    # An embedding of 32 x 4 x 4 values of 2 bytes and the predictions, each.
     stored = list(tmp_path.rglob('*.arr'))
     sizes = [path.stat().st_size for path in stored]
     assert len(stored) == 4 and sum(size < 1300 for size in sizes) == 2
     assert max(sizes) < 40_000
 
 
-def count_questions(refiner):
-    """The number of prompts of each time that SAM is asked."""
-    asked = []
+def count_prompts(refiner):
+    """Numbers of prompts, one for each call of the mask decoder."""
+    prompted = []
     refiner.sam.model.mask_decoder.register_forward_pre_hook(
-        lambda module, args, kwargs: asked.append(
+        lambda module, args, kwargs: prompted.append(
             len(kwargs['sparse_prompt_embeddings'])
         ),
         with_kwargs=True,
     )
-    return asked
+    return prompted
 
 
 @pytest.mark.parametrize('options', [{}, dict(second_pass=True)])
@@ -259,20 +259,20 @@ def test_only_what_changed_is_asked_again(
     image, label = photographs[0]
     refiner = make(cache_dir=str(tmp_path), **options)
     first = refiner(image, label)
-    asked = count_questions(refiner)
-    assert torch.equal(refiner(image, label), first) and not asked
+    prompted = count_prompts(refiner)
+    assert torch.equal(refiner(image, label), first) and not prompted
     # Another class at the place of one component, and nothing else new.
     (component, *_) = find_components(label.numpy(), 200)
     changed = label.numpy().copy()
     changed[component.box][component.mask] = 77
     changed = torch.from_numpy(changed)
     again = refiner(image, changed)
-    assert not asked and (again[again != first] == 77).all()
+    assert not prompted and (again[again != first] == 77).all()
     # The points of the component go, a part of it stays.
     y, x = np.argwhere(component.full_mask(label.shape)).T
     changed[y[: len(y) // 3 * 2], x[: len(y) // 3 * 2]] = 255
     refined = refiner(image, changed)
-    assert sum(asked) in (1, 2)
+    assert sum(prompted) in (1, 2)
     plain = make(**options)
     reference.sam = refiner.sam
     wrong = refined != _rounded(plain, refiner)(image, changed)
@@ -285,40 +285,40 @@ def _rounded(refiner, cached):
     return refiner
 
 
-def test_answers_are_kept_as_they_are():
+def test_predictions_survive_packing():
     rng = np.random.default_rng(0)
-    answers = SAMPredictions(
+    predictions = SAMPredictions(
         rng.random((3, 5, 2), np.float32),
         rng.random((3, 7, 13)) < 0.5,
         rng.random(3, np.float32),
     )
-    again = unpack(pack(answers), 13)
-    for a, b in zip(answers, again, strict=True):
+    again = unpack(pack(predictions), 13)
+    for a, b in zip(predictions, again, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-    points = answers.points[[2, 0]]
-    assert answers.find(points).tolist() == [2, 0]
-    assert answers.find(points[:, ::-1]).tolist() == [-1, -1]
-    assert no_predictions(5, (7, 13)).joined(answers).find(points)[0] == 2
+    points = predictions.points[[2, 0]]
+    assert predictions.find(points).tolist() == [2, 0]
+    assert predictions.find(points[:, ::-1]).tolist() == [-1, -1]
+    assert no_predictions(5, (7, 13)).concat(predictions).find(points)[0] == 2
 
 
-@pytest.mark.parametrize('kind', ['answers', 'embedding'])
+@pytest.mark.parametrize('kind', ['predictions', 'embedding'])
 def test_a_damaged_entry_is_made_again(make, photographs, tmp_path, kind):
     refiner = make(cache_dir=str(tmp_path))
     first = refiner(*photographs[0])
-    calls, asked = count_calls(refiner), count_questions(refiner)
+    calls, prompted = count_calls(refiner), count_prompts(refiner)
     stored = sorted(tmp_path.rglob('*.arr'), key=lambda p: p.stat().st_size)
     assert len(stored) == 2
     small, large = stored
-    damaged = large if kind == 'answers' else small
+    damaged = large if kind == 'predictions' else small
     damaged.write_bytes(damaged.read_bytes()[:-7])
     if kind == 'embedding':
         large.unlink()
     assert torch.equal(refiner(*photographs[0]), first)
-    assert len(calls) == (kind == 'embedding') and asked
-    asked.clear()
+    assert len(calls) == (kind == 'embedding') and prompted
+    prompted.clear()
     assert torch.equal(refiner(*photographs[0]), first)
-    assert len(calls) == (kind == 'embedding') and not asked
+    assert len(calls) == (kind == 'embedding') and not prompted
 
 
 def test_other_weights_use_other_entries(
@@ -353,12 +353,12 @@ def test_processes_share_the_embeddings(make, photographs, tmp_path):
     ]
     for worker in workers:
         worker.start()
-    answers = [results.get(timeout=60) for _ in workers]
+    outcomes = [results.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
     expected = [make(cache_dir=str(tmp_path))(*p).numpy() for p in photographs]
-    for labels, calls in answers:
+    for labels, calls in outcomes:
         assert calls <= 2
         for index, label in enumerate(labels):
             np.testing.assert_array_equal(label, expected[index % 2])

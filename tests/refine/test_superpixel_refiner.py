@@ -118,13 +118,13 @@ def test_labels_of_photographs_get_better_in_every_class(
     torch.manual_seed(0)
     refiner = SuperpixelRefiner()
     wrong = [as_a_network_would(la, stride, noise) for _, la in camvid]
-    mended = [
+    refined = [
         refiner(image, la)
         for (image, _), la in zip(camvid, wrong, strict=True)
     ]
     truth = [label for _, label in camvid]
     before = class_ious(zip(truth, wrong, strict=True))
-    after = class_ious(zip(truth, mended, strict=True))
+    after = class_ious(zip(truth, refined, strict=True))
     assert after.mean() > before.mean() + gain
     assert (after - before).min() > -1
     assert after[SIGN] > before[SIGN] - 0.3
@@ -194,11 +194,11 @@ def test_processes_share_the_segments(photographs, tmp_path):
     ]
     for worker in workers:
         worker.start()
-    answers = [results.get(timeout=60) for _ in workers]
+    outcomes = [results.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join(60)
     expected = [SuperpixelRefiner()(*p).numpy() for p in photographs]
-    for labels in answers:
+    for labels in outcomes:
         for index, label in enumerate(labels):
             np.testing.assert_array_equal(label, expected[index % 2])
 

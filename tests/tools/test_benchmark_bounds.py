@@ -100,11 +100,11 @@ def test_rates_are_those_of_a_machine(monkeypatch):
 def test_traffic_of_a_layer_is_that_of_its_tensors():
     shapes = [(2, 2), (4, 4), (8, 8)]
     inputs = random_layer_inputs(shapes, CPU, images=2)
-    value, places, weights = (x.numel() for x in inputs)
+    value, locations, weights = (x.numel() for x in inputs)
     assert value == 2 * 84 * 256 and weights == 2 * 84 * 8 * 12
-    assert places == 2 * weights
+    assert locations == 2 * weights
     layer = SampledLayer(ms_deform_attn, shapes, inputs)
-    gradients = 4 * (value + places + weights)
+    gradients = 4 * (value + locations + weights)
     out = 4 * value
     traffic = layer.traffic()
     assert traffic['forward'] == gradients + out
@@ -114,21 +114,21 @@ def test_traffic_of_a_layer_is_that_of_its_tensors():
     half = SampledLayer(ms_deform_attn, shapes, inputs, torch.bfloat16)
     assert traffic['whole'] - half.traffic()['whole'] == 3 * 2 * value
     results = half.run()
-    assert [x.numel() for x in results] == [value, value, places, weights]
+    assert [x.numel() for x in results] == [value, value, locations, weights]
     assert results[0].dtype == torch.float32
     assert results[1].dtype == torch.bfloat16
 
 
-def test_places_of_a_drawn_layer_lie_around_their_queries():
+def test_locations_of_a_random_layer_lie_around_their_queries():
     shapes = [(16, 16)]
-    _, places, _ = random_layer_inputs(shapes, CPU)
+    _, locations, _ = random_layer_inputs(shapes, CPU)
     again = random_layer_inputs(shapes, CPU)[1]
-    assert torch.equal(places, again)
-    centres = places.detach().mean(dim=(2, 3, 4)).view(16, 16, 2)
+    assert torch.equal(locations, again)
+    centres = locations.detach().mean(dim=(2, 3, 4)).view(16, 16, 2)
     assert (centres[:, 1:, 0] > centres[:, :-1, 0]).float().mean() > 0.9
-    spots = places * 16 - 0.5
+    spots = locations * 16 - 0.5
     assert ((spots - spots.floor() - 0.5).abs() < 0.401).all()
-    assert (places < 0).any() and (places > 1).any()
+    assert (locations < 0).any() and (locations > 1).any()
 
 
 def test_sampling_is_measured_with_its_traffic(repo_root, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Deformable sampling by itself, at the size of one encoder layer."""
+"""Deformable attention by itself, at the size of one encoder layer."""
 
 import torch
 
@@ -15,7 +15,7 @@ _STRIDES = (32, 16, 8)
 
 
 class SampledLayer:
-    """Reads a layer's places, and finds the gradients.
+    """Runs the sampling of one layer, forward and backward.
 
     Args:
         sample (Callable): With the arguments of ``ms_deform_attn``.
@@ -40,12 +40,12 @@ class SampledLayer:
 
     def forward(self):
         """Return (N, Q, H * D)."""
-        value, places, weights = self._inputs
-        self._out = self._sample(value, self._shapes, places, weights)
+        value, locations, weights = self._inputs
+        self._out = self._sample(value, self._shapes, locations, weights)
         return self._out.detach()
 
     def backward(self):
-        """Return the gradients of value, places and weights."""
+        """Return the gradients of value, locations and weights."""
         return torch.autograd.grad(
             self._out, self._inputs, torch.ones_like(self._out)
         )

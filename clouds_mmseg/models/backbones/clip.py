@@ -9,193 +9,21 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
+from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import read_state_dict
 from clouds_mmseg.weights.load import are_weights_coming, load_strictly
 
-_TOY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
-_TOY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
-
-
-def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
-    """Build the visual tower of a model, randomly initialised.
-
-    Args:
-        model_name (str): A model of open_clip, or ``local-dir:`` with the
-            folder of a model's config.
-        device (str): On ``meta`` it has shapes and no storage.
-    """
-    with torch.device(device), _quiet():
-        model = open_clip.create_model(
-            model_name,
-            device=device,
-            load_weights=False,
-            text_cfg=dict(_TOY_TEXT),
-            pretrained_text=False,
-        )
-    return model.visual
-
-
-def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
-    """Build a CLIP model whose visual tower is a toy, for encode_text.
-
-    Args:
-        model_name (str): A model of open_clip, or ``local-dir:`` with the
-            folder of a model's config.
-        quick_gelu (bool): Use QuickGELU even where the configuration of the
-            model does not ask for it.
-
-    Raises:
-        UserError: If the tower is one of the Hugging Face hub, out of reach.
-    """
-    try:
-        with _quiet():
-            return open_clip.create_model(
-                model_name,
-                load_weights=False,
-                force_quick_gelu=quick_gelu,
-                vision_cfg=dict(_TOY_VISION),
-                pretrained_text=False,
-            ).eval()
-    except OSError as error:
-        raise hub_needed(f'The text tower of {model_name}', error) from error
-
-
-def hub_needed(what: str, error: Exception) -> UserError:
-    """Make the error for a part that only the Hugging Face hub has."""
-    return UserError(
-        f'{what} is not here ({type(error).__name__}). It comes from the '
-        'Hugging Face hub: run once where there is a network, or take a '
-        "model with open_clip's own text tower (RN50, convnext_*)."
-    )
-
-
-@contextmanager
-def _quiet():
-    """Silence open_clip's warnings that the model has random weights.
-
-    It cannot know that they are loaded right after, by this package.
-    """
-    root = logging.getLogger()
-
-    def drop(record):
-        message = record.getMessage()
-        return (
-            'No pretrained weights loaded' not in message
-            and 'no CLIP weights found in' not in message
-        )
-
-    root.addFilter(drop)
-    try:
-        yield
-    finally:
-        root.removeFilter(drop)
-
-
 STRIDES = [4, 8, 16, 32]
-# Not the image size of any tower: one that takes only its own size fails
-# here, and not at the first crop.
-_PROBE = (128, 160)
-
-
-@dataclass(frozen=True)
-class Pyramid:
-    """What a tower offers.
-
-    Attributes:
-        indices (list[int]): Which of its intermediate maps to take.
-        strides (list[int]): Their strides.
-        channels (list[int]): Their widths.
-        unused (list[str]): Names of the submodules and parameters that do
-            not take part in making them, the outermost ones only.
-    """
-
-    indices: list[int]
-    strides: list[int]
-    channels: list[int]
-    unused: list[str]
-
-
-def probe_pyramid(model_name: str) -> Pyramid:
-    """Run a tower without storage and read the shapes of its maps.
-
-    Raises:
-        UserError: If it makes no maps at strides 4, 8, 16 and 32, or takes
-            images of one size only.
-    """
-    visual = build_visual(model_name, device='meta').eval()
-    image = torch.zeros(1, 3, *_PROBE, device='meta')
-    try:
-        maps = visual.forward_intermediates(
-            image, intermediates_only=True, output_fmt='NCHW'
-        )['image_intermediates']
-    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
-        raise _no_pyramid(
-            model_name, 'it takes images of one size only'
-        ) from error
-    found = [_PROBE[0] // m.shape[-2] for m in maps]
-    if not set(STRIDES) <= set(found):
-        raise _no_pyramid(
-            model_name, f'its maps have strides {sorted(set(found))}'
-        )
-    # A stem may have the stride of the first stage: the later map is meant.
-    indices = [max(i for i, s in enumerate(found) if s == k) for k in STRIDES]
-    chosen = [maps[i] for i in indices]
-    sum(m.sum() for m in chosen).backward()
-    return Pyramid(
-        indices=indices,
-        strides=list(STRIDES),
-        channels=[m.shape[1] for m in chosen],
-        unused=find_unused(visual),
-    )
-
-
-def remove_modules(module: nn.Module, names: list[str]) -> None:
-    """Replace submodules by nothing, and parameters by None."""
-    for name in names:
-        parent, _, leaf = name.rpartition('.')
-        parent = module.get_submodule(parent)
-        is_module = isinstance(getattr(parent, leaf), nn.Module)
-        setattr(parent, leaf, nn.Identity() if is_module else None)
-
-
-def _no_pyramid(model_name, reason):
-    return UserError(
-        f'{model_name} has no feature pyramid at strides 4, 8, 16, 32: '
-        f'{reason}. Towers that have one: the ConvNeXt family '
-        '(convnext_base_w, convnext_large_d_320, ...) and the CLIP ResNets '
-        '(RN50, RN101, RN50x4, ...).'
-    )
-
-
-def find_unused(module: nn.Module, prefix: str = '') -> list[str]:
-    """Name the outermost parts of a module whose parameters got no gradient.
-
-    Args:
-        module (nn.Module): A module after a backward.
-        prefix (str): What precedes the names.
-
-    Returns:
-        list[str]: Dotted names of submodules and of single parameters.
-    """
-    names = [
-        prefix + name
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.grad is None
-    ]
-    for name, child in module.named_children():
-        parameters = list(child.parameters())
-        if parameters and all(p.grad is None for p in parameters):
-            names.append(prefix + name)
-        else:
-            names += find_unused(child, f'{prefix}{name}.')
-    return names
-
-
-# Mean and standard deviation of OpenAI's CLIP and of LAION's models.
+# H and W of the probe image. Not the image size of any tower: one that takes
+# only its own size fails at once, and not at the first crop.
+_PROBE_SIZE = (128, 160)
+# A tiny tower in place of the one that is not needed.
+_TINY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
+_TINY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
 
 
 @MODELS.register_module()
@@ -203,30 +31,29 @@ class CLIPBackbone(FreezableMixin, BaseModule):
     """Any open_clip tower with a feature pyramid: ConvNeXt, RN50, RN101, ...
 
     CLOUDS, section 3.1: the features of a frozen CLIP image encoder. Only
-    the part of the visual tower that makes the maps is kept: neither the
+    the part of the visual tower that computes the maps is kept: neither the
     text tower nor the pooling and projection heads are in the
-    ``state_dict``, so every parameter takes part in every step.
+    ``state_dict``, so every parameter is used in every step.
 
     Inputs are RGB normalised with CLIP's own mean (122.77, 116.75, 104.09)
     and standard deviation (68.50, 66.63, 70.32).
 
     Args:
-        model_name (str | None): A model of open_clip; or
-            ``hf-hub:owner/name`` or ``local-dir:folder``, which have weights
-            of their own. None where ``pretrained`` says which model it is.
-        pretrained (str | None): A tag that open_clip knows for the model; a
-            local file (a whole CLIP checkpoint, OpenAI's TorchScript
-            archive, or a visual tower alone) or its address;
-            ``hf-hub:owner/name``, ``local-dir:folder`` or a folder as
-            open_clip and its hub keep models, with their config; or None
-            for random weights. Not read where a checkpoint replaces them,
-            as in a test.
-        frozen (bool): No gradients, eval mode, constant statistics.
-        compile (bool | dict): Run the tower through ``torch.compile``, with
-            these arguments if a dict. Every new size of images is compiled
-            once, which takes about a minute on a CPU and needs a compiler
-            there. Names of weights do not change. Only for a frozen tower.
-        init_cfg (dict | None): mmengine's initialisation.
+        model_name: A model of open_clip; or ``hf-hub:owner/name`` or
+            ``local-dir:folder``, which have weights of their own. None if
+            ``pretrained`` determines the model.
+        pretrained: A tag that open_clip has for the model; a local file (a
+            whole CLIP checkpoint, OpenAI's TorchScript archive, or a visual
+            tower alone) or its URL; ``hf-hub:owner/name``,
+            ``local-dir:folder`` or a folder in open_clip's layout, with its
+            config; or None for random weights. Not loaded if a checkpoint
+            replaces them, as in a test.
+        frozen: No gradients, eval mode, constant statistics.
+        compile: Run the tower through ``torch.compile``, with these arguments
+            if a dict. Every new image size is compiled once, which takes
+            about a minute on a CPU and needs a compiler there. Names of
+            weights do not change. Only for a frozen tower.
+        init_cfg: mmengine's initialisation.
 
     Attributes:
         channels (list[int]): Width of each of the four maps.
@@ -235,8 +62,8 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             [0, 255], that the pretrained weights were trained with.
 
     Raises:
-        UserError: If the model or the tag is unknown, the weights cannot be
-            had, or the tower has no maps at these strides (a ViT).
+        UserError: If the model or the tag is unknown, the weights are not
+            available, or the tower has no maps at these strides (a ViT).
         CheckpointMismatchError: If the weights are of another tower.
     """
 
@@ -260,10 +87,6 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 f'{frozen=}. Leave one of them out.'
             )
         super().__init__(init_cfg)
-        # open_clip takes seconds to import, and most runs have another
-        # backbone.
-        from clouds_mmseg.models.backbones.clip_source import find_clip
-
         coming = are_weights_coming()
         source = find_clip(model_name, pretrained, weights=not coming)
         pyramid = probe_pyramid(source.model)
@@ -301,25 +124,23 @@ class CLIPBackbone(FreezableMixin, BaseModule):
 
     @staticmethod
     def find_weights(cfg: dict) -> None:
-        """Raise an error if the weights of a config are not here.
+        """Raise an error if the weights of a config are missing.
 
         See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
-        from clouds_mmseg.models.backbones.clip_source import find_clip
-
         find_clip(cfg.get('model_name'), cfg.get('pretrained'), fetch=False)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the feature pyramid.
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the feature pyramid.
 
         Args:
-            x (Tensor): (N, 3, H, W) normalised RGB; H and W at least 32.
-                Sizes that 32 does not divide lose the border that the
-                tower's own strided convolutions do not reach.
+            x: (N, 3, H, W) normalised RGB; H and W at least 32. If 32 does
+                not divide them, the tower's strided convolutions may not
+                cover the last rows and columns.
 
         Returns:
-            list[Tensor]: Four maps (N, C_i, about H / s_i, about W / s_i),
-            s = 4, 8, 16, 32.
+            Four maps (N, C_i, about H / s_i, about W / s_i), s = 4, 8, 16,
+            32.
 
         Raises:
             ValueError: If the image is smaller than the last stride.
@@ -331,17 +152,17 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             )
         run = self._compiled or self.pyramid
         with self.autograd_scope():
-            # The layout that convolutions work in: they need not translate.
+            # The layout that convolutions work in: no conversions.
             return run(x.contiguous(memory_format=torch.channels_last))
 
-    def pyramid(self, x):
-        """What :meth:`forward` does inside of its checks.
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        """Compute :meth:`forward` without its checks, for ``torch.compile``.
 
         Args:
-            x (Tensor): (N, 3, H, W).
+            x: (N, 3, H, W).
 
         Returns:
-            list[Tensor]: As :meth:`forward`, in the memory format of ``x``.
+            The maps, in the memory format of ``x``.
         """
         return self.visual.forward_intermediates(
             x,
@@ -352,8 +173,177 @@ class CLIPBackbone(FreezableMixin, BaseModule):
         )['image_intermediates']
 
 
+def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
+    """Build the visual tower of a model, randomly initialised.
+
+    Args:
+        model_name: A model of open_clip, or ``local-dir:`` with the folder of
+            a model's config.
+        device: On ``meta`` it has shapes and no storage.
+    """
+    with torch.device(device), _without_warnings():
+        model = open_clip.create_model(
+            model_name,
+            device=device,
+            load_weights=False,
+            text_cfg=dict(_TINY_TEXT),
+            pretrained_text=False,
+        )
+    return model.visual
+
+
+def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
+    """Build a CLIP model with a tiny visual tower, for ``encode_text``.
+
+    Args:
+        model_name: A model of open_clip, or ``local-dir:`` with the folder of
+            a model's config.
+        quick_gelu: Use QuickGELU even if the model's config does not.
+
+    Raises:
+        UserError: If the tower is from the Hugging Face hub, which is not
+            reachable.
+    """
+    try:
+        with _without_warnings():
+            return open_clip.create_model(
+                model_name,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                vision_cfg=dict(_TINY_VISION),
+                pretrained_text=False,
+            ).eval()
+    except OSError as error:
+        raise hub_error(f'The text tower of {model_name}', error) from error
+
+
+def hub_error(what: str, error: Exception) -> UserError:
+    """Return the error for a part that only the Hugging Face hub has."""
+    return UserError(
+        f'{what} is not here ({type(error).__name__}). It comes from the '
+        'Hugging Face hub: run once where there is a network, or take a '
+        "model with open_clip's own text tower (RN50, convnext_*)."
+    )
+
+
+@contextmanager
+def _without_warnings():
+    """Silence open_clip's warnings that the model has random weights.
+
+    The weights are loaded right after, by this package.
+    """
+    root = logging.getLogger()
+
+    def drop(record):
+        message = record.getMessage()
+        return (
+            'No pretrained weights loaded' not in message
+            and 'no CLIP weights found in' not in message
+        )
+
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The feature pyramid of a tower.
+
+    Attributes:
+        indices: Which of its intermediate maps are used.
+        strides: Their strides.
+        channels: Their numbers of channels.
+        unused: Names of the submodules and parameters that the maps do not
+            depend on, the outermost ones only.
+    """
+
+    indices: list[int]
+    strides: list[int]
+    channels: list[int]
+    unused: list[str]
+
+
+def probe_pyramid(model_name: str) -> Pyramid:
+    """Run a tower on the meta device to get the shapes of its maps.
+
+    Raises:
+        UserError: If it has no maps at strides 4, 8, 16 and 32, or takes
+            images of one size only.
+    """
+    visual = build_visual(model_name, device='meta').eval()
+    image = torch.zeros(1, 3, *_PROBE_SIZE, device='meta')
+    try:
+        maps = visual.forward_intermediates(
+            image, intermediates_only=True, output_fmt='NCHW'
+        )['image_intermediates']
+    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+        raise _no_pyramid(
+            model_name, 'it takes images of one size only'
+        ) from error
+    found = [_PROBE_SIZE[0] // m.shape[-2] for m in maps]
+    if not set(STRIDES) <= set(found):
+        raise _no_pyramid(
+            model_name, f'its maps have strides {sorted(set(found))}'
+        )
+    # A stem may have the stride of the first stage: the later map is used.
+    indices = [max(i for i, s in enumerate(found) if s == k) for k in STRIDES]
+    chosen = [maps[i] for i in indices]
+    sum(m.sum() for m in chosen).backward()
+    return Pyramid(
+        indices=indices,
+        strides=list(STRIDES),
+        channels=[m.shape[1] for m in chosen],
+        unused=find_unused(visual),
+    )
+
+
+def remove_modules(module: nn.Module, names: list[str]) -> None:
+    """Replace submodules by ``nn.Identity`` and parameters by None."""
+    for name in names:
+        parent, _, leaf = name.rpartition('.')
+        parent = module.get_submodule(parent)
+        is_module = isinstance(getattr(parent, leaf), nn.Module)
+        setattr(parent, leaf, nn.Identity() if is_module else None)
+
+
+def _no_pyramid(model_name, reason):
+    return UserError(
+        f'{model_name} has no feature pyramid at strides 4, 8, 16, 32: '
+        f'{reason}. Towers that have one: the ConvNeXt family '
+        '(convnext_base_w, convnext_large_d_320, ...) and the CLIP ResNets '
+        '(RN50, RN101, RN50x4, ...).'
+    )
+
+
+def find_unused(module: nn.Module, prefix: str = '') -> list[str]:
+    """Find the outermost parts of a module whose parameters have no gradient.
+
+    Args:
+        module: A module after a backward pass.
+        prefix: Prefix of the names.
+
+    Returns:
+        Dotted names of submodules and of single parameters.
+    """
+    names = [
+        prefix + name
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.grad is None
+    ]
+    for name, child in module.named_children():
+        parameters = list(child.parameters())
+        if parameters and all(p.grad is None for p in parameters):
+            names.append(prefix + name)
+        else:
+            names += find_unused(child, f'{prefix}{name}.')
+    return names
+
+
 def _visual_part(state_dict):
-    """Return the visual tower of a CLIP checkpoint, or what is one already."""
+    """Return the visual tower of a checkpoint of CLIP or of a tower alone."""
     visual = {
         k.removeprefix('visual.'): v
         for k, v in state_dict.items()

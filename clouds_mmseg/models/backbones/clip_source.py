@@ -1,4 +1,4 @@
-"""The CLIP model that a config names, and where its weights are."""
+"""Find the CLIP model that a config names, and its weights."""
 
 import difflib
 import json
@@ -19,7 +19,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.locate import find_or_fetch, find_or_fetch_from_hub
 
 _HUB, _FOLDER = 'hf-hub:', 'local-dir:'
-# open_clip's own order, for a folder that holds several.
+# In open_clip's order of preference, for a folder that holds several.
 _FILES = (
     HF_SAFE_WEIGHTS_NAME,
     'open_clip_pytorch_model.safetensors',
@@ -35,17 +35,17 @@ _INSTEAD = "the path of the file or folder as pretrained='...'"
 
 @dataclass(frozen=True)
 class CLIPSource:
-    """A CLIP model and its weights, as found.
+    """A CLIP model and its weights.
 
     Attributes:
-        model: What ``open_clip.create_model`` is given: a name of its list,
-            or ``local-dir:`` with the folder of the model's config.
-        name: What the model is called in messages.
-        weights: The file; None for random weights, or if not asked for.
+        model: Argument of ``open_clip.create_model``: a name of its list, or
+            ``local-dir:`` with the folder of the model's config.
+        name: Of the model, for messages.
+        weights: The file; None for random weights, or if not requested.
         quick_gelu: The weights were trained with QuickGELU, whatever the
             model's config says.
-        identity: Of the weights where they are named by a tag or a
-            repository, for caches; None where only the file tells.
+        identity: Identifies weights that a tag or a repository names, for
+            caches; None if only their content does.
         mean: Of the images that the weights were trained with, RGB in
             [0, 1].
         std: Likewise.
@@ -61,8 +61,8 @@ class CLIPSource:
 
     @property
     def folder(self) -> Path | None:
-        """Where the model's config is; None for a name of the list."""
-        if _schema(self.model) is None:
+        """Folder of the model's config; None for a name of the list."""
+        if _prefix(self.model) is None:
             return None
         return Path(self.model.removeprefix(_FOLDER))
 
@@ -78,38 +78,38 @@ def find_clip(
 
     Args:
         model_name: A model of open_clip's list, or ``hf-hub:owner/name`` or
-            ``local-dir:folder``, which hold weights and leave ``pretrained``
-            out. None where ``pretrained`` holds the model's config.
-        pretrained: A tag that open_clip knows for the model; a local file;
-            an address (``https://...``); ``hf-hub:owner/name``, with
-            ``@revision`` if need be; ``local-dir:folder`` or the folder
-            itself, with ``open_clip_config.json`` in it. Or None for random
-            weights. What a tag, an address or a repository names is looked
-            for in the pretrained folder first (``--pretrained-dir``).
-        fetch: False only looks.
-        weights: False is for a model whose weights come from elsewhere: only
-            the model's config is needed, and where that is not here and
-            ``model_name`` is a name of the list, its own config.
+            ``local-dir:folder``, which have weights, so that ``pretrained``
+            is left out. None if ``pretrained`` has the model's config.
+        pretrained: A tag that open_clip has for the model; a local file; a
+            URL (``https://...``); ``hf-hub:owner/name``, with ``@revision``
+            if need be; ``local-dir:folder`` or the folder itself, with
+            ``open_clip_config.json`` in it. Or None for random weights. The
+            files of a tag, a URL or a repository are looked up in the
+            pretrained folder first (``--pretrained-dir``).
+        fetch: False searches without downloading.
+        weights: False if the weights come from elsewhere: only the model's
+            config is needed, and if that is missing and ``model_name`` is a
+            name of the list, open_clip's own config is used.
 
     Raises:
         UserError: The two do not name one model and its weights.
-        MissingWeightsError: Something is not here and cannot be fetched.
+        MissingWeightsError: A file is not found and cannot be downloaded.
     """
-    place = _place(model_name, pretrained)
-    if place is None:
-        return _of_the_list(model_name, pretrained, fetch, weights)
-    # In a place, a name beside it is that of a model of open_clip's list.
-    named = model_name if _schema(model_name) is None else None
+    source_name = _source_name(model_name, pretrained)
+    if source_name is None:
+        return _find_listed(model_name, pretrained, fetch, weights)
+    # A name beside a source is that of a model of open_clip's list.
+    named = model_name if _prefix(model_name) is None else None
     if named is not None:
         named = check_model_name(named)
     try:
-        source = _of_a_place(place, named, fetch, weights)
+        source = _find_in_source(source_name, named, fetch, weights)
     except UserError:
         if weights or named is None:
             raise
         return CLIPSource(named, named)
     if named is not None and source.model != named:
-        _compare(source, named)
+        _check_same_model(source, named)
     return source
 
 
@@ -136,28 +136,28 @@ def check_model_name(model_name: str | None) -> str:
     raise UserError(
         f'model_name={model_name!r} is not a model of open_clip '
         f'{open_clip.__version__}. Near: {[folded[n] for n in near]}; '
-        'open_clip.list_models() lists all.' + _place_hint(model_name)
+        'open_clip.list_models() lists all.' + _hint(model_name)
     )
 
 
-def _schema(name):
-    """``hf-hub:`` or ``local-dir:`` in front of a name, None without."""
-    for schema in (_HUB, _FOLDER):
-        if name and name.startswith(schema):
-            return schema
+def _prefix(name):
+    """Return the prefix ``hf-hub:`` or ``local-dir:`` of a name, or None."""
+    for prefix in (_HUB, _FOLDER):
+        if name and name.startswith(prefix):
+            return prefix
     return None
 
 
-def _place(model_name, pretrained):
-    """The name that stands for config and weights in one; None without."""
-    if _schema(model_name):
+def _source_name(model_name, pretrained):
+    """Return the name of both config and weights (a repository or folder)."""
+    if _prefix(model_name):
         if pretrained and pretrained != model_name:
             raise UserError(
                 f'model_name={model_name!r} has weights of its own, and '
                 f'{pretrained=} names others. Leave one of them out.'
             )
         return model_name
-    if _schema(pretrained):
+    if _prefix(pretrained):
         return pretrained
     # A tag comes before a folder that happens to have its name.
     if pretrained and not get_pretrained_cfg(model_name or '', pretrained):
@@ -166,7 +166,7 @@ def _place(model_name, pretrained):
     return None
 
 
-def _of_the_list(model_name, pretrained, fetch, weights):
+def _find_listed(model_name, pretrained, fetch, weights):
     name = check_model_name(model_name)
     if not pretrained:
         return CLIPSource(name, name)
@@ -186,20 +186,20 @@ def _of_the_list(model_name, pretrained, fetch, weights):
         tags = open_clip.list_pretrained_tags_by_model(name)
         raise UserError(
             f'{pretrained=} is neither a file nor a folder nor a tag of '
-            f'{name}; its tags: {tags or "none"}.' + _place_hint(pretrained)
+            f'{name}; its tags: {tags or "none"}.' + _hint(pretrained)
         )
     return CLIPSource(
         name,
         name,
-        _tagged(name, pretrained, config, fetch) if weights else None,
+        _file_of_tag(name, pretrained, config, fetch) if weights else None,
         quick_gelu=config.get('quick_gelu', False),
         identity=f'tag {pretrained}',
         **_statistics(config),
     )
 
 
-def _tagged(name, tag, config, fetch):
-    """The file of a tag."""
+def _file_of_tag(name, tag, config, fetch):
+    """Return the weight file of a tag."""
     what = f'pretrained={tag!r} of {name}'
     url, hub = config.get('url'), config.get('hf_hub')
     if not hub:
@@ -209,30 +209,32 @@ def _tagged(name, tag, config, fetch):
         repository,
         [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME],
         what,
-        # OpenAI's own archives are published under an address as well.
+        # OpenAI's own archives are published under a URL as well.
         places=[os.path.basename(url)] if url else [],
         instead=_INSTEAD,
         fetch=fetch,
     )
 
 
-def _of_a_place(place, named, fetch, weights):
-    """The model of ``hf-hub:`` or ``local-dir:``."""
-    schema = _schema(place)
-    where = place.removeprefix(schema)
+def _find_in_source(source_name, named, fetch, weights):
+    """Find the model of ``hf-hub:`` or ``local-dir:``."""
+    prefix = _prefix(source_name)
+    where = source_name.removeprefix(prefix)
     if not where:
-        raise UserError(f'{place!r} names nothing behind {schema!r}')
-    if schema == _FOLDER:
-        return _of_a_folder(place, Path(where).expanduser(), named, weights)
+        raise UserError(f'{source_name!r} names nothing behind {prefix!r}')
+    if prefix == _FOLDER:
+        return _find_in_folder(
+            source_name, Path(where).expanduser(), named, weights
+        )
     config = find_or_fetch_from_hub(
-        where, [HF_CONFIG_NAME], place, instead=_INSTEAD, fetch=fetch
+        where, [HF_CONFIG_NAME], source_name, instead=_INSTEAD, fetch=fetch
     )
     file = None
     if weights:
         file = find_or_fetch_from_hub(
             where,
             [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME],
-            place,
+            source_name,
             instead=_INSTEAD,
             fetch=fetch,
         )
@@ -245,9 +247,9 @@ def _of_a_place(place, named, fetch, weights):
     )
 
 
-def _of_a_folder(place, folder, named, weights):
+def _find_in_folder(source_name, folder, named, weights):
     if not folder.is_dir():
-        raise UserError(f'{place!r}: there is no folder {folder}')
+        raise UserError(f'{source_name!r}: there is no folder {folder}')
     config = folder / HF_CONFIG_NAME
     if not config.is_file():
         other = _other_layout(folder)
@@ -271,7 +273,7 @@ def _of_a_folder(place, folder, named, weights):
 
 
 def _read_config(path):
-    """Both parts of an ``open_clip_config.json``."""
+    """Read both parts of an ``open_clip_config.json``."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         model = content['model_cfg']
@@ -289,7 +291,7 @@ def _read_config(path):
 
 
 def _weights_in(folder):
-    """The file that open_clip would take, unless it would have to guess."""
+    """Return the weight file that open_clip would use, if unambiguous."""
     for name in _FILES:
         if (folder / name).is_file():
             return folder / name
@@ -304,13 +306,13 @@ def _weights_in(folder):
     raise UserError(
         f'{folder} holds '
         + (f'several files of weights ({found})' if others else 'no weights')
-        + f'; {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is wanted. '
+        + f'; {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is expected. '
         + ('Give the path of one of them.' if others else 'Download it.')
     )
 
 
 def _other_layout(folder):
-    """Say whose layout a folder has that is not open_clip's."""
+    """Describe the layout of a folder that is not open_clip's."""
     if not (folder / 'config.json').is_file():
         return ''
     try:
@@ -333,14 +335,14 @@ def _other_layout(folder):
 
 
 def _statistics(config):
-    """Mean and standard deviation of an entry or a preprocess_cfg."""
+    """Return mean and std of an open_clip entry or a preprocess_cfg."""
     return {
         key: tuple(config[key]) for key in ('mean', 'std') if config.get(key)
     }
 
 
-def _place_hint(name):
-    """What somebody may have meant by a name that is none."""
+def _hint(name):
+    """Suggest what was meant by an unknown name."""
     if name.replace('hf_hub:', _HUB, 1) != name:
         return f' Write {name.replace("hf_hub:", _HUB, 1)!r}?'
     path = Path(name)
@@ -355,9 +357,9 @@ def _place_hint(name):
     return ''
 
 
-def _compare(source, named):
-    """Refuse a name that is not the model of a place."""
-    # Imported here: that file imports this one.
+def _check_same_model(source, named):
+    """Raise an error if the source holds another model than ``named``."""
+    # Imported here, because clip.py imports this module.
     from clouds_mmseg.models.backbones.clip import build_visual
 
     shapes = []
@@ -367,11 +369,11 @@ def _compare(source, named):
     if shapes[0] == shapes[1]:
         return
     odd = sorted(shapes[0].items() ^ shapes[1].items())[0][0]
-    found, wanted = (
+    found, expected = (
         f'{odd} {list(s[odd])}' if odd in s else f'no {odd}' for s in shapes
     )
     raise UserError(
         f'{source.name} is another model than model_name={named!r}: its '
-        f'visual tower has {found}, that of {named} {wanted}. Leave '
+        f'visual tower has {found}, that of {named} {expected}. Leave '
         'model_name out or correct it.'
     )

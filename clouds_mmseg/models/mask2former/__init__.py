@@ -1,4 +1,4 @@
-"""Mask2Former's decode head in plain PyTorch."""
+"""Mask2Former's decode head in pure PyTorch."""
 
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
 

@@ -1,14 +1,15 @@
-"""Checks of the head's arguments, before anything is built of them."""
+"""Checks of the arguments of the head, before anything is built."""
 
 import difflib
 import inspect
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 
 from clouds_mmseg.utils.errors import UserError
 
 _LARGEST = 1e30
-# What mmdet's and mmseg's Mask2FormerHead, and transformers'
-# Mask2FormerConfig, call otherwise.
+# Options of mmdet's and mmseg's Mask2FormerHead, and of transformers'
+# Mask2FormerConfig -> what to give here instead.
 _UPSTREAM = dict(
     loss_cls='loss=dict(class_weight=...), a number, or a list with the '
     'weight of each class',
@@ -48,25 +49,24 @@ _UPSTREAM = dict(
     dropout='nothing: as in all published models there is no dropout',
     dropout_ratio='nothing: as in all published models there is no dropout',
     use_auxiliary_loss='nothing: every layer has its losses',
-    pre_norm='nothing: layers are normalised behind, as in all published '
-    'models',
+    pre_norm='nothing: layers are post-norm, as in all published models',
     channels='feat_channels',
     in_index='nothing: all four maps are read',
     loss_decode='loss=dict(class_weight=..., mask_weight=..., '
     'dice_weight=...)',
     norm_cfg='num_groups, of the group normalisations',
-    sampler='nothing: pixels are drawn as loss.num_points and its '
-    'neighbours say',
+    sampler='nothing: points are sampled by loss.num_points, '
+    'oversample_ratio and importance_sample_ratio',
 )
 
 
-def refuse_unknown(name, unknown, function):
-    """Say what an option is called that does not exist.
+def refuse_unknown(name: str, unknown: dict, function: Callable) -> None:
+    """Raise an error for unknown options that names the right one.
 
     Args:
-        name (str): Of what is configured.
-        unknown (dict): Options that it does not have.
-        function (Callable): Whose keyword arguments it has.
+        name: What is configured, for the message.
+        unknown: Options that do not exist.
+        function: Its keyword-only arguments are the options that exist.
 
     Raises:
         UserError: ``unknown`` is not empty.
@@ -91,14 +91,11 @@ def refuse_unknown(name, unknown, function):
     )
 
 
-def check_threshold(threshold):
+def check_threshold(threshold: float) -> None:
     """Check the score above which the only class is predicted.
 
-    Args:
-        threshold (float): In (0, 1).
-
     Raises:
-        UserError: It is not.
+        UserError: It is not in (0, 1).
     """
     if not _in(threshold, 0, 1) or threshold in (0, 1):
         raise UserError(
@@ -107,18 +104,25 @@ def check_threshold(threshold):
         )
 
 
-def check_widths(*, in_channels, strides, feat_channels, num_heads, groups):
+def check_widths(
+    *,
+    in_channels: Sequence[int],
+    strides: Sequence[int],
+    feat_channels: int,
+    num_heads: int,
+    groups: int,
+) -> None:
     """Check the arguments that depend on one another.
 
     Args:
-        in_channels (Sequence[int]): Of the four maps.
-        strides (Sequence[int]): Of the four maps.
-        feat_channels (int): Channels inside the head.
-        num_heads (int): Attention heads.
-        groups (int): Groups of the normalisations.
+        in_channels: Of the four maps.
+        strides: Of the four maps.
+        feat_channels: Channels inside the head.
+        num_heads: Attention heads.
+        groups: Groups of the group normalisations.
 
     Raises:
-        ValueError: Naming the argument, the rule and the value.
+        ValueError: Names the argument, the rule and the value.
     """
     for name, values in (('in_channels', in_channels), ('strides', strides)):
         if not _four_counts(values):
@@ -134,7 +138,7 @@ def check_widths(*, in_channels, strides, feat_channels, num_heads, groups):
     for name, divisor in (
         ('num_heads', num_heads),
         ('num_groups', groups),
-        # The position code has sines and cosines of x and of y.
+        # The positional encoding has sines and cosines of x and of y.
         ('4', 4),
     ):
         if feat_channels % divisor:
@@ -144,14 +148,14 @@ def check_widths(*, in_channels, strides, feat_channels, num_heads, groups):
             )
 
 
-def check_counts(**values):
+def check_counts(**values: int) -> None:
     """Check that arguments are positive integers.
 
     Args:
-        **values (int): The arguments by name.
+        **values: The arguments by name.
 
     Raises:
-        ValueError: Naming the argument and the value.
+        ValueError: Names the argument and the value.
     """
     for name, value in values.items():
         if not _is_count(value):
@@ -162,21 +166,21 @@ def check_counts(**values):
 
 def check_loss(
     *,
-    num_points,
-    oversample_ratio,
-    importance_sample_ratio,
-    **weights,
-):
+    num_points: int,
+    oversample_ratio: float,
+    importance_sample_ratio: float,
+    **weights: float,
+) -> None:
     """Check the options of the loss.
 
     Args:
-        num_points (int): A positive integer.
-        oversample_ratio (float): At least 1.
-        importance_sample_ratio (float): In [0, 1].
-        **weights (float): Not negative.
+        num_points: A positive integer.
+        oversample_ratio: At least 1.
+        importance_sample_ratio: In [0, 1].
+        **weights: Not negative.
 
     Raises:
-        ValueError: Naming the option, the rule and the value.
+        ValueError: Names the option, the rule and the value.
     """
     check_counts(**{'loss.num_points': num_points})
     if not _in(oversample_ratio, 1, float('inf')):
@@ -198,24 +202,24 @@ def check_loss(
 
 def read_class_weights(
     num_classes: int,
-    class_weight,
+    class_weight: float | Sequence[float],
     loss_weight: float | None,
     no_object_weight: float | None,
 ) -> tuple[float, list[float]]:
-    """Tell the weight of a loss from the weights of its classes.
+    """Split ``class_weight`` into the weights of the loss and the classes.
 
     Args:
-        num_classes (int): K.
-        class_weight (float | Sequence[float]): Of the loss, or K or K + 1
-            of the classes.
-        loss_weight (float, optional): Of the loss, beside a list.
-        no_object_weight (float, optional): Of "no object".
+        num_classes: K.
+        class_weight: The weight of the loss; or a list of the K weights of
+            the classes, or of K + 1 with that of "no object".
+        loss_weight: The weight of the loss where ``class_weight`` is a list.
+        no_object_weight: Of "no object".
 
     Returns:
-        tuple[float, list[float]]: Of the loss; K + 1 of the classes.
+        The weight of the loss, and K + 1 weights of the classes.
 
     Raises:
-        UserError: They do not fit together, or are no weights.
+        UserError: They contradict one another, or are out of range.
     """
     if isinstance(class_weight, Real):
         if loss_weight is not None:

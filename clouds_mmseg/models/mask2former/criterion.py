@@ -1,5 +1,11 @@
-"""Bipartite matching and losses of Mask2Former for semantic segmentation."""
+"""Bipartite matching and losses of Mask2Former for semantic segmentation.
 
+Letters: B images of H x W pixels, Q queries, K classes, P points, M matched
+pairs; h and w of a mask. An "output" is the prediction for the learned
+queries or after a decoder layer; each has its own matching and losses.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,233 +27,63 @@ from clouds_mmseg.models.mask2former.point_sampling import (
     sample_uncertain_points,
 )
 
-# More classes than there may be: comparing 16 bits is faster than 64.
-_ABOVE = 1 << 15
-
-
-def point_sample_regions(labels, matches, points, outputs, weights=None):
-    """Read the region that each matched mask should show.
-
-    Every output of the head is matched with the same regions: the mask of a
-    region is made once, and read at the points of all outputs together.
-
-    Args:
-        labels (Tensor): (B, H, W) int64.
-        matches (Matches): M pairs.
-        points (Tensor): (M, P, 2), xy in [0, 1].
-        outputs (int): Number of outputs the pairs come from.
-        weights (Tensor, optional): (B, H, W) float32, of each pixel.
-
-    Returns:
-        tuple[Tensor, Tensor | None]: How much of the four pixels around each
-        point the region covers, zero outside of the image, and their mean
-        weight. Both (M, P) float32; the second is None without ``weights``.
-    """
-    count = points.shape[1]
-    regions, region = torch.unique(
-        matches.image * _ABOVE + matches.target, return_inverse=True
-    )
-    image, target = regions // _ABOVE, regions % _ABOVE
-    # One row of points a region, whichever outputs it was matched in.
-    places = points.new_zeros(len(regions), outputs, count, 2)
-    places[region, matches.output] = points
-
-    def read(maps, outside):
-        found = point_sample(maps[:, None], places.flatten(1, 2), outside)
-        found = found.reshape(len(regions), outputs, count)
-        return found[region, matches.output]
-
-    masks = labels.short()[image] == target.short()[:, None, None]
-    covered = read(masks.float(), 'zeros')
-    if weights is None:
-        return covered, None
-    return covered, read(weights[image], 'border')
+# Bound on the number of classes: comparing 16 bits is faster than 64.
+_MAX_CLASSES = 1 << 15
 
 
 class Matches(NamedTuple):
     """Matched pairs of all outputs, ordered by output, image and query.
 
     Every field is (M,) int64 on the device of the predictions.
+
+    Attributes:
+        output: Index of the output.
+        image: Index of the image in the batch.
+        query: Index of the query.
+        target: Class that the query is matched with.
     """
 
     output: Tensor
     image: Tensor
     query: Tensor
-    target: Tensor  # the class of the pair
-
-
-def matching_costs(cls_logits, mask_logits, labels, points, weights):
-    """Cost of giving each class to each query, for one output of the head.
-
-    Args:
-        cls_logits (Tensor): (B, Q, K + 1) float32, the last one "no object".
-        mask_logits (Tensor): (B, Q, h, w) float32, without gradient.
-        labels (Tensor): (B, H, W) int64 in [0, K]; K is ignored.
-        points (Tensor): (B, P, 2), xy in [0, 1], where masks are compared.
-        weights (tuple[float, float, float]): Of class, mask and dice cost.
-
-    Returns:
-        Tensor: (B, Q, K).
-    """
-    num_classes = cls_logits.shape[-1] - 1
-    count = points.shape[1]
-    image = torch.arange(len(labels), device=labels.device)
-    ids, shares = point_sample_labels(labels, image, points)
-    targets = shares.new_zeros((len(labels), num_classes + 1, count))
-    for corner in range(4):
-        targets.scatter_add_(
-            1, ids[:, None, :, corner], shares[:, None, :, corner]
-        )
-    targets = targets[:, :-1].transpose(1, 2)  # (B, P, K)
-    logits = point_sample_columns(mask_logits, points).transpose(
-        1, 2
-    )  # (B, Q, P)
-    # t * softplus(-x) + (1 - t) * softplus(x) = softplus(x) - t * x
-    cross_entropy = F.softplus(logits).sum(-1, keepdim=True)
-    mask_cost = (cross_entropy - logits @ targets) / count
-    inside = logits.sigmoid()
-    total = inside.sum(-1, keepdim=True) + targets.sum(1, keepdim=True)
-    dice_cost = 1 - (2 * (inside @ targets) + 1) / (total + 1)
-    class_cost = -cls_logits.softmax(-1)[..., :-1]
-    by_class, by_mask, by_dice = weights
-    return by_class * class_cost + by_mask * mask_cost + by_dice * dice_cost
-
-
-def assign(costs, present):
-    """Find the cheapest one-to-one assignment for each output and image.
-
-    Args:
-        costs (Tensor): (outputs, B, Q, K).
-        present (Tensor): (B, K) bool, the classes that an image shows.
-
-    Returns:
-        Matches: On the device of ``costs``.
-    """
-    device = costs.device
-    # A diverging run has its loss reported by the trainer; the solver, which
-    # refuses such costs, is not where it should end.
-    costs = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6)
-    costs, present = costs.cpu().numpy(), present.cpu().numpy()
-    pairs = []
-    for output, of_output in enumerate(costs):
-        for image, of_image in enumerate(of_output):
-            classes = np.flatnonzero(present[image])
-            query, column = linear_sum_assignment(of_image[:, classes])
-            pair = np.empty((4, len(query)), dtype=np.int64)
-            pair[0], pair[1] = output, image
-            pair[2], pair[3] = query, classes[column]
-            pairs.append(pair)
-    pairs = np.concatenate(pairs, axis=1)
-    return Matches(*torch.from_numpy(pairs).to(device).unbind())
-
-
-def matched_masks(mask_logits, matches):
-    """Gather the masks of all pairs.
-
-    Args:
-        mask_logits (list[Tensor]): (B, Q, h, w) of each output.
-        matches (Matches): All M pairs, ordered by output.
-
-    Returns:
-        Tensor: (M, h, w) float32. With no pair at all it still hangs on the
-        predictions, so that their gradient is zero and not missing.
-    """
-    counts = matches.output.bincount(minlength=len(mask_logits)).tolist()
-    return torch.cat(
-        [
-            logits[image, query].float()
-            for logits, image, query in zip(
-                mask_logits,
-                matches.image.split(counts),
-                matches.query.split(counts),
-                strict=True,
-            )
-        ]
-    )
-
-
-def predict_matched_masks(mask_embeds, mask_features, matches):
-    """Predict the masks of the matched pairs, with a gradient.
-
-    All masks are needed to match them, to classify the queries and to build
-    the attention masks, and none of that has a gradient. The losses compare
-    the matched masks alone, some 15 of 100: predicting these again costs less
-    than carrying the gradient of all.
-
-    Args:
-        mask_embeds (list[Tensor]): (B, Q, C) of each output.
-        mask_features (Tensor): (B, C, h, w).
-        matches (Matches): M pairs.
-
-    Returns:
-        Tensor: (M, h, w) logits. With no pair at all it still hangs on the
-        predictions, so that their gradient is zero and not missing.
-    """
-    embeds = torch.stack(mask_embeds)
-    embeds = embeds[matches.output, matches.image, matches.query]  # (M, C)
-    # One product for each image, of all its pairs in all outputs.
-    order = matches.image.argsort(stable=True)
-    counts = matches.image.bincount(minlength=len(mask_features)).tolist()
-    masks = torch.cat(
-        [
-            pairs @ features
-            for pairs, features in zip(
-                embeds[order].split(counts),
-                mask_features.flatten(2),
-                strict=True,
-            )
-        ]
-    )
-    masks = masks[order.argsort()]
-    return masks.unflatten(1, mask_features.shape[-2:])
-
-
-def count_masks(present):
-    """Number of target masks, averaged over the ranks and at least one.
-
-    Args:
-        present (Tensor): (B, K) bool.
-
-    Returns:
-        Tensor: () float32.
-    """
-    count = present.sum().float()
-    all_reduce(count, op='mean')
-    return count.clamp(min=1)
+    target: Tensor
 
 
 class MaskCriterion:
-    """Match queries with the classes of each image and compare the pairs.
+    """Match queries with the classes of each image; losses of the pairs.
 
-    The target masks of an image are the regions of the classes its label
-    shows. Source: Mask2Former (arXiv 2112.01527), section 3.3 and 4.1.
+    The target masks of an image are the regions of the classes in its label.
+    Source: Mask2Former (arXiv 2112.01527), section 3.3 and 4.1.
 
-    The random points are drawn in :meth:`sample_matching_points` and
-    :meth:`sample_loss_points`; everything else is a function of its arguments.
+    Random numbers are drawn in :meth:`sample_matching_points` and
+    :meth:`sample_loss_points` only; everything else is a function of its
+    arguments.
 
     Args:
-        num_classes (int): K.
-        ignore_index (int): Label of pixels that belong to no class.
-        class_weight (float | Sequence[float]): A number: weight of the
-            cross entropy over classes, in the loss and in the matching. A
-            list: how much each of the K classes counts inside the cross
-            entropy, optionally with "no object" as the last, K + 1. As in
-            mmdet's and MMSegmentation's head, the sum over queries is
-            divided by the sum of their weights, and the matching does not
-            use them.
-        class_loss_weight (float, optional): Where ``class_weight`` is a
-            list: what it is where it is a number; 2 by default.
-        mask_weight (float): Weight of the binary cross entropy of masks.
-        dice_weight (float): Weight of the dice loss of masks.
-        no_object_weight (float, optional): Weight of "no object" among the
-            classes; 0.1 by default, or the last of K + 1 in
-            ``class_weight``.
-        num_points (int): Points at which two masks are compared.
-        oversample_ratio (float): Candidates for each point of the losses.
-        importance_sample_ratio (float): Share of undecided points.
-        ignore_unlabelled (bool): Leave pixels of ``ignore_index`` out of the
-            mask losses. Mask2Former and CLOUDS do not: there they lie
-            outside of every mask.
+        num_classes: K.
+        ignore_index: Label of pixels that belong to no class.
+        class_weight: A number: weight of the cross entropy over classes, in
+            the loss and in the matching. A list: the weight of each of the K
+            classes inside of the cross entropy, optionally with that of "no
+            object" as the last, K + 1. As in mmdet's and MMSegmentation's
+            head, the sum over queries is divided by the sum of their
+            weights, and the matching does not use them.
+        mask_weight: Weight of the binary cross entropy of masks.
+        dice_weight: Weight of the dice loss of masks.
+        no_object_weight: Weight of "no object" among the classes; by default
+            0.1, or the last of K + 1 in ``class_weight``.
+        class_loss_weight: Weight of the cross entropy over classes where
+            ``class_weight`` is a list; 2 by default.
+        num_points: Points at which two masks are compared.
+        oversample_ratio: Candidates for the uncertain points of the losses,
+            as a multiple of ``num_points``.
+        importance_sample_ratio: Share of the points that are the most
+            uncertain candidates.
+        ignore_unlabelled: Exclude pixels of ``ignore_index`` from the mask
+            losses. Mask2Former and CLOUDS count them as outside of every
+            mask.
+        **unknown: None; an option of another project is an error that names
+            the one of this class.
 
     Raises:
         ValueError: For an option outside its range.
@@ -258,17 +94,17 @@ class MaskCriterion:
     def __init__(
         self,
         *,
-        num_classes,
-        ignore_index=255,
-        class_weight=2.0,
-        mask_weight=5.0,
-        dice_weight=5.0,
-        no_object_weight=None,
-        class_loss_weight=None,
-        num_points=12544,
-        oversample_ratio=3.0,
-        importance_sample_ratio=0.75,
-        ignore_unlabelled=False,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_weight: float | Sequence[float] = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        no_object_weight: float | None = None,
+        class_loss_weight: float | None = None,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+        ignore_unlabelled: bool = False,
         **unknown,
     ):
         refuse_unknown('loss of CLOUDSHead', unknown, MaskCriterion.__init__)
@@ -293,34 +129,35 @@ class MaskCriterion:
 
     def __call__(
         self,
-        cls_logits,
-        mask_logits,
-        labels,
-        weights=None,
+        cls_logits: list[Tensor],
+        mask_logits: list[Tensor],
+        labels: Tensor,
+        weights: Tensor | None = None,
         *,
-        mask_embeds=None,
-        mask_features=None,
-    ):
+        mask_embeds: list[Tensor] | None = None,
+        mask_features: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the weighted losses of all outputs.
 
         Args:
-            cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
-            mask_logits (list[Tensor]): (B, Q, h, w) of each output.
-            labels (Tensor): (B, H, W) int64 in [0, K) or ``ignore_index``.
-            weights (Tensor, optional): (B, H, W) float32, how much each
-                pixel counts in the mask losses. Matching does not use them.
-            mask_embeds (list[Tensor], optional): (B, Q, C) of each output,
-                and ``mask_features`` (B, C, h, w), whose product the masks
-                are: the masks of the matched pairs are then predicted again
-                with a gradient, and ``mask_logits`` need none. By default
-                the gradient flows through ``mask_logits``.
+            cls_logits: (B, Q, K + 1) of each output.
+            mask_logits: (B, Q, h, w) of each output.
+            labels: (B, H, W) int64 in [0, K) or ``ignore_index``.
+            weights: (B, H, W) float32, weight of each pixel in the mask
+                losses. Matching does not use them.
+            mask_embeds: (B, Q, C) of each output. If given, together with
+                ``mask_features``, the masks of the matched pairs are
+                predicted from them again, with a gradient, and
+                ``mask_logits`` need none. By default the gradient flows
+                through ``mask_logits``.
+            mask_features: (B, C, h, w).
 
         Returns:
-            dict[str, Tensor]: ``loss_cls``, ``loss_mask``, ``loss_dice`` of
-            the last output, and ``d<i>.`` before the name for the others.
+            ``loss_cls``, ``loss_mask``, ``loss_dice`` of the last output, and
+            ``d<i>.`` before the name for the others.
 
         Raises:
-            ValueError: For a label that is no class.
+            ValueError: For a label that is not a class.
         """
         with torch.autocast(labels.device.type, enabled=False):
             cls_logits = [x.float() for x in cls_logits]
@@ -351,6 +188,7 @@ class MaskCriterion:
             return self._named(list(losses))
 
     def _named(self, losses):
+        """Weight the losses of each output and give them their names."""
         names = ('loss_cls', 'loss_mask', 'loss_dice')
         named = {}
         for index, values in enumerate(losses):
@@ -362,18 +200,18 @@ class MaskCriterion:
                 named[prefix + name] = weight * value
         return named
 
-    def prepare_labels(self, labels):
-        """Fold the ignored label to K and see which classes are present.
+    def prepare_labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the ignored label to K and find the classes of each image.
 
         Args:
-            labels (Tensor): (B, H, W) int64.
+            labels: (B, H, W) int64.
 
         Returns:
-            tuple[Tensor, Tensor]: Labels (B, H, W) in [0, K], and (B, K)
-            bool.
+            Labels (B, H, W) in [0, K], and (B, K) bool, true where the image
+            shows the class.
 
         Raises:
-            ValueError: For a label that is no class.
+            ValueError: For a label that is not a class.
         """
         ignored = labels == self.ignore_index
         wrong = ((labels < 0) | (labels >= self.num_classes)) & ~ignored
@@ -393,29 +231,31 @@ class MaskCriterion:
         present.scatter_(1, labels.flatten(1), True)
         return labels, present[:, :-1]
 
-    def pixel_weights(self, labels, weights=None):
-        """How much each pixel counts in the mask losses.
+    def pixel_weights(
+        self, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor | None:
+        """Compute the weight of each pixel in the mask losses.
 
         Args:
-            labels (Tensor): (B, H, W) int64 in [0, K]; K is ignored.
-            weights (Tensor, optional): (B, H, W) float32.
+            labels: (B, H, W) int64 in [0, K]; K is ignored.
+            weights: (B, H, W) float32.
 
         Returns:
-            Tensor | None: (B, H, W) float32; None where all count alike.
+            (B, H, W) float32; None if all weights are equal.
         """
         if not self.ignore_unlabelled:
             return weights
         labelled = (labels < self.num_classes).float()
         return labelled if weights is None else labelled * weights
 
-    def sample_matching_points(self, outputs, labels):
-        """Draw points evenly: (outputs, B, num_points, 2), xy in [0, 1]."""
+    def sample_matching_points(self, outputs: int, labels: Tensor) -> Tensor:
+        """Draw points uniformly: (outputs, B, num_points, 2), xy in [0, 1]."""
         return torch.rand(
             outputs, len(labels), self.num_points, 2, device=labels.device
         )
 
     @torch.no_grad()
-    def sample_loss_points(self, masks):
+    def sample_loss_points(self, masks: Tensor) -> Tensor:
         """Draw points for masks (M, h, w): (M, num_points, 2)."""
         return sample_uncertain_points(
             masks,
@@ -425,18 +265,25 @@ class MaskCriterion:
         )
 
     @torch.no_grad()
-    def match(self, cls_logits, mask_logits, labels, present, points):
-        """Match each output by itself.
+    def match(
+        self,
+        cls_logits: list[Tensor],
+        mask_logits: list[Tensor],
+        labels: Tensor,
+        present: Tensor,
+        points: Tensor,
+    ) -> Matches:
+        """Match queries with classes, in each output separately.
 
         Args:
-            cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
-            mask_logits (list[Tensor]): (B, Q, h, w) of each output.
-            labels (Tensor): (B, H, W) int64 in [0, K]; K is ignored.
-            present (Tensor): (B, K) bool.
-            points (Tensor): (outputs, B, P, 2), xy in [0, 1].
+            cls_logits: (B, Q, K + 1) of each output.
+            mask_logits: (B, Q, h, w) of each output.
+            labels: (B, H, W) int64 in [0, K]; K is ignored.
+            present: (B, K) bool.
+            points: (outputs, B, P, 2), xy in [0, 1].
 
         Returns:
-            Matches: All pairs.
+            All pairs.
         """
         costs = [
             matching_costs(c, m.float(), labels, p, self.weights)
@@ -444,15 +291,17 @@ class MaskCriterion:
         ]
         return assign(torch.stack(costs), present)
 
-    def class_losses(self, cls_logits, matches):
+    def class_losses(
+        self, cls_logits: list[Tensor], matches: Matches
+    ) -> Tensor:
         """Cross entropy of each output; unmatched queries are "no object".
 
         Args:
-            cls_logits (list[Tensor]): (B, Q, K + 1) of each output.
-            matches (Matches): All pairs.
+            cls_logits: (B, Q, K + 1) of each output.
+            matches: All pairs.
 
         Returns:
-            Tensor: (outputs,), not weighted.
+            (outputs,), not weighted.
         """
         logits = torch.stack(cls_logits)
         targets = matches.target.new_full(logits.shape[:3], self.num_classes)
@@ -462,33 +311,33 @@ class MaskCriterion:
             logits.flatten(0, 2), targets.flatten(), weight, reduction='none'
         )
         value = value.view(len(logits), -1).sum(1)
-        # Zero if "no object" weighs nothing and no class is matched.
+        # Zero if "no object" has the weight 0 and no class is matched.
         total = weight[targets].flatten(1).sum(1)
         return value / total.clamp(min=1e-6)
 
     def mask_losses(
         self,
-        masks,
-        labels,
-        matches,
-        points,
-        outputs,
-        num_masks,
-        weights=None,
-    ):
+        masks: Tensor,
+        labels: Tensor,
+        matches: Matches,
+        points: Tensor,
+        outputs: int,
+        num_masks: Tensor,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Binary cross entropy and dice loss of the matched masks.
 
         Args:
-            masks (Tensor): (M, h, w) float32, the matched masks as logits.
-            labels (Tensor): (B, H, W) int64 in [0, K].
-            matches (Matches): All M pairs.
-            points (Tensor): (M, P, 2), xy in [0, 1].
-            outputs (int): Number of outputs the pairs come from.
-            num_masks (Tensor): (), what the sum over pairs is divided by.
-            weights (Tensor, optional): (B, H, W) float32, of each pixel.
+            masks: (M, h, w) float32, the logits of the matched masks.
+            labels: (B, H, W) int64 in [0, K].
+            matches: All M pairs.
+            points: (M, P, 2), xy in [0, 1].
+            outputs: Number of outputs.
+            num_masks: (), divisor of the sum over pairs.
+            weights: (B, H, W) float32, of each pixel.
 
         Returns:
-            tuple[Tensor, Tensor]: Both (outputs,), not weighted.
+            Both losses, (outputs,) each, not weighted.
         """
         logits = point_sample(masks[:, None], points)[:, 0]  # (M, P)
         targets, counts = point_sample_regions(
@@ -497,15 +346,218 @@ class MaskCriterion:
         entropy = F.binary_cross_entropy_with_logits(
             logits, targets, reduction='none'
         )
-        inside = logits.sigmoid()
+        probabilities = logits.sigmoid()
         if counts is not None:
-            entropy, inside = entropy * counts, inside * counts
+            entropy, probabilities = entropy * counts, probabilities * counts
             targets = targets * counts
         entropy = entropy.mean(1)
-        overlap = (inside * targets).sum(1)
-        dice = 1 - (2 * overlap + 1) / (inside.sum(1) + targets.sum(1) + 1)
+        overlap = (probabilities * targets).sum(1)
+        dice = 1 - (2 * overlap + 1) / (
+            probabilities.sum(1) + targets.sum(1) + 1
+        )
         return tuple(
             value.new_zeros(outputs).index_add(0, matches.output, value)
             / num_masks
             for value in (entropy, dice)
         )
+
+
+def matching_costs(
+    cls_logits: Tensor,
+    mask_logits: Tensor,
+    labels: Tensor,
+    points: Tensor,
+    weights: tuple[float, float, float],
+) -> Tensor:
+    """Compute the cost of matching each query with each class, of one output.
+
+    Args:
+        cls_logits: (B, Q, K + 1) float32, the last one "no object".
+        mask_logits: (B, Q, h, w) float32, without gradient.
+        labels: (B, H, W) int64 in [0, K]; K is ignored.
+        points: (B, P, 2), xy in [0, 1], where masks are compared.
+        weights: Of class, mask and dice cost.
+
+    Returns:
+        (B, Q, K).
+    """
+    num_classes = cls_logits.shape[-1] - 1
+    count = points.shape[1]
+    image = torch.arange(len(labels), device=labels.device)
+    ids, bilinear = point_sample_labels(labels, image, points)
+    targets = bilinear.new_zeros((len(labels), num_classes + 1, count))
+    for corner in range(4):
+        targets.scatter_add_(
+            1, ids[:, None, :, corner], bilinear[:, None, :, corner]
+        )
+    targets = targets[:, :-1].transpose(1, 2)  # (B, P, K)
+    logits = point_sample_columns(mask_logits, points).transpose(
+        1, 2
+    )  # (B, Q, P)
+    # t * softplus(-x) + (1 - t) * softplus(x) = softplus(x) - t * x
+    cross_entropy = F.softplus(logits).sum(-1, keepdim=True)
+    mask_cost = (cross_entropy - logits @ targets) / count
+    probabilities = logits.sigmoid()
+    total = probabilities.sum(-1, keepdim=True) + targets.sum(1, keepdim=True)
+    dice_cost = 1 - (2 * (probabilities @ targets) + 1) / (total + 1)
+    class_cost = -cls_logits.softmax(-1)[..., :-1]
+    class_weight, mask_weight, dice_weight = weights
+    return (
+        class_weight * class_cost
+        + mask_weight * mask_cost
+        + dice_weight * dice_cost
+    )
+
+
+def assign(costs: Tensor, present: Tensor) -> Matches:
+    """Find the cheapest one-to-one assignment for each output and image.
+
+    Args:
+        costs: (outputs, B, Q, K).
+        present: (B, K) bool, the classes that an image shows.
+
+    Returns:
+        The pairs, on the device of ``costs``.
+    """
+    device = costs.device
+    # The solver refuses NaN; a diverged run is to be reported by its loss
+    # instead.
+    costs = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6)
+    costs, present = costs.cpu().numpy(), present.cpu().numpy()
+    pairs = []
+    for output, output_costs in enumerate(costs):
+        for image, image_costs in enumerate(output_costs):
+            classes = np.flatnonzero(present[image])
+            query, column = linear_sum_assignment(image_costs[:, classes])
+            pair = np.empty((4, len(query)), dtype=np.int64)
+            pair[0], pair[1] = output, image
+            pair[2], pair[3] = query, classes[column]
+            pairs.append(pair)
+    pairs = np.concatenate(pairs, axis=1)
+    return Matches(*torch.from_numpy(pairs).to(device).unbind())
+
+
+def matched_masks(mask_logits: list[Tensor], matches: Matches) -> Tensor:
+    """Gather the masks of all pairs.
+
+    Args:
+        mask_logits: (B, Q, h, w) of each output.
+        matches: All M pairs, ordered by output.
+
+    Returns:
+        (M, h, w) float32. Without any pair it is still part of the graph, so
+        that the gradient of the predictions is zero and not missing.
+    """
+    counts = matches.output.bincount(minlength=len(mask_logits)).tolist()
+    return torch.cat(
+        [
+            logits[image, query].float()
+            for logits, image, query in zip(
+                mask_logits,
+                matches.image.split(counts),
+                matches.query.split(counts),
+                strict=True,
+            )
+        ]
+    )
+
+
+def predict_matched_masks(
+    mask_embeds: list[Tensor], mask_features: Tensor, matches: Matches
+) -> Tensor:
+    """Predict the masks of the matched pairs, with a gradient.
+
+    All masks are needed for the matching, the classification and the
+    attention masks, none of which has a gradient. The losses use the matched
+    masks only, some 15 of 100: predicting these again costs less than
+    computing the gradient of all.
+
+    Args:
+        mask_embeds: (B, Q, C) of each output.
+        mask_features: (B, C, h, w).
+        matches: M pairs.
+
+    Returns:
+        (M, h, w) logits. Without any pair they are still part of the graph,
+        so that the gradient of the predictions is zero and not missing.
+    """
+    embeds = torch.stack(mask_embeds)
+    embeds = embeds[matches.output, matches.image, matches.query]  # (M, C)
+    # One matrix product for each image, with its pairs of all outputs.
+    order = matches.image.argsort(stable=True)
+    counts = matches.image.bincount(minlength=len(mask_features)).tolist()
+    masks = torch.cat(
+        [
+            pairs @ features
+            for pairs, features in zip(
+                embeds[order].split(counts),
+                mask_features.flatten(2),
+                strict=True,
+            )
+        ]
+    )
+    masks = masks[order.argsort()]
+    return masks.unflatten(1, mask_features.shape[-2:])
+
+
+def point_sample_regions(
+    labels: Tensor,
+    matches: Matches,
+    points: Tensor,
+    outputs: int,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Sample the target mask of each matched pair.
+
+    All outputs are matched with the same regions (the pixels of one class in
+    one image): the mask of a region is created once and sampled at the points
+    of all outputs together.
+
+    Args:
+        labels: (B, H, W) int64.
+        matches: M pairs.
+        points: (M, P, 2), xy in [0, 1].
+        outputs: Number of outputs.
+        weights: (B, H, W) float32, of each pixel.
+
+    Returns:
+        The target mask at each point, bilinear and zero outside of the image,
+        and the weight there. Both (M, P) float32; the second is None without
+        ``weights``.
+    """
+    count = points.shape[1]
+    regions, region = torch.unique(
+        matches.image * _MAX_CLASSES + matches.target, return_inverse=True
+    )
+    image, target = regions // _MAX_CLASSES, regions % _MAX_CLASSES
+    # Each region has room for the points of all outputs; those that it is
+    # not matched in stay zero.
+    region_points = points.new_zeros(len(regions), outputs, count, 2)
+    region_points[region, matches.output] = points
+
+    def sample(maps, padding_mode):
+        sampled = point_sample(
+            maps[:, None], region_points.flatten(1, 2), padding_mode
+        )
+        sampled = sampled.reshape(len(regions), outputs, count)
+        return sampled[region, matches.output]
+
+    masks = labels.short()[image] == target.short()[:, None, None]
+    covered = sample(masks.float(), 'zeros')
+    if weights is None:
+        return covered, None
+    return covered, sample(weights[image], 'border')
+
+
+def count_masks(present: Tensor) -> Tensor:
+    """Count target masks: the mean over the ranks, at least one.
+
+    Args:
+        present: (B, K) bool.
+
+    Returns:
+        () float32.
+    """
+    count = present.sum().float()
+    all_reduce(count, op='mean')
+    return count.clamp(min=1)

@@ -1,143 +1,174 @@
-"""Deformable sampling on the CPU as sparse matrix products."""
+"""Deformable attention on the CPU as sparse matrix products.
+
+Letters as in ``deform_attn.py``: N images, S tokens, Q queries, H heads,
+L levels, P sampling points, D channels of a head. B = 4 * L * P is the number
+of pixels that a query reads with one head (four around each location), S' the
+number of tokens with the zero border around each map.
+"""
 
 import itertools
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
+from torch import Tensor
 
-# Queries whose numbers are made at a time: they stay in the cache.
-_STRIP = 2048
+# Queries whose indices are computed at a time: they stay in the cache.
+_CHUNK = 2048
 
 
-def ms_deform_attn_cpu(value, shapes, places, weights):
-    """Read rows of tables; see ``ms_deform_attn``.
+def ms_deform_attn_cpu(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Sample by sparse matrix products; see ``ms_deform_attn``.
 
-    A bag holds, for one query and head, the four cells around each place of
-    every level, weighted. Sums of bags are products with a sparse matrix,
-    and so are both gradients: ``grid_sample`` and torch's own gradient of
-    ``embedding_bag``, which sorts all indices, are several times slower.
-    Each head has a table of its own, which is small enough for the cache.
+    For one image and head, the output of all queries is the product of a
+    sparse matrix (Q, S') with the tokens (S', D): a row holds the attention
+    weight times the bilinear weight of each of the B pixels that the query
+    reads. Both gradients are products with such a matrix too: ``grid_sample``
+    and torch's own gradient of ``embedding_bag``, which sorts all indices,
+    are several times slower. The tokens of one head are few enough for the
+    cache.
     """
-    value = value.to(places.dtype)
-    return _MSDeformAttnCPU.apply(value, places, weights, shapes)
+    value = value.to(locations.dtype)
+    return _MSDeformAttnCPU.apply(value, locations, weights, shapes)
 
 
 class _MSDeformAttnCPU(torch.autograd.Function):
-    """Both directions, with the rows and shares of one for the other."""
+    """Forward and backward, which share indices and coefficients."""
 
     @staticmethod
-    def forward(ctx, value, places, weights, shapes):
+    def forward(ctx, value, locations, weights, shapes):
         """Return (N, Q, H * D)."""
-        ctx.grid = grid = _Grid(shapes, places.shape, places.dtype)
-        rows, shares = grid.bags(places, weights)
-        ctx.save_for_backward(value, places, weights, rows, shares)
-        table = grid.table(value)
-        out = value.new_empty(*places.shape[:3], value.shape[3])
-        for image, head in grid.tables():
+        ctx.maps = maps = _PaddedMaps(shapes, locations.shape, locations.dtype)
+        indices, coefficients = maps.sparse_rows(locations, weights)
+        ctx.save_for_backward(value, locations, weights, indices, coefficients)
+        padded = maps.pad(value)
+        out = value.new_empty(*locations.shape[:3], value.shape[3])
+        for image, head in maps.images_and_heads():
             out[image, :, head] = F.embedding_bag(
-                rows[image, head],
-                table[image, head],
+                indices[image, head],
+                padded[image, head],
                 mode='sum',
-                per_sample_weights=shares[image, head],
+                per_sample_weights=coefficients[image, head],
             )
         return out.flatten(2)
 
     @staticmethod
     def backward(ctx, grad):
-        """Return the gradients of value, places and weights."""
-        value, places, weights, rows, shares = ctx.saved_tensors
-        grid = ctx.grid
-        table = grid.table(value)
-        grad = grad.unflatten(2, (grid.heads, -1)).transpose(1, 2)
+        """Return the gradients of value, locations and weights."""
+        value, locations, weights, indices, coefficients = ctx.saved_tensors
+        maps = ctx.maps
+        padded = maps.pad(value)
+        grad = grad.unflatten(2, (maps.heads, -1)).transpose(1, 2)
         grad = grad.contiguous()  # (N, H, Q, D)
-        by_value = by_places = by_weights = None
+        grad_value = grad_locations = grad_weights = None
         if ctx.needs_input_grad[0]:
-            by_table = torch.empty_like(table)
+            grad_padded = torch.empty_like(padded)
 
-            def collect(at):
-                by_table[at] = _collect(rows[at], shares[at], grad[at], table)
+            def sum_one(at):
+                grad_padded[at] = _grad_of_tokens(
+                    indices[at], coefficients[at], grad[at], padded.shape[2]
+                )
 
-            # scipy counts on one core, and lets others work meanwhile.
+            # scipy uses one core and releases the GIL meanwhile.
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                list(pool.map(collect, grid.tables()))
-            by_value = grid.inside(by_table)
+                list(pool.map(sum_one, maps.images_and_heads()))
+            grad_value = maps.unpad(grad_padded)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            by_shares = torch.empty_like(shares)
-            for at in grid.tables():
-                by_shares[at] = _multiply(rows[at], grad[at], table[at])
-            by_places, by_weights = grid.gradients(places, weights, by_shares)
-        return by_value, by_places, by_weights, None
+            grad_coefficients = torch.empty_like(coefficients)
+            for at in maps.images_and_heads():
+                grad_coefficients[at] = _grad_of_coefficients(
+                    indices[at], grad[at], padded[at]
+                )
+            grad_locations, grad_weights = maps.backward(
+                locations, weights, grad_coefficients
+            )
+        return grad_value, grad_locations, grad_weights, None
 
 
-def _ends(rows):
-    """Where the bags (Q, B) end in the flattened rows: (Q + 1,)."""
-    bags, length = rows.shape
-    return torch.arange(0, (bags + 1) * length, length, dtype=rows.dtype)
+def _row_pointers(indices):
+    """Row pointers of the CSR matrix with ``indices`` (Q, B): (Q + 1,)."""
+    queries, length = indices.shape
+    return torch.arange(0, (queries + 1) * length, length, dtype=indices.dtype)
 
 
-def _collect(rows, shares, grad, table):
-    """Sum the gradients (Q, D) of the bags that read each row: (S', D)."""
+def _grad_of_tokens(indices, coefficients, grad, num_tokens):
+    """Sum the output gradients (Q, D) over the queries of a token: (S', D)."""
     matrix = csr_array(
-        (shares.flatten().numpy(), rows.flatten().numpy(), _ends(rows)),
-        shape=(len(rows), table.shape[2]),
+        (
+            coefficients.flatten().numpy(),
+            indices.flatten().numpy(),
+            _row_pointers(indices),
+        ),
+        shape=(len(indices), num_tokens),
     )
     return torch.from_numpy(matrix.T @ grad.numpy())
 
 
-def _multiply(rows, grad, table):
-    """Multiply each bag's gradient (Q, D) with the rows it read: (Q, B)."""
+def _grad_of_coefficients(indices, grad, padded):
+    """Dot products of each query's gradient with its tokens: (Q, B)."""
     with warnings.catch_warnings():
-        # Torch calls its sparse matrices a beta feature.
+        # torch warns that its sparse matrices are a beta feature.
         warnings.simplefilter('ignore', UserWarning)
         zero = torch.sparse_csr_tensor(
-            _ends(rows),
-            rows.flatten(),
-            torch.zeros(rows.numel(), dtype=grad.dtype),
-            (len(rows), len(table)),
+            _row_pointers(indices),
+            indices.flatten(),
+            torch.zeros(indices.numel(), dtype=grad.dtype),
+            (len(indices), len(padded)),
         )
-    found = torch.sparse.sampled_addmm(zero, grad, table.t())
-    return found.values().view(rows.shape)
+    products = torch.sparse.sampled_addmm(zero, grad, padded.t())
+    return products.values().view(indices.shape)
 
 
-class _Grid:
-    """Where the cells lie in a table, and between which a place lies.
+class _PaddedMaps:
+    """Layout of flattened maps with a border of zeros around each.
 
-    A ring of zeros around each map stands for the outside.
+    The border, one pixel wide, stands for everything outside of a map. In
+    shapes below, K = H * L * P.
 
     Args:
-        shapes (list[tuple[int, int]]): Height and width of each map.
-        size (tuple[int, ...]): (N, Q, H, L, P, 2), of the places.
-        dtype (torch.dtype): Of the places.
+        shapes: Height and width of each map.
+        size: (N, Q, H, L, P, 2), shape of the locations.
+        dtype: Of the locations.
     """
 
-    def __init__(self, shapes, size, dtype):
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        size: tuple[int, ...],
+        dtype: torch.dtype,
+    ):
         self.images, self.queries, self.heads, levels, points, _ = size
         self.points = levels * points  # of one head
         self.shapes = shapes
-        self.starts, self.cells = [], 0
+        self.starts, self.num_tokens = [], 0
         for h, w in shapes:
-            self.starts.append(self.cells)
-            self.cells += (h + 2) * (w + 2)
-        # A sparse matrix may not hold more numbers than it has places.
-        self.cells = max(self.cells, 4 * self.points)
+            self.starts.append(self.num_tokens)
+            self.num_tokens += (h + 2) * (w + 2)
+        # torch refuses a sparse matrix with more entries than elements.
+        self.num_tokens = max(self.num_tokens, 4 * self.points)
 
-        def lay_out(numbers, dtype):
-            """Numbers of each level, once for each place: (strip, K)."""
+        def per_location(numbers, dtype):
+            """Repeat a number of each level for its locations: (chunk, K)."""
             numbers = torch.tensor(numbers, dtype=dtype)[:, None]
             numbers = numbers.expand(self.heads, levels, points).flatten()
             # Broadcasting rows this short costs more than the arithmetic.
-            return numbers.repeat(min(_STRIP, self.queries), 1)
+            return numbers.repeat(min(_CHUNK, self.queries), 1)
 
         self.sides = [
-            lay_out([w for _, w in shapes], dtype),
-            lay_out([h for h, _ in shapes], dtype),
+            per_location([w for _, w in shapes], dtype),
+            per_location([h for h, _ in shapes], dtype),
         ]
-        self.pitch = lay_out([w + 2 for _, w in shapes], torch.int32)
-        # The first cell inside of the ring.
-        self.first = lay_out(
+        self.row_length = per_location([w + 2 for _, w in shapes], torch.int32)
+        # The first pixel inside of the border.
+        self.first = per_location(
             [
                 start + w + 3
                 for start, (_, w) in zip(self.starts, shapes, strict=True)
@@ -145,142 +176,146 @@ class _Grid:
             torch.int32,
         )
 
-    def tables(self):
-        """Index the tables: (image, head) of each."""
+    def images_and_heads(self):
+        """Yield each pair (image, head)."""
         return itertools.product(range(self.images), range(self.heads))
 
-    def table(self, value):
-        """Put maps (N, S, H, D) into rings of zeros: (N, H, S', D)."""
-        table = value.new_zeros(
-            self.images, self.heads, self.cells, value.shape[3]
+    def pad(self, value):
+        """Add the borders of zeros: (N, S, H, D) to (N, H, S', D)."""
+        padded = value.new_zeros(
+            self.images, self.heads, self.num_tokens, value.shape[3]
         )
         maps = value.transpose(1, 2).split([h * w for h, w in self.shapes], 2)
-        for inner, cells, shape in zip(
-            self._inner(table), maps, self.shapes, strict=True
+        for interior, tokens, shape in zip(
+            self._interiors(padded), maps, self.shapes, strict=True
         ):
-            inner.copy_(cells.unflatten(2, shape))
-        return table
+            interior.copy_(tokens.unflatten(2, shape))
+        return padded
 
-    def inside(self, table):
-        """Take the maps out of their rings: (N, S, H, D)."""
-        maps = [x.flatten(2, 3).transpose(1, 2) for x in self._inner(table)]
+    def unpad(self, padded):
+        """Remove the borders: (N, H, S', D) to (N, S, H, D)."""
+        maps = [
+            x.flatten(2, 3).transpose(1, 2) for x in self._interiors(padded)
+        ]
         return torch.cat(maps, dim=1)
 
-    def _inner(self, table):
-        """The maps in a table, (N, H, h, w, D) each."""
+    def _interiors(self, padded):
+        """Views of the maps without borders, (N, H, h, w, D) each."""
         return [
-            table[:, :, start : start + (h + 2) * (w + 2)].unflatten(
+            padded[:, :, start : start + (h + 2) * (w + 2)].unflatten(
                 2, (h + 2, w + 2)
             )[:, :, 1:-1, 1:-1]
             for start, (h, w) in zip(self.starts, self.shapes, strict=True)
         ]
 
-    def bags(self, places, weights):
-        """Find the rows that are read, and their shares.
+    def sparse_rows(self, locations, weights):
+        """Compute the rows of the sparse matrices.
 
         Args:
-            places (Tensor): (N, Q, H, L, P, 2).
-            weights (Tensor): (N, Q, H, L, P).
+            locations: (N, Q, H, L, P, 2).
+            weights: (N, Q, H, L, P).
 
         Returns:
-            tuple[Tensor, Tensor]: (N, H, Q, B) int32 and of the dtype of the
-            places.
+            Indices of tokens (N, H, Q, B) int32, and coefficients
+            (N, H, Q, B) in the dtype of the locations.
         """
         size = (self.images, self.heads, self.queries, 4, self.points)
-        rows = places.new_empty(size, dtype=torch.int32)
-        shares = places.new_empty(size)
-        for image, strip in self._strips():
-            (x, part_x), (y, part_y) = self._axes(places[image, strip])
-            weight = weights[image, strip].flatten(1)
+        indices = locations.new_empty(size, dtype=torch.int32)
+        coefficients = locations.new_empty(size)
+        for image, chunk in self._chunks():
+            (x, dx), (y, dy) = self._corners(locations[image, chunk])
+            weight = weights[image, chunk].flatten(1)
             count = len(weight)
-            bottom = weight * part_y
+            bottom = weight * dy
             top = weight - bottom
-            bottom_right, top_right = bottom * part_x, top * part_x
-            pitch = self.pitch[:count]
-            row = (y * pitch).add_(x).add_(self.first[:count])
-            below = row + pitch
-            for corner, (row_of, share) in enumerate(
+            bottom_right, top_right = bottom * dx, top * dx
+            row_length = self.row_length[:count]
+            above = (y * row_length).add_(x).add_(self.first[:count])
+            below = above + row_length
+            for corner, (index, coefficient) in enumerate(
                 (
-                    (row, top - top_right),
-                    (row + 1, top_right),
+                    (above, top - top_right),
+                    (above + 1, top_right),
                     (below, bottom - bottom_right),
                     (below + 1, bottom_right),
                 )
             ):
-                rows[image, :, strip, corner] = self._by_head(row_of)
-                shares[image, :, strip, corner] = self._by_head(share)
-        return rows.flatten(3), shares.flatten(3)
+                indices[image, :, chunk, corner] = self._by_head(index)
+                coefficients[image, :, chunk, corner] = self._by_head(
+                    coefficient
+                )
+        return indices.flatten(3), coefficients.flatten(3)
 
     def _by_head(self, numbers):
-        """Bring (strip, K) to (H, strip, L * P)."""
+        """Reshape (chunk, K) to (H, chunk, L * P)."""
         return numbers.unflatten(1, (self.heads, self.points)).transpose(0, 1)
 
-    def gradients(self, places, weights, by_shares):
-        """Bring the gradient of the shares to places and weights.
+    def backward(self, locations, weights, grad_coefficients):
+        """Propagate the coefficients' gradient to locations and weights.
 
         Args:
-            places (Tensor): (N, Q, H, L, P, 2).
-            weights (Tensor): (N, Q, H, L, P).
-            by_shares (Tensor): (N, H, Q, B).
+            locations: (N, Q, H, L, P, 2).
+            weights: (N, Q, H, L, P).
+            grad_coefficients: (N, H, Q, B).
 
         Returns:
-            tuple[Tensor, Tensor]: Of the sizes of the first two.
+            Two gradients, in the shapes of the first two arguments.
         """
-        by_places = torch.empty_like(places)
-        by_weights = torch.empty_like(weights)
-        by_shares = by_shares.unflatten(3, (4, -1)).transpose(1, 2)
-        for at in self._strips():
-            (_, part_x), (_, part_y) = self._axes(places[at])
+        grad_locations = torch.empty_like(locations)
+        grad_weights = torch.empty_like(weights)
+        by_corner = grad_coefficients.unflatten(3, (4, -1)).transpose(1, 2)
+        for at in self._chunks():
+            (_, dx), (_, dy) = self._corners(locations[at])
             weight = weights[at].flatten(1)
             top_left, top_right, bottom_left, bottom_right = (
-                part.flatten(1) for part in by_shares[at].unbind(2)
+                corner.flatten(1) for corner in by_corner[at].unbind(2)
             )
-            over_top = top_right - top_left
-            over_bottom = bottom_right - bottom_left
-            top = torch.addcmul(top_left, over_top, part_x)
-            bottom = torch.addcmul(bottom_left, over_bottom, part_x)
-            by_x = torch.lerp(over_top, over_bottom, part_y).mul_(weight)
-            by_y = (bottom - top).mul_(weight)
-            for axis, by_axis in enumerate((by_x, by_y)):
+            along_top = top_right - top_left
+            along_bottom = bottom_right - bottom_left
+            top = torch.addcmul(top_left, along_top, dx)
+            bottom = torch.addcmul(bottom_left, along_bottom, dx)
+            grad_x = torch.lerp(along_top, along_bottom, dy).mul_(weight)
+            grad_y = (bottom - top).mul_(weight)
+            for axis, grad in enumerate((grad_x, grad_y)):
                 side = self.sides[axis][: len(weight)]
-                spot = self._spots(places[at], axis)
-                # Further away, a move does not change what is read.
-                by_axis.mul_((spot >= -1) & (spot < side)).mul_(side)
-                like = by_places[at][..., axis]
-                like.copy_(by_axis.view(like.shape))
-            like = by_weights[at]
-            like.copy_(torch.lerp(top, bottom, part_y).view(like.shape))
-        return by_places, by_weights
+                pixel = self._to_pixels(locations[at], axis)
+                # Further outside, all four pixels are zero: no gradient.
+                grad.mul_((pixel >= -1) & (pixel < side)).mul_(side)
+                out = grad_locations[at][..., axis]
+                out.copy_(grad.view(out.shape))
+            out = grad_weights[at]
+            out.copy_(torch.lerp(top, bottom, dy).view(out.shape))
+        return grad_locations, grad_weights
 
-    def _strips(self):
-        """Index strips of queries, image by image."""
+    def _chunks(self):
+        """Yield indices (image, slice of queries)."""
         for image in range(self.images):
-            for start in range(0, self.queries, _STRIP):
-                yield image, slice(start, start + _STRIP)
+            for start in range(0, self.queries, _CHUNK):
+                yield image, slice(start, start + _CHUNK)
 
-    def _spots(self, places, axis):
-        """Places (strip, H, L, P, 2) in cells of x or y: (strip, K)."""
-        places = places[..., axis].flatten(1)
-        return (places * self.sides[axis][: len(places)]).sub_(0.5)
+    def _to_pixels(self, locations, axis):
+        """Scale locations to pixels of x or y: (chunk, K)."""
+        locations = locations[..., axis].flatten(1)
+        return (locations * self.sides[axis][: len(locations)]).sub_(0.5)
 
-    def _axes(self, places):
-        """Find the cells around places.
+    def _corners(self, locations):
+        """Find the pixels around locations.
 
         Args:
-            places (Tensor): (strip, H, L, P, 2), in [0, 1] of a map.
+            locations: (chunk, H, L, P, 2), in [0, 1] of a map.
 
         Yields:
-            tuple[Tensor, Tensor]: Of x and of y, the cell before each place,
-            int32 in [-1, side), and how far from it in [0, 1]: (strip, K).
+            For x and for y: the pixel before each location, int32 in
+            [-1, side), and the distance from it in [0, 1]; both (chunk, K).
         """
         for axis, side in enumerate(self.sides):
-            side = side[: len(places)]
-            # Cells of the ring have the index -1 and ``side``: past them all
-            # is zero.
-            spot = self._spots(places, axis).clamp_(min=-1)
-            spot = torch.minimum(spot, side)
-            corner = torch.minimum(spot.floor(), side - 1)
-            part = spot.sub_(corner)
-            # A diverged run has places that are no numbers: its values then
-            # are none either, but its rows must stay inside of the table.
-            yield corner.nan_to_num_(nan=-1.0).int(), part
+            side = side[: len(locations)]
+            # Pixels of the border have the index -1 and ``side``; what lies
+            # further outside is zero as well.
+            pixel = self._to_pixels(locations, axis).clamp_(min=-1)
+            pixel = torch.minimum(pixel, side)
+            corner = torch.minimum(pixel.floor(), side - 1)
+            distance = pixel.sub_(corner)
+            # In a diverged run locations are NaN: the output then is NaN
+            # too, but the indices must stay inside of the tokens.
+            yield corner.nan_to_num_(nan=-1.0).int(), distance

@@ -1,89 +1,106 @@
-"""Deformable sampling on CUDA: Triton kernels, forward and backward."""
+"""Deformable attention on CUDA: Triton kernels, forward and backward.
+
+Letters as in ``deform_attn.py``: N images, Q queries, H heads, L levels,
+P sampling points, D channels of a head.
+"""
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 # Queries of one program: with 32 channels, four numbers for each of Triton's
-# 128 threads, one read of 16 bytes. Twice as many take twice the registers.
+# 128 threads, one load of 16 bytes. Twice as many take twice the registers.
 _QUERIES = 16
 
 
-def ms_deform_attn_triton(value, shapes, places, weights):
-    """Read every place in one pass; see ``ms_deform_attn``.
+def ms_deform_attn_triton(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Sample all locations in one pass; see ``ms_deform_attn``.
 
-    Nothing of size Q x L x P x D is written, which ``grid_sample`` does for
-    each level. Values may be of half precision: sums are of the dtype of the
-    places. The gradient of the values is added up by atomics, in no fixed
-    order: its last bits differ from run to run, as those of ``grid_sample``.
+    Nothing of size Q x P x D is written, as ``grid_sample`` does for each
+    level. Values may be of half precision: sums are of the dtype of the
+    locations. The gradient of the values is summed by atomic additions, in
+    no fixed order: its last bits differ from run to run, as with
+    ``grid_sample``.
 
     Raises:
-        RuntimeError: Of Triton, where it finds no compiler for its launcher.
+        RuntimeError: By Triton, if there is no compiler for its launcher.
     """
-    return _FusedSample.apply(value, places, weights, tuple(shapes))
+    return _MSDeformAttnTriton.apply(value, locations, weights, tuple(shapes))
 
 
-class _FusedSample(torch.autograd.Function):
-    """Both directions; what is read is found again for the backward."""
+class _MSDeformAttnTriton(torch.autograd.Function):
+    """Forward and backward; the backward samples the values again."""
 
     @staticmethod
-    def forward(ctx, value, places, weights, shapes):
-        """Return (N, Q, H * D), of the dtype of the places."""
-        value, places, weights = (
-            x.contiguous() for x in (value, places, weights)
+    def forward(ctx, value, locations, weights, shapes):
+        """Return (N, Q, H * D), of the dtype of the locations."""
+        value, locations, weights = (
+            x.contiguous() for x in (value, locations, weights)
         )
-        ctx.levels = _levels(shapes, value.device)
-        ctx.save_for_backward(value, places, weights)
+        ctx.levels = _level_table(shapes, value.device)
+        ctx.save_for_backward(value, locations, weights)
         heads, dim = value.shape[2:]
-        out = places.new_empty(*places.shape[:3], dim)
-        _read[_programs(places)](
-            value, ctx.levels, places, weights, out, *_sizes(value, places)
+        out = locations.new_empty(*locations.shape[:3], dim)
+        _forward_kernel[_grid(locations)](
+            value,
+            ctx.levels,
+            locations,
+            weights,
+            out,
+            *_kernel_sizes(value, locations),
         )
         return out.flatten(2)
 
     @staticmethod
     def backward(ctx, grad):
-        """Return the gradients of value, places and weights."""
-        value, places, weights = ctx.saved_tensors
-        by_value = torch.zeros_like(value, dtype=places.dtype)
-        by_places = torch.empty_like(places)
-        by_weights = torch.empty_like(weights)
-        _read_backward[_programs(places)](
+        """Return the gradients of value, locations and weights."""
+        value, locations, weights = ctx.saved_tensors
+        grad_value = torch.zeros_like(value, dtype=locations.dtype)
+        grad_locations = torch.empty_like(locations)
+        grad_weights = torch.empty_like(weights)
+        _backward_kernel[_grid(locations)](
             value,
             ctx.levels,
-            places,
+            locations,
             weights,
             grad.contiguous(),
-            by_value,
-            by_places,
-            by_weights,
-            *_sizes(value, places),
+            grad_value,
+            grad_locations,
+            grad_weights,
+            *_kernel_sizes(value, locations),
         )
-        return by_value.to(value.dtype), by_places, by_weights, None
+        return grad_value.to(value.dtype), grad_locations, grad_weights, None
 
 
-def _programs(places):
-    """Programs of a kernel: blocks of queries, heads, images."""
-    images, queries, heads = places.shape[:3]
+def _grid(locations):
+    """Launch grid of a kernel: blocks of queries, heads, images."""
+    images, queries, heads = locations.shape[:3]
     return triton.cdiv(queries, _QUERIES), heads, images
 
 
-def _sizes(value, places):
-    """The numbers that both kernels take after their tensors."""
-    cells, heads, dim = value.shape[1:]
-    queries, levels, points = places.shape[1], *places.shape[3:5]
+def _kernel_sizes(value, locations):
+    """Scalar arguments that both kernels take after their tensors."""
+    num_tokens, heads, dim = value.shape[1:]
+    queries, levels, points = locations.shape[1], *locations.shape[3:5]
     padded = triton.next_power_of_2(dim)
-    return cells, queries, heads, levels, points, dim, padded, _QUERIES
+    return num_tokens, queries, heads, levels, points, dim, padded, _QUERIES
 
 
 @functools.lru_cache(maxsize=256)
-def _levels(shapes, device):
-    """(L, 3) int32: height, width and first cell of each map.
+def _level_table(shapes, device):
+    """(L, 3) int32: height, width and first token of each map.
 
-    Kept, since a copy to the device makes the host wait; and given as numbers
-    in memory, since Triton would compile anew for every size of image.
+    Cached, since a copy to the device makes the host wait. A tensor instead
+    of scalar arguments, since Triton would compile anew for every image size.
     """
     numbers, start = [], 0
     for height, width in shapes:
@@ -93,77 +110,88 @@ def _levels(shapes, device):
 
 
 @triton.jit
-def _block(queries, heads, dim, PADDED: tl.constexpr, BLOCK: tl.constexpr):
-    """Which queries and channels this program works on.
+def _program_block(
+    queries, heads, dim, PADDED: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Compute which queries and channels this program works on.
 
-    Returns the queries' numbers counted over images, queries and heads (the
-    row of ``weights`` and ``places``), the mask of those that exist, the
-    channels and the mask of both.
+    Returns the index over images, queries and heads (the row of ``weights``
+    and ``locations``) of each query, the mask of queries that exist, the
+    channels, and the mask of queries and channels that exist.
     """
     image = tl.program_id(2).to(tl.int64)
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    row = (image * queries + query) * heads + tl.program_id(1)
+    sample_row = (image * queries + query) * heads + tl.program_id(1)
     channel = tl.arange(0, PADDED)
-    real = query < queries
-    return row, real, channel, real[:, None] & (channel < dim)[None, :]
+    exists = query < queries
+    return (
+        sample_row,
+        exists,
+        channel,
+        exists[:, None] & (channel < dim)[None, :],
+    )
 
 
 @triton.jit
-def _first_value(cells, stride, dim):
-    """Offset of the first value of this program's image and head."""
-    return tl.program_id(2).to(tl.int64) * cells * stride + (
+def _first_token(num_tokens, stride, dim):
+    """Offset of the first token of this program's image and head."""
+    return tl.program_id(2).to(tl.int64) * num_tokens * stride + (
         tl.program_id(1) * dim
     )
 
 
 @triton.jit
-def _place(places, weights, at, real, width, height):
-    """Read where a place lies and what it weighs.
+def _load_location(locations, weights, at, exists, width, height):
+    """Load a sampling location and its attention weight.
 
-    Returns the weight, then of x and of y the cell before the place, and how
-    far the place is from it.
+    Returns the weight, then for x and for y the pixel before the location
+    and the location's distance from it.
     """
-    weight = tl.load(weights + at, mask=real, other=0.0)
-    x = tl.load(places + at * 2, mask=real, other=0.0)
-    y = tl.load(places + at * 2 + 1, mask=real, other=0.0)
-    x, part_x = _cell_before(x * width - 0.5, width)
-    y, part_y = _cell_before(y * height - 0.5, height)
-    return weight, x, part_x, y, part_y
+    weight = tl.load(weights + at, mask=exists, other=0.0)
+    x = tl.load(locations + at * 2, mask=exists, other=0.0)
+    y = tl.load(locations + at * 2 + 1, mask=exists, other=0.0)
+    x, dx = _split(x * width - 0.5, width)
+    y, dy = _split(y * height - 0.5, height)
+    return weight, x, dx, y, dy
 
 
 @triton.jit
-def _cell_before(spot, side):
-    # A spot far outside is brought to where both cells are outside too. One
-    # that is no number stays none: no cell is inside then, but the shares
-    # are none, and so is the sum.
-    spot = tl.clamp(spot, -2.0, side + 1.0, propagate_nan=tl.PropagateNan.ALL)
-    cell = tl.floor(spot)
-    return cell, spot - cell
+def _split(pixel, side):
+    # A coordinate far outside is clamped to where both neighbours are outside
+    # too. NaN stays NaN: no neighbour is inside then, but the weights are
+    # NaN, and so is the sum.
+    pixel = tl.clamp(
+        pixel, -2.0, side + 1.0, propagate_nan=tl.PropagateNan.ALL
+    )
+    before = tl.floor(pixel)
+    return before, pixel - before
 
 
 @triton.jit
-def _share(part, after):
-    """How much of the weight the cell before or after a spot gets."""
-    return part if after else 1 - part
+def _bilinear_weight(distance, after):
+    """Weight of the pixel before or after a location, along one axis."""
+    return distance if after else 1 - distance
 
 
 @triton.jit
-def _values_at(x, y, width, height, start, stride, channel, real, there):
-    """Offsets (BLOCK, PADDED) of cells' values, and which of them exist."""
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & real
-    cell = start + y.to(tl.int32) * width + x.to(tl.int32)
-    cell = tl.where(inside, cell, 0).to(tl.int64) * stride
-    return cell[:, None] + channel[None, :], inside[:, None] & there
+def _token_offsets(
+    x, y, width, height, start, stride, channel, exists, in_bounds
+):
+    """Offsets (BLOCK, PADDED) of tokens, and the mask of those to load."""
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & exists
+    token = start + y.to(tl.int32) * width + x.to(tl.int32)
+    token = tl.where(inside, token, 0).to(tl.int64) * stride
+    return token[:, None] + channel[None, :], inside[:, None] & in_bounds
 
 
 @triton.jit
-def _read(
+def _forward_kernel(
     value,
     levels,
-    places,
+    locations,
     weights,
     out,
-    cells,
+    num_tokens,
     queries,
     heads,
     LEVELS: tl.constexpr,
@@ -172,23 +200,25 @@ def _read(
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sum the weighted values of a block of queries, for one head."""
-    row, real, channel, there = _block(queries, heads, dim, PADDED, BLOCK)
+    """Sum the weighted values for a block of queries and one head."""
+    sample_row, exists, channel, in_bounds = _program_block(
+        queries, heads, dim, PADDED, BLOCK
+    )
     dtype = out.dtype.element_ty
     stride = heads * dim
-    value += _first_value(cells, stride, dim)
+    value += _first_token(num_tokens, stride, dim)
     total = tl.zeros((BLOCK, PADDED), dtype)
     for level in range(LEVELS):
         height = tl.load(levels + level * 3)
         width = tl.load(levels + level * 3 + 1)
         start = tl.load(levels + level * 3 + 2)
         for point in range(POINTS):
-            at = (row * LEVELS + level) * POINTS + point
-            weight, x, part_x, y, part_y = _place(
-                places, weights, at, real, width, height
+            at = (sample_row * LEVELS + level) * POINTS + point
+            weight, x, dx, y, dy = _load_location(
+                locations, weights, at, exists, width, height
             )
             for corner in tl.static_range(4):
-                offset, mask = _values_at(
+                offset, mask = _token_offsets(
                     x + corner % 2,
                     y + corner // 2,
                     width,
@@ -196,28 +226,32 @@ def _read(
                     start,
                     stride,
                     channel,
-                    real,
-                    there,
+                    exists,
+                    in_bounds,
                 )
                 read = tl.load(value + offset, mask=mask, other=0.0)
-                share_x = _share(part_x, corner % 2)
-                share_y = _share(part_y, corner // 2)
-                share = weight * share_x * share_y
-                total += share[:, None] * read.to(dtype)
-    tl.store(out + row[:, None] * dim + channel[None, :], total, mask=there)
+                weight_x = _bilinear_weight(dx, corner % 2)
+                weight_y = _bilinear_weight(dy, corner // 2)
+                coefficient = weight * weight_x * weight_y
+                total += coefficient[:, None] * read.to(dtype)
+    tl.store(
+        out + sample_row[:, None] * dim + channel[None, :],
+        total,
+        mask=in_bounds,
+    )
 
 
 @triton.jit
-def _read_backward(
+def _backward_kernel(
     value,
     levels,
-    places,
+    locations,
     weights,
     grad,
-    by_value,
-    by_places,
-    by_weights,
-    cells,
+    grad_value,
+    grad_locations,
+    grad_weights,
+    num_tokens,
     queries,
     heads,
     LEVELS: tl.constexpr,
@@ -226,30 +260,34 @@ def _read_backward(
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of a block of queries, for one head."""
-    row, real, channel, there = _block(queries, heads, dim, PADDED, BLOCK)
-    dtype = by_weights.dtype.element_ty
+    """Compute the gradients for a block of queries and one head."""
+    sample_row, exists, channel, in_bounds = _program_block(
+        queries, heads, dim, PADDED, BLOCK
+    )
+    dtype = grad_weights.dtype.element_ty
     stride = heads * dim
-    first = _first_value(cells, stride, dim)
+    first = _first_token(num_tokens, stride, dim)
     value += first
-    by_value += first
-    by_out = tl.load(
-        grad + row[:, None] * dim + channel[None, :], mask=there, other=0.0
+    grad_value += first
+    grad_out = tl.load(
+        grad + sample_row[:, None] * dim + channel[None, :],
+        mask=in_bounds,
+        other=0.0,
     )
     for level in range(LEVELS):
         height = tl.load(levels + level * 3)
         width = tl.load(levels + level * 3 + 1)
         start = tl.load(levels + level * 3 + 2)
         for point in range(POINTS):
-            at = (row * LEVELS + level) * POINTS + point
-            weight, x, part_x, y, part_y = _place(
-                places, weights, at, real, width, height
+            at = (sample_row * LEVELS + level) * POINTS + point
+            weight, x, dx, y, dy = _load_location(
+                locations, weights, at, exists, width, height
             )
-            by_weight = tl.zeros((BLOCK,), dtype)
-            by_x = tl.zeros((BLOCK,), dtype)
-            by_y = tl.zeros((BLOCK,), dtype)
+            grad_weight = tl.zeros((BLOCK,), dtype)
+            grad_x = tl.zeros((BLOCK,), dtype)
+            grad_y = tl.zeros((BLOCK,), dtype)
             for corner in tl.static_range(4):
-                offset, mask = _values_at(
+                offset, mask = _token_offsets(
                     x + corner % 2,
                     y + corner // 2,
                     width,
@@ -257,25 +295,29 @@ def _read_backward(
                     start,
                     stride,
                     channel,
-                    real,
-                    there,
+                    exists,
+                    in_bounds,
                 )
                 read = tl.load(value + offset, mask=mask, other=0.0)
-                share_x = _share(part_x, corner % 2)
-                share_y = _share(part_y, corner // 2)
+                weight_x = _bilinear_weight(dx, corner % 2)
+                weight_y = _bilinear_weight(dy, corner // 2)
                 tl.atomic_add(
-                    by_value + offset,
-                    (weight * share_x * share_y)[:, None] * by_out,
+                    grad_value + offset,
+                    (weight * weight_x * weight_y)[:, None] * grad_out,
                     mask=mask,
                     sem='relaxed',
                 )
-                by_share = tl.sum(by_out * read.to(dtype), axis=1)
-                by_weight += by_share * share_x * share_y
-                # The cell after gains what the cell before loses.
-                by_x += by_share * share_y * (1 if corner % 2 else -1)
-                by_y += by_share * share_x * (1 if corner // 2 else -1)
-            tl.store(by_weights + at, by_weight, mask=real)
-            by_x *= weight * width
-            by_y *= weight * height
-            tl.store(by_places + at * 2, by_x, mask=real)
-            tl.store(by_places + at * 2 + 1, by_y, mask=real)
+                grad_coefficient = tl.sum(grad_out * read.to(dtype), axis=1)
+                grad_weight += grad_coefficient * weight_x * weight_y
+                # The pixel after gains what the pixel before loses.
+                grad_x += (
+                    grad_coefficient * weight_y * (1 if corner % 2 else -1)
+                )
+                grad_y += (
+                    grad_coefficient * weight_x * (1 if corner // 2 else -1)
+                )
+            tl.store(grad_weights + at, grad_weight, mask=exists)
+            grad_x *= weight * width
+            grad_y *= weight * height
+            tl.store(grad_locations + at * 2, grad_x, mask=exists)
+            tl.store(grad_locations + at * 2 + 1, grad_y, mask=exists)

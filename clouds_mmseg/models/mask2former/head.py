@@ -1,15 +1,19 @@
-"""CLOUDSHead: the decode head of Mask2Former in plain PyTorch.
+"""CLOUDSHead: the decode head of Mask2Former in pure PyTorch.
 
 Checkpoints of MMSegmentation's ``Mask2FormerHead`` have the same keys.
+Letters: N images, K classes, Q queries, C channels, h_i and w_i of the four
+feature maps (h_0, w_0 of the finest), H and W of the network's input.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from torch import nn
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.arguments import (
     check_counts,
@@ -37,165 +41,43 @@ from clouds_mmseg.models.mask2former.transformer_decoder import (
 from clouds_mmseg.models.text_embeddings import find_text_source
 
 
-def input_size(metas, feature_size, stride, *, slide=False):
-    """Find height and width of the backbone's input.
-
-    Of the sizes that the metainfo names the first is taken that fits the
-    features. In slide mode the crop's is asked first, as a padded image may
-    be less than a stride larger; in whole mode the padded one.
-
-    Args:
-        metas (list[dict]): Metainfo of each image.
-        feature_size (tuple[int, int]): Of the finest map.
-        stride (int): Of the finest map.
-        slide (bool): Whether crops are being predicted.
-
-    Returns:
-        tuple[int, int]: Height and width in pixels.
-
-    Raises:
-        ValueError: If no size fits.
-    """
-    candidates = [_cropped(metas), *_padded(metas), _greatest(metas)]
-    if not slide:
-        candidates = candidates[1:]
-    candidates = [size for size in candidates if size is not None]
-    for size in candidates:
-        if all(
-            # Some backbones round a side up, some down.
-            side // stride <= cells <= math.ceil(side / stride)
-            for side, cells in zip(size, feature_size, strict=True)
-        ):
-            return size
-    raise ValueError(
-        f'features of size {tuple(feature_size)} at stride {stride} fit none '
-        f'of the sizes in the metainfo, {candidates}: give the size of the '
-        "network's input as img_shape, or the head's true strides"
-    )
-
-
-def _side_pair(shape):
-    """Height and width of (H, W) or (H, W, C), or None."""
-    return None if shape is None else (int(shape[0]), int(shape[1]))
-
-
-def _cropped(metas):
-    # slide_inference writes the crop's shape into the first only.
-    return _side_pair(metas[0].get('img_shape'))
-
-
-def _padded(metas):
-    sizes = [_side_pair(meta.get('pad_shape')) for meta in metas]
-    for meta in metas:
-        size = _side_pair(meta.get('img_shape'))
-        padding = meta.get('img_padding_size', meta.get('padding_size'))
-        if size is not None and padding is not None:
-            left, right, top, bottom = padding
-            sizes.append((size[0] + top + bottom, size[1] + left + right))
-    return sizes
-
-
-def _greatest(metas):
-    sizes = [_side_pair(meta.get('img_shape')) for meta in metas]
-    sizes = [size for size in sizes if size is not None]
-    if not sizes:
-        return None
-    return tuple(max(sides) for sides in zip(*sizes, strict=True))
-
-
-def stack_labels(samples):
-    """Collect the labels of a batch.
-
-    Args:
-        samples (list[SegDataSample]): With ``gt_sem_seg``, (1, H, W).
-
-    Returns:
-        Tensor: (B, H, W) int64.
-
-    Raises:
-        ValueError: A label is missing or of another size.
-    """
-    missing = [
-        sample.metainfo.get('img_path', f'number {index} of the batch')
-        for index, sample in enumerate(samples)
-        if 'gt_sem_seg' not in sample
-    ]
-    if missing:
-        raise ValueError(
-            f'no gt_sem_seg in the training sample {missing[0]}: load the '
-            'labels in the training pipeline'
-        )
-    labels = [sample.gt_sem_seg.data.squeeze(0) for sample in samples]
-    sizes = {tuple(label.shape) for label in labels}
-    if len(sizes) > 1:
-        raise ValueError(
-            f'labels of one batch must have one size, got {sorted(sizes)}: '
-            'pad them in the data preprocessor'
-        )
-    return torch.stack(labels).long()
-
-
-def stack_weights(samples):
-    """Collect the weights of a batch's pixels.
-
-    Args:
-        samples (list[SegDataSample]): With ``gt_sem_seg`` and optionally
-            ``gt_weight``, (1, H, W) float32.
-
-    Returns:
-        Tensor | None: (B, H, W) float32, 1 where a sample has no weights;
-        None where no sample has.
-    """
-    if not any('gt_weight' in sample for sample in samples):
-        return None
-    return torch.cat(
-        [
-            sample.gt_weight.data
-            if 'gt_weight' in sample
-            else torch.ones_like(sample.gt_sem_seg.data, dtype=torch.float32)
-            for sample in samples
-        ]
-    )
-
-
 @MODELS.register_module()
 class CLOUDSHead(BaseModule):
     """Mask2Former's decode head (arXiv 2112.01527) as CLOUDS trains it.
 
     With the linear classifier, names and shapes of the ``state_dict`` are
     those of MMSegmentation's ``Mask2FormerHead``, whose zoo checkpoints load
-    as they are. No compiled operators are needed.
+    unchanged. No compiled operators are needed.
 
     Args:
-        in_channels (Sequence[int]): Channels of the backbone's four maps.
-        num_classes (int): K, without "no object".
-        strides (Sequence[int]): Strides of the four maps.
-        feat_channels (int): Channels of features and queries: a multiple of
-            4, ``num_heads`` and ``num_groups``.
-        out_channels (int): Channels of the map that masks are made of. The
-            attribute of this name is K: that is what an
-            ``EncoderDecoder`` asks for.
-        num_queries (int): Q.
-        num_heads (int): Heads of every attention.
-        num_encoder_layers (int): Layers of the pixel decoder.
-        encoder_ffn_channels (int): Hidden channels of their feed-forward.
-        num_decoder_layers (int): Layers of the transformer decoder.
-        decoder_ffn_channels (int): Hidden channels of their feed-forward.
-        num_groups (int): Groups of the group normalisations.
-        num_points (int): Sampling points of deformable attention per map.
-        classifier (dict, optional): ``dict(type='linear')``, the default, or
+        in_channels: Channels of the backbone's four maps, finest first.
+        num_classes: K, without "no object".
+        strides: Strides of the four maps.
+        feat_channels: Channels C of features and queries: a multiple of 4,
+            ``num_heads`` and ``num_groups``.
+        out_channels: Channels of the mask features. The attribute of this
+            name is K, which is what ``EncoderDecoder`` reads it for.
+        num_queries: Q.
+        num_heads: Heads of every attention.
+        num_encoder_layers: Layers of the pixel decoder.
+        encoder_ffn_channels: Hidden channels of their feed-forward layers.
+        num_decoder_layers: Layers of the transformer decoder.
+        decoder_ffn_channels: Hidden channels of their feed-forward layers.
+        num_groups: Groups of the group normalisations.
+        num_points: Sampling points of deformable attention in each map.
+        classifier: ``dict(type='linear')``, the default, or
             ``dict(type='text', text_embeddings=...)`` with the further
-            arguments of :func:`load_text_embeddings`.
-        loss (dict, optional): Options of :class:`MaskCriterion`; by default
-            CLOUDS'.
-        align_corners (bool): How the segmentor resizes the result.
-        ignore_index (int): Label of pixels that belong to no class.
-        threshold (float): With ``num_classes=1``: the class is predicted
-            where its score is greater, elsewhere 255 ("nothing"). Not read
-            otherwise.
-        init_cfg (dict, optional): As for any ``BaseModule``.
-        **unknown: None; what upstream heads call otherwise is an error that
-            says how it is called here.
+            arguments of
+            :func:`~clouds_mmseg.models.text_embeddings.load_text_embeddings`.
+        loss: Options of :class:`MaskCriterion`; the defaults are those of
+            CLOUDS.
+        align_corners: How the segmentor resizes the result.
+        ignore_index: Label of pixels that belong to no class.
+        threshold: With ``num_classes=1``: the class is predicted where its
+            score is greater, elsewhere 255 ("nothing"). Not read otherwise.
+        init_cfg: mmengine's initialisation.
+        **unknown: None; an option of an upstream head is an error that names
+            the one of this class.
 
     Raises:
         ValueError: For an argument that breaks one of the rules above.
@@ -205,25 +87,25 @@ class CLOUDSHead(BaseModule):
     def __init__(
         self,
         *,
-        in_channels,
-        num_classes,
-        strides=(4, 8, 16, 32),
-        feat_channels=256,
-        out_channels=256,
-        num_queries=100,
-        num_heads=8,
-        num_encoder_layers=6,
-        encoder_ffn_channels=1024,
-        num_decoder_layers=9,
-        decoder_ffn_channels=2048,
-        num_groups=32,
-        num_points=4,
-        classifier=None,
-        loss=None,
-        align_corners=False,
-        ignore_index=255,
-        threshold=0.5,
-        init_cfg=None,
+        in_channels: Sequence[int],
+        num_classes: int,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        feat_channels: int = 256,
+        out_channels: int = 256,
+        num_queries: int = 100,
+        num_heads: int = 8,
+        num_encoder_layers: int = 6,
+        encoder_ffn_channels: int = 1024,
+        num_decoder_layers: int = 9,
+        decoder_ffn_channels: int = 2048,
+        num_groups: int = 32,
+        num_points: int = 4,
+        classifier: dict | None = None,
+        loss: dict | None = None,
+        align_corners: bool = False,
+        ignore_index: int = 255,
+        threshold: float = 0.5,
+        init_cfg: dict | None = None,
         **unknown,
     ):
         super().__init__(init_cfg)
@@ -286,61 +168,69 @@ class CLOUDSHead(BaseModule):
         )
 
     @staticmethod
-    def find_weights(cfg):
-        """Raise an error if the weights of a text classifier are not here.
+    def find_weights(cfg: dict) -> None:
+        """Raise an error if text embeddings of a config are missing.
 
         See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
         source = (cfg.get('classifier') or {}).get('text_embeddings')
         find_text_source(source)
 
-    def forward(self, x, batch_data_samples=None):
+    def forward(
+        self, x: Sequence[Tensor], batch_data_samples: list | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Predict classes and masks for every query, after every layer.
 
         Args:
-            x (Sequence[Tensor]): Four maps (N, in_channels[i], h_i, w_i),
-                finest first.
-            batch_data_samples (list, optional): Not used.
+            x: Four maps (N, in_channels[i], h_i, w_i), finest first.
+            batch_data_samples: Not used.
 
         Returns:
-            tuple[list[Tensor], list[Tensor]]: Class logits (N, Q, K + 1),
-            the last one "no object", and mask logits (N, Q, h_0, w_0): for
-            the learned queries and after each decoder layer.
+            Class logits (N, Q, K + 1), the last one "no object", and mask
+            logits (N, Q, h_0, w_0): for the learned queries and after each
+            decoder layer.
         """
         del batch_data_samples
 
-        mask_features, maps = self.pixel_decoder(x)
-        cls_logits, mask_logits, _ = self._decode(maps, mask_features)
+        mask_features, features = self.pixel_decoder(x)
+        cls_logits, mask_logits, _ = self._decode(features, mask_features)
         return cls_logits, mask_logits
 
-    def predict_for_loss(self, x):
+    def predict_for_loss(
+        self, x: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
         """Predict as :meth:`forward` does, with masks without gradient.
 
         Args:
-            x (Sequence[Tensor]): As for :meth:`forward`.
+            x: As for :meth:`forward`.
 
         Returns:
-            tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]: Class
-            logits; mask logits without gradient; mask embeddings (N, Q, C)
-            and mask features (N, C, h_0, w_0), whose product they are.
+            Class logits; mask logits without gradient; and the factors of
+            the masks: mask embeddings (N, Q, out_channels) and mask features
+            (N, out_channels, h_0, w_0).
         """
-        mask_features, maps = self.pixel_decoder(x)
-        outputs = self._decode(maps, mask_features, detach_masks=True)
+        mask_features, features = self.pixel_decoder(x)
+        outputs = self._decode(features, mask_features, detach_masks=True)
         return *outputs, mask_features
 
-    def _decode(self, maps, mask_features, *, detach_masks=False):
+    def _decode(
+        self,
+        features: list[Tensor],
+        mask_features: Tensor,
+        *,
+        detach_masks: bool = False,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Predict for the learned queries and after every decoder layer.
 
         Args:
-            maps (list[Tensor]): (N, C, h_i, w_i), coarsest first.
-            mask_features (Tensor): (N, C, h_0, w_0).
-            detach_masks (bool): Predict masks without gradient.
+            features: Multi-scale features (N, C, h_i, w_i), coarsest first.
+            mask_features: (N, out_channels, h_0, w_0).
+            detach_masks: Predict masks without gradient.
 
         Returns:
-            tuple[list[Tensor], list[Tensor], list[Tensor]]: Class logits,
-            mask logits and mask embeddings of each output.
+            Class logits, mask logits and mask embeddings of each output.
         """
-        decoder, levels = self.transformer_decoder, self._levels(maps)
+        decoder, levels = self.transformer_decoder, self._levels(features)
         query = self.query_feat.weight.expand(len(mask_features), -1, -1)
         cls_logits, mask_logits, mask_embeds = [], [], []
         for index in range(len(decoder.layers) + 1):
@@ -361,67 +251,74 @@ class CLOUDSHead(BaseModule):
                 query = self._attend(index, query, level, attn_mask)
         return cls_logits, mask_logits, mask_embeds
 
-    def last_prediction(self, x):
-        """Predict classes and masks for every query, at the end alone.
+    def last_prediction(self, x: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Predict classes and masks for every query, after the last layer.
 
-        Before the end a mask is needed only where the next layer attends: it
-        is predicted at that size, from mask features resized to it. Both are
-        linear, so their order does not matter.
+        The masks of earlier layers are needed for the attention mask of the
+        next layer only. They are predicted at its size, from resized mask
+        features: resizing and the product with the embeddings are linear, so
+        their order does not matter.
 
         Args:
-            x (Sequence[Tensor]): As for :meth:`forward`.
+            x: As for :meth:`forward`.
 
         Returns:
-            tuple[Tensor, Tensor]: What :meth:`forward` gives last, up to
-            rounding.
+            The last class and mask logits of :meth:`forward`, up to rounding.
         """
-        mask_features, maps = self.pixel_decoder(x)
-        decoder, levels = self.transformer_decoder, self._levels(maps)
+        mask_features, features = self.pixel_decoder(x)
+        decoder, levels = self.transformer_decoder, self._levels(features)
         resized = [_resize(mask_features, level.size) for level in levels]
         query = self.query_feat.weight.expand(len(mask_features), -1, -1)
         for index in range(len(decoder.layers)):
             embed = self.mask_embed(decoder.post_norm(query))
-            at = index % len(levels)
-            attn_mask = build_attn_mask(predict_masks(embed, resized[at]))
-            query = self._attend(index, query, levels[at], attn_mask)
+            scale = index % len(levels)
+            attn_mask = build_attn_mask(predict_masks(embed, resized[scale]))
+            query = self._attend(index, query, levels[scale], attn_mask)
         query = decoder.post_norm(query)
         masks = predict_masks(self.mask_embed(query), mask_features)
         return self.cls_embed(query, mask_features, masks), masks
 
-    def _levels(self, maps):
-        """Keys and values of the maps (N, C, h_i, w_i) for the decoder."""
+    def _levels(self, features):
+        """Make keys and values of the features (N, C, h_i, w_i)."""
         levels = []
-        for features, embed in zip(maps, self.level_embed.weight, strict=True):
-            value = features.flatten(2).transpose(1, 2) + embed
+        for feature, embed in zip(
+            features, self.level_embed.weight, strict=True
+        ):
+            value = feature.flatten(2).transpose(1, 2) + embed
             position = sine_encoding(
-                *features.shape[-2:], value.shape[-1], device=value.device
+                *feature.shape[-2:], value.shape[-1], device=value.device
             )
-            levels.append(Level(features.shape[-2:], value + position, value))
+            levels.append(Level(feature.shape[-2:], value + position, value))
         return levels
 
     def _attend(self, index, query, level, attn_mask):
-        """Map queries (N, Q, C) by decoder layer ``index``."""
+        """Apply decoder layer ``index`` to queries (N, Q, C)."""
         return self.transformer_decoder.layers[index](
             query, self.query_embed.weight, level.key, level.value, attn_mask
         )
 
-    def loss(self, x, batch_data_samples, train_cfg=None):
+    def loss(
+        self,
+        x: Sequence[Tensor],
+        batch_data_samples: list[SegDataSample],
+        train_cfg: dict | None = None,
+    ) -> dict[str, Tensor]:
         """Predict and compare with the labels.
 
         Args:
-            x (Sequence[Tensor]): As for :meth:`forward`.
-            batch_data_samples (list[SegDataSample]): With ``gt_sem_seg`` of
-                one size, (1, H, W), ids in [0, K) or ``ignore_index``;
-                optionally ``gt_weight``, (1, H, W) float32, how much each
-                pixel counts in the mask losses (1 where it is not given).
-            train_cfg (dict, optional): Not used.
+            x: As for :meth:`forward`.
+            batch_data_samples: With ``gt_sem_seg`` of one size, (1, H, W),
+                ids in [0, K) or ``ignore_index``; optionally ``gt_weight``,
+                (1, H, W) float32, the weight of each pixel in the mask
+                losses (1 where it is not given).
+            train_cfg: Not used.
 
         Returns:
-            dict[str, Tensor]: As :class:`MaskCriterion` gives it.
+            The losses by name, see :meth:`MaskCriterion.__call__`.
 
         Raises:
-            ValueError: If a label is missing, of another size, or holds an
-                id that is no class.
+            ValueError: If a label is missing, of another size, or has an id
+                that is not a class.
         """
         del train_cfg
         outputs = self.predict_for_loss(x)
@@ -435,17 +332,22 @@ class CLOUDSHead(BaseModule):
             mask_features=mask_features,
         )
 
-    def predict(self, x, batch_img_metas, test_cfg=None):
+    def predict(
+        self,
+        x: Sequence[Tensor],
+        batch_img_metas: list[dict],
+        test_cfg: dict | None = None,
+    ) -> Tensor:
         """Predict scores at the size of the network's input.
 
         Args:
-            x (Sequence[Tensor]): As for :meth:`forward`.
-            batch_img_metas (list[dict]): Metainfo of each image, from which
-                the size of the input is found: see :func:`input_size`.
-            test_cfg (dict, optional): Of the segmentor; ``mode`` is read.
+            x: As for :meth:`forward`.
+            batch_img_metas: Metainfo of each image, from which the size of
+                the input is found: see :func:`input_size`.
+            test_cfg: Of the segmentor; ``mode`` is read.
 
         Returns:
-            Tensor: (N, K, H, W) float32 scores, not negative.
+            (N, K, H, W) float32 scores, not negative.
 
         Raises:
             ValueError: If the metainfo does not fit the features.
@@ -453,18 +355,23 @@ class CLOUDSHead(BaseModule):
         size = self._input_size(x, batch_img_metas, test_cfg)
         return semantic_scores(*self.last_prediction(x), size)
 
-    def predict_labels(self, x, batch_img_metas, test_cfg=None):
+    def predict_labels(
+        self,
+        x: Sequence[Tensor],
+        batch_img_metas: list[dict],
+        test_cfg: dict | None = None,
+    ) -> Tensor:
         """Predict the best class of each pixel, without holding all scores.
 
         Args:
-            x (Sequence[Tensor]): As for :meth:`forward`.
-            batch_img_metas (list[dict]): As for :meth:`predict`.
-            test_cfg (dict, optional): As for :meth:`predict`.
+            x: As for :meth:`forward`.
+            batch_img_metas: As for :meth:`predict`.
+            test_cfg: As for :meth:`predict`.
 
         Returns:
-            Tensor: (N, H, W) int64, the labels of what :meth:`predict`
-            gives. Of one class: 0 where its score is above ``threshold``,
-            255 elsewhere.
+            (N, H, W) int64, the classes with the best scores of
+            :meth:`predict`. If K is 1: 0 where the score is above
+            ``threshold``, 255 elsewhere.
         """
         size = self._input_size(x, batch_img_metas, test_cfg)
         return semantic_labels(
@@ -479,6 +386,133 @@ class CLOUDSHead(BaseModule):
         return input_size(
             batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
         )
+
+
+def input_size(
+    metas: list[dict],
+    feature_size: tuple[int, int],
+    stride: int,
+    *,
+    slide: bool = False,
+) -> tuple[int, int]:
+    """Find height and width of the backbone's input.
+
+    The result is the first size in the metainfo that fits the features. In
+    slide mode the crop's size is tried first, as that of a padded image may
+    be less than a stride larger; in whole mode the padded size.
+
+    Args:
+        metas: Metainfo of each image.
+        feature_size: Height and width of the finest map.
+        stride: Of the finest map.
+        slide: Whether crops are predicted.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ValueError: If no size fits.
+    """
+    candidates = [_cropped(metas), *_padded(metas), _greatest(metas)]
+    if not slide:
+        candidates = candidates[1:]
+    candidates = [size for size in candidates if size is not None]
+    for size in candidates:
+        if all(
+            # Some backbones round a side up, some down.
+            side // stride <= length <= math.ceil(side / stride)
+            for side, length in zip(size, feature_size, strict=True)
+        ):
+            return size
+    raise ValueError(
+        f'features of size {tuple(feature_size)} at stride {stride} fit none '
+        f'of the sizes in the metainfo, {candidates}: give the size of the '
+        "network's input as img_shape, or the head's true strides"
+    )
+
+
+def _side_pair(shape):
+    """Height and width of (H, W) or (H, W, C), or None."""
+    return None if shape is None else (int(shape[0]), int(shape[1]))
+
+
+def _cropped(metas):
+    # slide_inference writes the crop's shape into the first only.
+    return _side_pair(metas[0].get('img_shape'))
+
+
+def _padded(metas):
+    sizes = [_side_pair(meta.get('pad_shape')) for meta in metas]
+    for meta in metas:
+        size = _side_pair(meta.get('img_shape'))
+        padding = meta.get('img_padding_size', meta.get('padding_size'))
+        if size is not None and padding is not None:
+            left, right, top, bottom = padding
+            sizes.append((size[0] + top + bottom, size[1] + left + right))
+    return sizes
+
+
+def _greatest(metas):
+    sizes = [_side_pair(meta.get('img_shape')) for meta in metas]
+    sizes = [size for size in sizes if size is not None]
+    if not sizes:
+        return None
+    return tuple(max(sides) for sides in zip(*sizes, strict=True))
+
+
+def stack_labels(samples: list[SegDataSample]) -> Tensor:
+    """Stack the label maps of a batch.
+
+    Args:
+        samples: With ``gt_sem_seg``, (1, H, W).
+
+    Returns:
+        (N, H, W) int64.
+
+    Raises:
+        ValueError: A label is missing or of another size.
+    """
+    missing = [
+        sample.metainfo.get('img_path', f'number {index} of the batch')
+        for index, sample in enumerate(samples)
+        if 'gt_sem_seg' not in sample
+    ]
+    if missing:
+        raise ValueError(
+            f'no gt_sem_seg in the training sample {missing[0]}: load the '
+            'labels in the training pipeline'
+        )
+    labels = [sample.gt_sem_seg.data.squeeze(0) for sample in samples]
+    sizes = {tuple(label.shape) for label in labels}
+    if len(sizes) > 1:
+        raise ValueError(
+            f'labels of one batch must have one size, got {sorted(sizes)}: '
+            'pad them in the data preprocessor'
+        )
+    return torch.stack(labels).long()
+
+
+def stack_weights(samples: list[SegDataSample]) -> Tensor | None:
+    """Stack the pixel weights of a batch.
+
+    Args:
+        samples: With ``gt_sem_seg`` and optionally ``gt_weight``, (1, H, W)
+            float32.
+
+    Returns:
+        (N, H, W) float32, 1 where a sample has no weights; None if no sample
+        has any.
+    """
+    if not any('gt_weight' in sample for sample in samples):
+        return None
+    return torch.cat(
+        [
+            sample.gt_weight.data
+            if 'gt_weight' in sample
+            else torch.ones_like(sample.gt_sem_seg.data, dtype=torch.float32)
+            for sample in samples
+        ]
+    )
 
 
 def _resize(maps, size):

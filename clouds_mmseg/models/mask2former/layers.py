@@ -1,25 +1,32 @@
-"""Layers and positional encodings shared by the parts of the head."""
+"""Layers and positional encodings that the parts of the head share."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class ConvNorm(nn.Module):
     """Convolution, then group normalisation; the size of the map is kept.
 
     Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        kernel_size (int): Odd side of the kernel.
-        num_groups (int): Groups of the normalisation.
-        bias (bool): Whether the convolution has a bias.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd side of the kernel.
+        num_groups: Groups of the normalisation.
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(
-        self, in_channels, out_channels, *, kernel_size, num_groups, bias
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        num_groups: int,
+        bias: bool,
     ):
         super().__init__()
         self.conv = nn.Conv2d(
@@ -31,7 +38,7 @@ class ConvNorm(nn.Module):
         )
         self.gn = nn.GroupNorm(num_groups, out_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, h, w) to (N, out_channels, h, w)."""
         return self.gn(self.conv(x))
 
@@ -40,59 +47,66 @@ class FeedForward(nn.Module):
     """Two linear layers with a ReLU between, added to the input.
 
     Args:
-        channels (int): Channels of input and output.
-        hidden_channels (int): Channels between the two layers.
+        channels: Channels of input and output.
+        hidden_channels: Channels between the two layers.
     """
 
-    # Rows at a time on the CPU, where there is no gradient.
-    STRIP = 1024
+    # Tokens computed at a time on the CPU where there is no gradient.
+    CHUNK_SIZE = 1024
 
-    def __init__(self, channels, hidden_channels):
+    def __init__(self, channels: int, hidden_channels: int):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Sequential(nn.Linear(channels, hidden_channels), nn.ReLU()),
             nn.Linear(hidden_channels, channels),
         )
 
-    def forward(self, x):
-        """Map (N, rows, channels) to the same shape."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, tokens, channels) to the same shape."""
         if torch.is_grad_enabled() or x.is_cuda:
             return x + self.layers(x)
-        # Nobody asks for the hidden channels again: those of a few rows
-        # stay in the cache.
-        strips = x.split(self.STRIP, dim=1)
-        return torch.cat([s + self.layers(s) for s in strips], dim=1)
+        # Without a backward pass the hidden channels are not kept: those of
+        # a chunk fit into the CPU's cache.
+        chunks = x.split(self.CHUNK_SIZE, dim=1)
+        return torch.cat([c + self.layers(c) for c in chunks], dim=1)
 
 
 class Attention(nn.Module):
     """Multi-head attention whose mask is shared by the heads, plus residual.
 
-    ``torch.nn.MultiheadAttention`` wants the mask once for each head; here
-    it is broadcast inside the fused kernel.
+    ``torch.nn.MultiheadAttention`` takes one copy of the mask for each head;
+    here it is broadcast inside the fused kernel.
 
     Args:
-        channels (int): Channels of queries, keys and values.
-        num_heads (int): Heads, a divisor of ``channels``.
+        channels: Channels C of queries, keys and values.
+        num_heads: Heads, a divisor of ``channels``.
     """
 
-    def __init__(self, channels, num_heads):
+    def __init__(self, channels: int, num_heads: int):
         super().__init__()
         self.attn = _Projections(channels)
         self.num_heads = num_heads
 
-    def forward(self, query, key, value, mask=None, *, identity):
-        """Attend.
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        *,
+        identity: Tensor,
+    ) -> Tensor:
+        """Attend to the values and add the result to the residual.
 
         Args:
-            query (Tensor): (N, Q, C), position included.
-            key (Tensor): (N, K, C), position included.
-            value (Tensor): (N, K, C).
-            mask (Tensor, optional): (N, Q, K) bool, true where a query may
-                attend.
-            identity (Tensor): (N, Q, C), what the result is added to.
+            query: (N, Q, C), positional encoding included.
+            key: (N, K, C), positional encoding included.
+            value: (N, K, C).
+            mask: (N, Q, K) bool, true where a query may attend.
+            identity: (N, Q, C), the residual.
 
         Returns:
-            Tensor: (N, Q, C).
+            (N, Q, C).
         """
         weights = self.attn.in_proj_weight.chunk(3)
         biases = self.attn.in_proj_bias.chunk(3)
@@ -112,7 +126,7 @@ class Attention(nn.Module):
 
 
 class _Projections(nn.Module):
-    """The parameters of attention, named as torch names them."""
+    """Attention parameters under ``torch.nn.MultiheadAttention``'s names."""
 
     def __init__(self, channels):
         super().__init__()
@@ -123,8 +137,10 @@ class _Projections(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
 
-def mlp(in_channels, hidden_channels, out_channels):
-    """Three linear layers with ReLUs between, as the mask embedding has."""
+def mlp(
+    in_channels: int, hidden_channels: int, out_channels: int
+) -> nn.Sequential:
+    """Build three linear layers with ReLUs between, as of ``mask_embed``."""
     return nn.Sequential(
         nn.Linear(in_channels, hidden_channels),
         nn.ReLU(),
@@ -134,34 +150,41 @@ def mlp(in_channels, hidden_channels, out_channels):
     )
 
 
-def sine_encoding(height, width, channels, *, device=None, temperature=1e4):
-    """Encode each cell of a map by sines and cosines of its position.
+def sine_encoding(
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    device: torch.device | None = None,
+    temperature: float = 1e4,
+) -> Tensor:
+    """Compute the sine positional encoding of each pixel of a map.
 
     Positions are counted from 1 and scaled so that the last row and column
-    stand at 2 pi. The first half of the channels speaks of y, the second
-    of x; sines and cosines alternate. Source: the normalised sine encoding
-    of DETR (arXiv 2005.12872, section A.4), as in Mask2Former.
+    are at 2 pi. The first half of the channels encodes y, the second x;
+    sines and cosines alternate. Source: the normalised sine encoding of DETR
+    (arXiv 2005.12872, section A.4), as in Mask2Former.
 
     Args:
-        height (int): Rows of the map.
-        width (int): Columns of the map.
-        channels (int): Length of a code, a multiple of 4.
-        device (torch.device, optional): Where to compute.
-        temperature (float): Base of the geometric row of wave lengths.
+        height: Rows of the map.
+        width: Columns of the map.
+        channels: Length of an encoding, a multiple of 4.
+        device: Device of the result.
+        temperature: Base of the geometric progression of wavelengths.
 
     Returns:
-        Tensor: (height * width, channels) float32, row-major cells.
+        (height * width, channels) float32, pixels in row-major order.
     """
     y = _axis_encoding(height, channels // 2, temperature, device)
     x = _axis_encoding(width, channels // 2, temperature, device)
-    code = torch.cat(
+    encoding = torch.cat(
         [
             y[:, None].expand(-1, width, -1),
             x[None].expand(height, -1, -1),
         ],
         dim=-1,
     )
-    return code.flatten(0, 1)
+    return encoding.flatten(0, 1)
 
 
 def _axis_encoding(length, channels, temperature, device):
@@ -175,15 +198,18 @@ def _axis_encoding(length, channels, temperature, device):
     ).flatten(1)
 
 
-def reference_points(shapes, device=None):
-    """Find the centres of all cells of maps, one map after the other.
+def reference_points(
+    shapes: Sequence[tuple[int, int]], device: torch.device | None = None
+) -> Tensor:
+    """Compute the pixel centres of several maps, one map after the other.
 
     Args:
-        shapes (Sequence[tuple[int, int]]): Height and width of each map.
-        device (torch.device, optional): Of the result.
+        shapes: Height and width of each map.
+        device: Device of the result.
 
     Returns:
-        Tensor: (S, 2) float32, xy in [0, 1] of the map.
+        (S, 2) float32, xy in [0, 1] of the pixel's own map; S pixels of all
+        maps together.
     """
     centres = []
     for h, w in shapes:

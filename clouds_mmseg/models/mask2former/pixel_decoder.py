@@ -1,8 +1,14 @@
-"""The pixel decoder of Mask2Former: deformable encoder, then one FPN step."""
+"""Pixel decoder of Mask2Former: deformable encoder, then one FPN step.
+
+Letters: N images, S tokens (the pixels of the three coarse maps together),
+C channels of a token.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
@@ -14,38 +20,39 @@ from clouds_mmseg.models.mask2former.layers import (
     sine_encoding,
 )
 
+# Feature levels that the encoder works on, at strides 8, 16 and 32.
 NUM_LEVELS = 3
 
 
 class PixelDecoder(nn.Module):
-    """Backbone maps to memories for the queries and one fine map for masks.
+    """Compute multi-scale features for the queries, and the mask features.
 
-    The three coarse maps exchange what they know through deformable
-    attention; the finest map takes part in the last, convolutional step
-    only. Source: Mask2Former (arXiv 2112.01527), section 3.2.1 and A.1.
+    Deformable self-attention runs over the three coarse maps; the finest map
+    is used in the last, convolutional step only. Source: Mask2Former (arXiv
+    2112.01527), section 3.2.1 and A.1.
 
     Args:
-        in_channels (list[int]): Channels of the four maps, finest first.
-        feat_channels (int): Channels of the memories.
-        out_channels (int): Channels of the map for masks.
-        num_heads (int): Attention heads.
-        num_layers (int): Encoder layers.
-        ffn_channels (int): Hidden channels of the feed-forward layers.
-        num_groups (int): Groups of the normalisations.
-        num_points (int): Places read for each head and level.
+        in_channels: Channels of the backbone's four maps, finest first.
+        feat_channels: Channels C of the multi-scale features.
+        out_channels: Channels of the mask features.
+        num_heads: Attention heads.
+        num_layers: Encoder layers.
+        ffn_channels: Hidden channels of the feed-forward layers.
+        num_groups: Groups of the group normalisations.
+        num_points: Sampling points for each head and level.
     """
 
     def __init__(
         self,
         *,
-        in_channels,
-        feat_channels,
-        out_channels,
-        num_heads,
-        num_layers,
-        ffn_channels,
-        num_groups,
-        num_points,
+        in_channels: Sequence[int],
+        feat_channels: int,
+        out_channels: int,
+        num_heads: int,
+        num_layers: int,
+        ffn_channels: int,
+        num_groups: int,
+        num_points: int,
     ):
         super().__init__()
         self.input_convs = nn.ModuleList(
@@ -69,7 +76,8 @@ class PixelDecoder(nn.Module):
             for _ in range(num_layers)
         )
         self.level_encoding = nn.Embedding(NUM_LEVELS, feat_channels)
-        # Lists of one keep the key names of pixel decoders with more steps.
+        # Lists of one module: the keys are those of pixel decoders with
+        # several FPN steps.
         self.lateral_convs = nn.ModuleList(
             [
                 ConvNorm(
@@ -107,17 +115,15 @@ class PixelDecoder(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
         nn.init.zeros_(self.mask_feature.bias)
 
-    def forward(self, feats):
-        """Run the decoder.
+    def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Decode the maps of the backbone.
 
         Args:
-            feats (Sequence[Tensor]): Four maps (N, in_channels[i], h_i,
-                w_i), finest first.
+            feats: Four maps (N, in_channels[i], h_i, w_i), finest first.
 
         Returns:
-            tuple: ``(mask_features, memories)``: a map (N, out_channels,
-            h_0, w_0), and three maps (N, feat_channels, h_i, w_i), coarsest
-            first.
+            The mask features (N, out_channels, h_0, w_0), and the multi-scale
+            features, three maps (N, C, h_i, w_i), coarsest first.
         """
         coarse_first = feats[:0:-1]
         maps = [
@@ -125,58 +131,69 @@ class PixelDecoder(nn.Module):
             for conv, feat in zip(self.input_convs, coarse_first, strict=True)
         ]
         shapes = [tuple(x.shape[-2:]) for x in maps]
+        # (N, S, C)
         x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
-        position = self._positions(shapes, x)
+        position = self._positional_encoding(shapes, x)
         centres = reference_points(shapes, x.device)
         for layer in self.encoder.layers:
             x = layer(x, position, centres, shapes)
         sizes = [h * w for h, w in shapes]
-        # In this order of views the strides of a batch of one still tell that
-        # the channels are last: resizing then copies nothing.
-        memories = [
-            part.unflatten(1, shape).permute(0, 3, 1, 2)
-            for part, shape in zip(x.split(sizes, 1), shapes, strict=True)
+        # With this order of view operations, the strides mark the maps as
+        # channels last even at batch size 1: resizing them copies nothing.
+        features = [
+            tokens.unflatten(1, shape).permute(0, 3, 1, 2)
+            for tokens, shape in zip(x.split(sizes, 1), shapes, strict=True)
         ]
         fine = self.lateral_convs[0](feats[0])
-        # In place, as the ReLU below: no gradient asks for what was there,
-        # and a map of this size takes longer to get than to fill.
+        # In place, as the ReLU below: the backward pass does not need the
+        # previous values, and allocating a map of this size takes longer
+        # than filling it.
         fine += F.interpolate(
-            memories[-1],
+            features[-1],
             size=fine.shape[-2:],
             mode='bilinear',
             align_corners=False,
         )
-        rows_are_slow = fine.dtype == torch.float32 and not fine.is_cuda
-        if torch.is_grad_enabled() and rows_are_slow:
+        on_cpu_in_fp32 = fine.dtype == torch.float32 and not fine.is_cuda
+        if torch.is_grad_enabled() and on_cpu_in_fp32:
             # With the channels last, oneDNN takes 2.5 times longer for the
             # gradient of a 3 x 3 kernel in float32.
             fine = fine.contiguous()
         fine = F.relu(self.output_convs[0](fine), inplace=True)
-        # What is made of the map, and the gradient of it, are of rows.
+        # The 1 x 1 convolution and the masks are products over the channels
+        # of each pixel, and so are their gradients.
         fine = fine.contiguous(memory_format=torch.channels_last)
-        return self.mask_feature(fine), memories
+        return self.mask_feature(fine), features
 
-    def _positions(self, shapes, like):
-        codes = [
-            sine_encoding(h, w, like.shape[-1], device=like.device) + level
+    def _positional_encoding(self, shapes, x):
+        """Sine encodings plus level encodings for tokens ``x``: (S, C)."""
+        encodings = [
+            sine_encoding(h, w, x.shape[-1], device=x.device) + level
             for (h, w), level in zip(
                 shapes, self.level_encoding.weight, strict=True
             )
         ]
-        return torch.cat(codes)
+        return torch.cat(encodings)
 
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward, each then normalised.
 
     Args:
-        channels (int): Channels of the maps.
-        num_heads (int): Attention heads.
-        num_points (int): Places read for each head and level.
-        ffn_channels (int): Hidden channels of the feed-forward layer.
+        channels: Channels C of the tokens.
+        num_heads: Attention heads.
+        num_points: Sampling points for each head and level.
+        ffn_channels: Hidden channels of the feed-forward layer.
     """
 
-    def __init__(self, *, channels, num_heads, num_points, ffn_channels):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_heads: int,
+        num_points: int,
+        ffn_channels: int,
+    ):
         super().__init__()
         self.self_attn = MultiScaleDeformableAttention(
             channels=channels,
@@ -189,7 +206,16 @@ class EncoderLayer(nn.Module):
         for layer in (self.ffn.layers[0][0], self.ffn.layers[1]):
             nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, x, position, centres, shapes):
-        """Map (N, S, C) to the same shape; see the attention's arguments."""
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        centres: Tensor,
+        shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        """Map tokens (N, S, C) to the same shape.
+
+        Arguments as for :meth:`MultiScaleDeformableAttention.forward`.
+        """
         x = self.norms[0](self.self_attn(x, position, centres, shapes))
         return self.norms[1](self.ffn(x))

@@ -1,4 +1,7 @@
-"""The transformer decoder of Mask2Former: masked attention of queries."""
+"""Transformer decoder of Mask2Former: masked attention of queries.
+
+Letters: N images, Q queries, K tokens of a feature map, C channels.
+"""
 
 from typing import NamedTuple
 
@@ -9,12 +12,12 @@ from clouds_mmseg.models.mask2former.layers import Attention, FeedForward
 
 
 class Level(NamedTuple):
-    """A feature map that decoder layers attend to, as a list of tokens.
+    """A feature map that decoder layers attend to, flattened to tokens.
 
     Attributes:
-        size (torch.Size): h and w of the map.
-        key (Tensor): (N, h * w, C), positional encoding included.
-        value (Tensor): (N, h * w, C).
+        size: h and w of the map.
+        key: (N, h * w, C), positional encoding included.
+        value: (N, h * w, C).
     """
 
     size: torch.Size
@@ -25,18 +28,25 @@ class Level(NamedTuple):
 class MaskedDecoder(nn.Module):
     """The layers of the transformer decoder and the norm of its outputs.
 
-    The loop over the layers stands in the head: between two layers it
-    predicts a mask for each query, and the next layer attends inside of it.
-    Source: Mask2Former (arXiv 2112.01527), section 3.2.
+    The head loops over the layers: between two of them it predicts a mask
+    for each query, inside of which the next layer attends. Source:
+    Mask2Former (arXiv 2112.01527), section 3.2.
 
     Args:
-        channels (int): Channels C of queries and features.
-        num_heads (int): Attention heads.
-        num_layers (int): Decoder layers.
-        ffn_channels (int): Hidden channels of the feed-forward layers.
+        channels: Channels C of queries and features.
+        num_heads: Attention heads.
+        num_layers: Decoder layers.
+        ffn_channels: Hidden channels of the feed-forward layers.
     """
 
-    def __init__(self, *, channels, num_heads, num_layers, ffn_channels):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_heads: int,
+        num_layers: int,
+        ffn_channels: int,
+    ):
         super().__init__()
         self.layers = nn.ModuleList(
             DecoderLayer(channels, num_heads, ffn_channels)
@@ -49,12 +59,12 @@ class DecoderLayer(nn.Module):
     """Cross-attention, self-attention, feed-forward; each then normalised.
 
     Args:
-        channels (int): Channels of queries and memories.
-        num_heads (int): Attention heads.
-        ffn_channels (int): Hidden channels of the feed-forward layer.
+        channels: Channels C of queries and features.
+        num_heads: Attention heads.
+        ffn_channels: Hidden channels of the feed-forward layer.
     """
 
-    def __init__(self, channels, num_heads, ffn_channels):
+    def __init__(self, channels: int, num_heads: int, ffn_channels: int):
         super().__init__()
         self.self_attn = Attention(channels, num_heads)
         self.cross_attn = Attention(channels, num_heads)
@@ -64,30 +74,37 @@ class DecoderLayer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, query, query_position, key, value, mask):
+    def forward(
+        self,
+        query: Tensor,
+        query_position: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
         """Map queries (N, Q, C) to the same shape.
 
         Args:
-            query (Tensor): (N, Q, C).
-            query_position (Tensor): (Q, C).
-            key (Tensor): (N, K, C), position included.
-            value (Tensor): (N, K, C).
-            mask (Tensor): (N, Q, K) bool, true where a query may attend.
+            query: (N, Q, C).
+            query_position: (Q, C), the learned positional encoding.
+            key: (N, K, C), positional encoding included.
+            value: (N, K, C).
+            mask: (N, Q, K) bool, true where a query may attend.
         """
         query = self.norms[0](
             self.cross_attn(
                 query + query_position, key, value, mask, identity=query
             )
         )
-        placed = query + query_position
+        positioned = query + query_position
         query = self.norms[1](
-            self.self_attn(placed, placed, query, identity=query)
+            self.self_attn(positioned, positioned, query, identity=query)
         )
         return self.norms[2](self.ffn(query))
 
 
 def predict_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Predict the mask of each query: its product with the mask features.
+    """Predict the mask of each query: its embedding times the mask features.
 
     Args:
         mask_embed: (N, Q, C).
@@ -95,7 +112,7 @@ def predict_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
 
     Returns:
         (N, Q, h, w) logits, channels last in memory: resizing and point
-        sampling read all masks of a location together.
+        sampling read all masks at a pixel together.
     """
     tokens = mask_features.flatten(2).transpose(1, 2)
     masks = tokens @ mask_embed.transpose(1, 2)  # (N, h * w, Q)
@@ -106,7 +123,7 @@ def build_attn_mask(mask_logits: Tensor) -> Tensor:
     """Turn predicted masks into attention masks.
 
     A query attends where its mask is at least one half. A query with an
-    empty mask attends everywhere, as attention to nothing is undefined.
+    empty mask attends everywhere: a softmax over nothing is undefined.
 
     Args:
         mask_logits: (N, Q, h, w), at the size of the features.

@@ -10,19 +10,16 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import keep_for_results
 
 _TEST_CFG = ('mode', 'crop_size', 'stride', 'window_batch', 'keep_scores')
-# Mean and deviation on a scale of 255 that are told apart.
+# Largest accepted difference of mean and std, on a scale of 255.
 _TOLERANCE = 3.0
 
 
 def check_test_cfg(test_cfg: dict | None) -> None:
-    """Check how images are to be predicted.
-
-    Args:
-        test_cfg (dict, optional): Of a segmentor.
+    """Check the settings of the inference of a segmentor.
 
     Raises:
-        UserError: The mode is unknown, or windows are not described, or
-            leave gaps between them.
+        UserError: The mode is unknown, or the sliding windows are not
+            specified or leave gaps between them.
     """
     test_cfg = test_cfg or {}
     for name in set(test_cfg) - set(_TEST_CFG):
@@ -71,19 +68,11 @@ def check_test_cfg(test_cfg: dict | None) -> None:
         )
 
 
-def _is_size(value):
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and all(isinstance(side, int) and side > 0 for side in value)
-    )
-
-
 def check_input(segmentor: torch.nn.Module) -> None:
     """Compare the preprocessor with the backbone and the head.
 
     Args:
-        segmentor (EncoderDecoder): Built.
+        segmentor: A built ``EncoderDecoder``.
 
     Raises:
         UserError: Padded pixels would be labelled with a class.
@@ -101,11 +90,11 @@ def check_input(segmentor: torch.nn.Module) -> None:
             )
     expected = getattr(segmentor.backbone, 'expects', None)
     if expected is not None:
-        _compare_colours(preprocessor, expected)
+        _check_normalisation(preprocessor, expected)
 
 
-def _compare_colours(preprocessor, expected):
-    """Warn where images would reach pretrained weights in other colours."""
+def _check_normalisation(preprocessor, expected):
+    """Warn if images are not normalised as the pretrained weights expect."""
     mean, std = expected
     problems = []
     if not getattr(preprocessor, '_enable_normalize', False):
@@ -115,16 +104,16 @@ def _compare_colours(preprocessor, expected):
             getattr(preprocessor, name).flatten().tolist()
             for name in ('mean', 'std')
         ]
-        for name, is_, wanted in zip(
+        for name, values, target in zip(
             ('mean', 'std'), found, (mean, std), strict=True
         ):
-            if len(is_) != len(wanted) or any(
+            if len(values) != len(target) or any(
                 abs(a - b) > _TOLERANCE
-                for a, b in zip(is_, wanted, strict=True)
+                for a, b in zip(values, target, strict=True)
             ):
                 problems.append(
-                    f'its {name} is {_numbers(is_)} instead of '
-                    f'{_numbers(wanted)}'
+                    f'its {name} is {_numbers(values)} instead of '
+                    f'{_numbers(target)}'
                 )
     if not getattr(preprocessor, '_channel_conversion', False):
         problems.append(
@@ -139,6 +128,14 @@ def _compare_colours(preprocessor, expected):
         )
         print_log(message, logger='current', level=logging.WARNING)
         keep_for_results(message)
+
+
+def _is_size(value):
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(side, int) and side > 0 for side in value)
+    )
 
 
 def _numbers(values):

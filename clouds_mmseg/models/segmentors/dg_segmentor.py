@@ -1,8 +1,10 @@
-"""The segmentor of the benchmarks.
+"""Segmentor for training on a source domain and testing on others.
 
-Letters: N images, K classes, H and W pixels of the network's input, h and w
-those of a result.
+Letters: N images, K classes, H and W of the network's input, h and w of a
+result.
 """
+
+from collections.abc import Callable, Iterator
 
 import torch
 from mmengine.structures import PixelData
@@ -10,6 +12,7 @@ from mmseg.models import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch import Tensor
 
 from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.checks import check_input, check_test_cfg
@@ -20,37 +23,37 @@ from clouds_mmseg.weights.load import weights_come_later
 
 @MODELS.register_module()
 class DGSegmentor(EncoderDecoder):
-    """An ``EncoderDecoder`` whose head asks the backbone for its widths.
+    """An ``EncoderDecoder`` whose head gets its widths from the backbone.
 
-    A config that exchanges the backbone then changes one line: the head's
-    ``in_channels`` are the backbone's ``channels`` unless the config states
+    To exchange the backbone, a config changes one line: the ``in_channels``
+    of the head are the ``channels`` of the backbone unless the config gives
     them.
 
-    In the mode ``slide`` several windows go through the network at once:
+    In mode ``slide`` the network gets several windows at once:
     ``test_cfg.window_batch`` of them, 4 by default.
 
-    A batch of a test may hold images of different sizes: each then goes
-    through the network alone, so that every number is that of batch size 1.
+    A test batch may hold images of different sizes: the network then gets
+    each of them alone, so that the results are those of batch size 1.
 
     A result has ``seg_logits`` beside the labels unless
     ``test_cfg.keep_scores`` is False: they are K float maps of the size of
-    the image, 2.7 GB for 19 classes at 8192x4320. Without them no more than
-    a strip of them is made. :class:`~clouds_mmseg.engine.DGRunner` compares
-    labels and makes False the default of its runs.
+    the image, 2.7 GB for 19 classes at 8192x4320. Without them only a strip
+    of the scores is held at a time. :class:`~clouds_mmseg.engine.DGRunner`
+    needs labels only and makes False the default of its runs.
 
     Args:
         **kwargs: As for :class:`mmseg.models.EncoderDecoder`.
 
     Attributes:
         missing_weights (UserError | None): Why the pretrained weights of
-            the backbone could not be read; None once a checkpoint brought
-            them.
-        keep_scores (bool): Whether results have ``seg_logits`` where
-            ``test_cfg.keep_scores`` does not say it.
+            the backbone could not be loaded; None once a checkpoint has
+            provided them.
+        keep_scores (bool): Whether results have ``seg_logits`` if
+            ``test_cfg.keep_scores`` is not given.
 
     Raises:
-        ValueError: ``decode_head`` states no ``in_channels`` and the
-            backbone has no attribute ``channels``.
+        ValueError: ``decode_head`` has no ``in_channels`` and the backbone no
+            attribute ``channels``.
         UserError: ``test_cfg`` or the preprocessor contradicts the model.
     """
 
@@ -58,15 +61,16 @@ class DGSegmentor(EncoderDecoder):
 
     def __init__(self, **kwargs):
         # MMSegmentation's init_model and MMSegInferencer build the model
-        # first and load a checkpoint then: whoever has one needs no files
-        # that its training began with. Without one, the error is raised
-        # before the first use.
+        # first and load a checkpoint then, which makes the pretrained weights
+        # unnecessary. Without a checkpoint, the error is raised before the
+        # first use.
         missing = None
         try:
             super().__init__(**kwargs)
         except UserError as error:
-            # If files are not the reason, it is raised again. The first
-            # attempt has handed `pretrained` on to the backbone.
+            # Raised again unless missing files are the reason. The first
+            # attempt has already moved `pretrained` into the backbone's
+            # config.
             with weights_come_later(True):
                 super().__init__(**dict(kwargs, pretrained=None))
             missing = error
@@ -75,12 +79,12 @@ class DGSegmentor(EncoderDecoder):
         check_input(self)
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
-        """As for any ``BaseSegmentor``, once the backbone has its weights."""
+        """Run as any ``BaseSegmentor``; missing weights are an error."""
         self._require_weights()
         return super().forward(inputs, data_samples, mode)
 
-    def init_weights(self):
-        """Initialise as any ``BaseModule``; missing files are an error."""
+    def init_weights(self) -> None:
+        """Initialise as any ``BaseModule``; missing weights are an error."""
         self._require_weights()
         super().init_weights()
 
@@ -106,25 +110,24 @@ class DGSegmentor(EncoderDecoder):
             decode_head = dict(decode_head, in_channels=list(channels))
         super()._init_decode_head(decode_head)
 
-    def test_step(self, data):
-        """Predict a batch, of images of any sizes.
+    def test_step(self, data: dict) -> list[SegDataSample]:
+        """Predict a batch of images of any sizes.
 
         Args:
-            data (dict): ``inputs``, N images (3, H, W), and
-                ``data_samples``.
+            data: ``inputs``, N images (3, H, W), and ``data_samples``.
 
         Returns:
-            list[SegDataSample]: See :meth:`postprocess_result`.
+            See :meth:`postprocess_result`.
         """
-        return self._by_size(data, super().test_step)
+        return self._split_by_size(data, super().test_step)
 
-    def val_step(self, data):
+    def val_step(self, data: dict) -> list[SegDataSample]:
         """Predict a batch: see :meth:`test_step`."""
-        return self._by_size(data, super().val_step)
+        return self._split_by_size(data, super().val_step)
 
     @staticmethod
-    def _by_size(data, step):
-        """Take images of different sizes one by one."""
+    def _split_by_size(data: dict, step: Callable) -> list[SegDataSample]:
+        """Run ``step`` on the batch, or image by image if sizes differ."""
         images = data['inputs']
         if len({tuple(image.shape) for image in images}) < 2:
             return step(data)
@@ -134,16 +137,18 @@ class DGSegmentor(EncoderDecoder):
             results.extend(step(one))
         return results
 
-    def predict(self, inputs, data_samples=None):
-        """Predict labels, and scores where they are wanted.
+    def predict(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """Predict labels, and scores if they are to be kept.
 
         Args:
-            inputs (Tensor): (N, 3, H, W), normalised.
-            data_samples (list[SegDataSample], optional): N samples to fill.
+            inputs: (N, 3, H, W), normalised.
+            data_samples: N samples to fill; new ones by default.
 
         Returns:
-            list[SegDataSample]: See :meth:`postprocess_result`; without
-            ``seg_logits`` unless scores are kept.
+            See :meth:`postprocess_result`; without ``seg_logits`` unless
+            scores are kept.
         """
         keep = (self.test_cfg or {}).get('keep_scores', self.keep_scores)
         if keep:
@@ -171,8 +176,10 @@ class DGSegmentor(EncoderDecoder):
             )
         return data_samples
 
-    def _labels_at_input_size(self, inputs, metas):
-        """Labels (N, H, W) int64, or None if the head cannot but score."""
+    def _labels_at_input_size(
+        self, inputs: Tensor, metas: list[dict]
+    ) -> Tensor | None:
+        """Predict labels (N, H, W) int64; None if the head only has scores."""
         if self.test_cfg.mode == 'slide':
             return self._slide_labels(inputs, metas)
         if not hasattr(self.decode_head, 'predict_labels'):
@@ -183,16 +190,16 @@ class DGSegmentor(EncoderDecoder):
 
     @staticmethod
     def _is_resized(size, meta):
-        """Whether the result has another size than the network's input."""
+        """Return whether the result has another size than the input."""
         left, right, top, bottom = _padding(meta)
         size = (size[0] - top - bottom, size[1] - left - right)
         return size != tuple(meta.get('ori_shape', size))
 
     def _best_class(self, scores, size=None, image=None):
-        """Name the class of each pixel: (K, H, W) -> (1, h, w) int64."""
+        """Find the class of each pixel: (K, H, W) -> (1, h, w) int64."""
         head = self.decode_head
         if len(scores) == 1 and self.num_classes != 1:
-            # MMSegmentation's way of two classes with one output.
+            # In MMSegmentation, two classes may have one output.
             logits = scores
             if size is not None:
                 logits = self._resized(scores, size)
@@ -206,18 +213,20 @@ class DGSegmentor(EncoderDecoder):
             image=image,
         )[None]
 
-    def slide_inference(self, inputs, batch_img_metas):
-        """Predict windows and take the mean where they overlap.
+    def slide_inference(
+        self, inputs: Tensor, batch_img_metas: list[dict]
+    ) -> Tensor:
+        """Predict sliding windows and average the scores where they overlap.
 
-        Windows and result are those of the class above. A window's features
-        depend on where its borders are, so windows share none.
+        Windows and result are those of ``EncoderDecoder``, which predicts one
+        window at a time.
 
         Args:
-            inputs (Tensor): (N, 3, H, W), normalised.
-            batch_img_metas (list[dict]): N metainfos.
+            inputs: (N, 3, H, W), normalised.
+            batch_img_metas: N metainfos.
 
         Returns:
-            Tensor: (N, K, H, W) scores.
+            (N, K, H, W) scores.
         """
         images, _, height, width = inputs.shape
         total = inputs.new_zeros(images, self.out_channels, height, width)
@@ -227,12 +236,14 @@ class DGSegmentor(EncoderDecoder):
             count[window] += 1
         return total.div_(count)
 
-    def _windows(self, inputs, batch_img_metas):
-        """Scores of all windows, row by row.
+    def _windows(
+        self, inputs: Tensor, batch_img_metas: list[dict]
+    ) -> Iterator[tuple[tuple, Tensor]]:
+        """Predict the scores of all windows, row by row.
 
         Yields:
-            tuple[tuple, Tensor]: The index of a window, whose last two
-            entries are its rows and columns, and its scores (N, K, h, w).
+            The index of a window, whose last two entries are its rows and
+            columns, and its scores (N, K, h, w).
         """
         images, _, height, width = inputs.shape
         crop, stride = self.test_cfg.crop_size, self.test_cfg.stride
@@ -241,12 +252,13 @@ class DGSegmentor(EncoderDecoder):
             for rows in _spans(height, crop[0], stride[0])
             for columns in _spans(width, crop[1], stride[1])
         ]
-        at_once = self.test_cfg.get('window_batch', 4)
-        for first in range(0, len(windows), at_once):
-            group = windows[first : first + at_once]
+        window_batch = self.test_cfg.get('window_batch', 4)
+        for first in range(0, len(windows), window_batch):
+            group = windows[first : first + window_batch]
             crops = torch.cat([inputs[window] for window in group])
             metas = [
-                # A torch.Size: by it heads of MMSegmentation know a window.
+                # A torch.Size: heads of MMSegmentation recognise a window
+                # by this type.
                 dict(meta, img_shape=crops.shape[2:])
                 for _ in group
                 for meta in batch_img_metas
@@ -254,20 +266,20 @@ class DGSegmentor(EncoderDecoder):
             scores = self.encode_decode(crops, metas).split(images)
             yield from zip(group, scores, strict=True)
 
-    def _slide_labels(self, inputs, metas):
-        """Labels of :meth:`slide_inference`, with a band of scores at a time.
+    def _slide_labels(self, inputs: Tensor, metas: list[dict]) -> Tensor:
+        """Predict the labels of :meth:`slide_inference`, band by band.
 
-        Windows come row by row: what lies above the rows of a window has
-        all its scores.
+        Windows come row by row: the scores above the rows of a window are
+        complete. Only the band of incomplete rows is held.
 
         Returns:
-            Tensor: (N, H, W) int64.
+            (N, H, W) int64.
         """
         images, _, height, width = inputs.shape
         labels = inputs.new_empty((images, height, width), dtype=torch.long)
         total = inputs.new_zeros(images, self.out_channels, 0, width)
         count = inputs.new_zeros(0, width)
-        above = 0  # Rows that have their labels.
+        above = 0  # Rows that have labels already.
 
         def finish(rows):
             nonlocal total, count, above
@@ -293,23 +305,27 @@ class DGSegmentor(EncoderDecoder):
         finish(len(count))
         return labels
 
-    def postprocess_result(self, seg_logits, data_samples=None):
-        """Bring scores to the size of the picture and name the best class.
+    def postprocess_result(
+        self,
+        seg_logits: Tensor,
+        data_samples: list[SegDataSample] | None = None,
+    ) -> list[SegDataSample]:
+        """Resize scores to the size of the image and find the best class.
 
-        The result is that of the class above; scores that have their size
-        are not resized, and on a CPU the best class of K maps is found in a
-        quarter of the time that ``argmax`` over them takes.
+        The result is that of ``EncoderDecoder``; scores that have the right
+        size are not resized, and on a CPU the best class of K maps is found
+        in a quarter of the time of ``argmax``.
 
         Args:
-            seg_logits (Tensor): (N, K, H, W) scores.
-            data_samples (list[SegDataSample], optional): N samples to fill;
-                of the metainfo ``img_padding_size`` (or ``padding_size``),
-                ``flip``, ``flip_direction`` and ``ori_shape`` are read. New
-                ones, at the size of the scores, if None.
+            seg_logits: (N, K, H, W) scores.
+            data_samples: N samples to fill; of the metainfo
+                ``img_padding_size`` (or ``padding_size``), ``flip``,
+                ``flip_direction`` and ``ori_shape`` are read. By default new
+                ones, at the size of the scores.
 
         Returns:
-            list[SegDataSample]: With ``seg_logits`` (K, h, w) and
-            ``pred_sem_seg`` (1, h, w) int64.
+            Samples with ``seg_logits`` (K, h, w) and ``pred_sem_seg``
+            (1, h, w) int64.
 
         Raises:
             NonFiniteError: A pixel's best score is NaN or infinite; the
@@ -326,13 +342,13 @@ class DGSegmentor(EncoderDecoder):
         if data_samples is None:
             data_samples = [SegDataSample() for _ in seg_logits]
         for sample, scores in zip(data_samples, seg_logits, strict=True):
-            scores = self._as_loaded(scores, sample.metainfo)
+            scores = self._undo_preprocessing(scores, sample.metainfo)
             sample.seg_logits = PixelData(data=scores)
             label = self._best_class(scores, image=sample.get('img_path'))
             sample.pred_sem_seg = PixelData(data=label)
         return data_samples
 
-    def _as_loaded(self, scores, meta):
+    def _undo_preprocessing(self, scores, meta):
         """Undo padding, flip and resizing of the input for (K, H, W)."""
         scores = _undo_padding_and_flip(scores, meta)
         size = tuple(meta.get('ori_shape', scores.shape[1:]))
@@ -351,13 +367,13 @@ class DGSegmentor(EncoderDecoder):
 
 
 def _padding(meta):
-    """Left, right, top and bottom padding of the input, pixels."""
+    """Return the padding of the input: left, right, top, bottom, pixels."""
     padding = meta.get('img_padding_size', meta.get('padding_size'))
     return padding or (0, 0, 0, 0)
 
 
 def _undo_padding_and_flip(maps, meta):
-    """Undo what was done to the input, for (..., H, W)."""
+    """Undo padding and flip of the input for maps (..., H, W)."""
     left, right, top, bottom = _padding(meta)
     height, width = maps.shape[-2:]
     maps = maps[..., top : height - bottom, left : width - right]
@@ -368,7 +384,7 @@ def _undo_padding_and_flip(maps, meta):
 
 
 def _spans(side, crop, stride):
-    """Where the windows lie along one side: slices of equal length."""
+    """Return the windows along one side as slices of equal length."""
     number = max(side - crop + stride - 1, 0) // stride + 1
     ends = [min(i * stride + crop, side) for i in range(number)]
     return [slice(max(end - crop, 0), end) for end in ends]

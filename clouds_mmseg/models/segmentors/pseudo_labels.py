@@ -1,34 +1,39 @@
 """Pseudo labels from the scores of a teacher, and their statistics."""
 
 import torch
+from torch import Tensor
 
 from clouds_mmseg.utils.cityscapes import IGNORE
 
 
-def label_from_scores(scores, threshold=None, *, class_threshold=0.5):
+def label_from_scores(
+    scores: Tensor,
+    threshold: float | None = None,
+    *,
+    class_threshold: float = 0.5,
+) -> tuple[Tensor, Tensor]:
     """Label each pixel with its best class.
 
-    CLOUDS takes the plain argmax (section 3.3; no threshold in the official
-    code); a threshold is an option here.
+    CLOUDS uses the argmax without a threshold (section 3.3 and the official
+    code); here a threshold is an option.
 
     Args:
-        scores (Tensor): (N, C, H, W) float, not negative: class scores as
-            ``predict`` of the head gives them.
-        threshold (float | None): In [0, 1]. Pixels of a lower confidence
-            are labelled 255.
-        class_threshold (float): Read if there is one class: it is where its
-            score is greater; elsewhere is nothing, 255.
+        scores: (N, K, H, W) float, not negative: class scores as ``predict``
+            of the head returns them.
+        threshold: In [0, 1]. Pixels of a lower confidence are labelled 255.
+        class_threshold: Used if K is 1: pixels with a greater score have the
+            class, all others are labelled 255.
 
     Returns:
-        tuple[Tensor, Tensor]: Labels (N, H, W) int64, and confidences
-        (N, H, W) float32 in [0, 1]: the best score's share of the sum over
-        classes. A Mask2Former's scores do not sum to one, so the share, not
-        the score, can be compared between pixels. Where a score is NaN or
-        infinite the confidence is NaN, and the label means nothing.
+        Labels (N, H, W) int64, and confidences (N, H, W) float32 in [0, 1]:
+        the best score divided by the sum over classes. The scores of
+        Mask2Former do not sum to one, so only this ratio can be compared
+        between pixels. Where a score is NaN or infinite the confidence is
+        NaN, and the label is arbitrary.
     """
     scores = scores.float()
     if scores.shape[1] == 1:
-        # The argmax would be the class everywhere, at a confidence of one.
+        # The argmax would be class 0 everywhere, with a confidence of one.
         score = scores[:, 0].clamp(max=1)
         label = torch.full_like(score, IGNORE, dtype=torch.long)
         label.masked_fill_(score > class_threshold, 0)
@@ -37,7 +42,7 @@ def label_from_scores(scores, threshold=None, *, class_threshold=0.5):
             label = label.masked_fill(confidence < threshold, IGNORE)
         return label, confidence
     best, label = scores.max(dim=1)
-    # (N, H, W); a pixel that no mask claims has all-zero scores.
+    # (N, H, W); a pixel outside of all masks has scores of zero.
     total = scores.sum(dim=1)
     confidence = best / total.clamp(min=1e-6)
     confidence = confidence.masked_fill(~total.isfinite(), torch.nan)
@@ -46,19 +51,19 @@ def label_from_scores(scores, threshold=None, *, class_threshold=0.5):
     return label, confidence
 
 
-def flip_label(label, direction):
-    """Mirror a map as the student's view was mirrored.
+def flip_label(label: Tensor, direction: str | None) -> Tensor:
+    """Flip a map as the student's view was flipped.
 
     Args:
-        label (Tensor): (..., H, W).
-        direction (str | None): ``'horizontal'``, ``'vertical'``,
-            ``'diagonal'`` or None, as mmcv's ``RandomFlip`` records it.
+        label: (..., H, W).
+        direction: ``'horizontal'``, ``'vertical'``, ``'diagonal'`` or None,
+            as mmcv's ``RandomFlip`` records it.
 
     Returns:
-        Tensor: Of the same shape.
+        A map of the same shape.
 
     Raises:
-        ValueError: Another direction.
+        ValueError: For another direction.
     """
     axes = {
         None: (),
@@ -74,28 +79,30 @@ def flip_label(label, direction):
 
 
 class PseudoLabelStatistics:
-    """Sums over the pseudo labels made since they were last read.
+    """Sums over the pseudo labels since the last call of :meth:`pop`.
 
-    Kept on the labels' device and read seldom, so that counting never makes
-    the training step wait. It is a report, not a state: nothing of it is
-    saved.
+    They are kept on the labels' device and rarely read, so that counting
+    does not synchronise the training step with the host. They are for
+    reports only and not saved in checkpoints.
 
     Args:
-        num_classes (int): Number of classes C.
+        num_classes: K.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int):
         self.num_classes = num_classes
         self._sums = None
 
-    def update(self, before, after, confidence):
-        """Count one image.
+    def update(
+        self, before: Tensor, after: Tensor, confidence: Tensor
+    ) -> None:
+        """Add the pseudo label of one image.
 
         Args:
-            before (Tensor): (H, W) int64 label before refinement.
-            after (Tensor): (H, W) int64 label after refinement; the same
-                tensor where there is no refiner.
-            confidence (Tensor): (H, W) float32 in [0, 1].
+            before: (H, W) int64 label before refinement.
+            after: (H, W) int64 label after refinement; the same tensor where
+                there is no refiner.
+            confidence: (H, W) float32 in [0, 1].
         """
         kept = after != IGNORE
         both = kept & (before != IGNORE)
@@ -117,15 +124,15 @@ class PseudoLabelStatistics:
         )
         self._sums = sums if self._sums is None else self._sums + sums
 
-    def pop(self):
-        """Read the sums and start anew.
+    def pop(self) -> dict | None:
+        """Return the statistics and reset the sums.
 
         Returns:
-            dict | None: ``images`` (int), ``kept`` (share of pixels that
-            have a label), ``confidence`` (mean over pixels), ``agreement``
-            (share of the pixels labelled both before and after refinement
-            whose label is the same) and ``histogram`` (list of each class's
-            share of the kept pixels); None if nothing was counted.
+            ``images`` (int), ``kept`` (share of pixels that have a label),
+            ``confidence`` (mean over pixels), ``agreement`` (share of the
+            pixels labelled both before and after refinement whose label is
+            the same) and ``histogram`` (list of each class's share of the
+            labelled pixels); None if there was no image.
         """
         if self._sums is None:
             return None

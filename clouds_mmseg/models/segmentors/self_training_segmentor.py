@@ -1,11 +1,18 @@
-"""Segmentor that labels the unlabelled samples of its batch with a teacher."""
+"""Segmentor that labels unlabelled samples with an EMA teacher.
+
+Letters: N samples of a batch, M of them unlabelled, K classes, H and W of the
+network's input.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import ExponentialMovingAverage
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
-from torch import nn
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
 
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.pseudo_labels import (
@@ -22,22 +29,24 @@ from clouds_mmseg.utils.finite import NonFiniteError, listed
 class SelfTrainingSegmentor(DGSegmentor):
     """CLOUDS' self-training (arXiv 2312.09788, section 3.3).
 
-    A training sample without ``gt_sem_seg`` carries a clean view of itself,
-    ``clean_img``. Its pseudo label is made in :meth:`loss`: backbone ->
-    teacher -> argmax -> refiner. From there on it cannot be told from a
-    labelled sample.
+    A training sample without ``gt_sem_seg`` has a second view without
+    photometric augmentation, ``clean_img``. :meth:`loss` computes its
+    pseudo label from it: backbone -> teacher -> argmax -> refiner. After that
+    it is treated as any labelled sample.
 
-    The teacher is the moving average of what is trained: of the head alone
-    over a frozen backbone, of both otherwise. It is a submodule, so it is
-    saved and resumed; :class:`~clouds_mmseg.engine.EMATeacherHook` moves it.
+    The teacher is the exponential moving average (EMA) of the trained parts:
+    of the head if the backbone is frozen, of both otherwise. It is a
+    submodule, so it is saved and resumed;
+    :class:`~clouds_mmseg.engine.EMATeacherHook` updates it.
 
     Args:
-        teacher_decay (float): Share of the teacher that an update keeps, in
-            (0, 1). The official value is 0.999.
-        label_threshold (float | None): Pixels of a lower confidence are not
-            labelled. The official code labels all.
-        confidence_weight (bool): Weight each pixel of a pseudo label by the
-            teacher's confidence in the mask losses. Off officially.
+        teacher_decay: Decay of the moving average, in (0, 1). The official
+            value is 0.999.
+        label_threshold: Pixels of a lower confidence are not labelled. The
+            official code labels all.
+        confidence_weight: Weight each pixel of a pseudo label by the
+            teacher's confidence in the mask losses. The official code does
+            not.
         **kwargs: As for :class:`DGSegmentor`.
 
     Raises:
@@ -45,16 +54,16 @@ class SelfTrainingSegmentor(DGSegmentor):
         UserError: The head has one output for two classes.
     """
 
-    # What a checkpoint of the warm-up does not have, with which training
-    # may begin nevertheless: the teacher is then copied from the student.
+    # Keys that a checkpoint of source-only training lacks. Self-training may
+    # start from it nevertheless: the teacher is then copied from the student.
     optional_in_checkpoint = ('teacher.',)
 
     def __init__(
         self,
         *,
-        teacher_decay=0.999,
-        label_threshold=None,
-        confidence_weight=False,
+        teacher_decay: float = 0.999,
+        label_threshold: float | None = None,
+        confidence_weight: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -78,17 +87,13 @@ class SelfTrainingSegmentor(DGSegmentor):
         self.teacher = ExponentialMovingAverage(
             self.student(), momentum=1 - teacher_decay
         )
-        # Set by SAMRefineHook: `(image, label) -> label`, or None. A plain
-        # callable: SAM must not enter state_dict, DDP or the teacher.
+        # Set by SAMRefineHook: `(image, label) -> label`, or None. Not an
+        # nn.Module: SAM must not enter state_dict, DDP or the teacher.
         self.refiner = None
         self.statistics = PseudoLabelStatistics(self.num_classes)
 
-    def student(self):
-        """The trained parts, under the names that the teacher knows.
-
-        Returns:
-            nn.ModuleDict: Of the head, and of the rest unless it is frozen.
-        """
+    def student(self) -> nn.ModuleDict:
+        """Return the trained parts: the head, and the rest unless frozen."""
         parts = {'decode_head': self.decode_head}
         if any(p.requires_grad for p in self.backbone.parameters()):
             parts['backbone'] = self.backbone
@@ -96,28 +101,29 @@ class SelfTrainingSegmentor(DGSegmentor):
                 parts['neck'] = self.neck
         return nn.ModuleDict(parts)
 
-    def update_teacher(self):
-        """Move the teacher towards the student; copy it the first time."""
+    def update_teacher(self) -> None:
+        """Update the EMA of the student; the first call copies the student."""
         self.teacher.update_parameters(self.student())
 
-    def train(self, mode=True):
-        """Set the student's mode; the teacher stays in eval."""
+    def train(self, mode: bool = True) -> 'SelfTrainingSegmentor':
+        """Set the mode of the student; the teacher stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
-    def loss(self, inputs, data_samples):
+    def loss(
+        self, inputs: Tensor, data_samples: list[SegDataSample]
+    ) -> dict[str, Tensor]:
         """Label the unlabelled samples, then compute the ordinary losses.
 
         Args:
-            inputs (Tensor): (N, 3, H, W) float, normalised: the student's
-                views.
-            data_samples (list[SegDataSample]): N samples with either
-                ``gt_sem_seg`` or ``clean_img``, (3, H', W') uint8 in the
-                channel order of the loaded image, H' <= H, W' <= W.
+            inputs: (N, 3, H, W) float, normalised: the student's views.
+            data_samples: N samples with either ``gt_sem_seg`` or
+                ``clean_img``, (3, H', W') uint8 in the channel order of the
+                loaded image, H' <= H, W' <= W.
 
         Returns:
-            dict[str, Tensor]: The losses.
+            The losses by name.
 
         Raises:
             UserError: A sample has neither.
@@ -136,8 +142,8 @@ class SelfTrainingSegmentor(DGSegmentor):
                     'KeepCleanView into its pipeline'
                 )
         clean = self._clean_views(unlabelled, inputs.shape[-2:])
-        features, clean_features = self._extract_both(inputs, clean)
-        self._label(unlabelled, clean_features, inputs.shape[-2:])
+        features, clean_features = self._extract_features(inputs, clean)
+        self._add_pseudo_labels(unlabelled, clean_features, inputs.shape[-2:])
         losses = self._decode_head_forward_train(features, data_samples)
         if self.with_auxiliary_head:
             losses.update(
@@ -145,11 +151,13 @@ class SelfTrainingSegmentor(DGSegmentor):
             )
         return losses
 
-    def _clean_views(self, samples, size):
+    def _clean_views(
+        self, samples: list[SegDataSample], size: Sequence[int]
+    ) -> Tensor:
         """Normalise and pad clean views as the preprocessor does inputs.
 
         Returns:
-            Tensor: (M, 3, H, W) float.
+            (M, 3, H, W) float.
         """
         preprocessor = self.data_preprocessor
         height, width = size
@@ -162,14 +170,14 @@ class SelfTrainingSegmentor(DGSegmentor):
             views.append(F.pad(view, padding, value=preprocessor.pad_val))
         return torch.stack(views)
 
-    def clean_rgb(self, sample):
-        """A sample's clean view in the model's channel order.
+    def clean_rgb(self, sample: SegDataSample) -> Tensor:
+        """Return the clean view of a sample in the model's channel order.
 
         Args:
-            sample (SegDataSample): With ``clean_img``, (3, H, W) uint8.
+            sample: With ``clean_img``, (3, H, W) uint8.
 
         Returns:
-            Tensor: (3, H, W) uint8.
+            (3, H, W) uint8.
         """
         view = sample.clean_img.data
         if self.data_preprocessor._channel_conversion:
@@ -177,17 +185,19 @@ class SelfTrainingSegmentor(DGSegmentor):
         return view
 
     @torch.no_grad()
-    def pseudo_labels(self, data_samples):
-        """Label clean views as training does, and change nothing.
+    def pseudo_labels(
+        self, data_samples: list[SegDataSample]
+    ) -> tuple[Tensor, Tensor]:
+        """Label clean views as in training, without changing the samples.
 
         Args:
-            data_samples (list[SegDataSample]): M samples with ``clean_img``,
-                as for :meth:`loss`, of one size (3, H, W). Height and width
-                are padded to multiples of 32.
+            data_samples: M samples with ``clean_img``, as for :meth:`loss`,
+                of one size (3, H, W). Height and width are padded to
+                multiples of 32.
 
         Returns:
-            tuple[Tensor, Tensor]: Labels (M, H, W) int64 before refinement,
-            and the teacher's confidences (M, H, W) float32 in [0, 1].
+            Labels (M, H, W) int64 before refinement, and the teacher's
+            confidences (M, H, W) float32 in [0, 1].
 
         Raises:
             NonFiniteError: The teacher's scores are NaN or infinite; the
@@ -197,21 +207,21 @@ class SelfTrainingSegmentor(DGSegmentor):
         height, width = shape
         size = (height + -height % 32, width + -width % 32)
         clean = self._clean_views(data_samples, size)
-        labels, confidences = self._teach(
+        labels, confidences = self._predict_pseudo_labels(
             self._teacher_features(clean), size, data_samples
         )
         return labels[:, :height, :width], confidences[:, :height, :width]
 
-    def _teacher_features(self, clean):
-        """What the teacher's head reads."""
+    def _teacher_features(self, clean: Tensor) -> Sequence[Tensor]:
+        """Extract the features of clean views for the teacher's head."""
         parts = self.teacher.module
         if 'backbone' not in parts:
             return self.extract_feat(clean)
         features = parts['backbone'](clean)
         return parts['neck'](features) if self.with_neck else features
 
-    def _extract_both(self, inputs, clean):
-        """Features of both views; frozen ones come from a single call."""
+    def _extract_features(self, inputs, clean):
+        """Extract the features of both views, in one call if frozen."""
         if 'backbone' in self.teacher.module:
             features = self.extract_feat(inputs)
             with torch.no_grad():
@@ -221,10 +231,10 @@ class SelfTrainingSegmentor(DGSegmentor):
         return [x[:n] for x in both], [x[n:] for x in both]
 
     @torch.no_grad()
-    def _teach(self, clean_features, size, samples):
-        """The teacher's labels and confidences, both (M, H, W)."""
-        # The metas say the size of what made these features; a sample's own
-        # would say that of the image before padding.
+    def _predict_pseudo_labels(self, clean_features, size, samples):
+        """Predict the teacher's labels and confidences, both (M, H, W)."""
+        # The metainfo gives the size of the padded input that the features
+        # are of; that of the samples is the size before padding.
         metas = [
             dict(
                 img_shape=tuple(size),
@@ -242,12 +252,12 @@ class SelfTrainingSegmentor(DGSegmentor):
             class_threshold=getattr(self.decode_head, 'threshold', None),
         )
         # The confidence is finite exactly where all scores are.
-        good = confidence.isfinite().flatten(1).all(dim=1).tolist()
-        if not all(good):
+        finite = confidence.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite):
             paths = [
                 str(sample.get('img_path', 'an image without path'))
-                for sample, fine in zip(samples, good, strict=True)
-                if not fine
+                for sample, is_finite in zip(samples, finite, strict=True)
+                if not is_finite
             ]
             raise NonFiniteError(
                 "the teacher's scores are not finite (NaN or infinite) for "
@@ -257,14 +267,16 @@ class SelfTrainingSegmentor(DGSegmentor):
             )
         return label, confidence
 
-    def _label(self, samples, clean_features, size):
-        """Give each sample the teacher's label of its clean view.
+    def _add_pseudo_labels(self, samples, clean_features, size):
+        """Add the refined pseudo label of its clean view to each sample.
 
-        The label is made once, of the view as it was stored, and mirrored
-        as the student's view was: a refiner's cache then meets one image,
+        The label is predicted for the view before the flip, then flipped as
+        the student's view was: the cache of a refiner then holds one image,
         not two.
         """
-        labels, confidences = self._teach(clean_features, size, samples)
+        labels, confidences = self._predict_pseudo_labels(
+            clean_features, size, samples
+        )
         for sample, label, confidence in zip(
             samples, labels, confidences, strict=True
         ):

@@ -13,10 +13,10 @@ from clouds_mmseg.models.mask2former.deform_attn_triton import (
 )
 
 
-def run(value, shapes, places, weights, direction):
+def run(value, shapes, locations, weights, direction):
     """Return the output and the gradients of its product with a direction."""
-    inputs = [x.requires_grad_() for x in (value, places, weights)]
-    out = ms_deform_attn_triton(value, shapes, places, weights)
+    inputs = [x.requires_grad_() for x in (value, locations, weights)]
+    out = ms_deform_attn_triton(value, shapes, locations, weights)
     grads = torch.autograd.grad((out * direction).sum(), inputs)
     return [out.detach(), *grads]
 

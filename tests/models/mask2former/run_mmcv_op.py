@@ -28,46 +28,46 @@ from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
     multi_scale_deformable_attn_pytorch as in_python,
 )
 
-from clouds_mmseg.models.mask2former import deform_attn as deform_choice  # noqa: E402
+from clouds_mmseg.models.mask2former import deform_attn  # noqa: E402
 from clouds_mmseg.models.mask2former.deform_attn import (  # noqa: E402
     ms_deform_attn_grid_sample,
 )
 
 
-def check(value, sides, starts, places, weights, im2col_step):
+def check(value, sides, starts, locations, weights, im2col_step):
     """What the compiled operators ask of their arguments."""
-    for tensor in (value, sides, starts, places, weights):
+    for tensor in (value, sides, starts, locations, weights):
         assert tensor.is_contiguous()
     assert sides.dtype == starts.dtype == torch.int64
-    assert value.dtype == places.dtype == weights.dtype
+    assert value.dtype == locations.dtype == weights.dtype
     assert len(value) % min(len(value), im2col_step) == 0
     ends = sides.prod(1).cumsum(0)
     assert starts[0] == 0 and torch.equal(starts[1:], ends[:-1])
 
 
-def forward(value, sides, starts, places, weights, im2col_step):
-    check(value, sides, starts, places, weights, im2col_step)
-    return in_python(value, sides, places, weights)
+def forward(value, sides, starts, locations, weights, im2col_step):
+    check(value, sides, starts, locations, weights, im2col_step)
+    return in_python(value, sides, locations, weights)
 
 
 def backward(
     value,
     sides,
     starts,
-    places,
+    locations,
     weights,
     grad,
     grad_value,
-    grad_places,
+    grad_locations,
     grad_weights,
     im2col_step,
 ):
-    inputs = [x.detach().requires_grad_() for x in (value, places, weights)]
+    inputs = [x.detach().requires_grad_() for x in (value, locations, weights)]
     with torch.enable_grad():
         out = in_python(inputs[0], sides, *inputs[1:])
     found = torch.autograd.grad(out, inputs, grad)
     for into, x in zip(
-        (grad_value, grad_places, grad_weights), found, strict=True
+        (grad_value, grad_locations, grad_weights), found, strict=True
     ):
         into.copy_(x)
 
@@ -75,19 +75,19 @@ def backward(
 extension.ms_deform_attn_forward = forward
 extension.ms_deform_attn_backward = backward
 
-sample = deform_choice._LOADERS['mmcv']()
+sample = deform_attn._BACKENDS['mmcv']()
 shapes = [(2, 3), (4, 6)]
 print('mmcv')
 for images in (1, 3):
-    value, places, weights = deform_choice.random_layer_inputs(
+    value, locations, weights = deform_attn.random_layer_inputs(
         shapes, torch.device('cpu'), images
     )
     # A view that is not contiguous, as a layer's may be.
     value = value.detach().transpose(1, 2).contiguous().transpose(1, 2)
-    inputs = value.requires_grad_(), places, weights
+    inputs = value.requires_grad_(), locations, weights
     results = [
-        deform_choice._both_directions(core, shapes, inputs)
-        for core in (sample, ms_deform_attn_grid_sample)
+        deform_attn._forward_backward(backend, shapes, inputs)
+        for backend in (sample, ms_deform_attn_grid_sample)
     ]
     same = all(
         torch.allclose(a, b, atol=1e-4, rtol=1e-4)

@@ -24,21 +24,21 @@ def close(a, b, tolerance=1e-4):
 @pytest.mark.parametrize('batch', [1, 3])
 def test_equals_the_plain_head(built_head, make_feats, size, batch):
     feats = make_feats(size, batch)
-    plain = PlainHead(built_head.state_dict(), heads=4, groups=8)
+    reference = PlainHead(built_head.state_dict(), heads=4, groups=8)
     with torch.no_grad():
-        ours, theirs = built_head(feats), plain.forward(feats)
+        ours, theirs = built_head(feats), reference.forward(feats)
         scores = built_head.predict(feats, [dict(img_shape=size)] * batch)
     assert len(ours[0]) == len(ours[1]) == 4
     for mine, other in zip(ours, theirs, strict=True):
         for a, b in zip(mine, other, strict=True):
             close(a, b)
-    close(scores, plain.scores(ours[0][-1], ours[1][-1], size))
+    close(scores, reference.scores(ours[0][-1], ours[1][-1], size))
 
 
 def test_text_head_equals_the_plain_head(built_text_head, make_feats):
     feats = make_feats((33, 47))
     classifier = built_text_head.cls_embed
-    plain = PlainHead(
+    reference = PlainHead(
         built_text_head.state_dict(),
         heads=4,
         groups=8,
@@ -46,7 +46,7 @@ def test_text_head_equals_the_plain_head(built_text_head, make_feats):
         synonyms=classifier.num_synonyms,
     )
     with torch.no_grad():
-        ours, theirs = built_text_head(feats), plain.forward(feats)
+        ours, theirs = built_text_head(feats), reference.forward(feats)
     for mine, other in zip(ours, theirs, strict=True):
         for a, b in zip(mine, other, strict=True):
             close(a, b)
@@ -56,11 +56,11 @@ def test_gradients_equal_the_plain_head(head, make_feats):
     """Through the sparse rows, the fused attention and the encoder."""
     feats = [x.requires_grad_() for x in make_feats((33, 47))]
     state = dict(head.named_parameters())
-    plain = PlainHead(state, heads=4, groups=8)
+    reference = PlainHead(state, heads=4, groups=8)
     wanted = [*feats, *state.values()]
     direction = None
     grads = []
-    for classes, masks in (head(feats), plain.forward(feats)):
+    for classes, masks in (head(feats), reference.forward(feats)):
         outputs = torch.cat([x.flatten() for x in [*classes, *masks]])
         if direction is None:
             direction = torch.randn_like(outputs) / len(outputs)
@@ -143,7 +143,7 @@ def test_bfloat16_autocast(kind, request, make_feats, make_samples):
     any_head = request.getfixturevalue(kind)
     feats = make_feats((33, 47))
     metas = [dict(img_shape=(33, 47))] * 2
-    plain = any_head.predict(feats, metas)
+    reference = any_head.predict(feats, metas)
     labels = torch.randint(0, 5, (2, 33, 47))
     with torch.autocast('cpu', torch.bfloat16):
         classes, masks = any_head(feats)
@@ -156,7 +156,7 @@ def test_bfloat16_autocast(kind, request, make_feats, make_samples):
     total.backward()
     assert all(p.grad.isfinite().all() for p in any_head.parameters())
     # Nearly the same answer: most pixels agree.
-    agreement = scores.argmax(1) == plain.argmax(1)
+    agreement = scores.argmax(1) == reference.argmax(1)
     assert agreement.float().mean() > 0.9
 
 
@@ -165,7 +165,7 @@ def test_bfloat16_autocast(kind, request, make_feats, make_samples):
 @pytest.mark.parametrize('dtype', [None, torch.bfloat16])
 def test_cuda_equals_cpu(head, make_feats, make_samples, make_labels, dtype):
     feats, metas = make_feats((33, 47)), [dict(img_shape=(33, 47))] * 2
-    plain = head.predict(feats, metas)
+    reference = head.predict(feats, metas)
     head.cuda()
     feats = [x.cuda() for x in feats]
     with torch.autocast('cuda', dtype or torch.half, enabled=bool(dtype)):
@@ -175,7 +175,7 @@ def test_cuda_equals_cpu(head, make_feats, make_samples, make_labels, dtype):
         )
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
-    agreement = scores.cpu().argmax(1) == plain.argmax(1)
+    agreement = scores.cpu().argmax(1) == reference.argmax(1)
     assert agreement.float().mean() > (0.9 if dtype else 0.999)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from clouds_mmseg.models.mask2former import deform_attn as deform_choice
+from clouds_mmseg.models.mask2former import deform_attn
 from clouds_mmseg.models.mask2former.deform_attn import (
-    fastest,
+    autotune,
     ms_deform_attn_grid_sample,
     select_backend,
 )
@@ -19,7 +19,7 @@ SHAPES = [(2, 3), (4, 5)]
 
 @pytest.fixture
 def said(monkeypatch):
-    """What is logged, line by line."""
+    """The logged messages, one a line."""
     lines = []
     logger = MMLogger.get_instance('choice')
     monkeypatch.setattr(
@@ -30,17 +30,17 @@ def said(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def nothing_known():
-    deform_choice._fastest_once.cache_clear()
+def clear_cache():
+    deform_attn._autotune_once.cache_clear()
     yield
-    deform_choice._fastest_once.cache_clear()
+    deform_attn._autotune_once.cache_clear()
 
 
-def slow(core, times=30):
+def slow(backend, times=30):
     def repeated(*args):
         for _ in range(times):
-            core(*args)
-        return core(*args)
+            backend(*args)
+        return backend(*args)
 
     return repeated
 
@@ -53,7 +53,7 @@ def test_the_faster_of_two_is_taken(said, delayed):
     else:
         second = slow(second)
     loaders = {'first': lambda: first, 'second': lambda: second}
-    chosen = fastest(loaders, CPU, SHAPES)
+    chosen = autotune(loaders, CPU, SHAPES)
     assert chosen is (second if delayed == 'first' else first)
     (line,) = said
     assert line.startswith('Deformable sampling on cpu: ')
@@ -68,15 +68,15 @@ def absent():
     raise ImportError("No module named 'triton'")
 
 
-def wrong(value, shapes, places, weights):
-    return ms_deform_attn_cpu(value, shapes, places, weights) * 1.01
+def wrong(value, shapes, locations, weights):
+    return ms_deform_attn_cpu(value, shapes, locations, weights) * 1.01
 
 
-def half_wrong(value, shapes, places, weights):
+def half_wrong(value, shapes, locations, weights):
     """The right numbers, whose gradients miss a part."""
     return (
-        ms_deform_attn_cpu(value, shapes, places.detach(), weights)
-        + 0 * places.sum()
+        ms_deform_attn_cpu(value, shapes, locations.detach(), weights)
+        + 0 * locations.sum()
     )
 
 
@@ -89,19 +89,19 @@ def half_wrong(value, shapes, places, weights):
         (lambda: half_wrong, 'ValueError: its numbers are off by 1.0e+00'),
     ],
 )
-def test_what_does_not_work_is_left_out_and_said(said, load, reason):
+def test_a_backend_that_fails_is_skipped_and_logged(said, load, reason):
     loaders = {
         'grid_sample': lambda: ms_deform_attn_grid_sample,
         'other': load,
     }
-    assert fastest(loaders, CPU, SHAPES) is ms_deform_attn_grid_sample
+    assert autotune(loaders, CPU, SHAPES) is ms_deform_attn_grid_sample
     assert said[0] == (
-        'Deformable sampling on cpu: other is left out, as it does not work '
+        'Deformable sampling on cpu: other is skipped, as it does not work '
         f'here ({reason})'
     )
 
 
-def test_a_validation_may_ask_first_and_numbers_drawn_stay(said):
+def test_it_runs_in_inference_mode_and_leaves_the_random_state(said):
     loaders = {
         'a': lambda: ms_deform_attn_grid_sample,
         'b': lambda: ms_deform_attn_cpu,
@@ -109,7 +109,7 @@ def test_a_validation_may_ask_first_and_numbers_drawn_stay(said):
     torch.manual_seed(3)
     state = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
-        assert fastest(loaders, CPU, SHAPES) in (
+        assert autotune(loaders, CPU, SHAPES) in (
             ms_deform_attn_grid_sample,
             ms_deform_attn_cpu,
         )
@@ -123,7 +123,7 @@ def test_a_device_is_measured_once(monkeypatch):
         asked.append(1)
         return ms_deform_attn_grid_sample
 
-    monkeypatch.setattr(deform_choice, '_LOADERS', {'grid_sample': load})
+    monkeypatch.setattr(deform_attn, '_BACKENDS', {'grid_sample': load})
     assert (
         select_backend(CPU)
         is select_backend(CPU)
@@ -144,7 +144,7 @@ def test_the_environment_decides(monkeypatch):
 
 
 def test_wanted_determinism_is_left_to_torch(monkeypatch):
-    monkeypatch.setattr(deform_choice, '_LOADERS', {'none': broken})
+    monkeypatch.setattr(deform_attn, '_BACKENDS', {'none': broken})
     torch.use_deterministic_algorithms(True)
     try:
         assert select_backend(CPU) is ms_deform_attn_grid_sample
@@ -152,11 +152,11 @@ def test_wanted_determinism_is_left_to_torch(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def test_without_a_gpu_triton_is_left_out(said):
-    """As Triton itself says, on a machine that has none."""
+def test_without_a_gpu_triton_is_skipped(said):
+    """Triton itself raises the error on a machine without a GPU."""
     pytest.importorskip('triton')
     if torch.cuda.is_available():
         pytest.skip('here is a GPU')
-    chosen = fastest(deform_choice._LOADERS, CPU, SHAPES)
+    chosen = autotune(deform_attn._BACKENDS, CPU, SHAPES)
     assert chosen is ms_deform_attn_grid_sample
-    assert 'triton is left out' in said[0]
+    assert 'triton is skipped' in said[0]

@@ -20,13 +20,13 @@ SHAPES = {
 
 
 def draw(shapes, dtype=torch.float32, queries=17, dim=6):
-    """A case with places outside, and queries that fill no whole block."""
-    cells = sum(h * w for h, w in shapes)
+    """Locations partly outside, and queries that fill no whole block."""
+    num_tokens = sum(h * w for h, w in shapes)
     size = (2, queries, 2, len(shapes), 2)
     return dict(
-        value=torch.randn(2, cells, 2, dim, dtype=dtype),
+        value=torch.randn(2, num_tokens, 2, dim, dtype=dtype),
         shapes=shapes,
-        places=torch.rand(*size, 2, dtype=dtype) * 2 - 0.5,
+        locations=torch.rand(*size, 2, dtype=dtype) * 2 - 0.5,
         weights=torch.rand(size, dtype=dtype),
         direction=torch.randn(2, queries, 2 * dim, dtype=dtype),
     )
@@ -43,17 +43,17 @@ def make_cases():
         [(2, 2), (4, 4), (8, 8)], queries=5, dim=32
     )  # float32
     far = draw(SHAPES['pyramid'], queries=5)
-    for query, place in enumerate([-7.0, 9.0, 1e9, -1e30, float('inf')]):
-        far['places'][:, query] = place
+    for query, location in enumerate([-7.0, 9.0, 1e9, -1e30, float('inf')]):
+        far['locations'][:, query] = location
     cases['far'] = far
     cases['diverged'] = draw(SHAPES['one'])
-    cases['diverged']['places'][0, 0] = float('nan')
+    cases['diverged']['locations'][0, 0] = float('nan')
     return cases
 
 
-def by_grid_sample(value, shapes, places, weights, direction):
+def by_grid_sample(value, shapes, locations, weights, direction):
     inputs = [
-        x.clone().requires_grad_() for x in (value.float(), places, weights)
+        x.clone().requires_grad_() for x in (value.float(), locations, weights)
     ]
     if value.dtype == torch.float64:
         inputs[0] = value.clone().requires_grad_()
@@ -69,7 +69,7 @@ def cases():
 
 @pytest.fixture(scope='module')
 def interpreted(cases, tmp_path_factory):
-    """What the kernels make of all cases, from one process."""
+    """Results of the kernels for all cases, from one process."""
     folder = tmp_path_factory.mktemp('kernels')
     torch.save(cases, folder / 'cases.pt')
     subprocess.run(
@@ -92,39 +92,44 @@ def test_kernels_equal_grid_sample_with_their_gradients(
 
 
 def test_half_precision_values_are_summed_in_float32(cases, interpreted):
-    out, by_value, by_places, by_weights = interpreted['bf16']
-    assert out.dtype == by_places.dtype == by_weights.dtype == torch.float32
-    assert by_value.dtype == torch.bfloat16
+    out, grad_value, grad_locations, grad_weights = interpreted['bf16']
+    assert (
+        out.dtype
+        == grad_locations.dtype
+        == grad_weights.dtype
+        == torch.float32
+    )
+    assert grad_value.dtype == torch.bfloat16
     expected = by_grid_sample(**cases['bf16'])
     torch.testing.assert_close(out, expected[0])
     torch.testing.assert_close(
-        by_value.float(), expected[1], rtol=2**-8, atol=1e-6
+        grad_value.float(), expected[1], rtol=2**-8, atol=1e-6
     )
     for found, other in zip(
-        (by_places, by_weights), expected[2:], strict=True
+        (grad_locations, grad_weights), expected[2:], strict=True
     ):
         torch.testing.assert_close(found, other, atol=1e-5, rtol=1e-5)
 
 
-def test_places_far_outside_read_zero(interpreted):
+def test_locations_far_outside_read_zero(interpreted):
     assert not any(result.any() for result in interpreted['far'])
 
 
 def test_a_diverged_run_gives_nan_where_it_diverged(interpreted):
-    out, by_value = interpreted['diverged'][:2]
+    out, grad_value = interpreted['diverged'][:2]
     assert out[0, 0].isnan().all()
     assert out[0, 1:].isfinite().all() and out[1].isfinite().all()
-    # Its gradient reaches no cell.
-    assert by_value.isfinite().all()
+    # Its gradient reaches no token.
+    assert grad_value.isfinite().all()
 
 
 @pytest.mark.parametrize('capability', [80, 90])
 @pytest.mark.parametrize('dtype', ['fp32', 'bf16'])
-@pytest.mark.parametrize('direction', ['_read', '_read_backward'])
+@pytest.mark.parametrize('direction', ['_forward_kernel', '_backward_kernel'])
 def test_kernels_compile_for_gpus_that_are_not_here(
     capability, dtype, direction, tmp_path, monkeypatch
 ):
-    """To machine code, whose registers suffice: none is put into memory."""
+    """To machine code that needs no local memory: registers suffice."""
     from clouds_mmseg.models.mask2former import (
         deform_attn_triton as deform_kernels,
     )
@@ -132,7 +137,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(
     monkeypatch.setattr(triton.knobs.cache, 'dir', str(tmp_path))
     kernel = getattr(deform_kernels, direction)
     constants = dict(LEVELS=3, POINTS=4, PADDED=32, BLOCK=16)
-    numbers = dict.fromkeys(('cells', 'queries', 'heads', 'dim'), 'i32')
+    numbers = dict.fromkeys(('num_tokens', 'queries', 'heads', 'dim'), 'i32')
     known = dict(value=f'*{dtype}', levels='*i32', **numbers)
     known |= dict.fromkeys(constants, 'constexpr')
     # All other arguments are tensors of float32.

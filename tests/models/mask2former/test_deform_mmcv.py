@@ -10,13 +10,13 @@ import pytest
 import torch
 from reference import sample_by_grid
 
-from clouds_mmseg.models.mask2former import deform_attn as deform_choice
+from clouds_mmseg.models.mask2former import deform_attn
 
 COMPILED = importlib.util.find_spec('mmcv._ext') is not None
 
 
 def test_it_is_a_candidate_where_it_has_been_compiled():
-    assert ('mmcv' in deform_choice._LOADERS) == COMPILED
+    assert ('mmcv' in deform_attn._BACKENDS) == COMPILED
 
 
 def test_it_is_called_as_mmcv_defines_it():
@@ -34,14 +34,14 @@ def test_it_is_called_as_mmcv_defines_it():
 @pytest.mark.cuda
 @pytest.mark.skipif(not COMPILED, reason='mmcv has not been compiled')
 def test_the_op_equals_grid_sample_on_cuda():
-    sample = deform_choice._LOADERS['mmcv']()
+    sample = deform_attn._BACKENDS['mmcv']()
     shapes = [(4, 6), (8, 12), (16, 24)]
-    inputs = deform_choice.random_layer_inputs(
+    inputs = deform_attn.random_layer_inputs(
         shapes, torch.device('cuda'), images=3
     )
     results = [
-        deform_choice._both_directions(core, shapes, inputs)
-        for core in (sample, sample_by_grid)
+        deform_attn._forward_backward(backend, shapes, inputs)
+        for backend in (sample, sample_by_grid)
     ]
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)

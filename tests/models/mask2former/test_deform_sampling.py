@@ -18,13 +18,13 @@ SIDES = st.integers(1, 7)
 
 
 def draw(shapes, batch=2, heads=2, points=3, dim=4, dtype=torch.float64):
-    """Values, places (some of them outside) and weights."""
-    cells = sum(h * w for h, w in shapes)
-    value = torch.randn(batch, cells, heads, dim, dtype=dtype)
+    """Values, locations (some of them outside) and weights."""
+    num_tokens = sum(h * w for h, w in shapes)
+    value = torch.randn(batch, num_tokens, heads, dim, dtype=dtype)
     size = (batch, 5, heads, len(shapes), points)
-    places = torch.rand(*size, 2, dtype=dtype) * 2 - 0.5
+    locations = torch.rand(*size, 2, dtype=dtype) * 2 - 0.5
     weights = torch.rand(size, dtype=dtype)
-    return [x.requires_grad_() for x in (value, places, weights)]
+    return [x.requires_grad_() for x in (value, locations, weights)]
 
 
 @given(
@@ -33,23 +33,23 @@ def draw(shapes, batch=2, heads=2, points=3, dim=4, dtype=torch.float64):
 )
 @settings(max_examples=30, deadline=None)
 @pytest.mark.parametrize(
-    'core', [ms_deform_attn_cpu, ms_deform_attn_grid_sample]
+    'backend', [ms_deform_attn_cpu, ms_deform_attn_grid_sample]
 )
-def test_equals_grid_sample_with_its_gradients(core, shapes, seed):
+def test_equals_grid_sample_with_its_gradients(backend, shapes, seed):
     torch.manual_seed(seed)
-    value, places, weights = draw(shapes)
-    ours = core(value, shapes, places, weights)
-    plain = sample_by_grid(value, shapes, places, weights)
-    torch.testing.assert_close(ours, plain)
+    value, locations, weights = draw(shapes)
+    ours = backend(value, shapes, locations, weights)
+    expected = sample_by_grid(value, shapes, locations, weights)
+    torch.testing.assert_close(ours, expected)
     direction = torch.randn_like(ours)
-    inputs = (value, places, weights)
+    inputs = (value, locations, weights)
     mine = torch.autograd.grad((ours * direction).sum(), inputs)
-    theirs = torch.autograd.grad((plain * direction).sum(), inputs)
+    theirs = torch.autograd.grad((expected * direction).sum(), inputs)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_rows_pass_the_numerical_gradient_check():
+def test_cpu_passes_the_numerical_gradient_check():
     torch.manual_seed(0)
     shapes = [(2, 3), (4, 1)]
     inputs = draw(shapes, batch=1, points=2, dim=2)
@@ -58,53 +58,55 @@ def test_rows_pass_the_numerical_gradient_check():
     )
 
 
-@pytest.mark.parametrize('wanted', [0, 2])
-def test_rows_give_one_gradient_alone(wanted):
+@pytest.mark.parametrize('argument', [0, 2])
+def test_cpu_gives_one_gradient_alone(argument):
     torch.manual_seed(0)
     shapes = [(3, 2)]
     inputs = [x.detach() for x in draw(shapes)]
-    inputs[wanted].requires_grad_()
+    inputs[argument].requires_grad_()
     grads = [
         torch.autograd.grad(
-            core(inputs[0], shapes, *inputs[1:]).square().sum(),
-            inputs[wanted],
+            backend(inputs[0], shapes, *inputs[1:]).square().sum(),
+            inputs[argument],
         )[0]
-        for core in (ms_deform_attn_cpu, sample_by_grid)
+        for backend in (ms_deform_attn_cpu, sample_by_grid)
     ]
     torch.testing.assert_close(*grads)
 
 
-def test_places_far_outside_read_zero():
-    value, places, weights = draw([(3, 3)])
+def test_locations_far_outside_read_zero():
+    value, locations, weights = draw([(3, 3)])
     for far in (-7.0, 9.0, 1e9, float('inf')):
-        moved = places.detach() * 0 + far
+        moved = locations.detach() * 0 + far
         assert not ms_deform_attn_cpu(value, [(3, 3)], moved, weights).any()
 
 
 def test_a_diverged_run_gives_nan_and_no_crash():
     shapes = [(3, 3), (2, 2)]
-    value, places, weights = draw(shapes)
+    value, locations, weights = draw(shapes)
     with torch.no_grad():
-        places[0, 0] = float('nan')
-    out = ms_deform_attn(value, shapes, places, weights)
+        locations[0, 0] = float('nan')
+    out = ms_deform_attn(value, shapes, locations, weights)
     assert out[0, 0].isnan().all()
     assert out[1].isfinite().all()
     out.sum().backward()
-    assert places.grad[1].isfinite().all()
+    assert locations.grad[1].isfinite().all()
 
 
 def test_result_is_float32_under_autocast():
     shapes = [(4, 4)]
-    value, places, weights = draw(shapes, dtype=torch.float32)
-    plain = sample_by_grid(value.bfloat16().float(), shapes, places, weights)
+    value, locations, weights = draw(shapes, dtype=torch.float32)
+    expected = sample_by_grid(
+        value.bfloat16().float(), shapes, locations, weights
+    )
     with torch.autocast('cpu', torch.bfloat16):
-        out = ms_deform_attn(value.bfloat16(), shapes, places, weights)
+        out = ms_deform_attn(value.bfloat16(), shapes, locations, weights)
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, plain)
+    torch.testing.assert_close(out, expected)
 
 
-def test_attention_starts_by_looking_around():
-    """Each head in its own direction, each point one cell further."""
+def test_initial_offsets_are_directions_of_growing_radius():
+    """Each head in its own direction, each point one pixel further."""
     attention = MultiScaleDeformableAttention(
         channels=8, num_heads=4, num_levels=2, num_points=3
     )
@@ -120,33 +122,33 @@ def test_attention_starts_by_looking_around():
     assert not attention.attention_weights.weight.any()
 
 
-def test_rows_are_not_slower_than_grid_sample():
+def test_cpu_is_not_slower_than_grid_sample():
     """At the size of one encoder layer for eight images of 256x128."""
     shapes = [(4, 8), (8, 16), (16, 32)]
-    cells = sum(h * w for h, w in shapes)
+    num_tokens = sum(h * w for h, w in shapes)
     inputs = [
-        torch.randn(8, cells, 8, 32),
-        torch.rand(8, cells, 8, 3, 4, 2),
-        torch.rand(8, cells, 8, 3, 4),
+        torch.randn(8, num_tokens, 8, 32),
+        torch.rand(8, num_tokens, 8, 3, 4, 2),
+        torch.rand(8, num_tokens, 8, 3, 4),
     ]
     inputs = [x.requires_grad_() for x in inputs]
 
-    def seconds(core):
+    def seconds(backend):
         # Of the process: the machine may have other work.
         start = time.process_time()
-        out = core(inputs[0], shapes, *inputs[1:])
+        out = backend(inputs[0], shapes, *inputs[1:])
         torch.autograd.grad(out.sum(), inputs)
         return time.process_time() - start
 
-    ours, plain = (
-        min(seconds(core) for _ in range(3))
-        for core in (ms_deform_attn, sample_by_grid)
+    ours, expected = (
+        min(seconds(backend) for _ in range(3))
+        for backend in (ms_deform_attn, sample_by_grid)
     )
-    assert ours <= plain
+    assert ours <= expected
 
 
-def test_rows_are_read_head_by_head_and_nothing_is_sorted():
-    """What makes them fast: small tables, and no sort in the backward."""
+def test_cpu_works_head_by_head_and_sorts_nothing():
+    """What makes it fast: few tokens at a time, no sort in the backward."""
     shapes = [(4, 6), (8, 12)]
     inputs = draw(shapes, heads=3, dtype=torch.float32)
     with TensorSizes() as sizes:

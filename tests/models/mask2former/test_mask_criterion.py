@@ -69,7 +69,7 @@ def test_all_outputs_at_once_equal_each_image_by_itself(
             at = mine & (matches.image == b)
             assert matches.query[at].equal(query)
             assert matches.target[at].equal(classes[b][target])
-        plain = losses_of(
+        expected = losses_of(
             cls_logits[output],
             mask_logits[output],
             labels,
@@ -77,10 +77,10 @@ def test_all_outputs_at_once_equal_each_image_by_itself(
             drawn[mine],
             0.1,
         )
-        # The plain sum is divided by the number of pairs, ours by the number
+        # The reference divides the sum by the number of pairs, ours by that
         # of targets; they differ when queries are too few.
         scale = sum(len(q) for q, _ in pairs) / present.sum()
-        for name, a, b in zip('cmd', ours, plain, strict=True):
+        for name, a, b in zip('cmd', ours, expected, strict=True):
             b = b if name == 'c' else b * scale
             torch.testing.assert_close(a[output], b, atol=1e-5, rtol=1e-5)
         wanted = cls_logits[output], mask_logits[output]
@@ -90,7 +90,8 @@ def test_all_outputs_at_once_equal_each_image_by_itself(
                 sum(x[output] for x in ours), wanted, retain_graph=True
             ),
             torch.autograd.grad(
-                sum(w * x for w, x in zip(weights, plain, strict=True)), wanted
+                sum(w * x for w, x in zip(weights, expected, strict=True)),
+                wanted,
             ),
             strict=True,
         ):
@@ -202,8 +203,10 @@ def test_half_precision_masks_give_float32_losses(criterion, make_labels):
         losses = criterion(cls_logits, halves, make_labels())
     assert {x.dtype for x in losses.values()} == {torch.float32}
     torch.manual_seed(0)
-    plain = criterion(cls_logits, [h.float() for h in halves], make_labels())
-    assert losses == plain
+    expected = criterion(
+        cls_logits, [h.float() for h in halves], make_labels()
+    )
+    assert losses == expected
 
 
 @pytest.mark.parametrize(
@@ -265,11 +268,11 @@ def _mask_losses(labels, weights=None, **options):
 def test_pixels_without_weight_do_not_train_masks():
     labels = torch.arange(4).repeat_interleave(4).expand(2, 16, 16).clone()
     weights = torch.ones(2, 16, 16)
-    plain, plain_grad = _mask_losses(labels)
+    expected, expected_grad = _mask_losses(labels)
     same, same_grad = _mask_losses(labels, weights)
-    for name, value in plain.items():
+    for name, value in expected.items():
         assert torch.allclose(value, same[name])
-    assert torch.allclose(plain_grad, same_grad)
+    assert torch.allclose(expected_grad, same_grad)
     weights[:, 8:] = 0
     _, grad = _mask_losses(labels, weights)
     # A mask of 8 x 8 reads a pixel beyond the border of its lower half.

@@ -21,12 +21,12 @@ def test_reading_labels_equals_reading_every_mask(height, width, seed):
     points = torch.rand(3, 20, 2, generator=generator)
     # Borders and corners: half of what is read there lies outside.
     points[:, :4] = torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]])
-    ids, shares = point_sample_labels(labels, image, points)
+    ids, weights = point_sample_labels(labels, image, points)
     for k in range(4):
-        ours = ((ids == k) * shares).sum(-1)
+        ours = ((ids == k) * weights).sum(-1)
         masks = (labels[image] == k).float()
-        plain = read_points(masks[:, None], points)[:, 0]
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+        expected = read_points(masks[:, None], points)[:, 0]
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
 def test_reading_maps_equals_grid_sample_and_accepts_none():
@@ -69,12 +69,12 @@ def test_columns_equal_maps_in_any_layout():
     torch.manual_seed(0)
     maps, points = torch.randn(2, 3, 5, 4), torch.rand(2, 9, 2)
     points[:, :2] = torch.tensor([[0, 0], [1, 1]])
-    plain = read_points(maps, points).transpose(1, 2)
+    expected = read_points(maps, points).transpose(1, 2)
     for layout in (torch.contiguous_format, torch.channels_last):
         read = point_sample_columns(
             maps.contiguous(memory_format=layout), points
         )
-        torch.testing.assert_close(read, plain)
+        torch.testing.assert_close(read, expected)
 
 
 def test_masks_choose_among_the_same_candidates():

@@ -1,4 +1,4 @@
-"""Masks carry a gradient where it is used, and nowhere else."""
+"""Masks have a gradient only where it is used."""
 
 import torch
 from tensor_sizes import TensorSizes
@@ -10,7 +10,7 @@ from clouds_mmseg.models.mask2former.criterion import (
 )
 from clouds_mmseg.models.mask2former.transformer_decoder import predict_masks
 
-QUERIES, CELLS = 7, 12 * 16
+QUERIES, PIXELS = 7, 12 * 16
 
 
 def losses(head, feats, labels, again):
@@ -34,12 +34,14 @@ def test_losses_and_gradients_are_those_of_all_masks(
     feats, labels = make_feats(), make_labels()
     for model in (head, text_head):
         parameters = list(model.parameters())
-        ours, plain = (losses(model, feats, labels, x) for x in (True, False))
+        ours, expected = (
+            losses(model, feats, labels, x) for x in (True, False)
+        )
         mine, theirs = (
             torch.autograd.grad(sum(x.values()), parameters)
-            for x in (ours, plain)
+            for x in (ours, expected)
         )
-        for name, value in plain.items():
+        for name, value in expected.items():
             torch.testing.assert_close(ours[name], value)
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -49,8 +51,8 @@ def test_products_lie_with_the_channels_last():
     torch.manual_seed(0)
     embeddings, features = torch.randn(2, 7, 4), torch.randn(2, 4, 3, 5)
     masks = predict_masks(embeddings, features)
-    plain = torch.einsum('nqc,nchw->nqhw', embeddings, features)
-    torch.testing.assert_close(masks, plain)
+    expected = torch.einsum('nqc,nchw->nqhw', embeddings, features)
+    torch.testing.assert_close(masks, expected)
     assert masks.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -76,7 +78,7 @@ def test_pairs_keep_their_order():
 
 def test_no_gradient_of_all_masks_is_made(head, make_feats, make_labels):
     feats, labels = make_feats(), make_labels()
-    all_masks = 2 * QUERIES * CELLS
+    all_masks = 2 * QUERIES * PIXELS
     assert all(not x.requires_grad for x in head.predict_for_loss(feats)[1])
     counts = []
     for again in (True, False):

@@ -1,4 +1,4 @@
-"""How the maps of the pixel decoder lie in memory."""
+"""Memory layout of the maps of the pixel decoder."""
 
 import pytest
 import torch
@@ -6,18 +6,18 @@ from tensor_sizes import TensorSizes
 
 
 @pytest.mark.parametrize('batch', [1, 2])
-def test_memories_are_enlarged_without_a_copy(head, make_feats, batch):
+def test_features_are_upsampled_without_a_copy(head, make_feats, batch):
     with torch.no_grad():
-        _, memories = head.pixel_decoder(make_feats((64, 96), batch=batch))
-    for memory in memories:
-        # Said by the strides of a batch of one, too: torch goes by them.
-        channels, height, width = memory.shape[1:]
-        assert memory.stride()[1:] == (1, width * channels, channels)
-        assert memory.stride(0) >= height * width * channels
-        enlarged = torch.nn.functional.interpolate(
-            memory, scale_factor=2, mode='bilinear'
+        _, features = head.pixel_decoder(make_feats((64, 96), batch=batch))
+    for feature in features:
+        # torch chooses the layout by the strides, at batch size 1 too.
+        channels, height, width = feature.shape[1:]
+        assert feature.stride()[1:] == (1, width * channels, channels)
+        assert feature.stride(0) >= height * width * channels
+        upsampled = torch.nn.functional.interpolate(
+            feature, scale_factor=2, mode='bilinear'
         )
-        assert enlarged.stride(1) == 1
+        assert upsampled.stride(1) == 1
 
 
 def test_the_finest_map_is_changed_in_place(head, make_feats):
@@ -29,7 +29,7 @@ def test_the_finest_map_is_changed_in_place(head, make_feats):
 
 
 @pytest.mark.parametrize(
-    'gradient, dtype, rows',
+    'gradient, dtype, channels_last',
     [
         (True, torch.float32, False),
         (False, torch.float32, True),
@@ -37,7 +37,7 @@ def test_the_finest_map_is_changed_in_place(head, make_feats):
     ],
 )
 def test_the_trained_convolution_gets_its_faster_layout(
-    head, make_feats, gradient, dtype, rows
+    head, make_feats, gradient, dtype, channels_last
 ):
     found = []
     hook = head.pixel_decoder.output_convs[0].register_forward_pre_hook(
@@ -52,5 +52,8 @@ def test_the_trained_convolution_gets_its_faster_layout(
         head.pixel_decoder(feats)
     hook.remove()
     assert found[0].dtype == dtype
-    assert found[0].is_contiguous() != rows
-    assert found[0].is_contiguous(memory_format=torch.channels_last) == rows
+    assert found[0].is_contiguous() != channels_last
+    assert (
+        found[0].is_contiguous(memory_format=torch.channels_last)
+        == channels_last
+    )

@@ -45,12 +45,12 @@ def test_equal_to_a_mask_of_every_pair(height, width, seed, pairs):
     )
     masks = (labels[matches.image] == matches.target[:, None, None]).float()
     if pairs:
-        plain = read_points(masks[:, None], points)[:, 0]
-        torch.testing.assert_close(covered, plain, atol=1e-5, rtol=0)
+        expected = read_points(masks[:, None], points)[:, 0]
+        torch.testing.assert_close(covered, expected, atol=1e-5, rtol=0)
     assert covered.shape == counts.shape == (pairs, 20)
     # The mean of those of the four pixels that lie inside of the image.
-    index, shares = corner_pixels(labels.shape[1:], matches.image, points)
-    mean = (shares * weights.flatten()[index]).sum(-1) / shares.sum(-1)
+    index, bilinear = corner_pixels(labels.shape[1:], matches.image, points)
+    mean = (bilinear * weights.flatten()[index]).sum(-1) / bilinear.sum(-1)
     torch.testing.assert_close(counts, mean, atol=1e-4, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Inference makes no masks that nobody reads, and no other scores."""
+"""Inference predicts no unnecessary masks, and the same scores."""
 
 import pytest
 import torch
@@ -13,9 +13,9 @@ from clouds_mmseg.models.mask2former.inference import semantic_scores
 QUERIES, CLASSES = 6, 4
 
 
-def draw(cells, seed=0, batch=2):
+def draw(size, seed=0, batch=2):
     torch.manual_seed(seed)
-    masks = torch.randn(batch, QUERIES, *cells) * 4
+    masks = torch.randn(batch, QUERIES, *size) * 4
     return torch.randn(batch, QUERIES, CLASSES + 1), masks
 
 
@@ -29,19 +29,19 @@ def draw(cells, seed=0, batch=2):
 def test_strips_equal_whole_masks(height, width, scale, strip_bytes):
     classes, masks = draw((height, width))
     size = height * scale, width * scale
-    plain = PlainHead({}, heads=1, groups=1).scores(classes, masks, size)
+    expected = PlainHead({}, heads=1, groups=1).scores(classes, masks, size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, '_STRIP_BYTES', strip_bytes)
         ours = semantic_scores(classes, masks, size)
-    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(33, 47), (32, 47), (36, 96), (9, 12)])
 def test_other_sizes_equal_whole_masks(size):
     classes, masks = draw((9, 12))
-    plain = PlainHead({}, heads=1, groups=1).scores(classes, masks, size)
+    expected = PlainHead({}, heads=1, groups=1).scores(classes, masks, size)
     ours = semantic_scores(classes, masks, size)
-    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_masks_at_full_size_are_made(monkeypatch):

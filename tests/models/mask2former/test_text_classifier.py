@@ -20,7 +20,7 @@ def build(num_classes=3, **options):
     )
 
 
-def test_a_class_is_as_like_as_its_likest_synonym():
+def test_the_logit_of_a_class_is_the_maximum_over_its_synonyms():
     rows = torch.eye(5)[:, :4] + 0.01
     classifier = build(text_embeddings=rows, num_synonyms=[1, 3, 1])
     args = (
