@@ -1,16 +1,19 @@
 """Configs of the command line tools, and their common options."""
 
+import argparse
 import difflib
 import gc
 import importlib.util
 import logging
 import os
 import os.path as osp
+from collections.abc import Iterator
 from pathlib import Path
 
 import mmseg
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 from clouds_mmseg.cli.config_check import apply_options, check_config
@@ -39,16 +42,16 @@ _MASK2FORMER = ('Mask2FormerHead', 'mmseg.Mask2FormerHead')
 _OTHERS = ('mmdet', 'mmpretrain', 'mmcls')
 
 
-def read_config(name):
+def read_config(name: str) -> Config:
     """Read a config file, or one of the zoo.
 
     Args:
-        name (str): A path, or ``mmseg::folder/name.py`` for a config of the
+        name: A path, or ``mmseg::folder/name.py`` for a config of the
             installed MMSegmentation; ``.py`` may be left out.
 
     Returns:
-        Config: The config; one of the zoo with :func:`use_clouds_head`,
-        and with ``DGSegmentor`` in place of ``EncoderDecoder``.
+        The config; one of the zoo with :func:`use_clouds_head`, and with
+        ``DGSegmentor`` in place of ``EncoderDecoder``.
 
     Raises:
         UserError: There is no such config, it cannot be read, or it is one
@@ -90,14 +93,14 @@ def _zoo_path(name):
     return path
 
 
-def use_clouds_head(model):
+def use_clouds_head(model: ConfigDict) -> None:
     """Replace the zoo's Mask2Former head, which needs mmdet, by ours.
 
     ``CLOUDSHead`` is the same network with the same names of its weights;
     weights and points of the losses are those of the config.
 
     Args:
-        model (ConfigDict): ``model`` of a config, changed in place.
+        model: ``model`` of a config, changed in place.
     """
     head = model.get('decode_head') or {}
     if head.get('type') not in _MASK2FORMER:
@@ -165,7 +168,7 @@ def _types(value):
 BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
 
 
-def on_benchmark(cfg, name):
+def on_benchmark(cfg: Config, name: str) -> Config:
     """Make a config that tests a model on the targets of a benchmark.
 
     Model and preprocessor are those of the config; images, metric and
@@ -173,13 +176,13 @@ def on_benchmark(cfg, name):
     MMSegmentation's zoo is tested as ours are, and its table can be compared.
 
     Args:
-        cfg (Config): Any config with a ``model``, of the zoo or ours.
-        name (str): A file in ``configs/_base_/benchmarks``, without its
-            suffix, or the path of another config that has
-            ``test_dataloader`` and ``test_evaluator``.
+        cfg: Any config with a ``model``, of the zoo or ours.
+        name: A file in ``configs/_base_/benchmarks``, without its suffix, or
+            the path of another config that has ``test_dataloader`` and
+            ``test_evaluator``.
 
     Returns:
-        Config: For testing only.
+        For testing only.
 
     Raises:
         UserError: There is no such benchmark, or no model.
@@ -245,26 +248,25 @@ _RANKS = dict(
 )
 
 
-def use_report_dir(folder):
+def use_report_dir(folder: str | None) -> None:
     """Keep reports about data in a folder, for this process and its children.
 
     Args:
-        folder (str, optional): None leaves the environment as it is.
+        folder: None leaves the environment as it is.
     """
     if folder is not None:
         os.environ[REPORT_DIR_VARIABLE] = osp.abspath(folder)
 
 
-def load_config(args):
+def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the common options.
 
     Args:
-        args (argparse.Namespace): Options of
-            :func:`add_common_arguments`, and ``benchmark`` where a tool has
-            it.
+        args: Options of :func:`add_common_arguments`, and ``benchmark`` where
+            a tool has it.
 
     Returns:
-        Config: With ``work_dir`` and ``launcher`` set.
+        With ``work_dir`` and ``launcher`` set.
 
     Raises:
         UserError: The config, a folder or the benchmark does not exist, or
@@ -309,13 +311,12 @@ def load_config(args):
     return cfg
 
 
-def require_folder(option, folder):
+def require_folder(option: str, folder: str | None) -> None:
     """Refuse an output folder that cannot be one, before the work is done.
 
     Args:
-        option (str): Which option or key named it.
-        folder (str | None): The folder, which may not exist yet; None
-            passes.
+        option: Which option or key named it.
+        folder: The folder, which may not exist yet; None passes.
 
     Raises:
         UserError: It is a file, or may not be written to.
@@ -334,11 +335,8 @@ def require_folder(option, folder):
         )
 
 
-def enable_amp(cfg):
+def enable_amp(cfg: Config) -> None:
     """Train in mixed precision (bfloat16), in place.
-
-    Args:
-        cfg (Config): The config.
 
     Raises:
         UserError: The config has an optimiser wrapper of another kind.
@@ -359,14 +357,14 @@ def enable_amp(cfg):
     cfg.optim_wrapper.type = 'BF16OptimWrapper'
 
 
-def dataset_configs(dataset):
+def dataset_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
     """The configs of the datasets inside wrappers and concatenations.
 
     Args:
-        dataset (ConfigDict): ``dataset`` of a dataloader.
+        dataset: ``dataset`` of a dataloader.
 
     Yields:
-        ConfigDict: Those that have a pipeline of their own.
+        Those that have a pipeline of their own.
     """
     inner = [*(dataset.get('datasets') or []), dataset.get('dataset')]
     for child in inner:
@@ -376,14 +374,14 @@ def dataset_configs(dataset):
         yield dataset
 
 
-def build_runner(cfg):
+def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config asks for.
 
     Args:
-        cfg (Config): The config. ``runner_type`` defaults to ``DGRunner``.
+        cfg: The config. ``runner_type`` defaults to ``DGRunner``.
 
     Returns:
-        Runner: Ready to train or test.
+        Ready to train or test.
     """
     cfg.setdefault('runner_type', 'DGRunner')
     # Each dataset collects garbage when it packs its index, which takes

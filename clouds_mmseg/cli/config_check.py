@@ -102,17 +102,17 @@ _DICTS = (
 _NOT_WALKED = frozenset({'init_cfg', 'env_cfg', 'banks', 'cfg', 'plugins'})
 
 
-def known_keys():
+def known_keys() -> list[str]:
     """Name the keys of a config that a runner reads.
 
     Returns:
-        list[str]: Sorted.
+        Sorted.
     """
     own = inspect.signature(Runner.__init__).parameters
     return sorted({*own, *_MORE_KEYS} - {'self'})
 
 
-def check_config(cfg):
+def check_config(cfg: Config) -> None:
     """Refuse a config with names that nobody reads.
 
     Unknown top-level keys are the variables of a config file, and passed
@@ -122,7 +122,7 @@ def check_config(cfg):
     arguments of its constructor, where that names all of its arguments.
 
     Args:
-        cfg (Config): As read.
+        cfg: As read.
 
     Raises:
         UserError: There are such names, or numbers of iterations, images or
@@ -148,12 +148,11 @@ def check_config(cfg):
         )
 
 
-def require_sections(cfg, phase):
+def require_sections(cfg: Config, phase: str) -> None:
     """Refuse a config that lacks what a run is made of.
 
     Args:
-        cfg (Config): The config.
-        phase (str): ``'train'`` or ``'test'``.
+        phase: ``'train'`` or ``'test'``.
 
     Raises:
         UserError: Sections are missing; all of them are named.
@@ -166,12 +165,12 @@ def require_sections(cfg, phase):
         )
 
 
-def apply_options(cfg, options):
+def apply_options(cfg: Config, options: dict) -> None:
     """Override settings of a config, those that there are.
 
     Args:
-        cfg (Config): Changed in place.
-        options (dict): Dotted key -> value, of ``--cfg-options``.
+        cfg: Changed in place.
+        options: Dotted key -> value, of ``--cfg-options``.
 
     Raises:
         UserError: A key leads nowhere, or is misspelt.
@@ -397,14 +396,14 @@ def _problems_of_type(value, kind, path, registered):
         yield f'{path}.{key}: no argument of {kind}{_near(key, names)}'
 
 
-def _registered():
+def _registered() -> dict[str, list]:
     """Everything in the registries of mmseg and of mmengine.
 
     Looked up here and not with ``Registry.get``, which tries to import each
     name that it does not have, once a registry.
 
     Returns:
-        dict[str, list]: Name -> what it stands for.
+        Name -> what it stands for.
     """
     found = {}
     for module in (mmseg.registry, mmengine.registry):
@@ -428,12 +427,12 @@ def _find(kind, registered):
 
 
 @functools.cache
-def _arguments(cls):
+def _arguments(cls) -> tuple[set[str], bool]:
     """The arguments of a constructor.
 
     Returns:
-        tuple[set[str], bool]: Their names, and whether there may be others:
-        ``**kwargs`` that are not known to end in a base class.
+        Their names, and whether there may be others: ``**kwargs`` that are not
+        known to end in a base class.
     """
     if not inspect.isclass(cls):
         return _parameters(cls)

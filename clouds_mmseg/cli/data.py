@@ -1,8 +1,10 @@
 """Verification of data sets on the command line."""
 
+import argparse
 import copy
 import shlex
 
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
@@ -21,14 +23,11 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cfg_options import format_value
 
 
-def config_tasks(cfg):
+def config_tasks(cfg: Config) -> list[Task]:
     """The datasets that a config names.
 
-    Args:
-        cfg (Config): The config.
-
     Returns:
-        list[Task]: Those of training, validation and test.
+        Those of training, validation and test.
 
     Raises:
         UserError: It names none.
@@ -59,15 +58,14 @@ def config_tasks(cfg):
     return list(tasks.values())
 
 
-def config_command(args):
+def config_command(args: argparse.Namespace) -> str:
     """The command that verifies the datasets of a config.
 
     Args:
-        args (argparse.Namespace): ``config``, ``data_root``,
-            ``cfg_options``.
+        args: ``config``, ``data_root``, ``cfg_options``.
 
     Returns:
-        str: For a terminal.
+        For a terminal.
     """
     words = ['python', 'tools/verify_dataset.py', '--config', args.config]
     if args.data_root is not None:
@@ -83,21 +81,25 @@ def config_command(args):
     return shlex.join(words)
 
 
-def verify_data(tasks, *, command, workers=None, mend=None):
+def verify_data(
+    tasks: list[Task],
+    *,
+    command: str,
+    workers: int | None = None,
+    mend: str | None = None,
+) -> tuple[bool, str]:
     """Verify datasets, and do something about what is found.
 
     Args:
-        tasks (list[Task]): The datasets.
-        command (str): Which command does this, without ``--fix`` and
-            ``--accept``.
-        workers (int, optional): Processes. Defaults to the number of cores.
-        mend (str, optional): ``'fix'`` moves bad files aside, ``'accept'``
-            lets training use the data as it is. Both take the findings of
-            the last verification if no file has changed since.
+        tasks: The datasets.
+        command: Which command does this, without ``--fix`` and ``--accept``.
+        workers: Processes. Defaults to the number of cores.
+        mend: ``'fix'`` moves bad files aside, ``'accept'`` lets training use
+            the data as it is. Both take the findings of the last verification
+            if no file has changed since.
 
     Returns:
-        tuple[bool, str]: Whether training may use all of it, and what to
-        print.
+        Whether training may use all of it, and what to print.
 
     Raises:
         UserError: See :func:`verify` and :func:`fix`.

@@ -41,10 +41,10 @@ class Missing(NamedTuple):
     """Something that a run needs.
 
     Attributes:
-        what (str): Its name, where it was looked for and who needs it.
-        remedy (str): What to do, for a terminal where possible; empty where
-            ``what`` says it.
-        fetchable (bool): The run fetches it itself where it may.
+        what: Its name, where it was looked for and who needs it.
+        remedy: What to do, for a terminal where possible; empty where ``what``
+            says it.
+        fetchable: The run fetches it itself where it may.
     """
 
     what: str
@@ -56,9 +56,9 @@ def require_inputs(cfg: Config, phase: str) -> None:
     """Refuse a run that would find out later that something is missing.
 
     Args:
-        cfg (Config): With ``work_dir``, ``load_from`` and ``resume`` as the
-            runner gets them.
-        phase (str): ``'train'`` or ``'test'``.
+        cfg: With ``work_dir``, ``load_from`` and ``resume`` as the runner gets
+            them.
+        phase: ``'train'`` or ``'test'``.
 
     Raises:
         UserError: All that is missing, with a remedy each. Weights that the
@@ -95,13 +95,12 @@ def missing_inputs(cfg: Config, phase: str) -> list[Missing]:
     """List what a run needs and does not find.
 
     Args:
-        cfg (Config): The config.
-        phase (str): ``'train'``: data of training and validation, generated
-            image sets, pretrained weights, refiner, checkpoint. ``'test'``:
-            test sets and checkpoint.
+        phase: ``'train'``: data of training and validation, generated image
+            sets, pretrained weights, refiner, checkpoint. ``'test'``: test
+            sets and checkpoint.
 
     Returns:
-        list[Missing]: Empty where all is there, or cannot be known.
+        Empty where all is there, or cannot be known.
     """
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     splits = ('train', 'val', 'test') if phase == 'train' else ('test',)

@@ -3,11 +3,15 @@
 import itertools
 import logging
 import os
+from collections.abc import Iterator
 
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.datasets import PackSegInputs
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import nn
+from torch.utils.data import Dataset
 
 from clouds_mmseg.data_tools.verify.label_look import (
     LabelCount,
@@ -38,14 +42,14 @@ from clouds_mmseg.utils.result_warnings import keep_for_results
 _NAMED = 5
 
 
-def leaf_datasets(dataset):
+def leaf_datasets(dataset: Dataset) -> Iterator[Dataset]:
     """The datasets at the bottom of wrappers and concatenations.
 
     Args:
-        dataset (Dataset): A dataset of mmengine, wrapped or not.
+        dataset: A dataset of mmengine, wrapped or not.
 
     Yields:
-        Dataset: Each dataset that reads files itself.
+        Each dataset that reads files itself.
     """
     for child in getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)
@@ -56,15 +60,15 @@ def leaf_datasets(dataset):
             yield from leaf_datasets(child)
 
 
-def domain_counts(dataset):
+def domain_counts(dataset: Dataset) -> dict[str, int]:
     """Number of images of each domain.
 
     Args:
-        dataset (Dataset): A dataset of mmengine, wrapped or not.
+        dataset: A dataset of mmengine, wrapped or not.
 
     Returns:
-        dict[str, int]: Domain (or class name of a dataset that has none)
-        -> number of images, in the order of the config.
+        Domain (or class name of a dataset that has none) -> number of images,
+        in the order of the config.
     """
     counts = {}
     for leaf in leaf_datasets(dataset):
@@ -73,12 +77,12 @@ def domain_counts(dataset):
     return counts
 
 
-def check_dataset(dataset, split):
+def check_dataset(dataset: Dataset, split: str) -> None:
     """Open a dataset once: its index, its count, its first image.
 
     Args:
-        dataset (Dataset): A dataset of mmengine, wrapped or not.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: A dataset of mmengine, wrapped or not.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: A dataset has no image, or verification found errors in
@@ -111,13 +115,13 @@ def check_dataset(dataset, split):
         leaf[0]
 
 
-def require_labels(dataset):
+def require_labels(dataset: Dataset) -> None:
     """Refuse to train on images whose labels nobody reads.
 
     A test predicts such images; in training each head has another error.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers, opened.
+        dataset: At the bottom of all wrappers, opened.
 
     Raises:
         UserError: Its pipeline reads labels, but it has none.
@@ -133,15 +137,15 @@ def require_labels(dataset):
         )
 
 
-def check_labels(dataset, split):
+def check_labels(dataset: Dataset, split: str) -> None:
     """Look at labels before training or testing on them.
 
     All labels of a small dataset are looked at, or those that a few seconds
     allow. What verification has counted is not counted again.
 
     Args:
-        dataset (Dataset): Of a loop, opened.
-        split (str): ``'train'``, ``'val'`` or ``'test'``.
+        dataset: Of a loop, opened.
+        split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
         UserError: A label has an id that its dataset does not define, or a
@@ -208,12 +212,12 @@ def _label_findings(leaf, split):
     return absent_classes(leaf, count), findings
 
 
-def require_keyed_rare_class(dataset, split):
+def require_keyed_rare_class(dataset: Dataset, split: str) -> None:
     """Refuse rare_class where nothing would see to it.
 
     Args:
-        dataset (Dataset): Of a loop, wrapped or not.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: Of a loop, wrapped or not.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: A dataset has the option, and is not a group of a
@@ -236,15 +240,15 @@ def require_keyed_rare_class(dataset, split):
             )
 
 
-def check_verified(dataset, split):
+def check_verified(dataset: Dataset, split: str) -> None:
     """Refuse a dataset in which verification found errors.
 
     A dataset that was never verified passes. Files that have changed since
     are a warning.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers, opened.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: At the bottom of all wrappers, opened.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: There are errors that are neither fixed nor accepted.
@@ -272,15 +276,15 @@ def check_verified(dataset, split):
         )
 
 
-def packed_domain(dataset):
+def packed_domain(dataset: Dataset) -> str | None:
     """The domain that the samples of a dataset carry.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: At the bottom of all wrappers.
 
     Returns:
-        str | None: None where it is known for each sample only, or where the
-        last step leaves it out.
+        None where it is known for each sample only, or where the last step
+        leaves it out.
     """
     domain = getattr(dataset, 'domain', None)
     for step in steps_of(getattr(dataset, 'pipeline', None) or []):
@@ -291,13 +295,15 @@ def packed_domain(dataset):
     return domain
 
 
-def check_domains(dataset, metrics, split):
+def check_domains(
+    dataset: Dataset, metrics: list[BaseMetric], split: str
+) -> None:
     """Compare the domains of a dataset with those a metric expects.
 
     Args:
-        dataset (Dataset): The dataset of a validation or test loop.
-        metrics (list[BaseMetric]): Metrics of the same loop.
-        split (str): ``'val'`` or ``'test'``, for the message.
+        dataset: The dataset of a validation or test loop.
+        metrics: Metrics of the same loop.
+        split: ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: A dataset has a domain that a metric does not list, hands
@@ -352,13 +358,13 @@ def _refuse_equal_domains(domains, metric, split):
         )
 
 
-def check_classes(dataset, model, split):
+def check_classes(dataset: Dataset, model: nn.Module, split: str) -> None:
     """Compare the classes of a dataset with the outputs of a model.
 
     Args:
-        dataset (Dataset): A dataset with metainfo.
-        model (nn.Module): A segmentor.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: A dataset with metainfo.
+        model: A segmentor.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: Their numbers differ, or a head of MMSegmentation has one.
@@ -382,14 +388,16 @@ def check_classes(dataset, model, split):
         )
 
 
-def check_ignored(dataset, model, metrics, split):
+def check_ignored(
+    dataset: Dataset, model: nn.Module, metrics: list[BaseMetric], split: str
+) -> None:
     """Compare what is ignored: by labels, loss, padding and metric.
 
     Args:
-        dataset (Dataset): Of a loop, wrapped or not.
-        model (nn.Module): A segmentor.
-        metrics (list[BaseMetric]): Of the loop.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: Of a loop, wrapped or not.
+        model: A segmentor.
+        metrics: Of the loop.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: One of them ignores another index than 255, which is what
@@ -420,16 +428,16 @@ def check_ignored(dataset, model, metrics, split):
             )
 
 
-def check_same_classes(trained, tested, split):
+def check_same_classes(trained: Dataset, tested: Dataset, split: str) -> None:
     """Compare the classes of training with those of another loop, in order.
 
     Equal numbers of classes in another order make no error anywhere, and a
     result that is wrong.
 
     Args:
-        trained (Dataset): Of the training loop, opened.
-        tested (Dataset): Of another loop, opened.
-        split (str): ``'val'`` or ``'test'``, for the message.
+        trained: Of the training loop, opened.
+        tested: Of another loop, opened.
+        split: ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: They differ.
@@ -463,17 +471,19 @@ def _plain(name):
     return name.lower().replace('_', ' ').replace('-', ' ').strip()
 
 
-def check_overlap(trained, tested, metrics, split):
+def check_overlap(
+    trained: Dataset, tested: Dataset, metrics: list[BaseMetric], split: str
+) -> None:
     """Tell images and domains of training that count as unseen ones.
 
     A dataset whose domain is in ``source_domains`` of the metric is reported
     and no part of the mean: that is how to measure on the source.
 
     Args:
-        trained (Dataset): Of the training loop, opened.
-        tested (Dataset): Of another loop, opened.
-        metrics (list[BaseMetric]): Of that loop.
-        split (str): ``'val'`` or ``'test'``, for the message.
+        trained: Of the training loop, opened.
+        tested: Of another loop, opened.
+        metrics: Of that loop.
+        split: ``'val'`` or ``'test'``, for the message.
     """
     if not is_main_process():
         return

@@ -3,6 +3,8 @@
 import os.path as osp
 
 from mmengine.dist import all_gather_object, get_world_size
+from mmengine.runner import Runner
+from torch import nn
 
 from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.utils.finite import (
@@ -12,15 +14,15 @@ from clouds_mmseg.utils.finite import (
 )
 
 
-def require_finite_weights(runner, what, module=None):
+def require_finite_weights(
+    runner: Runner, what: str, module: nn.Module | None = None
+) -> None:
     """Stop, in all processes, where weights are NaN or infinite.
 
     Args:
-        runner (Runner): The runner; every process has to call this.
-        what (str): Whose weights they are, and when: the beginning of the
-            message.
-        module (nn.Module, optional): A part of the model. Defaults to all
-            of it.
+        runner: The runner; every process has to call this.
+        what: Whose weights they are, and when: the beginning of the message.
+        module: A part of the model. Defaults to all of it.
 
     Raises:
         NonFiniteError: The names of the tensors are in the message, and
@@ -42,15 +44,15 @@ def require_finite_weights(runner, what, module=None):
     stop(runner, message)
 
 
-def last_good(runner):
+def last_good(runner: Runner) -> str:
     """Say which checkpoint to go on from.
 
     Args:
-        runner (Runner): Of a training.
+        runner: Of a training.
 
     Returns:
-        str: A sentence. Every checkpoint has finite weights; the good one
-        is the newest with which a step's losses and gradients were finite.
+        A sentence. Every checkpoint has finite weights; the good one is the
+        newest with which a step's losses and gradients were finite.
     """
     newest = _find(runner, 'last_ckpt')
     proven = _find(runner, 'proven_ckpt')
@@ -65,12 +67,12 @@ def last_good(runner):
     )
 
 
-def note_good_step(runner):
+def note_good_step(runner: Runner) -> None:
     """Note that losses and gradients of the newest checkpoint are finite.
 
     Args:
-        runner (Runner): In an iteration whose numbers are finite, before
-            anything is saved.
+        runner: In an iteration whose numbers are finite, before anything is
+            saved.
     """
     newest = runner.message_hub.get_info('last_ckpt')
     if newest is not None:
@@ -88,12 +90,11 @@ def _find(runner, key):
     return path
 
 
-def stop(runner, message):
+def stop(runner: Runner, message: str) -> None:
     """End a run, and write why into its log.
 
     Args:
-        runner (Runner): The runner.
-        message (str): What the tool prints as well.
+        message: What the tool prints as well.
 
     Raises:
         NonFiniteError: Always.

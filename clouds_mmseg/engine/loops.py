@@ -1,7 +1,7 @@
 """Training loops that resume exactly."""
 
 from mmengine.dist import get_rank
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
 
 from clouds_mmseg.utils.seeds import mix_seed, seed_everything
@@ -19,13 +19,13 @@ class ExactTrainLoop(IterBasedTrainLoop):
     twice.
 
     Args:
-        runner (Runner): The runner; its seed is the run's.
-        dataloader (dict): ``train_dataloader`` of the config. Its dataset
-            is wrapped and its sampler replaced.
+        runner: The runner; its seed is the run's.
+        dataloader: ``train_dataloader`` of the config. Its dataset is wrapped
+            and its sampler replaced.
         **kwargs: As for mmengine's ``IterBasedTrainLoop``.
     """
 
-    def __init__(self, runner, dataloader, **kwargs):
+    def __init__(self, runner: Runner, dataloader: dict, **kwargs):
         super().__init__(
             runner, self._keyed(runner, dict(dataloader)), **kwargs
         )
@@ -49,11 +49,11 @@ class ExactTrainLoop(IterBasedTrainLoop):
         """Arguments of the sampler beyond the batch size."""
         return {}
 
-    def run_iter(self, data_batch):
+    def run_iter(self, data_batch: dict) -> None:
         """Do one iteration under its own seed.
 
         Args:
-            data_batch (dict): A batch of the data loader.
+            data_batch: A batch of the data loader.
         """
         seed_everything(mix_seed(self.runner.seed, self._iter, get_rank()))
         super().run_iter(data_batch)
@@ -68,14 +68,12 @@ class SelfTrainingLoop(ExactTrainLoop):
     that was stopped in either stage continues in it.
 
     Args:
-        runner (Runner): The runner.
-        dataloader (dict): With a ``KeyedDataset`` of two groups: source,
-            generated.
-        warmup_iters (int): Iterations on the source alone. 0 where
-            ``load_from`` names a finished warm-up; ``max_iters`` for a run
-            without self-training, to compare with.
-        generated_share (float): Share of generated samples in the batches
-            after that, in (0, 1).
+        dataloader: With a ``KeyedDataset`` of two groups: source, generated.
+        warmup_iters: Iterations on the source alone. 0 where ``load_from``
+            names a finished warm-up; ``max_iters`` for a run without
+            self-training, to compare with.
+        generated_share: Share of generated samples in the batches after that,
+            in (0, 1).
         **kwargs: As for :class:`ExactTrainLoop`.
 
     Raises:
@@ -84,12 +82,12 @@ class SelfTrainingLoop(ExactTrainLoop):
 
     def __init__(
         self,
-        runner,
-        dataloader,
+        runner: Runner,
+        dataloader: dict,
         *,
         max_iters,
-        warmup_iters,
-        generated_share,
+        warmup_iters: int,
+        generated_share: float,
         **kwargs,
     ):
         if not 0 <= warmup_iters <= max_iters:

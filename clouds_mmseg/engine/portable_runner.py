@@ -12,6 +12,8 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from clouds_mmseg.engine.hooks.progress import install_terminal_filter
@@ -32,12 +34,12 @@ def consistent_loader(loader: dict) -> dict:
     """Make the options of a loader agree, or say which do not.
 
     Args:
-        loader (dict): ``train_dataloader`` or the like of a config; it is
-            not changed.
+        loader: ``train_dataloader`` or the like of a config; it is not
+            changed.
 
     Returns:
-        dict: A copy. Without workers it has no options of workers: what
-        they read ahead, and how they start, changes no sample.
+        A copy. Without workers it has no options of workers: what they read
+        ahead, and how they start, changes no sample.
 
     Raises:
         UserError: An option is unknown, missing, of the wrong type, or
@@ -110,11 +112,11 @@ class PortableRunner(Runner):
     - The terminal shows the run; the log file has everything.
     """
 
-    def setup_env(self, env_cfg):
+    def setup_env(self, env_cfg: dict) -> None:
         """Set up processes, with gloo where there is no GPU.
 
         Args:
-            env_cfg (dict): ``env_cfg`` of the config.
+            env_cfg: ``env_cfg`` of the config.
 
         Raises:
             UserError: A launcher other than ``pytorch`` without a GPU.
@@ -135,7 +137,7 @@ class PortableRunner(Runner):
         super().setup_env(env_cfg)
         self._timestamp = self._own_timestamp(self._timestamp)
 
-    def _own_timestamp(self, timestamp):
+    def _own_timestamp(self, timestamp: str) -> str:
         """Reserve a log folder, and with its name that of the experiment.
 
         mmengine names both after the second in which a run begins. Runs of
@@ -143,10 +145,10 @@ class PortableRunner(Runner):
         hub and visualizer; those of one work dir their log file.
 
         Args:
-            timestamp (str): The second.
+            timestamp: The second.
 
         Returns:
-            str: The same, or with ``_1``, ``_2``, ... where it is taken.
+            The same, or with ``_1``, ``_2``, ... where it is taken.
         """
         names = [timestamp]
         if is_main_process():
@@ -171,30 +173,33 @@ class PortableRunner(Runner):
         return logger
 
     @staticmethod
-    def build_dataloader(dataloader, *args, **kwargs):
+    def build_dataloader(
+        dataloader: DataLoader | dict, *args, **kwargs
+    ) -> DataLoader:
         """Build a loader, once its options agree.
 
         Args:
-            dataloader (DataLoader | dict): As for mmengine; see
-                :func:`consistent_loader`.
+            dataloader: As for mmengine; see :func:`consistent_loader`.
             *args: As for mmengine.
             **kwargs: As for mmengine.
 
         Returns:
-            DataLoader: The loader.
+            The loader.
         """
         if isinstance(dataloader, dict):
             dataloader = consistent_loader(dataloader)
         return Runner.build_dataloader(dataloader, *args, **kwargs)
 
-    def build_visualizer(self, visualizer=None):
+    def build_visualizer(
+        self, visualizer: Visualizer | dict | None = None
+    ) -> Visualizer:
         """Build the visualizer, with TensorBoard where it is installed.
 
         Args:
-            visualizer (Visualizer | dict, optional): As for mmengine.
+            visualizer: As for mmengine.
 
         Returns:
-            Visualizer: The visualizer.
+            The visualizer.
         """
         if isinstance(visualizer, dict):
             visualizer = copy.deepcopy(visualizer)
@@ -208,15 +213,17 @@ class PortableRunner(Runner):
                 visualizer['vis_backends'] = backends
         return super().build_visualizer(visualizer)
 
-    def wrap_model(self, model_wrapper_cfg, model):
+    def wrap_model(
+        self, model_wrapper_cfg: dict | None, model: nn.Module
+    ) -> nn.Module:
         """Move the model to its device and wrap it for several processes.
 
         Args:
-            model_wrapper_cfg (dict | None): As for mmengine.
-            model (nn.Module): The model.
+            model_wrapper_cfg: As for mmengine.
+            model: The model.
 
         Returns:
-            nn.Module: The model, wrapped in a distributed run.
+            The model, wrapped in a distributed run.
         """
         if self.distributed and not torch.cuda.is_available():
             # mmengine gives each process the GPU of its local rank.

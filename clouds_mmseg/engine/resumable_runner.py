@@ -5,6 +5,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop
+from torch import nn
 
 from clouds_mmseg.engine.portable_runner import PortableRunner
 from clouds_mmseg.engine.resume_plan import (
@@ -51,11 +52,11 @@ class ResumableRunner(PortableRunner):
     _resuming = False
     _facts = None
 
-    def train(self):
+    def train(self) -> nn.Module:
         """Train, and repeat at the end what was changed on the way.
 
         Returns:
-            nn.Module: The trained model.
+            The trained model.
         """
         model = super().train()
         changes = self.message_hub.runtime_info.get(CHANGES_KEY) or []
@@ -66,11 +67,11 @@ class ResumableRunner(PortableRunner):
             )
         return model
 
-    def resume(self, filename, *args, **kwargs):
+    def resume(self, filename: str, *args, **kwargs) -> None:
         """Continue a run under the plan of this config.
 
         Args:
-            filename (str): The checkpoint.
+            filename: The checkpoint.
             *args: As for mmengine.
             **kwargs: As for mmengine.
 
@@ -96,26 +97,28 @@ class ResumableRunner(PortableRunner):
                 'The checkpoint is not that of one run: ' + '; '.join(known)
             )
 
-    def save_checkpoint(self, *args, meta=None, **kwargs):
+    def save_checkpoint(
+        self, *args, meta: dict | None = None, **kwargs
+    ) -> None:
         """Save a checkpoint that knows its images and parameters.
 
         Args:
             *args: As for mmengine.
-            meta (dict, optional): As for mmengine.
+            meta: As for mmengine.
             **kwargs: As for mmengine.
         """
         if is_main_process():
             meta = dict(meta or {}, training=self._training_facts())
         super().save_checkpoint(*args, meta=meta, **kwargs)
 
-    def call_hook(self, fn_name, **kwargs):
+    def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call hooks; before a checkpoint is saved, make it readable.
 
         mmengine puts a function of ``OneCycleLR`` into it, and a checkpoint
         that needs code to be read is refused.
 
         Args:
-            fn_name (str): Which method of the hooks.
+            fn_name: Which method of the hooks.
             **kwargs: Its arguments.
         """
         super().call_hook(fn_name, **kwargs)
@@ -164,13 +167,13 @@ class ResumableRunner(PortableRunner):
                     + ' or '.join(map(str, fitting))
                 )
 
-    def _continue_plan(self, checkpoint, filename):
+    def _continue_plan(self, checkpoint: dict, filename: str):
         """Compare plans, and make the checkpoint follow that of the config.
 
         Args:
-            checkpoint (dict): As read. What mmengine would restore wrongly
-                is replaced.
-            filename (str): Of the checkpoint.
+            checkpoint: As read. What mmengine would restore wrongly is
+                replaced.
+            filename: Of the checkpoint.
 
         Raises:
             UserError: The trained iterations would have been others.
@@ -290,11 +293,11 @@ class ResumableRunner(PortableRunner):
             or not states
         )
 
-    def _follow_schedule(self, checkpoint, was, iteration):
+    def _follow_schedule(self, checkpoint, was, iteration) -> list[str]:
         """Give optimiser and schedulers the rates of this config.
 
         Returns:
-            list[str]: What was trained at other rates, if any.
+            What was trained at other rates, if any.
         """
         wrapper, optimizer = self.optim_wrapper, checkpoint['optimizer']
         schedulers = self.param_schedulers or []
@@ -342,16 +345,17 @@ class ResumableRunner(PortableRunner):
             + later
         ]
 
-    def _rebuild_schedule(self, was, saved):
+    def _rebuild_schedule(
+        self, was: dict | None, saved: list[dict]
+    ) -> tuple | None:
         """The schedule of the checkpoint at its first iteration.
 
         Args:
-            was (dict | None): Plain config of the checkpoint.
-            saved (list[dict]): Its parameter groups.
+            was: Plain config of the checkpoint.
+            saved: Its parameter groups.
 
         Returns:
-            tuple | None: Schedulers and groups; None where they cannot be
-            had.
+            Schedulers and groups; None where they cannot be had.
         """
         if was is None:
             return None

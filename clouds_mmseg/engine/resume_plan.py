@@ -12,6 +12,9 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mmengine.config import Config
+from mmengine.runner import Runner
+
 from clouds_mmseg.engine.data_check import leaf_datasets
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.saved_config import (
@@ -95,10 +98,10 @@ class PlanChange(NamedTuple):
     """A setting that would have changed iterations that are trained already.
 
     Attributes:
-        key (str): Dotted key of the config.
-        was (Any): Its value in the checkpoint.
-        now (Any): Its value in the config that resumes.
-        refused (str): Why nobody can accept it; empty if one can.
+        key: Dotted key of the config.
+        was: Its value in the checkpoint.
+        now: Its value in the config that resumes.
+        refused: Why nobody can accept it; empty if one can.
     """
 
     key: str
@@ -133,8 +136,8 @@ def config_changes(
             not matter.
 
     Returns:
-        list[PlanChange]: In the order of the sections; learning rates and
-        batch sizes are not among them.
+        In the order of the sections; learning rates and batch sizes are not
+        among them.
     """
     if not was or not now:
         return []
@@ -211,17 +214,17 @@ def _acting_hooks(cfg):
     return hooks
 
 
-def training_facts(runner) -> dict:
+def training_facts(runner: Runner) -> dict:
     """What a checkpoint should know that its config does not show.
 
     Args:
-        runner (Runner): With its optimiser and training data.
+        runner: With its optimiser and training data.
 
     Returns:
-        dict: ``processes``; ``batch_size`` of one process; ``images``, pairs
-        of domain and number, and ``files``, a hash of the images' names in
-        their order; ``parameters``, names of each parameter group; and
-        ``trained``, those with a gradient.
+        ``processes``; ``batch_size`` of one process; ``images``, pairs of
+        domain and number, and ``files``, a hash of the images' names in their
+        order; ``parameters``, names of each parameter group; and ``trained``,
+        those with a gradient.
     """
     images, names = [], hashlib.sha256()
     for leaf in leaf_datasets(runner.train_dataloader.dataset):
@@ -274,7 +277,7 @@ def fact_changes(was: dict | None, now: dict) -> list[PlanChange]:
         now: Those of the run that resumes.
 
     Returns:
-        list[PlanChange]: Other images, batches or parameters.
+        Other images, batches or parameters.
     """
     if not was:
         return []
@@ -356,7 +359,7 @@ def group_changes(
             checkpoint has no config to compare.
 
     Returns:
-        list[PlanChange]: What does not fit.
+        What does not fit.
     """
     sizes = [[len(g['params']) for g in each] for each in (saved, groups)]
     if sizes[0] != sizes[1]:
@@ -396,14 +399,14 @@ def group_changes(
     return [PlanChange(key, *values) for key, values in found.items()]
 
 
-def accepted_keys(cfg) -> list[str]:
+def accepted_keys(cfg: Config) -> list[str]:
     """What the config says may change on resume.
 
     Args:
-        cfg (Config): With ``resume_cfg=dict(accept=[...])``, or without.
+        cfg: With ``resume_cfg=dict(accept=[...])``, or without.
 
     Returns:
-        list[str]: Dotted keys.
+        Dotted keys.
 
     Raises:
         UserError: It is written otherwise.
@@ -436,7 +439,7 @@ def require_same_plan(
         iteration: Iterations that it has.
 
     Returns:
-        list[str]: A sentence for each accepted change.
+        A sentence for each accepted change.
 
     Raises:
         UserError: One error with all changes that are not accepted.

@@ -3,10 +3,15 @@
 import copy
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 
+import torch
+from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import RUNNERS
+from torch import nn
 
 from clouds_mmseg.conversion.diagnose import (
     classes_of,
@@ -54,30 +59,30 @@ from clouds_mmseg.weights.saved_config import model_differences
 _MANY = 12
 
 
-def unwrap_model(model):
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The model inside wrappers of several processes and augmented tests.
 
     Args:
-        model (nn.Module): Model of a runner.
+        model: Model of a runner.
 
     Returns:
-        nn.Module: The segmentor.
+        The segmentor.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 
 
-def run_header(runner, *splits):
+def run_header(runner: Runner, *splits: str) -> str:
     """Describe a run in a few lines.
 
     Args:
-        runner (Runner): The runner, with its model built.
-        *splits (str): The loops that will run: ``'train'``, ``'val'``,
-            ``'test'``. Their datasets are built by this.
+        runner: The runner, with its model built.
+        *splits: The loops that will run: ``'train'``, ``'val'``, ``'test'``.
+            Their datasets are built by this.
 
     Returns:
-        str: Config, folder, device, model, images of each domain, schedule.
+        Config, folder, device, model, images of each domain, schedule.
     """
     model = unwrap_model(runner.model)
     parameters = list(model.parameters())
@@ -139,14 +144,8 @@ class DGRunner(ResumableRunner):
     _use = 'train'
 
     @classmethod
-    def from_cfg(cls, cfg):
+    def from_cfg(cls, cfg: Config) -> 'DGRunner':
         """Build a runner, once the checkpoints that it names exist.
-
-        Args:
-            cfg (Config): The config.
-
-        Returns:
-            DGRunner: The runner.
 
         Raises:
             UserError: A checkpoint does not exist, or cannot be fetched.
@@ -161,17 +160,17 @@ class DGRunner(ResumableRunner):
                 cfg[key] = path
         return super().from_cfg(cfg)
 
-    def build_model(self, model):
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, without files that a checkpoint replaces.
 
         The runs compare labels: results have no ``seg_logits``, unless
         ``model.test_cfg.keep_scores`` is True or a wrapper averages them.
 
         Args:
-            model (nn.Module | dict): As for mmengine.
+            model: As for mmengine.
 
         Returns:
-            nn.Module: The model.
+            The model.
 
         Raises:
             UserError: Pretrained weights are missing.
@@ -188,12 +187,14 @@ class DGRunner(ResumableRunner):
             model.keep_scores = False
         return model
 
-    def register_default_hooks(self, hooks=None):
+    def register_default_hooks(
+        self, hooks: dict[str, dict] | None = None
+    ) -> None:
         """Register the default hooks and, for any config, NonFiniteCheckHook.
 
         Args:
-            hooks (dict[str, dict], optional): ``default_hooks`` of the
-                config; ``nonfinite_check=None`` leaves the check out.
+            hooks: ``default_hooks`` of the config; ``nonfinite_check=None``
+                leaves the check out.
         """
         hooks = dict(hooks or {})
         check = hooks.pop('nonfinite_check', {})
@@ -202,11 +203,11 @@ class DGRunner(ResumableRunner):
             hooks['nonfinite_check'] = kind | dict(check)
         super().register_default_hooks(hooks)
 
-    def train(self):
+    def train(self) -> nn.Module:
         """Check checkpoint and data, then train.
 
         Returns:
-            nn.Module: The trained model.
+            The trained model.
         """
         self._choose_checkpoint()
         self._adopt_seed()
@@ -231,22 +232,22 @@ class DGRunner(ResumableRunner):
         self.logger.info(run_header(self, 'train', 'val'))
         return super().train()
 
-    def val(self):
+    def val(self) -> dict:
         """Check the data, then validate.
 
         Returns:
-            dict: The metrics.
+            The metrics.
         """
         self._use = 'test'
         self._check_data('val')
         self.logger.info(run_header(self, 'val'))
         return super().val()
 
-    def test(self):
+    def test(self) -> dict:
         """Check the data, then test.
 
         Returns:
-            dict: The metrics.
+            The metrics.
         """
         self._use = 'test'
         self._check_data('test')
@@ -255,23 +256,22 @@ class DGRunner(ResumableRunner):
 
     def load_checkpoint(
         self,
-        filename,
-        map_location='cpu',
-        strict=True,
-        revise_keys=((r'^module\.', ''),),
-    ):
+        filename: str,
+        map_location: str | torch.device = 'cpu',
+        strict: bool = True,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+    ) -> dict:
         """Load every weight of a checkpoint into the model, or none.
 
         Args:
-            filename (str): Local path, or a URL that mmengine fetches.
-            map_location (str | torch.device): Where the tensors go.
-            strict (bool): False takes what fits, which nothing in this
-                package asks for.
-            revise_keys (Sequence[tuple[str, str]]): Pattern and replacement
-                pairs applied to the keys.
+            filename: Local path, or a URL that mmengine fetches.
+            map_location: Where the tensors go.
+            strict: False takes what fits, which nothing in this package asks
+                for.
+            revise_keys: Pattern and replacement pairs applied to the keys.
 
         Returns:
-            dict: The checkpoint.
+            The checkpoint.
 
         Raises:
             UserError: The file is missing, damaged or no checkpoint, or its

@@ -21,10 +21,10 @@ class RateChange(NamedTuple):
     """Where two schedules part.
 
     Attributes:
-        name (str): ``'lr'`` or ``'momentum'``.
-        iteration (int): The first that differs, counted from 1.
-        was (float): The rate of the first schedule there.
-        now (float): The rate of the second schedule there.
+        name: ``'lr'`` or ``'momentum'``.
+        iteration: The first that differs, counted from 1.
+        was: The rate of the first schedule there.
+        now: The rate of the second schedule there.
     """
 
     name: str
@@ -36,7 +36,7 @@ class RateChange(NamedTuple):
 class _GroupHolder(Optimizer):
     """Parameter groups for schedulers to act on, and nothing to optimise."""
 
-    def step(self, closure=None):
+    def step(self, closure=None) -> None:
         """Do nothing; schedulers count its calls."""
 
 
@@ -49,7 +49,7 @@ def hold_groups(groups: Sequence[dict], defaults: dict) -> Optimizer:
             schedulers look there for what to change.
 
     Returns:
-        Optimizer: With the same settings in groups of no parameters.
+        With the same settings in groups of no parameters.
     """
     holder = _GroupHolder([dict(params=[])], dict(defaults))
     holder.param_groups = [
@@ -59,15 +59,15 @@ def hold_groups(groups: Sequence[dict], defaults: dict) -> Optimizer:
     return holder
 
 
-def can_replay(schedulers) -> bool:
+def can_replay(schedulers: list | dict | None) -> bool:
     """Whether the rates depend on the number of the iteration alone.
 
     Args:
-        schedulers (list | dict | None): As the runner has them.
+        schedulers: As the runner has them.
 
     Returns:
-        bool: False for schedulers that count epochs or watch a metric, and
-        for several optimisers.
+        False for schedulers that count epochs or watch a metric, and for
+        several optimisers.
     """
     return schedulers is None or (
         isinstance(schedulers, list)
@@ -138,7 +138,7 @@ def fast_forward(
         steps: Iterations to go, not negative.
 
     Returns:
-        list[dict]: The groups, changed in place.
+        The groups, changed in place.
     """
     groups = list(schedulers[0].optimizer.param_groups)
     kinds = {}
@@ -171,8 +171,8 @@ def first_difference(
         steps: Number of iterations to compare.
 
     Returns:
-        tuple: The first difference in what a scheduler may set, or None;
-        and the settings of every group under the first schedule after these
+        The first difference in what a scheduler may set, or None; and the
+        settings of every group under the first schedule after these
         iterations.
     """
     kinds = {}

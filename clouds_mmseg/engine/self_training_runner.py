@@ -3,6 +3,7 @@
 import os.path as osp
 import time
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
@@ -40,12 +41,11 @@ class SelfTrainingRunner(DGRunner):
             require_bank(dict(bank), self._launcher)
 
 
-def require_warmup(cfg, checkpoint):
+def require_warmup(cfg: Config, checkpoint: str | None) -> None:
     """Refuse self-training that would begin with an untrained teacher.
 
     Args:
-        cfg (Config): The config.
-        checkpoint (str | None): What the run starts from or resumes.
+        checkpoint: What the run starts from or resumes.
 
     Raises:
         UserError: ``warmup_iters`` is 0 and there is no checkpoint.
@@ -61,12 +61,12 @@ def require_warmup(cfg, checkpoint):
         )
 
 
-def require_bank(bank, launcher):
+def require_bank(bank: dict, launcher: str) -> None:
     """See that a bank is there, or make it.
 
     Args:
-        bank (dict): An entry of ``banks``; it is used up.
-        launcher (str): Of the run.
+        bank: An entry of ``banks``; it is used up.
+        launcher: Of the run.
 
     Raises:
         UserError: The bank is missing and not to be made here.
@@ -119,15 +119,15 @@ def _make_or_wait(out, **bank):
             time.sleep(1)
 
 
-def bank_command(out, bank):
+def bank_command(out: str, bank: dict) -> str:
     """The command that makes a bank.
 
     Args:
-        out (str): Folder of the bank.
-        bank (dict): Arguments of ``make_bank``.
+        out: Folder of the bank.
+        bank: Arguments of ``make_bank``.
 
     Returns:
-        str: For a terminal.
+        For a terminal.
     """
     options = ' '.join(
         f'--{key.replace("_", "-")} {value}'

@@ -1,8 +1,11 @@
 """The checkpoint or pretrained weights that a run starts from."""
 
 import os.path as osp
+from collections.abc import Callable
 
+import torch
 from mmengine.logging import print_log
+from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import (
@@ -13,27 +16,27 @@ from clouds_mmseg.weights.io import (
 from clouds_mmseg.weights.locate import fetch_checkpoint, read_remote
 
 
-def is_remote(path):
+def is_remote(path: str) -> bool:
     """Whether a checkpoint is named by a scheme that mmengine fetches.
 
     Args:
-        path (str): For example ``https://...`` or ``torchvision://...``.
+        path: For example ``https://...`` or ``torchvision://...``.
 
     Returns:
-        bool: True for a URL, False for a path of this machine.
+        True for a URL, False for a path of this machine.
     """
     return '://' in path
 
 
-def require_checkpoint(path, argument):
+def require_checkpoint(path: str, argument: str) -> str:
     """Refuse a local checkpoint that does not exist.
 
     Args:
-        path (str): Path or URL.
-        argument (str): Which argument or config key named it.
+        path: Path or URL.
+        argument: Which argument or config key named it.
 
     Returns:
-        str: The path, with ``~`` expanded.
+        The path, with ``~`` expanded.
 
     Raises:
         UserError: There is no such file.
@@ -49,15 +52,15 @@ def require_checkpoint(path, argument):
     return path
 
 
-def find_last_checkpoint(work_dir):
+def find_last_checkpoint(work_dir: str) -> str | None:
     """The newest checkpoint of a work dir, as ``last_checkpoint`` names it.
 
     Args:
-        work_dir (str): Folder of an earlier run. It may have been moved
-            since: the checkpoint is looked for beside the pointer as well.
+        work_dir: Folder of an earlier run. It may have been moved since: the
+            checkpoint is looked for beside the pointer as well.
 
     Returns:
-        str | None: Path of the checkpoint, None where no run has saved one.
+        Path of the checkpoint, None where no run has saved one.
 
     Raises:
         UserError: ``last_checkpoint`` names a file that is gone.
@@ -76,18 +79,23 @@ def find_last_checkpoint(work_dir):
     )
 
 
-def read_checkpoint(path, map_location='cpu', *, resume=False):
+def read_checkpoint(
+    path: str,
+    map_location: str | torch.device = 'cpu',
+    *,
+    resume: bool = False,
+) -> dict:
     """Read a checkpoint without running code that it may carry.
 
     Args:
-        path (str): Local path of any of the formats of
+        path: Local path of any of the formats of
             :func:`~clouds_mmseg.weights.io.read_content`, or a URL.
-        map_location (str | torch.device): Where the tensors go.
-        resume (bool): Whether a training is to go on from it.
+        map_location: Where the tensors go.
+        resume: Whether a training is to go on from it.
 
     Returns:
-        dict: The checkpoint as saved, its weights under ``state_dict``
-        without the prefixes of wrappers.
+        The checkpoint as saved, its weights under ``state_dict`` without the
+        prefixes of wrappers.
 
     Raises:
         UserError: The file is missing, truncated or no checkpoint, holds
@@ -112,7 +120,11 @@ def read_checkpoint(path, map_location='cpu', *, resume=False):
 _SHOWN = 5
 
 
-def fetch_initial_weights(model, *, overwritten=lambda part: False):
+def fetch_initial_weights(
+    model: nn.Module,
+    *,
+    overwritten: Callable[[str], bool] = lambda part: False,
+) -> None:
     """Make the pretrained weights of a config local files.
 
     The configs of MMSegmentation's zoo name them by address
@@ -122,9 +134,9 @@ def fetch_initial_weights(model, *, overwritten=lambda part: False):
     of them fits.
 
     Args:
-        model (nn.Module): Its modules' ``init_cfg`` are changed.
-        overwritten (Callable[[str], bool]): Whether a checkpoint fills the
-            module of a name afterwards: it needs no pretrained weights.
+        model: Its modules' ``init_cfg`` are changed.
+        overwritten: Whether a checkpoint fills the module of a name
+            afterwards: it needs no pretrained weights.
 
     Raises:
         MissingWeightsError: A file is not here and cannot be fetched.

@@ -1,5 +1,6 @@
 """What the first and the last row predict, and what the teacher labelled."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
+from ablation.schedule import Run
 from clouds_mmseg.engine.hooks.visualization import legend, panel, stack
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.weights.io import read_state_dict
@@ -18,15 +20,15 @@ _TARGET_SCENE = 3
 _GENERATED_SCENES = (0, 1, 2, 3)
 
 
-def draw_pictures(runs, folder):
+def draw_pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Draw ``targets.png`` and ``pseudo_labels.png`` for the first seed.
 
     Args:
-        runs (Sequence[Run]): All finished.
-        folder (Path): Where the pictures go.
+        runs: All finished.
+        folder: Where the pictures go.
 
     Returns:
-        list[Path]: The pictures; the second only where a run trained itself.
+        The pictures; the second only where a run trained itself.
     """
     seed = runs[0].seed
     runs = [run for run in runs if run.seed == seed]

@@ -1,5 +1,6 @@
 """The rows of the ablation."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -7,11 +8,11 @@ class Row(NamedTuple):
     """A training run that the ablation compares.
 
     Attributes:
-        name (str): Of its folder and on the command line.
-        title (str): What the table calls it.
-        config (str): From the root of the repository.
-        warm_up (str | None): The row whose run it has in common until
-            self-training begins, so that this part is trained once.
+        name: Of its folder and on the command line.
+        title: What the table calls it.
+        config: From the root of the repository.
+        warm_up: The row whose run it has in common until self-training begins,
+            so that this part is trained once.
     """
 
     name: str
@@ -42,15 +43,15 @@ ROWS = (
 )
 
 
-def choose(names):
+def choose(names: Sequence[str]) -> list[Row]:
     """Find rows by name.
 
     Args:
-        names (Sequence[str]): Names, all known.
+        names: Names, all known.
 
     Returns:
-        list[Row]: In the order of the table. A row whose ``warm_up`` is not
-        among them trains its own.
+        In the order of the table. A row whose ``warm_up`` is not among them
+        trains its own.
     """
     return [
         row if row.warm_up in names else row._replace(warm_up=None)

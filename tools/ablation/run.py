@@ -1,6 +1,7 @@
 """The ablation from its options to its tables."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.pictures import draw_pictures
@@ -18,18 +19,24 @@ from clouds_mmseg_cli.cfg_options import parse_options
 
 
 def run_ablation(
-    *, work_dir, seeds, rows, jobs, cfg_options=(), dry_run=False
-):
+    *,
+    work_dir: str | Path,
+    seeds: Sequence[int],
+    rows: Sequence[str],
+    jobs: int,
+    cfg_options: Sequence[str] = (),
+    dry_run: bool = False,
+) -> None:
     """Train rows with seeds, then write ``ablation.md`` and pictures.
 
     Args:
-        work_dir (str | Path): Receives ``seed<N>/<row>/``, ``ablation.md``,
+        work_dir: Receives ``seed<N>/<row>/``, ``ablation.md``,
             ``ablation.json`` and ``pictures``.
-        seeds (Sequence[int]): Seeds.
-        rows (Sequence[str]): Names of rows.
-        jobs (int): Trainings at a time.
-        cfg_options (Sequence[str]): ``key=value``, for every run.
-        dry_run (bool): Print the commands only.
+        seeds: Seeds.
+        rows: Names of rows.
+        jobs: Trainings at a time.
+        cfg_options: ``key=value``, for every run.
+        dry_run: Print the commands only.
 
     Raises:
         UserError: An option is wrong, or a training failed.

@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.config import Config
 
 from ablation.rows import Row
 from clouds_mmseg.utils.config_file import read_file
@@ -20,10 +23,10 @@ class Run(NamedTuple):
     """A row trained with a seed.
 
     Attributes:
-        row (Row): What is trained.
-        seed (int): ``randomness.seed``.
-        folder (Path): Its work dir.
-        options (tuple[str]): Overrides of the config, ``key=value``.
+        row: What is trained.
+        seed: ``randomness.seed``.
+        folder: Its work dir.
+        options: Overrides of the config, ``key=value``.
     """
 
     row: Row
@@ -39,23 +42,22 @@ class Run(NamedTuple):
         begin = self.config().train_cfg.warmup_iters
         return self.folder.parent / self.row.warm_up / f'iter_{begin}.pth'
 
-    def config(self):
+    def config(self) -> Config:
         """Read its config.
 
         Returns:
-            Config: With the options.
+            With the options.
         """
         cfg = read_file(self.row.config)
         if self.options:
             cfg.merge_from_dict(parse_options(self.options))
         return cfg
 
-    def results(self):
+    def results(self) -> dict | None:
         """What the finished run has written.
 
         Returns:
-            dict | None: ``results.json``; None if it has not come to its
-            last iteration.
+            ``results.json``; None if it has not come to its last iteration.
         """
         path = self.folder / RESULTS
         if not path.is_file():
@@ -64,12 +66,12 @@ class Run(NamedTuple):
         last = int(self.config().train_cfg.max_iters)
         return results if results['iteration'] == last else None
 
-    def command(self):
+    def command(self) -> list[str]:
         """The command that trains it.
 
         Returns:
-            list[str]: Continues what was begun. A run that has not begun
-            and shares its warm-up continues from the other's checkpoint.
+            Continues what was begun. A run that has not begun and shares its
+            warm-up continues from the other's checkpoint.
         """
         resume = ['--resume']
         if self.warm_up is not None and not any(
@@ -88,16 +90,18 @@ class Run(NamedTuple):
         ]
 
 
-def train_all(runs, *, jobs, say=print):
+def train_all(
+    runs: Sequence[Run], *, jobs: int, say: Callable = print
+) -> None:
     """Train what is not finished yet.
 
     Each process gets its share of the cores: two that have a core each do
     more together than one after the other with both.
 
     Args:
-        runs (Sequence[Run]): In the order in which they should begin.
-        jobs (int): Processes at a time.
-        say (Callable): Called with each line of progress.
+        runs: In the order in which they should begin.
+        jobs: Processes at a time.
+        say: Called with each line of progress.
 
     Raises:
         UserError: A training failed; it names the log and the command. The

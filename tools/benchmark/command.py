@@ -1,5 +1,6 @@
 """What ``tools/benchmark.py`` does with its command line."""
 
+import argparse
 import gc
 import logging
 import tempfile
@@ -23,15 +24,15 @@ from benchmark.setting import DTYPES, Setting
 from clouds_mmseg.utils.errors import UserError
 
 
-def run(args, plain_folder):
+def run(args: argparse.Namespace, plain_folder: Path) -> list[dict]:
     """Do what the command line asks for, and print the tables.
 
     Args:
-        args (argparse.Namespace): Of :func:`parse_args`.
-        plain_folder (Path): Where the plain formulation lies.
+        args: Of :func:`parse_args`.
+        plain_folder: Where the plain formulation lies.
 
     Returns:
-        list[dict]: The rows of the report.
+        The rows of the report.
 
     Raises:
         UserError: An option that cannot be.

@@ -8,26 +8,26 @@ from mmseg.registry import TRANSFORMS
 from torchvision.io import ImageReadMode, decode_image
 
 
-def read_numpy(path):
+def read_numpy(path: str) -> np.ndarray:
     """Read a ``.npy`` file.
 
     Args:
-        path (str): The file.
+        path: The file.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, BGR.
+        (H, W, 3) uint8, BGR.
     """
     return np.load(path)
 
 
-def read_torchvision(path):
+def read_torchvision(path: str) -> np.ndarray:
     """Decode by ``torchvision.io``.
 
     Args:
-        path (str): The file.
+        path: The file.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, BGR.
+        (H, W, 3) uint8, BGR.
     """
     payload = torch.from_numpy(np.fromfile(path, np.uint8))
     rgb = decode_image(payload, ImageReadMode.RGB).permute(1, 2, 0).numpy()
@@ -42,10 +42,10 @@ class LoadToCompare(BaseTransform):
     """Read an image as ``LoadSegImage`` does, by another decoder.
 
     Args:
-        decoder (str): One of :data:`READERS`.
+        decoder: One of :data:`READERS`.
     """
 
-    def __init__(self, decoder):
+    def __init__(self, decoder: str):
         self.read = READERS[decoder]
 
     def transform(self, results):

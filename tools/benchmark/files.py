@@ -1,6 +1,7 @@
 """Image files of the published sizes, to load."""
 
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +20,9 @@ class FileSet:
     """How the files of a set are published.
 
     Attributes:
-        size (tuple[int, int]): Width and height.
-        image (str): ``png`` or ``jpg``.
-        label (str): ``grey``, ``palette``, or ``wide`` for 16 bits in three
+        size: Width and height.
+        image: ``png`` or ``jpg``.
+        label: ``grey``, ``palette``, or ``wide`` for 16 bits in three
             channels.
     """
 
@@ -54,15 +55,15 @@ _GRAIN, _COLOUR_GRAIN, _DETAIL = 0.5, 0.3, 3.0
 _ENLARGED = 2.0
 
 
-def picture(size, seed):
+def picture(size: tuple[int, int], seed: int) -> np.ndarray:
     """Draw something of many scales, rough in places, with grain.
 
     Args:
-        size (tuple[int, int]): Width and height.
-        seed (int): Of what is drawn.
+        size: Width and height.
+        seed: Of what is drawn.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8.
+        (H, W, 3) uint8.
     """
     rng = np.random.default_rng(seed)
     width, height = size
@@ -89,13 +90,13 @@ class Mosaic:
     """Pictures put together of photographs, in place of drawn ones.
 
     Args:
-        folder (str | Path): Photographs, at any depth.
+        folder: Photographs, at any depth.
 
     Raises:
         UserError: There are none.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         paths = sorted(
             path
             for path in Path(folder).rglob('*')
@@ -106,15 +107,15 @@ class Mosaic:
         if not self.photos:
             raise UserError(f'--photos {folder} holds no PNG or JPEG image')
 
-    def __call__(self, size, seed):
+    def __call__(self, size: tuple[int, int], seed: int) -> np.ndarray:
         """Lay enlarged photographs beside and below each other.
 
         Args:
-            size (tuple[int, int]): Width and height.
-            seed (int): Which photograph is the first.
+            size: Width and height.
+            seed: Which photograph is the first.
 
         Returns:
-            np.ndarray: (H, W, 3) uint8, BGR.
+            (H, W, 3) uint8, BGR.
         """
         height, width = self.photos[0].shape[:2]
         tile = (round(width * _ENLARGED), round(height * _ENLARGED))
@@ -132,16 +133,16 @@ class Mosaic:
         return np.ascontiguousarray(whole)
 
 
-def label(size, classes, seed):
+def label(size: tuple[int, int], classes: int, seed: int) -> np.ndarray:
     """Draw regions of classes.
 
     Args:
-        size (tuple[int, int]): Width and height.
-        classes (int): Ids are below this.
-        seed (int): Of what is drawn.
+        size: Width and height.
+        classes: Ids are below this.
+        seed: Of what is drawn.
 
     Returns:
-        np.ndarray: (H, W) uint8.
+        (H, W) uint8.
     """
     cells = np.random.default_rng(seed).integers(classes, size=(24, 32))
     return cv2.resize(
@@ -149,21 +150,28 @@ def label(size, classes, seed):
     )
 
 
-def write_set(folder, size, storages, labels, *, count, draw=picture):
+def write_set(
+    folder: Path,
+    size: tuple[int, int],
+    storages: Sequence[str],
+    labels: Sequence[str],
+    *,
+    count: int,
+    draw: Callable = picture,
+) -> dict[str, int]:
     """Write folders as ``FolderDataset`` reads them.
 
     Args:
-        folder (Path): Receives a folder for each storage and kind of labels.
-        size (tuple[int, int]): Width and height.
-        storages (Sequence[str]): The first is the published one, ``png`` or
-            ``jpg``; the others hold the same pixels.
-        labels (Sequence[str]): Kinds of label files.
-        count (int): Number of images.
-        draw (Callable): ``(size, seed) -> (H, W, 3) uint8``.
+        folder: Receives a folder for each storage and kind of labels.
+        size: Width and height.
+        storages: The first is the published one, ``png`` or ``jpg``; the
+            others hold the same pixels.
+        labels: Kinds of label files.
+        count: Number of images.
+        draw: ``(size, seed) -> (H, W, 3) uint8``.
 
     Returns:
-        dict[str, int]: Mean number of bytes of an image, or label, by
-        storage and kind.
+        Mean number of bytes of an image, or label, by storage and kind.
     """
     folder = Path(folder)
     total = dict.fromkeys((*storages, *labels), 0)
@@ -191,15 +199,15 @@ def suffix(storage):
     return '.png' if storage == 'png-fast' else f'.{storage}'
 
 
-def encode(image, storage):
+def encode(image: np.ndarray, storage: str) -> bytes:
     """Encode an image.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8, BGR.
-        storage (str): ``png``, ``jpg`` or one of :data:`STORAGES`.
+        image: (H, W, 3) uint8, BGR.
+        storage: ``png``, ``jpg`` or one of :data:`STORAGES`.
 
     Returns:
-        bytes: The file.
+        The file.
     """
     if storage in RECODES:
         return encode_exactly(image, storage, 'picture')

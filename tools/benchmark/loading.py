@@ -2,9 +2,11 @@
 
 import itertools
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from mmengine.dataset import pseudo_collate
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from benchmark.decoders import READERS
 from benchmark.files import PREPARED, suffix
@@ -18,17 +20,19 @@ from clouds_mmseg.utils.seeds import seed_everything
 MMSEG = 'mmseg'
 
 
-def pipeline(size, crop, decoder='cv2'):
+def pipeline(
+    size: tuple[int, int], crop: int, decoder: str = 'cv2'
+) -> list[dict]:
     """The official training pipeline.
 
     Args:
-        size (tuple[int, int]): Width and height of the stored images.
-        crop (int): Side of the crops.
-        decoder (str): ``cv2`` or ``pillow`` (of MMCV), one of
+        size: Width and height of the stored images.
+        crop: Side of the crops.
+        decoder: ``cv2`` or ``pillow`` (of MMCV), one of
             :data:`~benchmark.decoders.READERS`, or ``mmseg``.
 
     Returns:
-        list[dict]: Transforms.
+        Transforms.
     """
     labels = dict(type='LoadSegLabels')
     if decoder == MMSEG:
@@ -52,18 +56,20 @@ def pipeline(size, crop, decoder='cv2'):
     ]
 
 
-def folder_dataset(folder, size, crop, **options):
+def folder_dataset(
+    folder: Path, size: tuple[int, int], crop: int, **options
+) -> dict:
     """The config of a written set.
 
     Args:
-        folder (Path): Of :func:`write_set`.
-        size (tuple[int, int]): Width and height of its images.
-        crop (int): Side of the crops.
+        folder: Of :func:`write_set`.
+        size: Width and height of its images.
+        crop: Side of the crops.
         **options: ``storage`` (``png`` by default), ``labels``
             (``prepared``), and ``decoder`` (``cv2``).
 
     Returns:
-        dict: Of a ``FolderDataset``.
+        Of a ``FolderDataset``.
     """
     storage = options.get('storage', 'png')
     return dict(
@@ -79,19 +85,26 @@ def folder_dataset(folder, size, crop, **options):
     )
 
 
-def throughput(dataset, *, images, workers, clock='wall', batch=2):
+def throughput(
+    dataset: Dataset,
+    *,
+    images: int,
+    workers: int,
+    clock: str = 'wall',
+    batch: int = 2,
+) -> float:
     """Load samples and count.
 
     Args:
-        dataset (Dataset): Of samples.
-        images (int): How many are timed.
-        workers (int): Processes; 0 for this one.
-        clock (str): One of ``CLOCKS``. That of the processor does not count
-            what workers do, so they are timed by the wall.
-        batch (int): Samples at a time.
+        dataset: Of samples.
+        images: How many are timed.
+        workers: Processes; 0 for this one.
+        clock: One of ``CLOCKS``. That of the processor does not count what
+            workers do, so they are timed by the wall.
+        batch: Samples at a time.
 
     Returns:
-        float: Samples a second, from the second batch on.
+        Samples a second, from the second batch on.
     """
     if not len(dataset):
         raise DataError('the data set has no images: nothing to load')
@@ -127,16 +140,18 @@ class _Endless:
         return 1 << 40
 
 
-def sample_parts(dataset, images, now=time.perf_counter):
+def sample_parts(
+    dataset: Dataset, images: int, now: Callable = time.perf_counter
+) -> dict[str, float]:
     """Seconds of each transform for one sample.
 
     Args:
-        dataset (Dataset): With a pipeline.
-        images (int): Over how many samples the mean is taken.
-        now (Callable): Tells the time.
+        dataset: With a pipeline.
+        images: Over how many samples the mean is taken.
+        now: Tells the time.
 
     Returns:
-        dict[str, float]: Name of the transform -> seconds.
+        Name of the transform -> seconds.
     """
     clock = RegionTimer(lambda: None, now)
     watches = [

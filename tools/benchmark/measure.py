@@ -20,9 +20,9 @@ class BenchmarkCase:
     """One way to do the work.
 
     Attributes:
-        run (Callable): Does the work once; what it returns is kept.
-        prepare (Callable): Makes the argument of ``run``, not timed.
-        watches (Sequence[TimedMethod]): The parts of the work.
+        run: Does the work once; what it returns is kept.
+        prepare: Makes the argument of ``run``, not timed.
+        watches: The parts of the work.
     """
 
     run: Callable[[Any], Any]
@@ -35,11 +35,11 @@ class Measurement:
     """What came out for one case.
 
     Attributes:
-        seconds (list[float]): Of each repeat.
-        peak (int | None): Bytes on top of what lay in memory before.
-        parts (dict[str, float]): Seconds of each part in one more run.
-        whole (float): Seconds of that run.
-        result (object): What the last run returned.
+        seconds: Of each repeat.
+        peak: Bytes on top of what lay in memory before.
+        parts: Seconds of each part in one more run.
+        whole: Seconds of that run.
+        result: What the last run returned.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -59,35 +59,42 @@ class Measurement:
         return max(self.seconds) - min(self.seconds)
 
 
-def synchronizer(device):
+def synchronizer(device: torch.device) -> Callable:
     """Make the function that waits for a device.
 
     Args:
-        device (torch.device): Where the work is done.
+        device: Where the work is done.
 
     Returns:
-        Callable: Takes nothing.
+        Takes nothing.
     """
     if device.type == 'cuda':
         return lambda: torch.cuda.synchronize(device)
     return lambda: None
 
 
-def interleave(cases, *, device, warmup=1, repeats=5, clock='wall'):
+def interleave(
+    cases: dict[str, BenchmarkCase],
+    *,
+    device: torch.device,
+    warmup: int = 1,
+    repeats: int = 5,
+    clock: str = 'wall',
+) -> dict[str, Measurement]:
     """Measure cases in turn, so that the machine's moods hit all.
 
     Memory and parts are taken in one more run of each: watching costs time.
 
     Args:
-        cases (dict[str, BenchmarkCase]): By name.
-        device (torch.device): Where they compute.
-        warmup (int): Runs of each that are not counted.
-        repeats (int): Runs of each that are.
-        clock (str): ``wall``, or ``cpu`` for the processor time of this
-            process, on a machine that has other work to do.
+        cases: By name.
+        device: Where they compute.
+        warmup: Runs of each that are not counted.
+        repeats: Runs of each that are.
+        clock: ``wall``, or ``cpu`` for the processor time of this process, on
+            a machine that has other work to do.
 
     Returns:
-        dict[str, Measurement]: By name.
+        By name.
     """
     wait, now = synchronizer(device), CLOCKS[clock]
     found = {name: Measurement() for name in cases}

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,7 @@ class PeakMemory:
 
 
 @contextmanager
-def peak_memory(device):
+def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     """TimedMethod the memory of a block.
 
     On CUDA that of torch's allocator. On CPU the resident memory of the
@@ -27,10 +28,10 @@ def peak_memory(device):
     tells the peak of a block.
 
     Args:
-        device (torch.device): Where the block computes.
+        device: Where the block computes.
 
     Yields:
-        PeakMemory: Filled when the block ends.
+        Filled when the block ends.
     """
     peak = PeakMemory()
     gc.collect()

@@ -1,6 +1,7 @@
 """How the time of a step divides among its parts."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -26,14 +27,14 @@ class RegionTimer:
     """Adds up the time inside of watched methods.
 
     Args:
-        synchronize (Callable): Waits until the device has done its work.
-        now (Callable): Tells the time in seconds.
+        synchronize: Waits until the device has done its work.
+        now: Tells the time in seconds.
 
     Attributes:
         seconds (dict[str, float]): Of each part.
     """
 
-    def __init__(self, synchronize, now):
+    def __init__(self, synchronize: Callable, now: Callable):
         self.seconds = {}
         self._synchronize = synchronize
         self._now = now
@@ -41,14 +42,16 @@ class RegionTimer:
         self._inside_whole = False
 
     @contextmanager
-    def watching(self, watches):
+    def watching(
+        self, watches: Sequence[TimedMethod]
+    ) -> 'Iterator[RegionTimer]':
         """Replace the methods by ones that are timed, for a block.
 
         Args:
-            watches (Sequence[TimedMethod]): The methods.
+            watches: The methods.
 
         Yields:
-            RegionTimer: Itself.
+            Itself.
         """
         replaced = []
         try:

@@ -2,23 +2,25 @@
 
 import importlib.util
 import sys
+from pathlib import Path
+from types import ModuleType
 
 from clouds_mmseg.utils.errors import UserError
 
 _NAME = 'clouds_mmseg_plain'
 
 
-def load_reference(folder):
+def load_reference(folder: Path) -> ModuleType:
     """Import the plain formulation from the repository.
 
     It is no part of the package: it is the reference of the tests, and is
     only here to be compared with.
 
     Args:
-        folder (Path): ``tests/reference`` of a checkout.
+        folder: ``tests/reference`` of a checkout.
 
     Returns:
-        module: The package in that folder.
+        The package in that folder.
 
     Raises:
         UserError: There is none.

@@ -14,7 +14,7 @@ VARIANTS = ('vit_t', 'vit_b')
 _CHANNELS = 256
 
 
-def build_sam(variant, side=1024):
+def build_sam(variant: str, side: int = 1024) -> nn.Module:
     """Build a SAM.
 
     ``vit_b`` is segment-anything's own. ``vit_t`` stands for MobileSAM's,
@@ -23,12 +23,12 @@ def build_sam(variant, side=1024):
     prompt encoder and mask decoder.
 
     Args:
-        variant (str): One of :data:`VARIANTS`.
-        side (int): Of the square that the encoder sees, pixels: 1024 in the
+        variant: One of :data:`VARIANTS`.
+        side: Of the square that the encoder sees, pixels: 1024 in the
             published ones; a multiple of 32.
 
     Returns:
-        nn.Module: A ``Sam``, in eval mode.
+        A ``Sam``, in eval mode.
     """
     from segment_anything.modeling import (
         MaskDecoder,
@@ -77,13 +77,13 @@ class TinyEncoder(nn.Module):
     """TinyViT-5M (arXiv 2207.10666) as an image encoder of SAM.
 
     Args:
-        side (int): Of its input, pixels.
+        side: Of its input, pixels.
 
     Attributes:
         img_size (int): The same; segment-anything asks for it.
     """
 
-    def __init__(self, side):
+    def __init__(self, side: int):
         super().__init__()
         from segment_anything.modeling.common import LayerNorm2d
 
@@ -110,11 +110,11 @@ class RandomSAM(PromptedSAM):
     """A SAM as refiners use it, with random weights.
 
     Args:
-        variant (str): One of :data:`VARIANTS`.
-        side (int): As for :func:`build_sam`.
+        variant: One of :data:`VARIANTS`.
+        side: As for :func:`build_sam`.
     """
 
-    def __init__(self, variant, side):
+    def __init__(self, variant: str, side: int):
         from segment_anything import SamPredictor
 
         self.model = build_sam(variant, side)
@@ -126,12 +126,12 @@ class RandomSAMRefiner(SAMRefiner):
     """The refiner around it.
 
     Args:
-        variant (str): One of :data:`VARIANTS`.
-        side (int): As for :func:`build_sam`.
+        variant: One of :data:`VARIANTS`.
+        side: As for :func:`build_sam`.
         **options: As for :class:`SAMRefiner`.
     """
 
-    def __init__(self, variant, side, **options):
+    def __init__(self, variant: str, side: int, **options):
         super().__init__(variant=variant, checkpoint=side, **options)
 
     def _load(self, variant, checkpoint):

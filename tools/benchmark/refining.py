@@ -1,5 +1,8 @@
 """Refinement of a pseudo label by SAM: ours, and the plain one beside."""
 
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -18,15 +21,15 @@ EPOCHS = ('first epoch', 'second epoch', 'second epoch, borders moved')
 DRIFT = 2.0
 
 
-def make_label(size, seed=0):
+def make_label(size: int, seed: int = 0) -> np.ndarray:
     """Draw a label map of 39 components with wavy borders.
 
     Args:
-        size (int): Side of the square, pixels.
-        seed (int): Of the waves.
+        size: Side of the square, pixels.
+        seed: Of the waves.
 
     Returns:
-        np.ndarray: (size, size) int64; three cells are ignored.
+        (size, size) int64; three cells are ignored.
     """
     cells = (np.arange(ROWS * COLUMNS) * 7 % 19).reshape(ROWS, COLUMNS)
     cells.flat[COMPONENTS:] = 255
@@ -39,15 +42,15 @@ def make_label(size, seed=0):
     return cells[rows, columns].astype(np.int64)
 
 
-def drifted(label, seed):
+def drifted(label: np.ndarray, seed: int) -> np.ndarray:
     """Move the borders of a label map a little, each place otherwise.
 
     Args:
-        label (np.ndarray): (H, W) int64.
-        seed (int): Of the drift.
+        label: (H, W) int64.
+        seed: Of the drift.
 
     Returns:
-        np.ndarray: (H, W) int64.
+        (H, W) int64.
     """
     rng = np.random.default_rng(seed)
     places = np.mgrid[: label.shape[0], : label.shape[1]].astype(float)
@@ -59,22 +62,30 @@ def drifted(label, seed):
     return ndimage.map_coordinates(label, places, order=0, mode='nearest')
 
 
-def refinement(epoch, *, variant, side, size, device, folder, plain=None):
+def refinement(
+    epoch: str,
+    *,
+    variant: str,
+    side: int,
+    size: int,
+    device: torch.device,
+    folder: Path,
+    plain: ModuleType | None = None,
+) -> dict[str, BenchmarkCase]:
     """Mend the label of one image.
 
     Args:
-        epoch (str): One of :data:`EPOCHS`: nothing is kept yet; the image
-            comes again with the label it had; it comes with borders that
-            have moved.
-        variant (str): As for :class:`RandomSAMRefiner`.
-        side (int): Of the square that SAM sees.
-        size (int): Side of the image, pixels.
-        device (torch.device): Where SAM runs.
-        folder (Path): An empty one, for the cache.
-        plain (module, optional): Of :func:`load_reference`.
+        epoch: One of :data:`EPOCHS`: nothing is kept yet; the image comes
+            again with the label it had; it comes with borders that have moved.
+        variant: As for :class:`RandomSAMRefiner`.
+        side: Of the square that SAM sees.
+        size: Side of the image, pixels.
+        device: Where SAM runs.
+        folder: An empty one, for the cache.
+        plain: Of :func:`load_reference`.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns a label (H, W).
+        Each returns a label (H, W).
     """
     area = size * size // 118  # 5,000 of 768 x 768
     first = epoch == EPOCHS[0]

@@ -2,11 +2,13 @@
 
 import json
 import platform
+from pathlib import Path
 
 import mmengine
 import torch
 from prettytable import PrettyTable
 
+from benchmark.measure import Measurement
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.version import __version__
@@ -14,16 +16,15 @@ from clouds_mmseg.version import __version__
 OURS, PLAIN = 'ours', 'plain'
 
 
-def rows_of(measurements):
+def rows_of(measurements: dict[str, Measurement]) -> list[dict]:
     """Turn measurements into rows, one a quantity.
 
     Args:
-        measurements (dict[str, Measurement]): Of ``ours`` and perhaps of
-            ``plain``.
+        measurements: Of ``ours`` and perhaps of ``plain``.
 
     Returns:
-        list[dict]: ``name``, ``unit``, a value for each case, and
-        where there are two, ``ratio``: how many times plain takes ours.
+        ``name``, ``unit``, a value for each case, and where there are two,
+        ``ratio``: how many times plain takes ours.
     """
     quantities = [
         ('median', 's', {k: m.median for k, m in measurements.items()}),
@@ -51,11 +52,11 @@ def _row(name, unit, values):
     return row
 
 
-def environment():
+def environment() -> dict:
     """Collect what the numbers depend on besides the options.
 
     Returns:
-        dict: The machine and the versions.
+        The machine and the versions.
     """
     return dict(
         machine=device_name(),
@@ -69,17 +70,18 @@ def environment():
     )
 
 
-def table_of(rows, measurements=None):
+def table_of(
+    rows: list[dict], measurements: dict[str, Measurement] | None = None
+) -> str:
     """Draw rows, one a line.
 
     Args:
-        rows (list[dict]): Of :func:`rows_of`, or any with equal keys.
-            ``work`` and ``unit`` are no columns.
-        measurements (dict[str, Measurement], optional): For the shares of
-            the parts.
+        rows: Of :func:`rows_of`, or any with equal keys. ``work`` and ``unit``
+            are no columns.
+        measurements: For the shares of the parts.
 
     Returns:
-        str: The table.
+        The table.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in ('work', 'unit')]
@@ -114,11 +116,11 @@ def _cell(row, column, measurements):
     return str(value)
 
 
-def write_json(path, **content):
+def write_json(path: str | Path, **content) -> None:
     """Write the report as a file, whole or not at all.
 
     Args:
-        path (str | Path): Its name.
+        path: Its name.
         **content: What JSON can hold.
     """
     with atomic_path(path) as temporary:

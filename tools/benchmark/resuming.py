@@ -2,11 +2,13 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from benchmark.files import PREPARED, write_set
@@ -28,13 +30,10 @@ class StopAtFirstBatch(Hook):
 
     priority = 'VERY_HIGH'
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Leave the loop.
-
-        Args:
-            runner (Runner): Unused.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
 
         Raises:
             FirstBatchReached: Always.
@@ -46,25 +45,25 @@ class ResumeCase:
     """A warm-up run on written images that was stopped somewhere.
 
     Args:
-        folder (Path): An empty one.
-        tower (str): A model of open_clip.
-        model (dict): Merged into the model's config, dotted keys.
-        size (tuple[int, int]): Width and height of the stored images.
-        crop (int): Side of the crops.
-        workers (int): Processes that load.
-        clock (Callable): Tells the time.
+        folder: An empty one.
+        tower: A model of open_clip.
+        model: Merged into the model's config, dotted keys.
+        size: Width and height of the stored images.
+        crop: Side of the crops.
+        workers: Processes that load.
+        clock: Tells the time.
     """
 
     def __init__(
         self,
-        folder,
+        folder: Path,
         *,
-        tower='RN50',
-        model=None,
-        size=(1914, 1052),
-        crop=512,
-        workers=0,
-        clock=time.perf_counter,
+        tower: str = 'RN50',
+        model: dict | None = None,
+        size: tuple[int, int] = (1914, 1052),
+        crop: int = 512,
+        workers: int = 0,
+        clock: Callable = time.perf_counter,
     ):
         self.folder = Path(folder)
         self._clock = clock
@@ -91,14 +90,14 @@ class ResumeCase:
             )
         )
 
-    def save(self, iteration):
+    def save(self, iteration: int) -> Path:
         """Write the checkpoint of a run after so many iterations.
 
         Args:
-            iteration (int): At least 1.
+            iteration: At least 1.
 
         Returns:
-            Path: Of the checkpoint.
+            Of the checkpoint.
         """
         runner = self._runner()
         wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -113,14 +112,14 @@ class ResumeCase:
         runner.save_checkpoint(str(self.folder), name, by_epoch=False)
         return self.folder / name
 
-    def seconds(self, path):
+    def seconds(self, path: Path) -> float:
         """Resume, and stop when the first batch is there.
 
         Args:
-            path (Path): Of :meth:`save`.
+            path: Of :meth:`save`.
 
         Returns:
-            float: From the call of ``train`` to the first batch.
+            From the call of ``train`` to the first batch.
         """
         runner = self._runner(max_iters=10**9)
         runner._resume, runner._load_from = True, str(path)
@@ -131,14 +130,14 @@ class ResumeCase:
             return self._clock() - start
         raise AssertionError('the run ended before its first batch')
 
-    def seconds_a_batch(self, batches):
+    def seconds_a_batch(self, batches: int) -> float:
         """Load batches, as a loop does that replays what it has seen.
 
         Args:
-            batches (int): How many, after one that starts the workers.
+            batches: How many, after one that starts the workers.
 
         Returns:
-            float: For each of them.
+            For each of them.
         """
         iterator = iter(self._runner().train_loop.dataloader)
         next(iterator)
@@ -156,21 +155,27 @@ class ResumeCase:
         return build_runner(config)
 
 
-def compare(case, iteration, *, warmup=1, repeats=3, replayed=0):
+def compare(
+    case: ResumeCase,
+    iteration: int,
+    *,
+    warmup: int = 1,
+    repeats: int = 3,
+    replayed: int = 0,
+) -> list[dict]:
     """Resume early and late in turn.
 
     Args:
-        case (ResumeCase): What is resumed.
-        iteration (int): The late one; the early one is 1.
-        warmup (int): Runs of each that are not counted.
-        repeats (int): Runs of each that are.
-        replayed (int): Batches that are loaded to tell what a loop would
-            take that loads all that went before, without doing it; 0 for
-            not to tell.
+        case: What is resumed.
+        iteration: The late one; the early one is 1.
+        warmup: Runs of each that are not counted.
+        repeats: Runs of each that are.
+        replayed: Batches that are loaded to tell what a loop would take that
+            loads all that went before, without doing it; 0 for not to tell.
 
     Returns:
-        list[dict]: Rows with the seconds of each and, where it is told, the
-        ``ratio`` of replaying to ours.
+        Rows with the seconds of each and, where it is told, the ``ratio`` of
+        replaying to ours.
     """
     paths = {number: case.save(number) for number in (1, iteration)}
     seconds = {number: [] for number in paths}

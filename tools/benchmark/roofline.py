@@ -11,7 +11,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from benchmark.measure import synchronizer
+from benchmark.measure import BenchmarkCase, Measurement, synchronizer
 from benchmark.parts import RegionTimer
 from benchmark.report import OURS
 
@@ -60,14 +60,14 @@ class OperationCount(TorchDispatchMode):
         return result
 
 
-def count_operations(case):
+def count_operations(case: BenchmarkCase) -> dict[str, int]:
     """Count the arithmetic of one run.
 
     Args:
-        case (BenchmarkCase): Runs once more.
+        case: Runs once more.
 
     Returns:
-        dict[str, int]: Of each part, and of the ``whole``.
+        Of each part, and of the ``whole``.
     """
     argument = case.prepare()
     with OperationCount() as count:
@@ -77,15 +77,15 @@ def count_operations(case):
     return dict(clock.seconds, whole=count.total)
 
 
-def matmul_rate(device, dtype):
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure matrix products, laid out as those of a linear layer.
 
     Args:
-        device (torch.device): Where.
-        dtype (torch.dtype): Of both factors.
+        device: Where.
+        dtype: Of both factors.
 
     Returns:
-        float: Operations a second, of the median of five.
+        Operations a second, of the median of five.
     """
     side = 8192 if device.type == 'cuda' else 2048
     a = torch.rand(side, side, device=device).to(dtype)
@@ -93,15 +93,14 @@ def matmul_rate(device, dtype):
     return 2 * side**3 / _median_seconds(lambda: a @ b.t(), device)
 
 
-def copy_rate(device):
+def copy_rate(device: torch.device) -> float:
     """Measure a copy too large for any cache.
 
     Args:
-        device (torch.device): Where.
+        device: Where.
 
     Returns:
-        float: Bytes a second, those read and those written, of the median of
-        five.
+        Bytes a second, those read and those written, of the median of five.
     """
     size = 2**30 if device.type == 'cuda' else 2**28
     source = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -121,19 +120,25 @@ def _median_seconds(work, device, repeats=5):
     return statistics.median(seconds[1:])
 
 
-def bound_rows(title, unit, amounts, measurement, rate):
+def bound_rows(
+    title: str,
+    unit: str,
+    amounts: dict[str, int],
+    measurement: Measurement,
+    rate: float,
+) -> list[dict]:
     """Compare what ours has to do with what the machine can do.
 
     Args:
-        title (str): Of what the amounts are, as ``arithmetic``.
-        unit (str): Theirs, ``FLOP`` or ``B``.
-        amounts (dict[str, int]): Of parts of the work, and of the ``whole``.
-        measurement (Measurement): Of the same case.
-        rate (float): Amount that the machine does in a second.
+        title: Of what the amounts are, as ``arithmetic``.
+        unit: Theirs, ``FLOP`` or ``B``.
+        amounts: Of parts of the work, and of the ``whole``.
+        measurement: Of the same case.
+        rate: Amount that the machine does in a second.
 
     Returns:
-        list[dict]: A row for each amount, with the seconds that the machine
-        takes at least, ``floor``, and their ``share`` of those it took.
+        A row for each amount, with the seconds that the machine takes at
+        least, ``floor``, and their ``share`` of those it took.
     """
     seconds = dict(measurement.parts, whole=measurement.median)
     return [

@@ -1,6 +1,10 @@
 """Deformable sampling by itself, at the size of one encoder layer."""
 
+from collections.abc import Callable
+from types import ModuleType
+
 import torch
+from torch import Tensor
 
 from benchmark.measure import BenchmarkCase
 from benchmark.parts import TimedMethod
@@ -18,13 +22,19 @@ class SampledLayer:
     """Reads a layer's places, and finds the gradients.
 
     Args:
-        sample (Callable): With the arguments of ``ms_deform_attn``.
-        shapes (list[tuple[int, int]]): Of the maps.
-        inputs (tuple[Tensor, Tensor, Tensor]): Of ``random_layer_inputs``.
-        dtype (torch.dtype): Of the values.
+        sample: With the arguments of ``ms_deform_attn``.
+        shapes: Of the maps.
+        inputs: Of ``random_layer_inputs``.
+        dtype: Of the values.
     """
 
-    def __init__(self, sample, shapes, inputs, dtype=torch.float32):
+    def __init__(
+        self,
+        sample: Callable,
+        shapes: list[tuple[int, int]],
+        inputs: tuple[Tensor, Tensor, Tensor],
+        dtype: torch.dtype = torch.float32,
+    ):
         self._sample = sample
         self._shapes = shapes
         value, *others = inputs
@@ -50,11 +60,11 @@ class SampledLayer:
             self._out, self._inputs, torch.ones_like(self._out)
         )
 
-    def traffic(self):
+    def traffic(self) -> dict[str, int]:
         """Count the bytes that are read and written if caches were perfect.
 
         Returns:
-            dict[str, int]: Of ``forward``, ``backward`` and the ``whole``.
+            Of ``forward``, ``backward`` and the ``whole``.
         """
         sizes = [x.numel() * x.element_size() for x in self._inputs]
         # As large as the values, but of the dtype of the sums.
@@ -67,19 +77,24 @@ class SampledLayer:
         )
 
 
-def sampling(size, batch, dtype, device, plain=None):
+def sampling(
+    size: tuple[int, int],
+    batch: int,
+    dtype: str,
+    device: torch.device,
+    plain: ModuleType | None = None,
+) -> tuple[dict[str, BenchmarkCase], dict[str, int]]:
     """One encoder layer's sampling, forward and backward.
 
     Args:
-        size (tuple[int, int]): Width and height of the images.
-        batch (int): Images.
-        dtype (str): ``fp32`` or ``bf16``, of the values of ours.
-        device (torch.device): Where.
-        plain (module, optional): Of :func:`load_reference`.
+        size: Width and height of the images.
+        batch: Images.
+        dtype: ``fp32`` or ``bf16``, of the values of ours.
+        device: Where.
+        plain: Of :func:`load_reference`.
 
     Returns:
-        tuple[dict[str, BenchmarkCase], dict[str, int]]: Each returns the
-        output and three gradients; and the bytes of
+        Each returns the output and three gradients; and the bytes of
         :meth:`SampledLayer.traffic`.
     """
     check_size(size, batch)

@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import nn
+from torch import Tensor, nn
 
+from clouds_mmseg.models.segmentors.self_training_segmentor import (
+    SelfTrainingSegmentor,
+)
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
 
@@ -23,13 +26,13 @@ class Setting:
     """What is measured; the defaults are the official sizes.
 
     Attributes:
-        device (torch.device): Where.
-        dtype (str): ``fp32``, or ``bf16`` for autocast.
-        tower (str): A model of open_clip, its weights random.
-        size (tuple[int, int]): Width and height of an image.
-        batch (int): Images; in self-training the second half is unlabelled.
-        model (dict): Merged into the model's config, dotted keys.
-        seed (int): Of weights and images.
+        device: Where.
+        dtype: ``fp32``, or ``bf16`` for autocast.
+        tower: A model of open_clip, its weights random.
+        size: Width and height of an image.
+        batch: Images; in self-training the second half is unlabelled.
+        model: Merged into the model's config, dotted keys.
+        seed: Of weights and images.
     """
 
     device: torch.device = torch.device('cpu')
@@ -50,14 +53,14 @@ class Setting:
             self.device.type, torch.bfloat16, enabled=self.dtype == 'bf16'
         )
 
-    def build_model(self, **test_cfg):
+    def build_model(self, **test_cfg) -> SelfTrainingSegmentor:
         """Build the segmentor with a teacher.
 
         Args:
             **test_cfg: As in a config; by default whole images.
 
         Returns:
-            SelfTrainingSegmentor: On the device, in eval mode.
+            On the device, in eval mode.
         """
         config = dict(
             type='SelfTrainingSegmentor',
@@ -86,14 +89,14 @@ class Setting:
         model.update_teacher()
         return model.to(self.device).eval()
 
-    def images(self, count=None):
+    def images(self, count: int | None = None) -> Tensor:
         """Draw pictures with large and small things in them.
 
         Args:
-            count (int, optional): How many; by default a batch.
+            count: How many; by default a batch.
 
         Returns:
-            Tensor: (N, 3, H, W) uint8 on the device.
+            (N, 3, H, W) uint8 on the device.
         """
         generator = torch.Generator().manual_seed(self.seed)
         width, height = self.size
@@ -107,14 +110,14 @@ class Setting:
             )
         return (total * 30 + 110).clamp(0, 255).byte().to(self.device)
 
-    def labels(self, count):
+    def labels(self, count: int) -> Tensor:
         """Draw label maps of some fifteen classes, with an ignored border.
 
         Args:
-            count (int): How many.
+            count: How many.
 
         Returns:
-            Tensor: (count, H, W) int64 on the device.
+            (count, H, W) int64 on the device.
         """
         generator = torch.Generator().manual_seed(self.seed)
         width, height = self.size
@@ -127,15 +130,17 @@ class Setting:
         labels[:, :4] = 255
         return labels.to(self.device)
 
-    def sample(self, label=None, clean=None):
+    def sample(
+        self, label: Tensor | None = None, clean: Tensor | None = None
+    ) -> SegDataSample:
         """Wrap what belongs to an image.
 
         Args:
-            label (Tensor, optional): (H, W) int64.
-            clean (Tensor, optional): (3, H, W) uint8.
+            label: (H, W) int64.
+            clean: (3, H, W) uint8.
 
         Returns:
-            SegDataSample: With metainfo of :attr:`size`.
+            With metainfo of :attr:`size`.
         """
         shape = self.size[::-1]
         sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
@@ -146,12 +151,12 @@ class Setting:
         return sample
 
 
-def check_size(size, batch):
+def check_size(size: tuple[int, int], batch: int) -> None:
     """Refuse sizes that cannot be measured.
 
     Args:
-        size (tuple[int, int]): Width and height of an image.
-        batch (int): Images.
+        size: Width and height of an image.
+        batch: Images.
 
     Raises:
         UserError: A side is no multiple of 32, or there is no image.
@@ -164,15 +169,14 @@ def check_size(size, batch):
         raise UserError(f'--batch must be at least 1, got {batch}')
 
 
-def merge_options(model, options):
+def merge_options(model: dict, options: dict) -> ConfigDict:
     """Change the config of a model.
 
     Args:
-        model (dict): The config.
-        options (dict): Dotted keys, as ``decode_head.num_queries``.
+        options: Dotted keys, as ``decode_head.num_queries``.
 
     Returns:
-        ConfigDict: The changed config.
+        The changed config.
     """
     config = Config(dict(model=model))
     config.merge_from_dict({f'model.{k}': v for k, v in options.items()})

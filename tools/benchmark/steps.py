@@ -1,14 +1,15 @@
 """Inference and training steps: ours, and the plain ones beside."""
 
 import copy
+from types import ModuleType
 
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from benchmark.measure import BenchmarkCase
+from benchmark.measure import BenchmarkCase, Measurement
 from benchmark.parts import TimedMethod
 from benchmark.report import OURS, PLAIN
-from benchmark.setting import MEAN, STD
+from benchmark.setting import MEAN, STD, Setting
 
 # The official optimiser, as in configs/_base_/schedules/adamw.py.
 _OPTIMIZER = dict(
@@ -17,15 +18,17 @@ _OPTIMIZER = dict(
 )
 
 
-def inference(setting, plain=None):
+def inference(
+    setting: Setting, plain: ModuleType | None = None
+) -> dict[str, BenchmarkCase]:
     """Images to labels.
 
     Args:
-        setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_reference`.
+        setting: What is measured.
+        plain: Of :func:`load_reference`.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns labels (N, H, W).
+        Each returns labels (N, H, W).
     """
     model = setting.build_model()
     head = model.decode_head
@@ -69,16 +72,18 @@ def inference(setting, plain=None):
     return _plain_first(cases)
 
 
-def training(setting, plain=None, *, unlabelled=0):
+def training(
+    setting: Setting, plain: ModuleType | None = None, *, unlabelled: int = 0
+) -> dict[str, BenchmarkCase]:
     """One optimiser step on labelled images and, perhaps, unlabelled ones.
 
     Args:
-        setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_reference`.
-        unlabelled (int): How many images of the batch the teacher labels.
+        setting: What is measured.
+        plain: Of :func:`load_reference`.
+        unlabelled: How many images of the batch the teacher labels.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns nothing.
+        Each returns nothing.
     """
     model = setting.build_model().train()
     head = model.decode_head
@@ -152,15 +157,17 @@ def _plain_training(model, images, labels, clean):
     )
 
 
-def teacher_update(setting, plain=None):
+def teacher_update(
+    setting: Setting, plain: ModuleType | None = None
+) -> dict[str, BenchmarkCase]:
     """The moving average of the head.
 
     Args:
-        setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_reference`.
+        setting: What is measured.
+        plain: Of :func:`load_reference`.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns nothing.
+        Each returns nothing.
     """
     model = setting.build_model()
     cases = {OURS: BenchmarkCase(lambda _: model.update_teacher())}
@@ -193,15 +200,15 @@ def _plain_first(cases):
     return dict(sorted(cases.items(), key=lambda item: item[0] == OURS))
 
 
-def agreement(measurements):
+def agreement(measurements: dict[str, Measurement]) -> tuple[float, int]:
     """Compare the labels of both cases.
 
     Args:
-        measurements (dict[str, Measurement]): Of :func:`inference`.
+        measurements: Of :func:`inference`.
 
     Returns:
-        tuple[float, int]: Share of the pixels on whose class they agree, and
-        how many classes there are: to agree on one is no merit.
+        Share of the pixels on whose class they agree, and how many classes
+        there are: to agree on one is no merit.
     """
     a, b = (measurements[name].result for name in (PLAIN, OURS))
     return (a == b).float().mean().item(), a.unique().numel()

@@ -1,5 +1,6 @@
 """Which storage, decoder and number of workers load fastest."""
 
+import argparse
 import statistics
 import tempfile
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import cv2
 from mmseg.registry import DATASETS
+from torch.utils.data import Dataset
 
 from benchmark.files import (
     PREPARED,
@@ -32,14 +34,14 @@ from clouds_mmseg.utils.errors import UserError
 _DECODERS = dict(npy='numpy', jxl='pillow')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> list[dict]:
     """Compare, and print a table for each set.
 
     Args:
-        args (argparse.Namespace): Of ``benchmark.py loader``.
+        args: Of ``benchmark.py loader``.
 
     Returns:
-        list[dict]: The rows of all tables.
+        The rows of all tables.
 
     Raises:
         UserError: An option that cannot be.
@@ -90,21 +92,23 @@ def _groups(args, folder):
         )
 
 
-def storage_cases(name, folder, *, count, crop, **options):
+def storage_cases(
+    name: str, folder: Path, *, count: int, crop: int, **options
+) -> list[tuple[dict, Dataset]]:
     """Write a set in several storages, to be read by several decoders.
 
     Args:
-        name (str): One of ``SETS``.
-        folder (Path): An empty one.
-        count (int): Images to write.
-        crop (int): Side of the crops.
+        name: One of ``SETS``.
+        folder: An empty one.
+        count: Images to write.
+        crop: Side of the crops.
         **options: ``size`` (tuple[int, int]) in place of the published one,
             ``storages`` (Sequence[str]) in place of all other ones, without
             other decoders, and ``draw`` of :func:`write_set`.
 
     Returns:
-        list[tuple[dict, Dataset]]: The beginning of a row and its set; the
-        first is the published files, as the configs read them.
+        The beginning of a row and its set; the first is the published files,
+        as the configs read them.
 
     Raises:
         UserError: There is no such set or storage.
@@ -165,14 +169,14 @@ def _dataset(folder, size, crop, storage, labels, decoder):
     return dataset
 
 
-def config_cases(path):
+def config_cases(path: str) -> list[tuple[dict, Dataset]]:
     """Build the training sets of a config.
 
     Args:
-        path (str): A config with a ``train_dataloader``.
+        path: A config with a ``train_dataloader``.
 
     Returns:
-        list[tuple[dict, Dataset]]: The beginning of a row and its set.
+        The beginning of a row and its set.
 
     Raises:
         UserError: There is no such config, or it does not train.
@@ -190,22 +194,28 @@ def config_cases(path):
     return cases
 
 
-def compare(cases, *, images, workers, repeats, clock='wall'):
+def compare(
+    cases: list[tuple[dict, Dataset]],
+    *,
+    images: int,
+    workers: list[int],
+    repeats: int,
+    clock: str = 'wall',
+) -> list[dict]:
     """Load the sets in turn, so that the machine's moods hit all alike.
 
     Args:
-        cases (list[tuple[dict, Dataset]]): The first of them is what the
-            others are compared with.
-        images (int): Timed, for each row and repeat.
-        workers (list[int]): Numbers of processes.
-        repeats (int): How often; the median counts.
-        clock (str): See :func:`throughput`.
+        cases: The first of them is what the others are compared with.
+        images: Timed, for each row and repeat.
+        workers: Numbers of processes.
+        repeats: How often; the median counts.
+        clock: See :func:`throughput`.
 
     Returns:
-        list[dict]: Rows with the median ``images_per_second``, the
-        ``fastest`` repeat (on a machine with other work, the one that had
-        the cores), its ``spread`` to the slowest and, with the same number
-        of workers, the ``ratio`` to the first case.
+        Rows with the median ``images_per_second``, the ``fastest`` repeat (on
+        a machine with other work, the one that had the cores), its ``spread``
+        to the slowest and, with the same number of workers, the ``ratio`` to
+        the first case.
     """
     speeds = {
         (case, number): [] for case in range(len(cases)) for number in workers
@@ -231,16 +241,18 @@ def compare(cases, *, images, workers, repeats, clock='wall'):
     ]
 
 
-def part_rows(case, images, clock='wall'):
+def part_rows(
+    case: tuple[dict, Dataset], images: int, clock: str = 'wall'
+) -> list[dict]:
     """Divide the time of a sample among the transforms.
 
     Args:
-        case (tuple[dict, Dataset]): Beginning of a row, and the set.
-        images (int): Over how many samples the mean is taken.
-        clock (str): One of ``CLOCKS``.
+        case: Beginning of a row, and the set.
+        images: Over how many samples the mean is taken.
+        clock: One of ``CLOCKS``.
 
     Returns:
-        list[dict]: A row a transform.
+        A row a transform.
     """
     row, dataset = case
     row = {k: v for k, v in row.items() if k != 'MB'}

@@ -11,14 +11,14 @@ _STEP_SIZES = dict(
 )
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Args:
-        argv (list[str], optional): Without the program's name.
+        argv: Without the program's name.
 
     Returns:
-        argparse.Namespace: One attribute an option.
+        One attribute an option.
     """
     parser = argparse.ArgumentParser(
         description='Measure a piece of work, alone or in turn with the '

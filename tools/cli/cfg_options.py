@@ -7,6 +7,7 @@ is a Python string, brackets nest, and blanks inside a value stay.
 
 import argparse
 import ast
+from collections.abc import Iterable
 
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
 _CONSTANTS = {'true': True, 'false': False}
@@ -25,15 +26,15 @@ class CfgOptions(argparse.Action):
         setattr(namespace, self.dest, options)
 
 
-def parse_options(words):
+def parse_options(words: Iterable[str]) -> dict:
     """Read ``KEY=VALUE`` words.
 
     Args:
-        words (Iterable[str]): As they are typed.
+        words: As they are typed.
 
     Returns:
-        dict: Dotted key -> value, see :func:`parse_value`; of a key that is
-        given twice the last value.
+        Dotted key -> value, see :func:`parse_value`; of a key that is given
+        twice the last value.
 
     Raises:
         ValueError: A word has no ``=`` or no key, or its brackets do not
@@ -56,7 +57,9 @@ def parse_options(words):
     return options
 
 
-def parse_value(text):
+def parse_value(
+    text: str,
+) -> str | int | float | bool | None | list | tuple | dict:
     """Read a value as a Python literal, whose strings may lack quotes.
 
     Numbers, ``None``, ``True`` and ``true``, lists ``[a, b]``, tuples
@@ -66,11 +69,10 @@ def parse_value(text):
     case: ``'1'``, ``'a, b'``.
 
     Args:
-        text (str): What stands behind ``KEY=``.
+        text: What stands behind ``KEY=``.
 
     Returns:
-        str | int | float | bool | None | list | tuple | dict: The value;
-        ``parse_value(repr(value)) == value``.
+        The value; ``parse_value(repr(value)) == value``.
 
     Raises:
         ValueError: Brackets do not match.
@@ -81,14 +83,14 @@ def parse_value(text):
     return _elements(parts)
 
 
-def format_value(value):
+def format_value(value) -> str:
     """Write a value so that :func:`parse_value` reads it again.
 
     Args:
         value: As :func:`parse_value` returns it.
 
     Returns:
-        str: A string as it is where that is clear, otherwise a literal.
+        A string as it is where that is clear, otherwise a literal.
     """
     if not isinstance(value, str):
         return repr(value)
@@ -154,11 +156,11 @@ def _scalar(text):
     return _CONSTANTS.get(text.lower(), text)
 
 
-def _closes_at(text):
+def _closes_at(text) -> int:
     """Index at which the quote or bracket that begins a text is closed.
 
     Returns:
-        int: -1 for a text that begins with neither, or an open quote.
+        -1 for a text that begins with neither, or an open quote.
 
     Raises:
         ValueError: The bracket that begins the text is not closed.

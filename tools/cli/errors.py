@@ -49,14 +49,14 @@ def _is_mistake(error):
     return _is_worded(error) or _built_from(error) is not None
 
 
-def _built_from(error):
+def _built_from(error) -> dict | None:
     """The part of a config that was being built when an error was raised.
 
     A constructor that fails was given values that it cannot take: whether it
     is this package's, the framework's or torch's, the config has to change.
 
     Returns:
-        dict | None: The innermost part with a type, or a data loader.
+        The innermost part with a type, or a data loader.
     """
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):

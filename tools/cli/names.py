@@ -46,11 +46,11 @@ BENCHMARK_CLOCKS = ('wall', 'cpu')
 BENCHMARK_DTYPES = ('fp32', 'bf16')
 
 
-def benchmark_storages():
+def benchmark_storages() -> tuple[str, ...]:
     """Return the image formats that ``benchmark.py loader`` compares.
 
     Returns:
-        tuple[str, ...]: JPEG XL is among them where a decoder is installed.
+        JPEG XL is among them where a decoder is installed.
     """
     jxl = ('jxl',) if find_spec('pillow_jxl') else ()
     return ('png-fast', *RECODES, 'npy', *jxl)

@@ -1,13 +1,15 @@
 """Options that several tools have, or that one tool has many of."""
 
+import argparse
+
 from clouds_mmseg_cli.cfg_options import CfgOptions
 
 
-def add_common_arguments(parser):
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and test share with MMSegmentation.
 
     Args:
-        parser (argparse.ArgumentParser): Receives them.
+        parser: Receives them.
     """
     parser.add_argument(
         'config', help="config file, or mmseg::NAME of MMSegmentation's zoo"
@@ -40,12 +42,12 @@ def add_common_arguments(parser):
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def add_report_dir(parser):
+def add_report_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option that names a folder for reports about data.
 
     Args:
-        parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.cli.config.use_report_dir`.
+        parser: Receives it; what it is given is for
+            :func:`~clouds_mmseg.cli.config.use_report_dir`.
     """
     parser.add_argument(
         '--report-dir',
@@ -55,12 +57,12 @@ def add_report_dir(parser):
     )
 
 
-def add_pretrained_dir(parser):
+def add_pretrained_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the folder of pretrained weights.
 
     Args:
-        parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.weights.locate.use_pretrained_dir`.
+        parser: Receives it; what it is given is for
+            :func:`~clouds_mmseg.weights.locate.use_pretrained_dir`.
     """
     parser.add_argument(
         '--pretrained-dir',
@@ -70,11 +72,11 @@ def add_pretrained_dir(parser):
     )
 
 
-def add_export_arguments(parser):
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the option for test servers.
 
     Args:
-        parser (argparse.ArgumentParser): Receives it.
+        parser: Receives it.
     """
     parser.add_argument(
         '--format-only',
@@ -88,11 +90,11 @@ def add_export_arguments(parser):
     )
 
 
-def add_corruption_arguments(parser):
+def add_corruption_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options about corruptions.
 
     Args:
-        parser (argparse.ArgumentParser): Receives them.
+        parser: Receives them.
     """
     group = parser.add_argument_group(
         'common corruptions',

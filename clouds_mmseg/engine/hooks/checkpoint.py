@@ -2,11 +2,13 @@
 
 import logging
 import os.path as osp
+from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.conversion.diagnose import classes_of
@@ -24,23 +26,25 @@ class AtomicLocalBackend(LocalBackend):
     ``backend_args=dict(backend='atomic_local')`` is all that a hook needs.
     """
 
-    def put(self, obj, filepath):
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes under a temporary name, then rename.
 
         Args:
-            obj (bytes): What to write.
-            filepath (str | Path): The final path.
+            obj: What to write.
+            filepath: The final path.
         """
         with atomic_path(filepath) as temporary:
             super().put(obj, temporary)
 
-    def put_text(self, obj, filepath, encoding='utf-8'):
+    def put_text(
+        self, obj: str, filepath: str | Path, encoding: str = 'utf-8'
+    ) -> None:
         """Write text under a temporary name, then rename.
 
         Args:
-            obj (str): What to write.
-            filepath (str | Path): The final path.
-            encoding (str): Encoding of the file.
+            obj: What to write.
+            filepath: The final path.
+            encoding: Encoding of the file.
         """
         with atomic_path(filepath) as temporary:
             super().put_text(obj, temporary, encoding)
@@ -68,22 +72,18 @@ class SafeCheckpointHook(CheckpointHook):
     there is one more than ``max_keep_ckpts``.
 
     Args:
-        backend_args (dict, optional): File backend of mmengine, for stores
-            that are not a local disk. Defaults to atomic local writes.
+        backend_args: File backend of mmengine, for stores that are not a local
+            disk. Defaults to atomic local writes.
         **kwargs: Arguments of :class:`mmengine.hooks.CheckpointHook`.
     """
 
-    def __init__(self, *args, backend_args=None, **kwargs):
+    def __init__(self, *args, backend_args: dict | None = None, **kwargs):
         if backend_args is None:
             backend_args = dict(backend='atomic_local')
         super().__init__(*args, backend_args=backend_args, **kwargs)
 
-    def before_train(self, runner):
-        """Find the folder, and sweep what a killed run left unfinished.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Find the folder, and sweep what a killed run left unfinished."""
         super().before_train(runner)
         self._retired = list(runner.message_hub.get_info(_RETIRED) or [])
         local = isinstance(self.file_backend, AtomicLocalBackend)
@@ -98,38 +98,31 @@ class SafeCheckpointHook(CheckpointHook):
                 )
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Remove what a step has made superfluous, and save if it is time.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            batch_idx (int): Index of the batch.
-            data_batch (dict): Not used.
-            outputs (dict): Not used.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Remove what a step has made superfluous, and save if it is time."""
         skipped = runner.message_hub.get_info('skipped_steps') or [None]
         if skipped[-1] != runner.iter + 1:
             self._remove_retired()
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
-    def after_train(self, runner):
-        """Remove what is superfluous now that the training has ended.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+    def after_train(self, runner: Runner) -> None:
+        """Remove what is superfluous now that the training has ended."""
         self._remove_retired()
         super().after_train(runner)
 
-    def _save_checkpoint_with_step(self, runner, step, meta):
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict
+    ):
         """Write, then point; what becomes superfluous is removed later.
 
         Args:
-            runner (Runner): The runner of the training process.
-            step (int): Iterations (or epochs) done.
-            meta (dict): ``epoch`` and ``iter`` that a resumed run starts
-                with.
+            step: Iterations (or epochs) done.
+            meta: ``epoch`` and ``iter`` that a resumed run starts with.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite; nothing is written
@@ -178,15 +171,14 @@ class SafeCheckpointHook(CheckpointHook):
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
 
-    def _retire(self, step):
+    def _retire(self, step: int) -> int | None:
         """Note a new checkpoint; return the step of the one to remove.
 
         Args:
-            step (int): Step of the checkpoint that is about to be written.
+            step: Step of the checkpoint that is about to be written.
 
         Returns:
-            int | None: Step of the checkpoint that exceeds
-            ``max_keep_ckpts``, if any.
+            Step of the checkpoint that exceeds ``max_keep_ckpts``, if any.
         """
         ids = self.keep_ckpt_ids
         # The best checkpoint's bookkeeping saves the same step twice.
@@ -208,12 +200,12 @@ class CheckpointClassesHook(Hook):
         UserError: They differ; both lists are in the message.
     """
 
-    def after_load_checkpoint(self, runner, checkpoint):
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare them before any weight is loaded.
 
         Args:
-            runner (Runner): Its test loop is built.
-            checkpoint (dict): As loaded.
+            runner: Its test loop is built.
+            checkpoint: As loaded.
         """
         wanted = runner.test_loop.dataloader.dataset.metainfo.get('classes')
         found = classes_of(checkpoint.get('meta'))

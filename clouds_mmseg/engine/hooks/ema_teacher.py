@@ -1,6 +1,7 @@
 """Updates of the teacher of a self-training segmentor."""
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.finite_weights import require_finite_weights
@@ -18,8 +19,8 @@ class EMATeacherHook(Hook):
     does the same.
 
     Args:
-        interval (int): Iterations between two updates. The official code
-            updates every 100 (and writes a decay of 0.999 an update).
+        interval: Iterations between two updates. The official code updates
+            every 100 (and writes a decay of 0.999 an update).
 
     Raises:
         ValueError: ``interval`` is not positive.
@@ -29,20 +30,16 @@ class EMATeacherHook(Hook):
 
     priority = 'NORMAL'
 
-    def __init__(self, interval=100):
+    def __init__(self, interval: int = 100):
         if interval < 1:
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval = interval
         self._begun = False
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Copy the student when self-training begins.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-        """
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Copy the student when self-training begins."""
         if self._begun or runner.iter < self._start(runner):
             return
         self._begun = True
@@ -55,16 +52,13 @@ class EMATeacherHook(Hook):
             )
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Move the teacher every ``interval`` iterations.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Move the teacher every ``interval`` iterations."""
         since = runner.iter + 1 - self._start(runner)
         if since > 0 and since % self.interval == 0:
             self._update(runner)

@@ -6,9 +6,10 @@ from functools import partial
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapperDict
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from clouds_mmseg.engine.finite_weights import (
@@ -31,12 +32,11 @@ from clouds_mmseg.utils.result_warnings import (
 )
 
 
-def check_plan(runner):
+def check_plan(runner: Runner) -> None:
     """Refuse a plan that cannot train.
 
     Args:
-        runner (Runner): Ready to train: loops, optimiser and schedulers are
-            built.
+        runner: Ready to train: loops, optimiser and schedulers are built.
 
     Raises:
         UserError: Nothing is trainable, every learning rate is 0, or a
@@ -79,14 +79,16 @@ def check_plan(runner):
         )
 
 
-def optim_wrappers(optim_wrapper):
+def optim_wrappers(
+    optim_wrapper: OptimWrapper | OptimWrapperDict,
+) -> list[OptimWrapper]:
     """The optimiser wrappers of a run: one, or those of a dict.
 
     Args:
-        optim_wrapper (OptimWrapper | OptimWrapperDict): Of a runner.
+        optim_wrapper: Of a runner.
 
     Returns:
-        list[OptimWrapper]: Each has an ``optimizer``.
+        Each has an ``optimizer``.
     """
     if isinstance(optim_wrapper, OptimWrapperDict):
         return list(optim_wrapper.values())
@@ -129,8 +131,8 @@ class NonFiniteCheckHook(Hook):
     - Scores are looked at for each image that is evaluated.
 
     Args:
-        max_skipped_steps (int): Steps that may be skipped in a run. At one
-            more it stops. The default stops at the first.
+        max_skipped_steps: Steps that may be skipped in a run. At one more it
+            stops. The default stops at the first.
 
     Raises:
         ValueError: ``max_skipped_steps`` is negative.
@@ -141,7 +143,7 @@ class NonFiniteCheckHook(Hook):
     # Before all hooks that save, average or report.
     priority = 'VERY_HIGH'
 
-    def __init__(self, *, max_skipped_steps=0):
+    def __init__(self, *, max_skipped_steps: int = 0):
         if max_skipped_steps < 0:
             raise ValueError(
                 'nonfinite_check.max_skipped_steps must be at least 0, got '
@@ -156,19 +158,19 @@ class NonFiniteCheckHook(Hook):
         self._judged = self._drop = False
         self._steps, self._moved = 0, False
 
-    def before_run(self, runner):
+    def before_run(self, runner) -> None:
         """Begin anew, also with a model that another runner has trained."""
         self._detach()
 
-    def after_run(self, runner):
+    def after_run(self, runner) -> None:
         """Leave the model as it was."""
         self._detach()
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
         """Check the plan and the weights, and listen to each step.
 
         Args:
-            runner (Runner): Its model is loaded and its loops are built.
+            runner: Its model is loaded and its loops are built.
         """
         check_plan(runner)
         require_finite_weights(runner, _origin(runner))
@@ -180,12 +182,8 @@ class NonFiniteCheckHook(Hook):
                 )
             )
 
-    def before_val_epoch(self, runner):
-        """Refuse to evaluate weights that are not finite.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Refuse to evaluate weights that are not finite."""
         training = hasattr(runner._train_loop, 'iter')
         what = f'the weights at iteration {runner.iter}' if training else None
         require_finite_weights(runner, what or _origin(runner))
@@ -194,22 +192,18 @@ class NonFiniteCheckHook(Hook):
         else:
             self._listen(runner)
 
-    def before_test_epoch(self, runner):
-        """Refuse to evaluate weights that are not finite.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Refuse to evaluate weights that are not finite."""
         require_finite_weights(runner, _origin(runner))
         self._listen(runner)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Note the files of a batch, and what a skipped step gives back.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict): With ``data_samples``.
+            data_batch: With ``data_samples``.
         """
         if not self._files and self.max_skipped_steps:
             self._buffers = [
@@ -223,16 +217,13 @@ class NonFiniteCheckHook(Hook):
         self._judged = False
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Judge what no step has judged, and the weights before saving.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict): Unused.
-            outputs (dict): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Judge what no step has judged, and the weights before saving."""
         wrappers = optim_wrappers(runner.optim_wrapper)
         due = all(wrapper.should_update() for wrapper in wrappers)
         if not self._judged and not self._drop:
@@ -253,12 +244,8 @@ class NonFiniteCheckHook(Hook):
                 runner, f'the weights after iteration {runner.iter + 1}'
             )
 
-    def after_train_epoch(self, runner):
-        """Look at the weights before a stock checkpoint hook saves them.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look at the weights before a stock checkpoint hook saves them."""
         if any(_saves_epoch(hook, runner) for hook in runner.hooks):
             require_finite_weights(
                 runner, f'the weights after epoch {runner.epoch + 1}'
@@ -411,15 +398,15 @@ def _scaler(wrapper):
     return scaler if scaler is not None and scaler.is_enabled() else None
 
 
-def _gradient_norm(wrapper, first):
+def _gradient_norm(wrapper: OptimWrapper, first: bool) -> Tensor | float:
     """L2 norm of the gradients of a step, or what clipping has measured.
 
     Args:
-        wrapper (OptimWrapper): About to step.
-        first (bool): Whether this is the first step of the run.
+        wrapper: About to step.
+        first: Whether this is the first step of the run.
 
     Returns:
-        Tensor | float: 1.0 where a loss scaler looks after gradients.
+        1.0 where a loss scaler looks after gradients.
 
     Raises:
         UserError: No parameter has a gradient in the first step.

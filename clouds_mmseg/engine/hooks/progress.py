@@ -3,10 +3,11 @@
 import logging
 import re
 import sys
+from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import LogProcessor
+from mmengine.runner import LogProcessor, Runner
 from mmseg.registry import HOOKS, LOG_PROCESSORS
 from tqdm import tqdm
 
@@ -42,14 +43,14 @@ class TerminalFilter(logging.Filter):
         super().__init__()
         self.hidden = set()
 
-    def filter(self, record):
+    def filter(self, record: logging.LogRecord) -> bool:
         """Decide about one record.
 
         Args:
-            record (logging.LogRecord): A record of the run's logger.
+            record: A record of the run's logger.
 
         Returns:
-            bool: Whether it is shown.
+            Whether it is shown.
         """
         if record.levelno >= logging.ERROR:
             return True
@@ -60,14 +61,14 @@ class TerminalFilter(logging.Filter):
         )
 
 
-def terminal_handlers(logger):
+def terminal_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
     """Handlers of a logger that write to a terminal or its redirection.
 
     Args:
-        logger (logging.Logger): The run's logger.
+        logger: The run's logger.
 
     Returns:
-        list[logging.StreamHandler]: Without handlers that write to files.
+        Without handlers that write to files.
     """
     return [
         handler
@@ -77,14 +78,14 @@ def terminal_handlers(logger):
     ]
 
 
-def install_terminal_filter(logger):
+def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
     """Filter what a logger shows on the terminal.
 
     Args:
-        logger (logging.Logger): The run's logger.
+        logger: The run's logger.
 
     Returns:
-        TerminalFilter: The filter, installed once however often called.
+        The filter, installed once however often called.
     """
     terminal = next(
         (
@@ -102,11 +103,11 @@ def install_terminal_filter(logger):
     return terminal
 
 
-def is_interactive():
+def is_interactive() -> bool:
     """Whether a person watches: a progress line makes sense.
 
     Returns:
-        bool: True where standard error is a terminal.
+        True where standard error is a terminal.
     """
     return sys.stderr.isatty()
 
@@ -137,23 +138,18 @@ class ProgressHook(Hook):
     the lines of ``LoggerHook`` have the same numbers and stay readable.
 
     Args:
-        enabled (bool, optional): Draw in any case, or never. Defaults to
-            drawing on a terminal.
+        enabled: Draw in any case, or never. Defaults to drawing on a terminal.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, enabled=None):
+    def __init__(self, enabled: bool | None = None):
         self.enabled = enabled
         self._bars = []
         self._handlers = []
 
-    def before_run(self, runner):
-        """Let the log share the terminal with the line.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_run(self, runner: Runner) -> None:
+        """Let the log share the terminal with the line."""
         if self.enabled is None:
             self.enabled = is_interactive()
         self.enabled = self.enabled and is_main_process()
@@ -163,12 +159,8 @@ class ProgressHook(Hook):
                 self._handlers.append((handler, handler.stream))
                 handler.setStream(_AboveTheBar())
 
-    def after_run(self, runner):
-        """Give the terminal back.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_run(self, runner: Runner) -> None:
+        """Give the terminal back."""
         while self._bars:
             self._bars.pop().close()
         for handler, stream in self._handlers:
@@ -179,25 +171,18 @@ class ProgressHook(Hook):
             )
         self._handlers = []
 
-    def before_train(self, runner):
-        """Start the line of the training.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Start the line of the training."""
         self._open('train', runner.max_iters, runner.iter)
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Advance by an iteration.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (dict): Not used.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Advance by an iteration."""
         if self._bars:
             scalars = runner.message_hub.log_scalars
             if 'train/loss' in scalars:
@@ -205,51 +190,34 @@ class ProgressHook(Hook):
                 self._bars[-1].set_postfix(loss=f'{loss:.3f}', refresh=False)
             self._bars[-1].update()
 
-    def after_train(self, runner):
-        """End the line of the training.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_train(self, runner: Runner) -> None:
+        """End the line of the training."""
         self._close()
 
-    def before_val(self, runner):
-        """Start the line of a validation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val(self, runner: Runner) -> None:
+        """Start the line of a validation."""
         self._open('val', len(runner.val_dataloader))
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Advance by a batch.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (Sequence): Not used.
-        """
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Advance by a batch."""
         if self._bars:
             self._bars[-1].update()
 
-    def after_val(self, runner):
-        """End the line of a validation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_val(self, runner: Runner) -> None:
+        """End the line of a validation."""
         self._close()
         if self._bars:
             # The rate of the training must not count the validation.
             self._bars[-1].unpause()
 
-    def before_test(self, runner):
-        """Start the line of a test.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_test(self, runner: Runner) -> None:
+        """Start the line of a test."""
         self._open('test', len(runner.test_dataloader))
 
     after_test_iter = after_val_iter
@@ -290,34 +258,37 @@ class DGLogProcessor(LogProcessor):
     visualizer's backends.
     """
 
-    def get_log_after_iter(self, runner, batch_idx, mode):
+    def get_log_after_iter(
+        self, runner: Runner, batch_idx: int, mode: str
+    ) -> tuple[dict, str]:
         """Format the log line of an iteration.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Index of the batch.
-            mode (str): ``'train'``, ``'val'`` or ``'test'``.
+            mode: ``'train'``, ``'val'`` or ``'test'``.
 
         Returns:
-            tuple[dict, str]: All values, and the line.
+            All values, and the line.
         """
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
         return tag, _LAYER_LOSS.sub('', line)
 
     def get_log_after_epoch(
-        self, runner, batch_idx, mode, with_non_scalar=False
-    ):
+        self,
+        runner: Runner,
+        batch_idx: int,
+        mode: str,
+        with_non_scalar: bool = False,
+    ) -> tuple[dict, str]:
         """Format the log line after validation or test.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Index of the last batch.
-            mode (str): ``'val'`` or ``'test'``.
-            with_non_scalar (bool): Whether the returned values include
-                those that are no scalars.
+            batch_idx: Index of the last batch.
+            mode: ``'val'`` or ``'test'``.
+            with_non_scalar: Whether the returned values include those that are
+                no scalars.
 
         Returns:
-            tuple[dict, str]: All values, and the line.
+            All values, and the line.
         """
         tag, _ = super().get_log_after_epoch(
             runner, batch_idx, mode, with_non_scalar

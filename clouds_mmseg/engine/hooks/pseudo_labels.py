@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from clouds_mmseg.engine.hooks.results import to_json
@@ -30,16 +31,15 @@ class SAMRefineHook(Hook):
     wrapped or averaged.
 
     Args:
-        refiner (dict): Config of a refiner in ``clouds_mmseg/refine``.
-        start_iter (int): Iterations of self-training before labels are
-            refined, counted from its beginning.
-        refine_interval (int): Labels are refined every so many iterations
-            of self-training.
-        picture_interval (int | None): Every so many iterations of
-            self-training the labels before and after are given to the
-            Visualizer. None gives none.
-        num_pictures (int): How many each time.
-        width (int): Width of one picture, pixels.
+        refiner: Config of a refiner in ``clouds_mmseg/refine``.
+        start_iter: Iterations of self-training before labels are refined,
+            counted from its beginning.
+        refine_interval: Labels are refined every so many iterations of
+            self-training.
+        picture_interval: Every so many iterations of self-training the labels
+            before and after are given to the Visualizer. None gives none.
+        num_pictures: How many each time.
+        width: Width of one picture, pixels.
 
     Raises:
         ValueError: A number is out of range.
@@ -49,13 +49,13 @@ class SAMRefineHook(Hook):
 
     def __init__(
         self,
-        refiner,
+        refiner: dict,
         *,
-        start_iter=0,
-        refine_interval=1,
-        picture_interval=1000,
-        num_pictures=2,
-        width=512,
+        start_iter: int = 0,
+        refine_interval: int = 1,
+        picture_interval: int | None = 1000,
+        num_pictures: int = 2,
+        width: int = 512,
     ):
         for name, value, low in (
             ('start_iter', start_iter, 0),
@@ -76,11 +76,8 @@ class SAMRefineHook(Hook):
         self._wanted = 0
         self._pictures = []
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
         """Build the refiner on the model's device; a test needs none.
-
-        Args:
-            runner (Runner): The runner.
 
         Raises:
             TypeError: The model is not a ``SelfTrainingSegmentor``.
@@ -94,14 +91,10 @@ class SAMRefineHook(Hook):
         device = next(model.parameters()).device
         self.refiner = MODELS.build(self.refiner_cfg).to(device)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Switch refinement on or off for this iteration.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-        """
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Switch refinement on or off for this iteration."""
         since = self._since(runner)
         active = (
             since >= self.start_iter
@@ -117,16 +110,13 @@ class SAMRefineHook(Hook):
             self._wanted = self.num_pictures
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Draw what was kept during the step.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Draw what was kept during the step."""
         # Of the dataset: only the main process has a visualizer that knows.
         palette = runner.train_loop.dataloader.dataset.metainfo['palette']
         for number, (image, before, after) in enumerate(self._pictures):
@@ -144,12 +134,8 @@ class SAMRefineHook(Hook):
             )
         self._pictures = []
 
-    def after_train(self, runner):
-        """Take the refiner back.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_train(self, runner: Runner) -> None:
+        """Take the refiner back."""
         unwrap_model(runner.model).refiner = None
 
     def _refine(self, image, label):
@@ -174,7 +160,7 @@ class PseudoLabelReportHook(Hook):
     distributed run the numbers are those of the first process.
 
     Args:
-        interval (int): Iterations between two reports.
+        interval: Iterations between two reports.
 
     Raises:
         ValueError: ``interval`` is not positive.
@@ -183,22 +169,19 @@ class PseudoLabelReportHook(Hook):
     # Before LoggerHook, which reads the message hub.
     priority = 'NORMAL'
 
-    def __init__(self, interval=500):
+    def __init__(self, interval: int = 500):
         if interval < 1:
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval = interval
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Report the labels made since the last report.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Report the labels made since the last report."""
         if (runner.iter + 1) % self.interval:
             return
         report = unwrap_model(runner.model).statistics.pop()
@@ -233,12 +216,11 @@ class PseudoLabelAccuracyHook(Hook):
     the work dir, by iteration.
 
     Args:
-        dataset (dict): A ``GeneratedDataset`` with
-            ``evaluation_labels=True`` whose images have one size and whose
-            pipeline ends with ``LoadSegLabels``, ``KeepCleanView`` and
-            ``PackDGInputs``.
-        num_images (int): The first so many images of it are labelled.
-        batch_size (int): Images labelled at once.
+        dataset: A ``GeneratedDataset`` with ``evaluation_labels=True`` whose
+            images have one size and whose pipeline ends with
+            ``LoadSegLabels``, ``KeepCleanView`` and ``PackDGInputs``.
+        num_images: The first so many images of it are labelled.
+        batch_size: Images labelled at once.
 
     Raises:
         ValueError: A number is not positive.
@@ -247,7 +229,9 @@ class PseudoLabelAccuracyHook(Hook):
     # After EMATeacherHook has copied the student or moved the teacher.
     priority = 'LOW'
 
-    def __init__(self, dataset, *, num_images=64, batch_size=8):
+    def __init__(
+        self, dataset: dict, *, num_images: int = 64, batch_size: int = 8
+    ):
         for name, value in (
             ('num_images', num_images),
             ('batch_size', batch_size),
@@ -259,37 +243,26 @@ class PseudoLabelAccuracyHook(Hook):
         self.batch_size = batch_size
         self._dataset = None
 
-    def before_train(self, runner):
-        """Open the dataset, so that bad files are named at once.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Open the dataset, so that bad files are named at once."""
         if is_main_process() and self._begin(runner) < runner.max_iters:
             self._dataset = DATASETS.build(self.dataset_cfg)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Measure the teacher that self-training begins with.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-        """
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Measure the teacher that self-training begins with."""
         if self._dataset is not None and runner.iter == self._begin(runner):
             self._measure(runner, runner.iter)
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Measure the teacher that self-training ends with.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Measure the teacher that self-training ends with."""
         if self._dataset is not None and runner.iter + 1 == runner.max_iters:
             self._measure(runner, runner.iter + 1)
 

@@ -7,10 +7,12 @@ import time
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
@@ -36,15 +38,15 @@ _DISTRIBUTIONS = {
 }
 
 
-def jsonable(value):
+def jsonable(value: Any) -> Any:
     """Turn a value into what JSON can hold.
 
     Args:
-        value (Any): Numbers of numpy and torch, containers of them, paths.
+        value: Numbers of numpy and torch, containers of them, paths.
 
     Returns:
-        Any: NaN and infinities become None, tuples lists, keys strings;
-        what JSON does not know becomes its ``str``.
+        NaN and infinities become None, tuples lists, keys strings; what JSON
+        does not know becomes its ``str``.
     """
     if isinstance(value, dict):
         return {str(k): jsonable(v) for k, v in value.items()}
@@ -59,15 +61,15 @@ def jsonable(value):
     return str(value)
 
 
-def to_json(value):
+def to_json(value: Any) -> str:
     """Write a value as JSON that people can read.
 
     Args:
-        value (Any): See :func:`jsonable`.
+        value: See :func:`jsonable`.
 
     Returns:
-        str: Indented; a list of numbers, such as a row of a confusion
-        matrix, stays on one line.
+        Indented; a list of numbers, such as a row of a confusion matrix, stays
+        on one line.
     """
     text = json.dumps(jsonable(value), indent=1, allow_nan=False)
     # A line break inside a string is escaped: only lists match.
@@ -118,20 +120,15 @@ class ResultsHook(Hook):
         self._known_warnings = {}
         self._lacking = []
 
-    def before_run(self, runner):
-        """Start the clock.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_run(self, runner: Runner) -> None:
+        """Start the clock."""
         self._begin = time.time()
 
-    def after_load_checkpoint(self, runner, checkpoint):
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember what the tested checkpoint says about itself.
 
         Args:
-            runner (Runner): The runner.
-            checkpoint (dict): The checkpoint.
+            checkpoint: The checkpoint.
         """
         meta = checkpoint.get('meta')
         meta = meta if isinstance(meta, dict) else {}
@@ -140,12 +137,8 @@ class ResultsHook(Hook):
             unwrap_model(runner.model), checkpoint.get('state_dict') or {}
         )
 
-    def before_val_epoch(self, runner):
-        """Note which warnings are older, and doubt what was loaded.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Note which warnings are older, and doubt what was loaded."""
         self._known_warnings = result_warnings(runner.message_hub)
         if hasattr(runner._train_loop, 'iter'):
             return
@@ -167,23 +160,25 @@ class ResultsHook(Hook):
 
     before_test_epoch = before_val_epoch
 
-    def after_val_epoch(self, runner, metrics=None):
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
         """Write the results of a validation.
 
         Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float]): Values of the metrics.
+            metrics: Values of the metrics.
         """
         evaluator = runner.val_evaluator
         self._write(runner, 'val', metrics or {}, evaluator)
         self._forget(runner)
 
-    def after_test_epoch(self, runner, metrics=None):
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
         """Write the results of a test.
 
         Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float]): Values of the metrics.
+            metrics: Values of the metrics.
         """
         evaluator = runner.test_evaluator
         self._write(runner, 'test', metrics or {}, evaluator)

@@ -1,13 +1,16 @@
 """Drawings of images, labels and predictions."""
 
 import os.path as osp
+from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
 from clouds_mmseg.utils.atomic import atomic_path
@@ -25,16 +28,18 @@ def _font(size):
     return ImageFont.load_default(size=size)
 
 
-def colorize(label, palette):
+def colorize(
+    label: np.ndarray, palette: Sequence[Sequence[int]]
+) -> np.ndarray:
     """Paint a label map.
 
     Args:
-        label (np.ndarray): (H, W) integer class indices; indices outside
-            the palette, such as 255, become black.
-        palette (Sequence[Sequence[int]]): RGB of each class.
+        label: (H, W) integer class indices; indices outside the palette, such
+            as 255, become black.
+        palette: RGB of each class.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB.
     """
     table = np.full((256, 3), _UNLABELLED, np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8)
@@ -49,16 +54,18 @@ def _fit(picture, width, resampling=Image.Resampling.NEAREST):
     return Image.fromarray(picture).resize((width, height), resampling)
 
 
-def legend(classes, palette, width):
+def legend(
+    classes: Sequence[str], palette: Sequence[Sequence[int]], width: int
+) -> Image.Image:
     """Draw the names of classes beside their colours.
 
     Args:
-        classes (Sequence[str]): Names.
-        palette (Sequence[Sequence[int]]): RGB of each class.
-        width (int): Width of the drawing, pixels. Entries wrap.
+        classes: Names.
+        palette: RGB of each class.
+        width: Width of the drawing, pixels. Entries wrap.
 
     Returns:
-        PIL.Image.Image: RGB, ``width`` wide, as high as it needs.
+        RGB, ``width`` wide, as high as it needs.
     """
     font = _font(_TEXT - 2)
     row, chip = _TEXT + 6, _TEXT - 2
@@ -80,28 +87,28 @@ def legend(classes, palette, width):
 
 
 def strip(
-    image,
-    label,
-    prediction,
-    palette,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    palette: Sequence[Sequence[int]],
     *,
-    width,
-    caption,
-    titles=('image', 'label', 'prediction'),
-):
+    width: int,
+    caption: str,
+    titles: Sequence[str] = ('image', 'label', 'prediction'),
+) -> Image.Image:
     """Draw image | label | prediction with a caption above.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8 RGB.
-        label (np.ndarray | None): (H, W) class indices, None if unlabelled.
-        prediction (np.ndarray): (H, W) class indices.
-        palette (Sequence[Sequence[int]]): RGB of each class.
-        width (int): Width of one picture in the strip, pixels.
-        caption (str): What is shown.
-        titles (Sequence[str]): What is written above each picture.
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) class indices, None if unlabelled.
+        prediction: (H, W) class indices.
+        palette: RGB of each class.
+        width: Width of one picture in the strip, pixels.
+        caption: What is shown.
+        titles: What is written above each picture.
 
     Returns:
-        PIL.Image.Image: RGB.
+        RGB.
     """
     titles = list(titles)
     if label is None:
@@ -117,19 +124,27 @@ def strip(
     )
 
 
-def panel(image, maps, palette, *, width, caption, titles):
+def panel(
+    image: np.ndarray,
+    maps: Sequence[np.ndarray],
+    palette: Sequence[Sequence[int]],
+    *,
+    width: int,
+    caption: str,
+    titles: Sequence[str],
+) -> Image.Image:
     """Draw an image and label maps side by side with a caption above.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8 RGB.
-        maps (Sequence[np.ndarray]): (H, W) class indices each.
-        palette (Sequence[Sequence[int]]): RGB of each class.
-        width (int): Width of one picture, pixels.
-        caption (str): What is shown.
-        titles (Sequence[str]): What is written above each picture.
+        image: (H, W, 3) uint8 RGB.
+        maps: (H, W) class indices each.
+        palette: RGB of each class.
+        width: Width of one picture, pixels.
+        caption: What is shown.
+        titles: What is written above each picture.
 
     Returns:
-        PIL.Image.Image: RGB.
+        RGB.
     """
     pictures = [_fit(image, width, Image.Resampling.LANCZOS)]
     pictures += [_fit(colorize(x, palette), width) for x in maps]
@@ -156,14 +171,14 @@ def _shorten(text, width):
     return '...' + text
 
 
-def stack(drawings):
+def stack(drawings: Sequence[Image.Image]) -> Image.Image:
     """Put drawings below one another.
 
     Args:
-        drawings (Sequence[PIL.Image.Image]): RGB.
+        drawings: RGB.
 
     Returns:
-        PIL.Image.Image: RGB, as wide as the widest.
+        RGB, as wide as the widest.
     """
     width = max(drawing.width for drawing in drawings)
     sheet = Image.new('RGB', (width, sum(d.height for d in drawings)), _PAPER)
@@ -185,16 +200,15 @@ class PredictionPicturesHook(Hook):
     ``pictures/test``. Files appear whole or not at all.
 
     Args:
-        per_domain (int, optional): Images of each domain; None writes all.
-        on_val (bool): Write during validation.
-        on_test (bool): Write during test.
-        width (int): Greatest width of one picture in a panel, pixels;
-            smaller images are enlarged to at least half of it by a whole
-            factor.
-        out_dir (str, optional): Folder in place of ``<run>/pictures``, and
-            of ``<run>/pictures/test``.
-        show (bool): Also open a window for each picture.
-        wait_time (float): Seconds that a window stays; 0 waits for a key.
+        per_domain: Images of each domain; None writes all.
+        on_val: Write during validation.
+        on_test: Write during test.
+        width: Greatest width of one picture in a panel, pixels; smaller images
+            are enlarged to at least half of it by a whole factor.
+        out_dir: Folder in place of ``<run>/pictures``, and of
+            ``<run>/pictures/test``.
+        show: Also open a window for each picture.
+        wait_time: Seconds that a window stays; 0 waits for a key.
 
     Raises:
         ValueError: ``per_domain`` or ``width`` is not positive.
@@ -206,13 +220,13 @@ class PredictionPicturesHook(Hook):
     def __init__(
         self,
         *,
-        per_domain=2,
-        on_val=True,
-        on_test=True,
-        width=512,
-        out_dir=None,
-        show=False,
-        wait_time=0.0,
+        per_domain: int | None = 2,
+        on_val: bool = True,
+        on_test: bool = True,
+        width: int = 512,
+        out_dir: str | None = None,
+        show: bool = False,
+        wait_time: float = 0.0,
     ):
         if per_domain is not None and per_domain < 1:
             raise ValueError(
@@ -231,60 +245,54 @@ class PredictionPicturesHook(Hook):
         self._rows = []
         self._names = OutputNames()
 
-    def before_val_epoch(self, runner):
-        """Forget the pictures of the last validation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Forget the pictures of the last validation."""
         self._counts, self._rows = {}, []
 
     before_test_epoch = before_val_epoch
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
         """Draw the samples of a batch whose domain has too few pictures.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (Sequence[SegDataSample]): With ``pred_sem_seg``,
-                ``img_path`` and, if there is a label, ``gt_sem_seg``.
+            outputs: With ``pred_sem_seg``, ``img_path`` and, if there is a
+                label, ``gt_sem_seg``.
         """
         if self.on_val:
             self._draw(runner, self._val_folder(runner), outputs)
 
     def after_test_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
         """Draw the samples of a batch whose domain has too few pictures.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (Sequence[SegDataSample]): See :meth:`after_val_iter`.
+            outputs: See :meth:`after_val_iter`.
         """
         if self.on_test:
             self._draw(runner, self._folder(runner, 'test'), outputs)
 
-    def after_val_epoch(self, runner, metrics=None):
-        """Write the overview of a validation.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict): Not used.
-        """
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict | None = None
+    ) -> None:
+        """Write the overview of a validation."""
         if self.on_val:
             self._overview(runner, self._val_folder(runner))
 
-    def after_test_epoch(self, runner, metrics=None):
-        """Write the overview of a test.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict): Not used.
-        """
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict | None = None
+    ) -> None:
+        """Write the overview of a test."""
         if self.on_test:
             self._overview(runner, self._folder(runner, 'test'))
 
