@@ -68,10 +68,10 @@ def main():
     from clouds_mmseg.cli.test_options import (
         apply_corruption_arguments,
         apply_export_arguments,
+        disable_reinit,
         enable_tta,
         predict_in_bf16,
-        show_pictures,
-        take_every_weight,
+        show_visualizations,
         write_predictions,
     )
     from clouds_mmseg.evaluation.protocols import apply_protocol
@@ -83,7 +83,7 @@ def main():
     require_folder('--show-dir', args.show_dir)
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    take_every_weight(cfg)
+    disable_reinit(cfg)
     if args.protocol is not None:
         apply_protocol(cfg, args.protocol)
     apply_corruption_arguments(cfg, args)
@@ -93,7 +93,7 @@ def main():
         write_predictions(cfg, args.out)
     require_inputs(cfg, 'test')
     if args.show or args.show_dir is not None:
-        show_pictures(
+        show_visualizations(
             cfg,
             folder=args.show_dir,
             show=args.show,

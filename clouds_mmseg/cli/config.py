@@ -1,4 +1,4 @@
-"""Configs of the command line tools, and their common options."""
+"""Loading of configs, and the options shared by the command line tools."""
 
 import argparse
 import difflib
@@ -38,12 +38,18 @@ from clouds_mmseg_cli.options import (  # noqa: F401
 
 SCOPE = 'mmseg::'
 _MASK2FORMER = ('Mask2FormerHead', 'mmseg.Mask2FormerHead')
-# Packages whose modules configs of the zoo name, and that are not needed here.
-_OTHERS = ('mmdet', 'mmpretrain', 'mmcls')
+# Optional packages that configs of MMSegmentation's zoo refer to.
+_OPTIONAL_PACKAGES = ('mmdet', 'mmpretrain', 'mmcls')
+# In a checkout, beside the package.
+BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
+# Launcher -> environment variable that it sets in each process.
+_RANK_VARIABLES = dict(
+    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
+)
 
 
 def read_config(name: str) -> Config:
-    """Read a config file, or one of the zoo.
+    """Read a config file, or one of MMSegmentation's zoo.
 
     Args:
         name: A path, or ``mmseg::folder/name.py`` for a config of the
@@ -67,7 +73,7 @@ def read_config(name: str) -> Config:
     cfg = read_file(_zoo_path(name), import_custom_modules=False)
     model = cfg.get('model') or {}
     if model.get('type') == 'EncoderDecoder':
-        # The same network; predicts images of any sizes in bounded memory.
+        # Same network; predicts images of any size in bounded memory.
         model.type = 'DGSegmentor'
     use_clouds_head(model)
     _require_packages(cfg.get('model'), name)
@@ -96,8 +102,8 @@ def _zoo_path(name):
 def use_clouds_head(model: ConfigDict) -> None:
     """Replace the zoo's Mask2Former head, which needs mmdet, by ours.
 
-    ``CLOUDSHead`` is the same network with the same names of its weights;
-    weights and points of the losses are those of the config.
+    ``CLOUDSHead`` is the same network with the same state dict keys. Loss
+    weights and numbers of points are taken from the config.
 
     Args:
         model: ``model`` of a config, changed in place.
@@ -144,7 +150,10 @@ def _require_packages(cfg, name):
     """Refuse modules of packages that are not installed."""
     for kind in _types(cfg):
         package, _, module = kind.rpartition('.')
-        if package in _OTHERS and importlib.util.find_spec(package) is None:
+        if (
+            package in _OPTIONAL_PACKAGES
+            and importlib.util.find_spec(package) is None
+        ):
             raise UserError(
                 f'{name} needs {module} of the package {package}, which is '
                 'not installed and not among those that this project is '
@@ -154,7 +163,7 @@ def _require_packages(cfg, name):
 
 
 def _types(value):
-    """All values of ``type`` in a nested config."""
+    """Iterate over all values of ``type`` in a nested config."""
     if isinstance(value, dict):
         if isinstance(value.get('type'), str):
             yield value['type']
@@ -164,16 +173,12 @@ def _types(value):
             yield from _types(item)
 
 
-# In a checkout, beside the package.
-BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
-
-
 def on_benchmark(cfg: Config, name: str) -> Config:
     """Make a config that tests a model on the targets of a benchmark.
 
-    Model and preprocessor are those of the config; images, metric and
-    protocol the benchmark's, and the runtime this project's: a model of
-    MMSegmentation's zoo is tested as ours are, and its table can be compared.
+    Model and preprocessor come from the config, images, metric and protocol
+    from the benchmark, the runtime from this project: models of
+    MMSegmentation's zoo are tested in the same way as ours.
 
     Args:
         cfg: Any config with a ``model``, of the zoo or ours.
@@ -219,7 +224,7 @@ def on_benchmark(cfg: Config, name: str) -> Config:
         evaluators = [evaluators]
     for evaluator in evaluators:
         if evaluator.get('protocol'):
-            # Windows of the config, if any, give way to the protocol's.
+            # The protocol overrides sliding windows of the config.
             apply_protocol(tested, evaluator.protocol)
     return tested
 
@@ -240,16 +245,8 @@ def _benchmark_path(name):
     return path
 
 
-# Scripts import these from here as well.
-
-# Launcher -> what it sets in each process that it starts.
-_RANKS = dict(
-    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
-)
-
-
 def use_report_dir(folder: str | None) -> None:
-    """Keep reports about data in a folder, for this process and its children.
+    """Set the folder of data reports for this process and its children.
 
     Args:
         folder: None leaves the environment as it is.
@@ -270,9 +267,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         UserError: The config, a folder or the benchmark does not exist, or
-            the config or an option has a name that nobody reads.
+            the config or an option has an unknown name.
     """
-    variable = _RANKS.get(args.launcher)
+    variable = _RANK_VARIABLES.get(args.launcher)
     if variable is not None and variable not in os.environ:
         raise UserError(
             f'--launcher {args.launcher} is for a process that the launcher '
@@ -312,25 +309,27 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def require_folder(option: str, folder: str | None) -> None:
-    """Refuse an output folder that cannot be one, before the work is done.
+    """Refuse an unusable output folder before the run starts.
 
     Args:
-        option: Which option or key named it.
+        option: Option or key that names it, for the message.
         folder: The folder, which may not exist yet; None passes.
 
     Raises:
-        UserError: It is a file, or may not be written to.
+        UserError: It is a file or not writable.
     """
     if folder is None:
         return
-    there = Path(folder).expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise UserError(f'{option} {folder}: {there} is a file; give a folder')
-    if not os.access(there, os.W_OK | os.X_OK):
+    existing = Path(folder).expanduser().absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
         raise UserError(
-            f'{option} {folder}: no permission to write in {there}; give '
+            f'{option} {folder}: {existing} is a file; give a folder'
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f'{option} {folder}: no permission to write in {existing}; give '
             'another folder'
         )
 
@@ -339,7 +338,7 @@ def enable_amp(cfg: Config) -> None:
     """Train in mixed precision (bfloat16), in place.
 
     Raises:
-        UserError: The config has an optimiser wrapper of another kind.
+        UserError: The config has another optimiser wrapper, or none.
     """
     if not cfg.get('optim_wrapper'):
         raise UserError(
@@ -358,13 +357,13 @@ def enable_amp(cfg: Config) -> None:
 
 
 def dataset_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The configs of the datasets inside wrappers and concatenations.
+    """Iterate over the dataset configs inside wrappers and concatenations.
 
     Args:
         dataset: ``dataset`` of a dataloader.
 
     Yields:
-        Those that have a pipeline of their own.
+        Configs that have a pipeline of their own.
     """
     inner = [*(dataset.get('datasets') or []), dataset.get('dataset')]
     for child in inner:
@@ -375,7 +374,7 @@ def dataset_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for.
+    """Build the runner of a config.
 
     Args:
         cfg: The config. ``runner_type`` defaults to ``DGRunner``.
@@ -384,8 +383,9 @@ def build_runner(cfg: Config) -> Runner:
         Ready to train or test.
     """
     cfg.setdefault('runner_type', 'DGRunner')
-    # Each dataset collects garbage when it packs its index, which takes
-    # most of a second through all that was imported. What is frozen is not
-    # searched, and not copied by the memory pages of forked workers.
+    # mmengine's datasets run the garbage collector when they serialise their
+    # index, which takes most of a second with all imported modules. Frozen
+    # objects are skipped, and their memory pages stay shared with forked
+    # workers.
     gc.freeze()
     return RUNNERS.build(cfg)

@@ -1,4 +1,4 @@
-"""Verification of data sets on the command line."""
+"""Verification of datasets on the command line."""
 
 import argparse
 import copy
@@ -24,13 +24,13 @@ from clouds_mmseg_cli.cfg_options import format_value
 
 
 def config_tasks(cfg: Config) -> list[Task]:
-    """The datasets that a config names.
+    """Collect the datasets of a config for verification.
 
     Returns:
-        Those of training, validation and test.
+        Datasets of training, validation and test.
 
     Raises:
-        UserError: It names none.
+        UserError: The config has no dataset.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     tasks = {}
@@ -39,8 +39,8 @@ def config_tasks(cfg: Config) -> list[Task]:
         if loader is None:
             continue
         for leaf in dataset_configs(copy.deepcopy(loader.dataset)):
-            # Opened by the verification, which goes on after a bad root.
-            # The steps are not needed, and may want a bank.
+            # Not opened: verification continues after a missing root.
+            # Transforms are not needed and may read generated images.
             leaf = dict(leaf, lazy_init=True, pipeline=[])
             dataset = DATASETS.build(leaf)
             domain = getattr(dataset, 'domain', None) or leaf['type']
@@ -59,13 +59,13 @@ def config_tasks(cfg: Config) -> list[Task]:
 
 
 def config_command(args: argparse.Namespace) -> str:
-    """The command that verifies the datasets of a config.
+    """Return the command that verifies the datasets of a config.
 
     Args:
         args: ``config``, ``data_root``, ``cfg_options``.
 
     Returns:
-        For a terminal.
+        A shell command.
     """
     words = ['python', 'tools/verify_dataset.py', '--config', args.config]
     if args.data_root is not None:
@@ -86,16 +86,16 @@ def verify_data(
     *,
     command: str,
     workers: int | None = None,
-    mend: str | None = None,
+    action: str | None = None,
 ) -> tuple[bool, str]:
-    """Verify datasets, and do something about what is found.
+    """Verify datasets, and fix or accept the errors.
 
     Args:
         tasks: The datasets.
-        command: Which command does this, without ``--fix`` and ``--accept``.
+        command: Command that verifies, without ``--fix`` and ``--accept``.
         workers: Processes. Defaults to the number of cores.
-        mend: ``'fix'`` moves bad files aside, ``'accept'`` lets training use
-            the data as it is. Both take the findings of the last verification
+        action: ``'fix'`` moves bad files aside, ``'accept'`` lets training use
+            the data as it is. Both use the findings of the last verification
             if no file has changed since.
 
     Returns:
@@ -104,18 +104,18 @@ def verify_data(
     Raises:
         UserError: See :func:`verify` and :func:`fix`.
     """
-    reports = current_reports(tasks) if mend else None
+    reports = current_reports(tasks) if action else None
     lines = []
     if reports:
         lines.append(f'No file has changed since {reports[0].when}.')
     else:
         reports = verify(tasks, workers=workers, command=command)
-    if mend == 'fix':
+    if action == 'fix':
         moved = fix(reports)
         lines.append(f'Moved {counted(len(moved), "file")} aside.')
-    elif mend == 'accept':
+    elif action == 'accept':
         lines.append(f'Accepted {counted(accept(reports), "error")}.')
-    if mend and not keep(reports):
+    if action and not keep(reports):
         raise UserError(
             'the decision cannot be kept, and training will not know of it; '
             'repeat the command as a user who may write there'

@@ -22,12 +22,17 @@ from clouds_mmseg.utils.device import warn_of_emulated_bf16
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError, read_image
 
+# Type of a dataset -> server that has its test labels.
+_SERVER_OF = dict(CityscapesDGDataset='cityscapes', ACDCDataset='acdc')
+# Transforms that need labels, or change the evaluated size.
+_LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'EvaluateAtInputSize')
 
-def take_every_weight(cfg: Config) -> None:
-    """Let nothing begin anew: a config may say so for its training.
+
+def disable_reinit(cfg: Config) -> None:
+    """Remove ``load_cfg.reinit``, which applies to training only.
 
     Args:
-        cfg: Changed in place: ``load_cfg.reinit`` goes.
+        cfg: Changed in place.
     """
     names = (cfg.get('load_cfg') or {}).pop('reinit', None)
     if names:
@@ -39,11 +44,11 @@ def take_every_weight(cfg: Config) -> None:
 
 
 def write_predictions(cfg: Config, folder: str) -> None:
-    """Let the metric write predictions as PNG files of class indices.
+    """Make the metric write predictions as PNG files of class indices.
 
     Args:
         cfg: Changed in place.
-        folder: Where they go.
+        folder: Output folder.
     """
     evaluators = cfg.test_evaluator
     if not isinstance(evaluators, (list, tuple)):
@@ -52,7 +57,7 @@ def write_predictions(cfg: Config, folder: str) -> None:
         evaluator['output_dir'] = folder
 
 
-def show_pictures(
+def show_visualizations(
     cfg: Config,
     *,
     folder: str | None = None,
@@ -64,8 +69,8 @@ def show_pictures(
     Args:
         cfg: Changed in place: its ``PredictionPicturesHook``, or a new one
             where there is none.
-        folder: Where the pictures go. Defaults to the folder of the run.
-        show: Open a window for each.
+        folder: Output folder. Defaults to the folder of the run.
+        show: Open a window for each image.
         wait_time: Seconds that a window stays.
     """
     hooks = cfg.get('custom_hooks') or []
@@ -171,7 +176,7 @@ def corrupt_test_set(
     corruptions: Sequence[str] | None = None,
     severities: Sequence[int] | None = None,
 ) -> None:
-    """Exchange the test sets for one of them under every corruption.
+    """Replace the test sets by one of them under every corruption.
 
     Args:
         cfg: Changed in place: ``test_dataloader`` and ``test_evaluator``.
@@ -224,14 +229,13 @@ def corrupt_test_set(
             *(domain_of(c, s) for c in corruptions for s in severities),
         ],
     )
-    _limit_pictures(cfg, folder)
+    _limit_visualization(cfg, folder)
 
 
-def _limit_pictures(cfg, folder):
-    """Draw one picture a domain, and none where they would be wrong.
+def _limit_visualization(cfg, folder):
+    """Visualize one image per domain, and none of on-the-fly corruptions.
 
-    Pictures are drawn from files: those of images that are corrupted as they
-    are read would show the clean ones.
+    The hook reads images from files, which would be the clean ones.
     """
     for hook in cfg.get('custom_hooks') or []:
         if hook['type'] == 'PredictionPicturesHook':
@@ -240,7 +244,7 @@ def _limit_pictures(cfg, folder):
 
 
 def domain_of_config(leaf: ConfigDict) -> str:
-    """Ask a dataset for its domain, without opening its files.
+    """Return the domain of a dataset without opening its files.
 
     Args:
         leaf: Config of a dataset.
@@ -250,12 +254,6 @@ def domain_of_config(leaf: ConfigDict) -> str:
     """
     dataset = DATASETS.build(dict(leaf, lazy_init=True))
     return getattr(dataset, 'domain', None) or leaf['type']
-
-
-# Type of a dataset -> the server that knows its test labels.
-_SERVER_OF = dict(CityscapesDGDataset='cityscapes', ACDCDataset='acdc')
-# Steps that need labels, or compare at another size than the server's.
-_LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'EvaluateAtInputSize')
 
 
 def apply_export_arguments(cfg: Config, args: argparse.Namespace) -> None:
@@ -280,21 +278,20 @@ def apply_export_arguments(cfg: Config, args: argparse.Namespace) -> None:
 def export_test_set(
     cfg: Config, split: str = 'test', *, folder: str | None = None
 ) -> None:
-    """Let a run write what the test servers take, in place of measuring.
+    """Make a run write submissions for test servers instead of scores.
 
-    Of the test sets those stay whose server is known, at the given split and
-    without labels. Everything is checked that can be known beforehand: names,
-    number and size of the images.
+    Test sets with a known server are kept, at the given split and without
+    labels. Names, number and size of the images are checked beforehand.
 
     Args:
         cfg: Changed in place: ``test_dataloader``, ``test_evaluator`` and
             ``custom_hooks``.
         split: ``'test'``, or ``'val'`` for a rehearsal.
-        folder: Where the files go. Defaults to ``<work_dir>/submission``.
+        folder: Output folder. Defaults to ``<work_dir>/submission``.
 
     Raises:
-        UserError: No test set has a server, or its images are not those that
-            the server wants.
+        UserError: No test set has a server, or its images are not those of
+            the server.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     leaves = list(dataset_configs(cfg.test_dataloader.dataset))
@@ -326,7 +323,7 @@ def export_test_set(
         out_dir=str(folder or Path(cfg.work_dir) / 'submission'),
         split=split,
     )
-    # The results of the last evaluation stay: there are no new ones.
+    # Without scores, results.json of the last evaluation is kept.
     cfg.custom_hooks = [
         hook
         for hook in cfg.get('custom_hooks') or []

@@ -1,4 +1,4 @@
-"""What can be known about the datasets before the first iteration."""
+"""Checks of datasets before the first iteration."""
 
 import itertools
 import logging
@@ -38,18 +38,18 @@ from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import keep_for_results
 
-# Bad files that an error names.
-_NAMED = 5
+# Bad files listed in an error.
+_MAX_LISTED = 5
 
 
 def leaf_datasets(dataset: Dataset) -> Iterator[Dataset]:
-    """The datasets at the bottom of wrappers and concatenations.
+    """Iterate over the datasets inside wrappers and concatenations.
 
     Args:
         dataset: A dataset of mmengine, wrapped or not.
 
     Yields:
-        Each dataset that reads files itself.
+        Datasets that read files themselves.
     """
     for child in getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)
@@ -61,7 +61,7 @@ def leaf_datasets(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def domain_counts(dataset: Dataset) -> dict[str, int]:
-    """Number of images of each domain.
+    """Count the images of each domain.
 
     Args:
         dataset: A dataset of mmengine, wrapped or not.
@@ -78,7 +78,7 @@ def domain_counts(dataset: Dataset) -> dict[str, int]:
 
 
 def check_dataset(dataset: Dataset, split: str) -> None:
-    """Open a dataset once: its index, its count, its first image.
+    """Open a dataset: build its index, check it and load its first sample.
 
     Args:
         dataset: A dataset of mmengine, wrapped or not.
@@ -87,10 +87,10 @@ def check_dataset(dataset: Dataset, split: str) -> None:
     Raises:
         UserError: A dataset has no image, or verification found errors in
             it.
-        Exception: What the dataset or a transform raises on the first
-            image.
+        Exception: Any error of the dataset or a transform on the first
+            sample.
     """
-    require_keyed_rare_class(dataset, split)
+    check_rare_class_option(dataset, split)
     verified = set()
     for leaf in leaf_datasets(dataset):
         if hasattr(leaf, 'full_init'):
@@ -104,7 +104,7 @@ def check_dataset(dataset: Dataset, split: str) -> None:
                 f'image {suffix} under {where}; check data_root, '
                 'data_prefix and the suffixes'
             )
-        # A test of corruptions reads the same files many times.
+        # Corruption benchmarks contain the same files many times.
         if same_files(leaf) not in verified:
             check_verified(leaf, split)
         verified.add(same_files(leaf))
@@ -116,12 +116,13 @@ def check_dataset(dataset: Dataset, split: str) -> None:
 
 
 def require_labels(dataset: Dataset) -> None:
-    """Refuse to train on images whose labels nobody reads.
+    """Refuse to train on a dataset without label files.
 
-    A test predicts such images; in training each head has another error.
+    A test predicts such images; in training each head would fail with a
+    different error.
 
     Args:
-        dataset: At the bottom of all wrappers, opened.
+        dataset: Innermost dataset, opened.
 
     Raises:
         UserError: Its pipeline reads labels, but it has none.
@@ -138,13 +139,13 @@ def require_labels(dataset: Dataset) -> None:
 
 
 def check_labels(dataset: Dataset, split: str) -> None:
-    """Look at labels before training or testing on them.
+    """Check the label ids of datasets before training or testing.
 
-    All labels of a small dataset are looked at, or those that a few seconds
-    allow. What verification has counted is not counted again.
+    All labels of a small dataset are read, of a large one as many as a few
+    seconds allow. Statistics of an earlier verification are reused.
 
     Args:
-        dataset: Of a loop, opened.
+        dataset: Dataset of a loop, opened.
         split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
@@ -163,23 +164,23 @@ def check_labels(dataset: Dataset, split: str) -> None:
         try:
             found = [_label_findings(leaf, split) for leaf in leaves]
         except UserError as error:
-            # The other processes are waiting, and stop by it as well.
+            # Raised below in all processes: the others are waiting.
             found = error
     shared = [found]
     broadcast_object_list(shared)
     found = shared[0]
     if isinstance(found, UserError):
         raise found
-    for place, (leaf, (absent, findings)) in enumerate(
+    for index, (leaf, (absent, findings)) in enumerate(
         zip(leaves, found, strict=True)
     ):
-        others = [a for i, (a, _) in enumerate(found) if i != place]
+        others = [a for i, (a, _) in enumerate(found) if i != index]
         for finding in findings:
             name = f'the {split} dataset {type(leaf).__name__} ({leaf.domain})'
             text = f'{name}: {finding.message}'
             if finding.is_error:
                 raise UserError(text)
-            # Another source of training may show the class.
+            # Another training dataset may contain the class.
             if finding.kind == 'absent' and any(
                 not set(absent) & set(other) for other in others
             ):
@@ -188,13 +189,13 @@ def check_labels(dataset: Dataset, split: str) -> None:
 
 
 def _warn(message):
-    """Log what makes results doubtful, and keep it for their end."""
+    """Log a warning and repeat it with the results."""
     print_log(message, logger='current', level=logging.WARNING)
     keep_for_results(message)
 
 
 def _label_findings(leaf, split):
-    """Return the classes that are absent, and what to say."""
+    """Return the absent classes and the findings about the labels."""
     report = report_of(leaf)
     if report is not None and sum(report.pixels):
         count = LabelCount.of_classes(
@@ -204,7 +205,7 @@ def _label_findings(leaf, split):
         report, count = None, look_at_labels(leaf)
     findings = label_findings(leaf, count, split == 'train')
     if report is not None:
-        # Errors that verification has found are fixed or accepted by now.
+        # Errors found by verification have been fixed or accepted.
         known = {f.kind for f in report.findings}
         findings = [
             f for f in findings if not f.is_error or f.kind not in known
@@ -212,11 +213,11 @@ def _label_findings(leaf, split):
     return absent_classes(leaf, count), findings
 
 
-def require_keyed_rare_class(dataset: Dataset, split: str) -> None:
-    """Refuse rare_class where nothing would see to it.
+def check_rare_class_option(dataset: Dataset, split: str) -> None:
+    """Refuse ``rare_class`` where the sampler does not support it.
 
     Args:
-        dataset: Of a loop, wrapped or not.
+        dataset: Dataset of a loop, wrapped or not.
         split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
@@ -247,7 +248,7 @@ def check_verified(dataset: Dataset, split: str) -> None:
     are a warning.
 
     Args:
-        dataset: At the bottom of all wrappers, opened.
+        dataset: Innermost dataset, opened.
         split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
@@ -260,9 +261,9 @@ def check_verified(dataset: Dataset, split: str) -> None:
     path = report_path(report.root)
     name = f'the {split} dataset {type(dataset).__name__} ({dataset.domain})'
     if errors:
-        lines = [f'  {error.message}' for error in errors[:_NAMED]]
-        if len(errors) > _NAMED:
-            lines.append(f'  and {len(errors) - _NAMED} more')
+        lines = [f'  {error.message}' for error in errors[:_MAX_LISTED]]
+        if len(errors) > _MAX_LISTED:
+            lines.append(f'  and {len(errors) - _MAX_LISTED} more')
         raise UserError(
             f'{name} has {counted(len(errors), "error")}, neither fixed nor '
             f'accepted, found on {report.when} ({path}):\n'
@@ -277,14 +278,13 @@ def check_verified(dataset: Dataset, split: str) -> None:
 
 
 def packed_domain(dataset: Dataset) -> str | None:
-    """The domain that the samples of a dataset carry.
+    """Return the domain in the metainfo of a dataset's samples.
 
     Args:
-        dataset: At the bottom of all wrappers.
+        dataset: Innermost dataset.
 
     Returns:
-        None where it is known for each sample only, or where the last step
-        leaves it out.
+        None if it is set per sample, or if the last transform omits it.
     """
     domain = getattr(dataset, 'domain', None)
     for step in steps_of(getattr(dataset, 'pipeline', None) or []):
@@ -298,7 +298,7 @@ def packed_domain(dataset: Dataset) -> str | None:
 def check_domains(
     dataset: Dataset, metrics: list[BaseMetric], split: str
 ) -> None:
-    """Compare the domains of a dataset with those a metric expects.
+    """Compare the domains of datasets with those a metric expects.
 
     Args:
         dataset: The dataset of a validation or test loop.
@@ -307,8 +307,7 @@ def check_domains(
 
     Raises:
         UserError: A dataset has a domain that a metric does not list, hands
-            on none, or has that of another one, whose images would be counted
-            as its own.
+            on none, or shares one with another dataset.
     """
     leaves = list(leaf_datasets(dataset))
     found = [packed_domain(leaf) for leaf in leaves]
@@ -336,11 +335,11 @@ def check_domains(
 
 
 def _refuse_equal_domains(domains, metric, split):
-    """Refuse domains whose results or files would become one."""
+    """Refuse equal domains, whose results or files would be merged."""
     joined = getattr(metric, 'joined_domains', ())
     known = {}
     for domain in domains:
-        # Folders of this name are one on the disks of macOS and Windows.
+        # Folder names are case-insensitive on macOS and Windows.
         other = known.get(domain.casefold())
         known[domain.casefold()] = domain
         if other is None or (other == domain and domain in joined):
@@ -391,17 +390,17 @@ def check_classes(dataset: Dataset, model: nn.Module, split: str) -> None:
 def check_ignored(
     dataset: Dataset, model: nn.Module, metrics: list[BaseMetric], split: str
 ) -> None:
-    """Compare what is ignored: by labels, loss, padding and metric.
+    """Compare the ignore index of labels, loss, padding and metric.
 
     Args:
-        dataset: Of a loop, wrapped or not.
+        dataset: Dataset of a loop, wrapped or not.
         model: A segmentor.
-        metrics: Of the loop.
+        metrics: Metrics of the loop.
         split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
-        UserError: One of them ignores another index than 255, which is what
-            the datasets of this package give to pixels without class.
+        UserError: One of them ignores another index than 255, the label of
+            unlabelled pixels in the datasets of this package.
     """
     if not any(isinstance(leaf, DGDataset) for leaf in leaf_datasets(dataset)):
         return
@@ -431,12 +430,12 @@ def check_ignored(
 def check_same_classes(trained: Dataset, tested: Dataset, split: str) -> None:
     """Compare the classes of training with those of another loop, in order.
 
-    Equal numbers of classes in another order make no error anywhere, and a
-    result that is wrong.
+    The same number of classes in another order raises no error elsewhere and
+    gives wrong results.
 
     Args:
-        trained: Of the training loop, opened.
-        tested: Of another loop, opened.
+        trained: Dataset of the training loop, opened.
+        tested: Dataset of another loop, opened.
         split: ``'val'`` or ``'test'``, for the message.
 
     Raises:
@@ -449,40 +448,40 @@ def check_same_classes(trained: Dataset, tested: Dataset, split: str) -> None:
     if (
         ours
         and theirs
-        and list(map(_plain, ours)) != list(map(_plain, theirs))
+        and list(map(_normalized, ours)) != list(map(_normalized, theirs))
     ):
-        place = next(
+        first = next(
             i
             for i, pair in enumerate(
                 itertools.zip_longest(ours, theirs, fillvalue='')
             )
-            if _plain(pair[0]) != _plain(pair[1])
+            if _normalized(pair[0]) != _normalized(pair[1])
         )
         raise UserError(
             f'the classes of the {split} dataset differ from those of the '
-            f'train dataset: class {place} is {theirs[place : place + 1]} '
-            f'there and {ours[place : place + 1]} in training; give both the '
+            f'train dataset: class {first} is {theirs[first : first + 1]} '
+            f'there and {ours[first : first + 1]} in training; give both the '
             'same names in the same order'
         )
 
 
-def _plain(name):
-    """A name without case and kind of separator, which do not count."""
+def _normalized(name):
+    """Return a class name in lower case with blanks as separators."""
     return name.lower().replace('_', ' ').replace('-', ' ').strip()
 
 
 def check_overlap(
     trained: Dataset, tested: Dataset, metrics: list[BaseMetric], split: str
 ) -> None:
-    """Tell images and domains of training that count as unseen ones.
+    """Warn about training images and domains that are evaluated as unseen.
 
     A dataset whose domain is in ``source_domains`` of the metric is reported
-    and no part of the mean: that is how to measure on the source.
+    but excluded from the mean.
 
     Args:
-        trained: Of the training loop, opened.
-        tested: Of another loop, opened.
-        metrics: Of that loop.
+        trained: Dataset of the training loop, opened.
+        tested: Dataset of another loop, opened.
+        metrics: Metrics of that loop.
         split: ``'val'`` or ``'test'``, for the message.
     """
     if not is_main_process():
@@ -518,7 +517,7 @@ def check_overlap(
 
 
 def _image_files(leaf):
-    """Paths of the images of a dataset, links in folder names resolved."""
+    """Return image paths of a dataset, with links in folders resolved."""
     folders, found = {}, set()
     for index in range(len(leaf)):
         path = leaf.get_data_info(index)['img_path']

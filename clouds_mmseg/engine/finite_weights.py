@@ -1,4 +1,4 @@
-"""Weights that a run may go on with, and what to say where it may not."""
+"""Checks that weights are finite, and the errors where they are not."""
 
 import os.path as osp
 
@@ -6,7 +6,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.runner import Runner
 from torch import nn
 
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.runner import is_training, unwrap_model
 from clouds_mmseg.utils.finite import (
     NonFiniteError,
     listed,
@@ -17,16 +17,16 @@ from clouds_mmseg.utils.finite import (
 def require_finite_weights(
     runner: Runner, what: str, module: nn.Module | None = None
 ) -> None:
-    """Stop, in all processes, where weights are NaN or infinite.
+    """Stop all processes if weights are NaN or infinite.
 
     Args:
-        runner: The runner; every process has to call this.
-        what: Whose weights they are, and when: the beginning of the message.
+        runner: Every process has to call this.
+        what: Description of the weights, the beginning of the message.
         module: A part of the model. Defaults to all of it.
 
     Raises:
-        NonFiniteError: The names of the tensors are in the message, and
-            the last good checkpoint in that of a training.
+        NonFiniteError: The message names the tensors and, in training, the
+            last good checkpoint.
     """
     bad = nonfinite_weights(module or unwrap_model(runner.model))
     if get_world_size() > 1:
@@ -39,13 +39,13 @@ def require_finite_weights(
     message = (
         f'{what} are not finite: NaN or infinity in {count}: {listed(names)}.'
     )
-    if hasattr(runner._train_loop, 'iter'):
-        message += f' {last_good(runner)}'
+    if is_training(runner):
+        message += f' {last_good_checkpoint(runner)}'
     stop(runner, message)
 
 
-def last_good(runner: Runner) -> str:
-    """Say which checkpoint to go on from.
+def last_good_checkpoint(runner: Runner) -> str:
+    """Return a sentence on the checkpoint to continue from.
 
     Args:
         runner: Of a training.
@@ -67,12 +67,12 @@ def last_good(runner: Runner) -> str:
     )
 
 
-def note_good_step(runner: Runner) -> None:
-    """Note that losses and gradients of the newest checkpoint are finite.
+def record_good_step(runner: Runner) -> None:
+    """Record that the newest checkpoint gives finite losses and gradients.
 
     Args:
-        runner: In an iteration whose numbers are finite, before anything is
-            saved.
+        runner: In an iteration with finite losses and gradients, before a
+            checkpoint is saved.
     """
     newest = runner.message_hub.get_info('last_ckpt')
     if newest is not None:
@@ -80,7 +80,7 @@ def note_good_step(runner: Runner) -> None:
 
 
 def _find(runner, key):
-    """Path of a checkpoint that the message hub names, None without."""
+    """Return the checkpoint path stored in the message hub, if any."""
     path = runner.message_hub.get_info(key)
     if path is None:
         return None
@@ -91,14 +91,14 @@ def _find(runner, key):
 
 
 def stop(runner: Runner, message: str) -> None:
-    """End a run, and write why into its log.
+    """Log the reason and stop the run.
 
     Args:
-        message: What the tool prints as well.
+        message: Reason; the command line tool prints it as well.
 
     Raises:
         NonFiniteError: Always.
     """
-    # Not shown on the terminal, where the error itself will be.
+    # For the log file; the terminal shows the error itself.
     runner.logger.info(f'Stopped: {message}')
     raise NonFiniteError(message)

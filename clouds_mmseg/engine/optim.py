@@ -1,4 +1,4 @@
-"""Optimiser wrapper for bfloat16, and the schedule with restarts."""
+"""bfloat16 optimiser wrapper and polynomial schedule with restarts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from clouds_mmseg.utils.device import warn_of_emulated_bf16
 
 @OPTIM_WRAPPERS.register_module()
 class BF16OptimWrapper(OptimWrapper):
-    """An optimiser wrapper whose forward pass runs under bfloat16 autocast.
+    """Optimiser wrapper that runs the forward pass under bfloat16 autocast.
 
     bfloat16 has the exponent range of float32: gradients do not underflow,
     and the loss needs no scaling. mmengine's ``AmpOptimWrapper`` is built
@@ -30,7 +30,7 @@ class BF16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Context of the forward pass.
+        """Run the forward pass under autocast.
 
         Args:
             model: The model that is trained.
@@ -47,15 +47,15 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
     """Decay the rate polynomially to zero, once every ``period`` iterations.
 
     The stages of the official SYNTHIA training are two runs, each of which
-    decays from the full rate; mmengine's ``PolyLR`` continues from the rate
-    that the stage before has left, which is zero.
+    decays from the full rate; mmengine's ``PolyLR`` would continue from the
+    last rate of the previous stage, which is zero.
 
     Args:
         optimizer: The optimiser.
         period: Iterations of a stage.
         power: Exponent of the decay.
         warmup: Iterations at the beginning of a stage during which the rate
-            rises linearly to its place on the decay.
+            rises linearly to the decay curve.
         **kwargs: As for mmengine's schedulers. ``by_epoch=False`` must be
             given: the runner reads it from the config to find the end.
 
@@ -84,7 +84,7 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         super().__init__(optimizer, **kwargs)
 
     def _get_value(self):
-        """The rates of all groups, from the step alone."""
+        """Return the rates of all groups, a function of the step alone."""
         step = self.last_step % self.period
         factor = (1 - step / self.period) ** self.power
         if step < self.warmup:

@@ -1,4 +1,4 @@
-"""Checkpoints that are safe to interrupt, and checks of their classes."""
+"""Atomic checkpoint writing, and checks of checkpoint classes."""
 
 import logging
 import os.path as osp
@@ -50,25 +50,25 @@ class AtomicLocalBackend(LocalBackend):
             super().put_text(obj, temporary, encoding)
 
 
-# In the message hub: a run that was killed before it removed them knows.
+# Message hub key: checkpoints that a resumed run still has to remove.
 _RETIRED = 'retired_ckpt_ids'
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's checkpoint hook in an order that a kill cannot break.
+    """Checkpoint hook that leaves a valid state whenever the run is killed.
 
     mmengine removes the oldest checkpoint first, writes the new one in
-    place and truncates ``last_checkpoint`` before it writes it. Killed
-    between, a run is left with a half-written file or a pointer to a file
-    that is gone. Here the new checkpoint is complete under its final name
+    place and truncates ``last_checkpoint`` before it writes it. A run
+    killed in between is left with a truncated file or a pointer to a missing
+    one. Here the new checkpoint is complete under its final name
     before ``last_checkpoint`` is replaced by one that names it, and the
-    oldest goes later.
+    oldest is removed later.
 
     Weights that are NaN or infinite are never saved: the run stops, and the
     newest checkpoint stays. Finite weights may be useless too, after a step
-    that was far too large. So the oldest goes only after another step has
-    been made from the newest, or the training has ended: until then
+    that was far too large. The oldest checkpoint is therefore removed only
+    after another step from the newest, or at the end of training: until then
     there is one more than ``max_keep_ckpts``.
 
     Args:
@@ -83,7 +83,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().__init__(*args, backend_args=backend_args, **kwargs)
 
     def before_train(self, runner: Runner) -> None:
-        """Find the folder, and sweep what a killed run left unfinished."""
+        """Find the folder and remove unfinished files of a killed run."""
         super().before_train(runner)
         self._retired = list(runner.message_hub.get_info(_RETIRED) or [])
         local = isinstance(self.file_backend, AtomicLocalBackend)
@@ -104,21 +104,23 @@ class SafeCheckpointHook(CheckpointHook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Remove what a step has made superfluous, and save if it is time."""
+        """Remove superseded checkpoints after a step, and save if due."""
         skipped = runner.message_hub.get_info('skipped_steps') or [None]
         if skipped[-1] != runner.iter + 1:
             self._remove_retired()
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def after_train(self, runner: Runner) -> None:
-        """Remove what is superfluous now that the training has ended."""
+        """Remove superseded checkpoints at the end of training."""
         self._remove_retired()
         super().after_train(runner)
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict
     ):
-        """Write, then point; what becomes superfluous is removed later.
+        """Write a checkpoint, then update ``last_checkpoint``.
+
+        Superseded checkpoints are removed later.
 
         Args:
             step: Iterations (or epochs) done.
@@ -172,7 +174,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self.file_backend.remove(path)
 
     def _retire(self, step: int) -> int | None:
-        """Note a new checkpoint; return the step of the one to remove.
+        """Register a new checkpoint; return the step of the one to remove.
 
         Args:
             step: Step of the checkpoint that is about to be written.
@@ -191,25 +193,25 @@ class SafeCheckpointHook(CheckpointHook):
 
 @HOOKS.register_module()
 class CheckpointClassesHook(Hook):
-    """Compare the classes of checkpoint and test images, name by name.
+    """Compare the class names of checkpoint and test dataset.
 
-    Their numbers may agree by chance: then every score would be wrong, and
-    nothing would say so. Case and the kind of separator do not count.
+    Equal numbers of classes may be a coincidence, and all scores would be
+    wrong without an error. Case and kind of separator are ignored.
 
     Raises:
         UserError: They differ; both lists are in the message.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare them before any weight is loaded.
+        """Compare the classes before weights are loaded.
 
         Args:
             runner: Its test loop is built.
             checkpoint: As loaded.
         """
-        wanted = runner.test_loop.dataloader.dataset.metainfo.get('classes')
+        tested = runner.test_loop.dataloader.dataset.metainfo.get('classes')
         found = classes_of(checkpoint.get('meta'))
-        if found is None or wanted is None:
+        if found is None or tested is None:
             print_log(
                 'The checkpoint does not say for which classes it was '
                 'trained: they are taken to be those of the test images.',
@@ -217,15 +219,15 @@ class CheckpointClassesHook(Hook):
                 level=logging.WARNING,
             )
             return
-        if [plain_name(n) for n in found] == [plain_name(n) for n in wanted]:
+        if [plain_name(n) for n in found] == [plain_name(n) for n in tested]:
             return
         how = LoadOptions.of(runner.cfg.get('load_cfg')).class_rows
-        if how == 'by_position' and len(found) == len(wanted):
+        if how == 'by_position' and len(found) == len(tested):
             return
         raise UserError(
             f'the checkpoint was trained for {len(found)} classes: '
             f'{", ".join(found)}; the test images are labelled with '
-            f'{len(wanted)}: {", ".join(wanted)}. Test it on images of its '
+            f'{len(tested)}: {", ".join(tested)}. Test it on images of its '
             'own classes; if they are the same under other names, give '
             '--cfg-options load_cfg.class_rows=by_position'
         )

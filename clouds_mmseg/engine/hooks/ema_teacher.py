@@ -1,4 +1,4 @@
-"""Updates of the teacher of a self-training segmentor."""
+"""EMA updates of the teacher of a self-training segmentor."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -10,13 +10,13 @@ from clouds_mmseg.engine.runner import unwrap_model
 
 @HOOKS.register_module()
 class EMATeacherHook(Hook):
-    """Copy the student into the teacher once, then let it follow.
+    """Initialise the teacher from the student, then update it by EMA.
 
-    The first copy is made when self-training begins: at the loop's
-    ``warmup_iters``, or before the first iteration. From there on the
-    teacher moves every ``interval`` iterations. All is keyed on the
-    iteration and on the teacher's own saved count, so that a resumed run
-    does the same.
+    The teacher is a copy of the student when self-training begins: at the
+    loop's ``warmup_iters``, or before the first iteration. From then on it is
+    updated every ``interval`` iterations. Everything depends on the iteration
+    and on the teacher's saved step count, so that a resumed run does the
+    same.
 
     Args:
         interval: Iterations between two updates. The official code updates
@@ -25,7 +25,7 @@ class EMATeacherHook(Hook):
     Raises:
         ValueError: ``interval`` is not positive.
         NonFiniteError: In a run, before an update: a weight of the student
-            is NaN or infinite. It would stay in the average for good.
+            is NaN or infinite. It would stay in the average forever.
     """
 
     priority = 'NORMAL'
@@ -34,15 +34,15 @@ class EMATeacherHook(Hook):
         if interval < 1:
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval = interval
-        self._begun = False
+        self._initialized = False
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         """Copy the student when self-training begins."""
-        if self._begun or runner.iter < self._start(runner):
+        if self._initialized or runner.iter < self._start(runner):
             return
-        self._begun = True
+        self._initialized = True
         model = unwrap_model(runner.model)
         if model.teacher.steps == 0:
             self._update(runner)
@@ -58,7 +58,7 @@ class EMATeacherHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Move the teacher every ``interval`` iterations."""
+        """Update the teacher every ``interval`` iterations."""
         since = runner.iter + 1 - self._start(runner)
         if since > 0 and since % self.interval == 0:
             self._update(runner)

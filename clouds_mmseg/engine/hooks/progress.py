@@ -11,8 +11,8 @@ from mmengine.runner import LogProcessor, Runner
 from mmseg.registry import HOOKS, LOG_PROCESSORS
 from tqdm import tqdm
 
-# The log file keeps everything. On a terminal these openings of mmengine's
-# messages would push the run's own lines off the screen.
+# Prefixes of mmengine's messages that are written to the log file only: on a
+# terminal they would push the run's own lines off the screen.
 _FILE_ONLY = (
     '-' * 60,  # the environment
     'Config:\n',
@@ -27,15 +27,19 @@ _FILE_ONLY = (
     'The prefix is not set in metric class',
     'Stopped: ',  # The tool prints the error itself.
 )
-# Said once for every frozen parameter; the model's line counts them.
+# Logged for every frozen parameter; the run header counts them.
 _FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)
+# Prefixes of LoggerHook's lines that the progress line replaces.
+_REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
+# Iterations over which the displayed loss is averaged.
+_WINDOW = 20
 
 
 class TerminalFilter(logging.Filter):
     """Keep the framework's long or repeated messages off the terminal.
 
     Attributes:
-        hidden (set[str]): More openings of messages to hide, for a progress
+        hidden (set[str]): Further prefixes of messages to hide, for a progress
             line that shows the same.
     """
 
@@ -44,10 +48,10 @@ class TerminalFilter(logging.Filter):
         self.hidden = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Decide about one record.
+        """Return whether a record is shown on the terminal.
 
         Args:
-            record: A record of the run's logger.
+            record: Record of the run's logger.
 
         Returns:
             Whether it is shown.
@@ -62,7 +66,7 @@ class TerminalFilter(logging.Filter):
 
 
 def terminal_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
-    """Handlers of a logger that write to a terminal or its redirection.
+    """Return handlers of a logger that write to a terminal or a redirect.
 
     Args:
         logger: The run's logger.
@@ -104,23 +108,12 @@ def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
 
 
 def is_interactive() -> bool:
-    """Whether a person watches: a progress line makes sense.
-
-    Returns:
-        True where standard error is a terminal.
-    """
+    """Return whether standard error is a terminal."""
     return sys.stderr.isatty()
 
 
-# Lines of LoggerHook that say the same as the progress line.
-_REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
-
-# Iterations over which the loss is averaged.
-_WINDOW = 20
-
-
 class _AboveTheBar:
-    """A stream that prints above the progress line instead of through it."""
+    """Stream that prints above the progress line."""
 
     def write(self, text):
         tqdm.write(text, file=sys.stdout, end='')
@@ -133,12 +126,12 @@ class _AboveTheBar:
 class ProgressHook(Hook):
     """Show a progress line with rate, remaining time and loss.
 
-    Only where a person watches, that is on a terminal and in the first
-    process. Elsewhere (a file, a pipe, a scheduler's log) nothing is drawn:
-    the lines of ``LoggerHook`` have the same numbers and stay readable.
+    On a terminal and in the first process only. Elsewhere (a file, a pipe, a
+    scheduler's log) nothing is drawn: the lines of ``LoggerHook`` have the
+    same values.
 
     Args:
-        enabled: Draw in any case, or never. Defaults to drawing on a terminal.
+        enabled: Always or never draw. Defaults to drawing on a terminal.
     """
 
     priority = 'LOWEST'
@@ -149,7 +142,7 @@ class ProgressHook(Hook):
         self._handlers = []
 
     def before_run(self, runner: Runner) -> None:
-        """Let the log share the terminal with the line."""
+        """Redirect terminal log messages above the progress line."""
         if self.enabled is None:
             self.enabled = is_interactive()
         self.enabled = self.enabled and is_main_process()
@@ -160,7 +153,7 @@ class ProgressHook(Hook):
                 handler.setStream(_AboveTheBar())
 
     def after_run(self, runner: Runner) -> None:
-        """Give the terminal back."""
+        """Close progress lines and restore the log handlers."""
         while self._bars:
             self._bars.pop().close()
         for handler, stream in self._handlers:
@@ -172,7 +165,7 @@ class ProgressHook(Hook):
         self._handlers = []
 
     def before_train(self, runner: Runner) -> None:
-        """Start the line of the training."""
+        """Start the progress line of training."""
         self._open('train', runner.max_iters, runner.iter)
 
     def after_train_iter(
@@ -191,11 +184,11 @@ class ProgressHook(Hook):
             self._bars[-1].update()
 
     def after_train(self, runner: Runner) -> None:
-        """End the line of the training."""
+        """End the progress line of training."""
         self._close()
 
     def before_val(self, runner: Runner) -> None:
-        """Start the line of a validation."""
+        """Start the progress line of a validation."""
         self._open('val', len(runner.val_dataloader))
 
     def after_val_iter(
@@ -210,14 +203,14 @@ class ProgressHook(Hook):
             self._bars[-1].update()
 
     def after_val(self, runner: Runner) -> None:
-        """End the line of a validation."""
+        """End the progress line of a validation."""
         self._close()
         if self._bars:
-            # The rate of the training must not count the validation.
+            # Exclude the validation from the training speed.
             self._bars[-1].unpause()
 
     def before_test(self, runner: Runner) -> None:
-        """Start the line of a test."""
+        """Start the progress line of a test."""
         self._open('test', len(runner.test_dataloader))
 
     after_test_iter = after_val_iter

@@ -1,4 +1,4 @@
-"""Refinement, report and accuracy of pseudo labels."""
+"""Refinement, statistics and accuracy of pseudo-labels."""
 
 import json
 from pathlib import Path
@@ -21,25 +21,27 @@ from clouds_mmseg.evaluation.dg_iou_metric import (
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
 
+# Written by PseudoLabelAccuracyHook to the work dir.
+FILE_NAME = 'pseudo_labels.json'
+
 
 @HOOKS.register_module()
 class SAMRefineHook(Hook):
-    """Let SAM, or another refiner, mend the teacher's labels.
+    """Refine the teacher's pseudo-labels with SAM or another refiner.
 
     The refiner is built and its weights are checked before training begins.
-    It lives here, outside of the model's module tree: it is never saved,
-    wrapped or averaged.
+    It is not a submodule of the model: it is never saved, wrapped or
+    averaged.
 
     Args:
         refiner: Config of a refiner in ``clouds_mmseg/refine``.
-        start_iter: Iterations of self-training before labels are refined,
-            counted from its beginning.
-        refine_interval: Labels are refined every so many iterations of
-            self-training.
-        picture_interval: Every so many iterations of self-training the labels
-            before and after are given to the Visualizer. None gives none.
-        num_pictures: How many each time.
-        width: Width of one picture, pixels.
+        start_iter: First iteration of refinement, counted from the beginning
+            of self-training.
+        refine_interval: Iterations of self-training between refinements.
+        picture_interval: Iterations of self-training between visualizations
+            of labels before and after refinement. None disables them.
+        num_pictures: Number of images per visualization.
+        width: Width of one image, pixels.
 
     Raises:
         ValueError: A number is out of range.
@@ -73,11 +75,11 @@ class SAMRefineHook(Hook):
         self.num_pictures = num_pictures
         self.width = width
         self.refiner = None
-        self._wanted = 0
-        self._pictures = []
+        self._num_to_draw = 0
+        self._samples = []
 
     def before_train(self, runner: Runner) -> None:
-        """Build the refiner on the model's device; a test needs none.
+        """Build the refiner on the model's device; tests need none.
 
         Raises:
             TypeError: The model is not a ``SelfTrainingSegmentor``.
@@ -95,19 +97,19 @@ class SAMRefineHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         """Switch refinement on or off for this iteration."""
-        since = self._since(runner)
+        step = self._self_training_iter(runner)
         active = (
-            since >= self.start_iter
-            and (since - self.start_iter) % self.refine_interval == 0
+            step >= self.start_iter
+            and (step - self.start_iter) % self.refine_interval == 0
         )
         unwrap_model(runner.model).refiner = self._refine if active else None
         if (
             self.picture_interval is not None
-            and since >= self.start_iter
-            and (since - self.start_iter) % self.picture_interval == 0
+            and step >= self.start_iter
+            and (step - self.start_iter) % self.picture_interval == 0
             and is_main_process()
         ):
-            self._wanted = self.num_pictures
+            self._num_to_draw = self.num_pictures
 
     def after_train_iter(
         self,
@@ -116,10 +118,10 @@ class SAMRefineHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Draw what was kept during the step."""
-        # Of the dataset: only the main process has a visualizer that knows.
+        """Visualize the labels that were kept during the step."""
+        # From the dataset: only the main process has a visualizer with it.
         palette = runner.train_loop.dataloader.dataset.metainfo['palette']
-        for number, (image, before, after) in enumerate(self._pictures):
+        for number, (image, before, after) in enumerate(self._samples):
             drawing = strip(
                 image.permute(1, 2, 0).numpy(),
                 before.numpy(),
@@ -132,28 +134,28 @@ class SAMRefineHook(Hook):
             runner.visualizer.add_image(
                 f'pseudo_label_{number}', np.asarray(drawing), runner.iter + 1
             )
-        self._pictures = []
+        self._samples = []
 
     def after_train(self, runner: Runner) -> None:
-        """Take the refiner back."""
+        """Remove the refiner from the model."""
         unwrap_model(runner.model).refiner = None
 
     def _refine(self, image, label):
-        """Refine a label, and keep both for a picture if one is wanted."""
+        """Refine a label; keep both versions if they are to be drawn."""
         refined = self.refiner(image, label)
-        if self._wanted:
-            self._wanted -= 1
-            self._pictures.append((image.cpu(), label.cpu(), refined.cpu()))
+        if self._num_to_draw:
+            self._num_to_draw -= 1
+            self._samples.append((image.cpu(), label.cpu(), refined.cpu()))
         return refined
 
     @staticmethod
-    def _since(runner):
+    def _self_training_iter(runner):
         return runner.iter - getattr(runner.train_loop, 'warmup_iters', 0)
 
 
 @HOOKS.register_module()
 class PseudoLabelReportHook(Hook):
-    """Log what a user needs to trust the pseudo labels.
+    """Log statistics of the pseudo-labels.
 
     Share of pixels kept, the teacher's mean confidence, agreement of labels
     before and after refinement, and the share of each class. In a
@@ -181,7 +183,7 @@ class PseudoLabelReportHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Report the labels made since the last report."""
+        """Report statistics since the last report."""
         if (runner.iter + 1) % self.interval:
             return
         report = unwrap_model(runner.model).statistics.pop()
@@ -203,30 +205,27 @@ class PseudoLabelReportHook(Hook):
         )
 
 
-FILE_NAME = 'pseudo_labels.json'
-
-
 @HOOKS.register_module()
 class PseudoLabelAccuracyHook(Hook):
-    """Compare pseudo labels, before and after refinement, with the truth.
+    """Evaluate pseudo-labels before and after refinement with ground truth.
 
     Measured when self-training begins and when it ends. The images come
-    from a bank made with ``--keep-labels``; nothing trains on those labels.
-    The numbers go to the log, the Visualizer and ``pseudo_labels.json`` in
-    the work dir, by iteration.
+    from a set generated with ``--keep-labels``; nothing trains on those
+    labels. The values go to the log, the Visualizer and
+    ``pseudo_labels.json`` in the work dir, by iteration.
 
     Args:
         dataset: A ``GeneratedDataset`` with ``evaluation_labels=True`` whose
             images have one size and whose pipeline ends with
             ``LoadSegLabels``, ``KeepCleanView`` and ``PackDGInputs``.
-        num_images: The first so many images of it are labelled.
-        batch_size: Images labelled at once.
+        num_images: Number of images, the first ones of the dataset.
+        batch_size: Images per forward pass of the teacher.
 
     Raises:
         ValueError: A number is not positive.
     """
 
-    # After EMATeacherHook has copied the student or moved the teacher.
+    # After EMATeacherHook has initialised or updated the teacher.
     priority = 'LOW'
 
     def __init__(
@@ -244,14 +243,14 @@ class PseudoLabelAccuracyHook(Hook):
         self._dataset = None
 
     def before_train(self, runner: Runner) -> None:
-        """Open the dataset, so that bad files are named at once."""
+        """Build the dataset, so that its errors occur before training."""
         if is_main_process() and self._begin(runner) < runner.max_iters:
             self._dataset = DATASETS.build(self.dataset_cfg)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Measure the teacher that self-training begins with."""
+        """Evaluate the teacher at the beginning of self-training."""
         if self._dataset is not None and runner.iter == self._begin(runner):
             self._measure(runner, runner.iter)
 
@@ -262,7 +261,7 @@ class PseudoLabelAccuracyHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Measure the teacher that self-training ends with."""
+        """Evaluate the teacher at the end of self-training."""
         if self._dataset is not None and runner.iter + 1 == runner.max_iters:
             self._measure(runner, runner.iter + 1)
 
@@ -273,7 +272,7 @@ class PseudoLabelAccuracyHook(Hook):
     def _measure(self, runner, iteration):
         model = unwrap_model(runner.model)
         classes = self._dataset.metainfo['classes']
-        # Of its own hook: in this iteration it may be switched off.
+        # From the hook: model.refiner may be None in this iteration.
         refiner = next(
             (h.refiner for h in runner.hooks if isinstance(h, SAMRefineHook)),
             None,
@@ -298,9 +297,9 @@ class PseudoLabelAccuracyHook(Hook):
                         refiner(image, label).to(label.device), truth
                     )
         report = {when: score.report() for when, score in scores.items()}
-        self._tell(runner, iteration, count, report)
+        self._report(runner, iteration, count, report)
 
-    def _tell(self, runner, iteration, count, report):
+    def _report(self, runner, iteration, count, report):
         lines = [
             f'{when} refinement: mIoU {values["mIoU"]:.1f}, '
             f'{values["aAcc"]:.1f}% of the labelled pixels right, '
@@ -321,7 +320,7 @@ class PseudoLabelAccuracyHook(Hook):
             step=iteration,
         )
         path = Path(runner.work_dir) / FILE_NAME
-        # A resumed run adds to what the one before it measured.
+        # A resumed run adds to the measurements of the previous one.
         known = json.loads(path.read_text()) if path.is_file() else {}
         known[str(iteration)] = dict(images=count, **report)
         with atomic_path(path) as temporary:
@@ -329,7 +328,7 @@ class PseudoLabelAccuracyHook(Hook):
 
 
 class _Score:
-    """Sums over images, and what they say in percent."""
+    """Confusion matrix summed over images, reported in percent."""
 
     def __init__(self, classes):
         self.classes = classes
@@ -349,7 +348,7 @@ class _Score:
 
     def report(self):
         intersection, union, _, labelled = intersect_and_union(self.confusion)
-        # A class that is neither there nor predicted has no value.
+        # The IoU of a class that is absent and not predicted is NaN.
         iou = (intersection / union).tolist()
         kept = float(labelled.sum())
         return dict(
