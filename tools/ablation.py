@@ -1,4 +1,4 @@
-"""Measure what each part is worth on ToyCity: python tools/ablation.py."""
+"""Ablation of the method's components on ToyCity."""
 
 import argparse
 
@@ -34,7 +34,7 @@ def parse_args():
         '--jobs',
         type=int,
         default=2,
-        help='trainings at a time; each gets its share of the cores '
+        help='parallel trainings; the cores are divided among them '
         '(default: %(default)s)',
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Write text prompts for street scenes, one a line."""
+"""Write text prompts for street scenes, one per line."""
 
 import argparse
 

@@ -60,7 +60,7 @@ def main(argv=None):
         f'{args.out}: {done.sources} images in {done.domains} domains; '
         f'{done.made} made, {done.there} were there'
     )
-    print(f'The picture to look at: {done.sheet}')
+    print(f'Overview: {done.sheet}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Make docs/model_zoo.md of docs/model_zoo.yaml."""
+"""Generate docs/model_zoo.md from docs/model_zoo.yaml."""
 
 import argparse
 from pathlib import Path

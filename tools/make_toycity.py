@@ -1,4 +1,4 @@
-"""Render ToyCity, the embedded benchmark, into a folder."""
+"""Render ToyCity, the built-in benchmark, into a folder."""
 
 import argparse
 import sys

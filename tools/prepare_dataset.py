@@ -1,4 +1,4 @@
-"""Make data/NAME from the official downloads: docs/datasets.md."""
+"""Prepare data/NAME from the official downloads, see docs/datasets.md."""
 
 import argparse
 

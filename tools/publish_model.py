@@ -1,4 +1,4 @@
-"""Make a file for others out of a checkpoint of a training."""
+"""Publish a checkpoint: keep weights, config, classes and source hash."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The tables of the ablation."""
+"""Tables of the ablation."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from clouds_mmseg.engine.hooks.pseudo_labels import FILE_NAME
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Write mean and sample standard deviation over seeds.
+    """Format mean and sample standard deviation over seeds.
 
     Args:
-        values: One a seed.
-        digits: After the point.
+        values: One value per seed.
+        digits: Decimal places.
 
     Returns:
-        Such as ``'40.1 ± 0.6'``; the value alone where there is one.
+        Such as ``'40.1 ± 0.6'``; the value alone if there is only one.
     """
     text = f'{mean(values):.{digits}f}'
     if len(values) > 1:
@@ -25,10 +25,10 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def collect(runs: Sequence[Run]) -> dict[str, dict]:
-    """Read what the finished runs have measured.
+    """Read the results of finished runs.
 
     Args:
-        runs: All finished.
+        runs: Finished runs.
 
     Returns:
         By row: ``title``, ``seeds``, ``mIoU`` (domain -> one percentage a
@@ -59,14 +59,14 @@ def collect(runs: Sequence[Run]) -> dict[str, dict]:
 def markdown_table(
     header: Sequence[str], lines: Sequence[Sequence[str]]
 ) -> str:
-    """Lay out a table that reads well as text and as Markdown.
+    """Format an aligned Markdown table.
 
     Args:
-        header: Of the columns.
-        lines: Cells.
+        header: Column titles.
+        lines: Rows of cells.
 
     Returns:
-        Lines with a bar at both ends.
+        Markdown.
     """
     widths = [
         max(map(len, column)) for column in zip(header, *lines, strict=True)
@@ -90,13 +90,13 @@ def markdown_table(
 
 
 def results_table(rows: dict) -> str:
-    """Mean IoU of each row on each domain, and the gain over the first row.
+    """Tabulate mean IoU per row and domain, and the gain over the first row.
 
     Args:
         rows: See :func:`collect`.
 
     Returns:
-        Markdown. The gain is that of a seed over the same seed.
+        Markdown. Gains are differences between runs of the same seed.
     """
     first = next(iter(rows.values()))
     domains = [d for d in first['mIoU'] if d != 'mean']
@@ -116,7 +116,7 @@ def results_table(rows: dict) -> str:
 
 
 def teacher_table(rows: dict) -> str:
-    """The teacher's labels against the truth, before and after refinement.
+    """Tabulate pseudo-label accuracy before and after refinement.
 
     Args:
         rows: See :func:`collect`.

@@ -1,4 +1,4 @@
-"""Ways to decode an image that MMCV does not know, to compare with."""
+"""Image decoders that MMCV does not have, for comparison."""
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ def read_numpy(path: str) -> np.ndarray:
 
 
 def read_torchvision(path: str) -> np.ndarray:
-    """Decode by ``torchvision.io``.
+    """Decode an image with ``torchvision.io``.
 
     Args:
         path: The file.
@@ -39,7 +39,7 @@ READERS = dict(numpy=read_numpy, torchvision=read_torchvision)
 
 @TRANSFORMS.register_module()
 class LoadToCompare(BaseTransform):
-    """Read an image as ``LoadSegImage`` does, by another decoder.
+    """Read an image as ``LoadSegImage`` does, with another decoder.
 
     Args:
         decoder: One of :data:`READERS`.

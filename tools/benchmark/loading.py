@@ -1,4 +1,4 @@
-"""How many training samples a second come out of a data loader."""
+"""Throughput of a data loader in training samples per second."""
 
 import itertools
 import time
@@ -16,14 +16,14 @@ from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.seeds import seed_everything
 
-# What MMSegmentation's own transforms are called.
+# Name of MMSegmentation's own loading transforms as a decoder.
 MMSEG = 'mmseg'
 
 
 def pipeline(
     size: tuple[int, int], crop: int, decoder: str = 'cv2'
 ) -> list[dict]:
-    """The official training pipeline.
+    """Return the official training pipeline.
 
     Args:
         size: Width and height of the stored images.
@@ -59,27 +59,27 @@ def pipeline(
 def folder_dataset(
     folder: Path, size: tuple[int, int], crop: int, **options
 ) -> dict:
-    """The config of a written set.
+    """Return the config of a written dataset.
 
     Args:
-        folder: Of :func:`write_set`.
+        folder: Folder of :func:`write_set`.
         size: Width and height of its images.
         crop: Side of the crops.
-        **options: ``storage`` (``png`` by default), ``labels``
+        **options: ``image_format`` (``png`` by default), ``labels``
             (``prepared``), and ``decoder`` (``cv2``).
 
     Returns:
-        Of a ``FolderDataset``.
+        Config of a ``FolderDataset``.
     """
-    storage = options.get('storage', 'png')
+    image_format = options.get('image_format', 'png')
     return dict(
         type='FolderDataset',
         domain='source',
         data_root=str(folder),
         data_prefix=dict(
-            img_path=storage, seg_map_path=options.get('labels', PREPARED)
+            img_path=image_format, seg_map_path=options.get('labels', PREPARED)
         ),
-        img_suffix=suffix(storage),
+        img_suffix=suffix(image_format),
         metainfo=dict(classes=CLASSES, palette=PALETTE),
         pipeline=pipeline(size, crop, options.get('decoder', 'cv2')),
     )
@@ -93,32 +93,32 @@ def throughput(
     clock: str = 'wall',
     batch: int = 2,
 ) -> float:
-    """Load samples and count.
+    """Measure the throughput of a data loader.
 
     Args:
-        dataset: Of samples.
-        images: How many are timed.
+        dataset: Training dataset.
+        images: Number of timed samples.
         workers: Processes; 0 for this one.
-        clock: One of ``CLOCKS``. That of the processor does not count what
-            workers do, so they are timed by the wall.
-        batch: Samples at a time.
+        clock: One of ``CLOCKS``. Processor time does not include worker
+            processes, so with workers wall time is used.
+        batch: Batch size.
 
     Returns:
-        Samples a second, from the second batch on.
+        Samples per second, from the second batch on.
     """
     if not len(dataset):
         raise DataError('the data set has no images: nothing to load')
-    # The same scales and crops for all that is compared.
+    # Same scales and crops for all cases.
     seed_everything(0)
     loader = DataLoader(
         dataset,
         batch_size=batch,
-        sampler=_Endless(len(dataset)),
+        sampler=_InfiniteSampler(len(dataset)),
         num_workers=workers,
         collate_fn=pseudo_collate,
     )
     iterator = iter(loader)
-    # Also those that the workers have made while they were started.
+    # Skip batches that were prefetched while the workers started.
     for _ in range(1 + 2 * workers):
         next(iterator)
     batches = max(1, -(-images // batch))
@@ -129,7 +129,7 @@ def throughput(
     return batches * batch / (now() - start)
 
 
-class _Endless:
+class _InfiniteSampler:
     def __init__(self, size):
         self.size = size
 
@@ -143,12 +143,12 @@ class _Endless:
 def sample_parts(
     dataset: Dataset, images: int, now: Callable = time.perf_counter
 ) -> dict[str, float]:
-    """Seconds of each transform for one sample.
+    """Measure the seconds per sample of each transform.
 
     Args:
         dataset: With a pipeline.
-        images: Over how many samples the mean is taken.
-        now: Tells the time.
+        images: Number of samples averaged.
+        now: Clock in seconds.
 
     Returns:
         Name of the transform -> seconds.

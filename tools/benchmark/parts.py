@@ -1,4 +1,4 @@
-"""How the time of a step divides among its parts."""
+"""Time of the parts of a step."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 
 class TimedMethod(NamedTuple):
-    """A method whose time is a part of the whole.
+    """Method that is timed as a part of the whole.
 
-    Args:
-        owner (object): Whose method it is; not a class.
-        method (str): Its name.
-        part (str): What its time is counted as, less what the parts inside
-            of it take.
-        whole (bool): Count what is inside of it as this part too.
+    Attributes:
+        owner: Object that has the method; not a class.
+        method: Name of the method.
+        part: Name of the part; nested parts are subtracted from its time.
+        whole: Whether nested parts are counted as this part instead.
     """
 
     owner: Any
@@ -24,14 +23,14 @@ class TimedMethod(NamedTuple):
 
 
 class RegionTimer:
-    """Adds up the time inside of watched methods.
+    """Sums the time spent in timed methods.
 
     Args:
-        synchronize: Waits until the device has done its work.
-        now: Tells the time in seconds.
+        synchronize: Waits for the device.
+        now: Clock in seconds.
 
     Attributes:
-        seconds (dict[str, float]): Of each part.
+        seconds (dict[str, float]): Seconds of each part.
     """
 
     def __init__(self, synchronize: Callable, now: Callable):
@@ -45,7 +44,7 @@ class RegionTimer:
     def watching(
         self, watches: Sequence[TimedMethod]
     ) -> 'Iterator[RegionTimer]':
-        """Replace the methods by ones that are timed, for a block.
+        """Time the methods within a block.
 
         Args:
             watches: The methods.
@@ -64,7 +63,7 @@ class RegionTimer:
                 )
             yield self
         finally:
-            # Backwards: a method may be watched twice.
+            # In reverse order: a method may be timed twice.
             for watch, original in reversed(replaced):
                 if original is None:
                     delattr(watch.owner, watch.method)

@@ -1,4 +1,4 @@
-"""SAMs of the published sizes with random weights, to measure with."""
+"""SAMs of the published sizes with random weights, for benchmarks."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ _CHANNELS = 256
 
 
 def build_sam(variant: str, side: int = 1024) -> nn.Module:
-    """Build a SAM.
+    """Build a SAM with random weights.
 
     ``vit_b`` is segment-anything's own. ``vit_t`` stands for MobileSAM's,
     whose package is not on PyPI: a TinyViT-5M of timm whose last stage keeps
@@ -77,10 +77,10 @@ class TinyEncoder(nn.Module):
     """TinyViT-5M (arXiv 2207.10666) as an image encoder of SAM.
 
     Args:
-        side: Of its input, pixels.
+        side: Side of the input, pixels.
 
     Attributes:
-        img_size (int): The same; segment-anything asks for it.
+        img_size (int): The same; segment-anything reads it.
     """
 
     def __init__(self, side: int):
@@ -107,7 +107,7 @@ _ENCODERS = dict(vit_t=TinyEncoder, vit_b=_base_encoder)
 
 
 class RandomSAM(PromptedSAM):
-    """A SAM as refiners use it, with random weights.
+    """SAM with random weights, in the interface of the refiners.
 
     Args:
         variant: One of :data:`VARIANTS`.
@@ -123,7 +123,7 @@ class RandomSAM(PromptedSAM):
 
 
 class RandomSAMRefiner(SAMRefiner):
-    """The refiner around it.
+    """SAM refiner with random weights.
 
     Args:
         variant: One of :data:`VARIANTS`.

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as JSON."""
+"""Measurements as tables and as JSON."""
 
 import json
 import platform
@@ -13,18 +13,19 @@ from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.version import __version__
 
-OURS, PLAIN = 'ours', 'plain'
+OURS, REFERENCE = 'ours', 'plain'
 
 
 def rows_of(measurements: dict[str, Measurement]) -> list[dict]:
-    """Turn measurements into rows, one a quantity.
+    """Convert measurements to rows, one per quantity.
 
     Args:
-        measurements: Of ``ours`` and perhaps of ``plain``.
+        measurements: Measurements of ``ours`` and optionally ``plain``, the
+            reference implementation.
 
     Returns:
-        ``name``, ``unit``, a value for each case, and where there are two,
-        ``ratio``: how many times plain takes ours.
+        ``name``, ``unit``, a value for each case and, with two cases,
+        ``ratio``: time of the reference divided by that of ours.
     """
     quantities = [
         ('median', 's', {k: m.median for k, m in measurements.items()}),
@@ -46,14 +47,14 @@ def rows_of(measurements: dict[str, Measurement]) -> list[dict]:
 
 def _row(name, unit, values):
     row = dict(name=name, unit=unit, **values)
-    # How far the repeats lie apart is nothing to win at.
-    if name != 'spread' and values.get(PLAIN) and values.get(OURS):
-        row['ratio'] = values[PLAIN] / values[OURS]
+    # A ratio of spreads is meaningless.
+    if name != 'spread' and values.get(REFERENCE) and values.get(OURS):
+        row['ratio'] = values[REFERENCE] / values[OURS]
     return row
 
 
 def environment() -> dict:
-    """Collect what the numbers depend on besides the options.
+    """Collect machine and versions that the measurements depend on.
 
     Returns:
         The machine and the versions.
@@ -73,12 +74,12 @@ def environment() -> dict:
 def table_of(
     rows: list[dict], measurements: dict[str, Measurement] | None = None
 ) -> str:
-    """Draw rows, one a line.
+    """Format rows as a table.
 
     Args:
-        rows: Of :func:`rows_of`, or any with equal keys. ``work`` and ``unit``
-            are no columns.
-        measurements: For the shares of the parts.
+        rows: Rows of :func:`rows_of`, or any dicts with equal keys. ``work``
+            and ``unit`` are not shown as columns.
+        measurements: Measurements that give the shares of the parts.
 
     Returns:
         The table.
@@ -117,11 +118,11 @@ def _cell(row, column, measurements):
 
 
 def write_json(path: str | Path, **content) -> None:
-    """Write the report as a file, whole or not at all.
+    """Write the report to a JSON file atomically.
 
     Args:
-        path: Its name.
-        **content: What JSON can hold.
+        path: Path of the file.
+        **content: JSON values.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + '\n')

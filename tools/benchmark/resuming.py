@@ -1,4 +1,4 @@
-"""The way from a checkpoint to the first batch after it."""
+"""Time from a checkpoint to the first batch after it."""
 
 import statistics
 import time
@@ -21,19 +21,19 @@ _BATCH = 2
 
 
 class FirstBatchReached(Exception):
-    """The run has come where it is timed."""
+    """Raised when the first batch has been loaded."""
 
 
 @HOOKS.register_module()
 class StopAtFirstBatch(Hook):
-    """End a run when its first batch has been loaded."""
+    """Stop a run when its first batch has been loaded."""
 
     priority = 'VERY_HIGH'
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Leave the loop.
+        """Stop the loop.
 
         Raises:
             FirstBatchReached: Always.
@@ -42,16 +42,16 @@ class StopAtFirstBatch(Hook):
 
 
 class ResumeCase:
-    """A warm-up run on written images that was stopped somewhere.
+    """Source-only training on synthetic files that was interrupted.
 
     Args:
-        folder: An empty one.
+        folder: Empty folder.
         tower: A model of open_clip.
         model: Merged into the model's config, dotted keys.
         size: Width and height of the stored images.
         crop: Side of the crops.
-        workers: Processes that load.
-        clock: Tells the time.
+        workers: Worker processes of the loader.
+        clock: Clock in seconds.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class ResumeCase:
         )
 
     def save(self, iteration: int) -> Path:
-        """Write the checkpoint of a run after so many iterations.
+        """Write a checkpoint as if it were saved at an iteration.
 
         Args:
             iteration: At least 1.
 
         Returns:
-            Of the checkpoint.
+            Path of the checkpoint.
         """
         runner = self._runner()
         wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -113,13 +113,13 @@ class ResumeCase:
         return self.folder / name
 
     def seconds(self, path: Path) -> float:
-        """Resume, and stop when the first batch is there.
+        """Resume, and stop at the first batch.
 
         Args:
-            path: Of :meth:`save`.
+            path: Path returned by :meth:`save`.
 
         Returns:
-            From the call of ``train`` to the first batch.
+            Seconds from the call of ``train`` to the first batch.
         """
         runner = self._runner(max_iters=10**9)
         runner._resume, runner._load_from = True, str(path)
@@ -131,13 +131,13 @@ class ResumeCase:
         raise AssertionError('the run ended before its first batch')
 
     def seconds_a_batch(self, batches: int) -> float:
-        """Load batches, as a loop does that replays what it has seen.
+        """Load batches, as a loop that skips trained batches by loading them.
 
         Args:
-            batches: How many, after one that starts the workers.
+            batches: Number of batches, after one that starts the workers.
 
         Returns:
-            For each of them.
+            Seconds per batch.
         """
         iterator = iter(self._runner().train_loop.dataloader)
         next(iterator)
@@ -163,18 +163,18 @@ def compare(
     repeats: int = 3,
     replayed: int = 0,
 ) -> list[dict]:
-    """Resume early and late in turn.
+    """Measure resuming at iteration 1 and at a late one, interleaved.
 
     Args:
-        case: What is resumed.
-        iteration: The late one; the early one is 1.
-        warmup: Runs of each that are not counted.
-        repeats: Runs of each that are.
-        replayed: Batches that are loaded to tell what a loop would take that
-            loads all that went before, without doing it; 0 for not to tell.
+        case: Run to resume.
+        iteration: The late iteration.
+        warmup: Untimed runs of each.
+        repeats: Timed runs of each.
+        replayed: Batches that are loaded to extrapolate the time of a loop
+            that loads all trained batches again; 0 disables it.
 
     Returns:
-        Rows with the seconds of each and, where it is told, the ``ratio`` of
+        Rows with the seconds of each and, if extrapolated, the ``ratio`` of
         replaying to ours.
     """
     paths = {number: case.save(number) for number in (1, iteration)}
@@ -196,7 +196,7 @@ def compare(
     if replayed:
         early, late = rows
         batch = case.seconds_a_batch(replayed)
-        # Told, not waited for: it would be hours.
+        # Extrapolated: replaying would take hours.
         late['plain'] = early['ours'] + iteration * batch
         late['ratio'] = late['plain'] / late['ours']
     return rows

@@ -1,4 +1,4 @@
-"""Arithmetic and bytes of a piece of work, against what the machine can do."""
+"""Operations and memory traffic, compared with the hardware limits."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ def _attention_backward(grad, query, key, value, *_, **__):
     )
 
 
-# Torch counts its attentions on CUDA alone.
+# torch counts attention operations on CUDA only.
 _CPU_ATTENTION = 'scaled_dot_product_flash_attention_for_cpu'
 _COUNTS = {
     **flop_registry,
@@ -38,13 +38,13 @@ _COUNTS = {
 
 
 class OperationCount(TorchDispatchMode):
-    """Counts the arithmetic of matrix products, convolutions, attention.
+    """Counts operations of matrix products, convolutions and attention.
 
-    A multiplication and an addition are two operations. What else is done,
-    as reading at places and normalising, is not arithmetic but traffic.
+    A multiplication and an addition are two operations. Other work, such as
+    sampling and normalisation, is bound by memory traffic and not counted.
 
     Attributes:
-        total (int): Operations up to now.
+        total (int): Operations so far.
     """
 
     def __init__(self):
@@ -52,7 +52,7 @@ class OperationCount(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Do what was called, and add what it costs."""
+        """Call an operator and add its operations."""
         result = func(*args, **(kwargs or {}))
         count = _COUNTS.get(func.overloadpacket)
         if count:
@@ -61,13 +61,13 @@ class OperationCount(TorchDispatchMode):
 
 
 def count_operations(case: BenchmarkCase) -> dict[str, int]:
-    """Count the arithmetic of one run.
+    """Count the operations of one run.
 
     Args:
-        case: Runs once more.
+        case: Case to run once more.
 
     Returns:
-        Of each part, and of the ``whole``.
+        Operations of each part and of the ``whole``.
     """
     argument = case.prepare()
     with OperationCount() as count:
@@ -78,14 +78,14 @@ def count_operations(case: BenchmarkCase) -> dict[str, int]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure matrix products, laid out as those of a linear layer.
+    """Measure the rate of matrix products in the layout of a linear layer.
 
     Args:
-        device: Where.
-        dtype: Of both factors.
+        device: Device to measure.
+        dtype: Dtype of both factors.
 
     Returns:
-        Operations a second, of the median of five.
+        Operations per second, median of five runs.
     """
     side = 8192 if device.type == 'cuda' else 2048
     a = torch.rand(side, side, device=device).to(dtype)
@@ -94,13 +94,13 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def copy_rate(device: torch.device) -> float:
-    """Measure a copy too large for any cache.
+    """Measure the memory bandwidth by a copy larger than any cache.
 
     Args:
-        device: Where.
+        device: Device to measure.
 
     Returns:
-        Bytes a second, those read and those written, of the median of five.
+        Bytes per second, read plus written, median of five runs.
     """
     size = 2**30 if device.type == 'cuda' else 2**28
     source = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -127,18 +127,18 @@ def bound_rows(
     measurement: Measurement,
     rate: float,
 ) -> list[dict]:
-    """Compare what ours has to do with what the machine can do.
+    """Compare the work of our implementation with the hardware limit.
 
     Args:
-        title: Of what the amounts are, as ``arithmetic``.
-        unit: Theirs, ``FLOP`` or ``B``.
-        amounts: Of parts of the work, and of the ``whole``.
-        measurement: Of the same case.
-        rate: Amount that the machine does in a second.
+        title: Kind of the amounts, such as ``arithmetic``.
+        unit: ``FLOP`` or ``B``.
+        amounts: Amounts of the parts and of the ``whole``.
+        measurement: Measurement of the same case.
+        rate: Amount per second that the machine reaches.
 
     Returns:
-        A row for each amount, with the seconds that the machine takes at
-        least, ``floor``, and their ``share`` of those it took.
+        A row for each amount, with the minimal seconds, ``floor``, and their
+        ``share`` of the measured seconds.
     """
     seconds = dict(measurement.parts, whole=measurement.median)
     return [

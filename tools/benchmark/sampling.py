@@ -1,4 +1,4 @@
-"""Deformable sampling by itself, at the size of one encoder layer."""
+"""Deformable attention sampling at the size of one encoder layer."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmark.measure import BenchmarkCase
 from benchmark.parts import TimedMethod
-from benchmark.report import OURS, PLAIN
+from benchmark.report import OURS, REFERENCE
 from benchmark.setting import DTYPES, check_size
 from clouds_mmseg.models.mask2former.deform_attn import (
     ms_deform_attn,
@@ -19,13 +19,13 @@ _STRIDES = (32, 16, 8)
 
 
 class SampledLayer:
-    """Reads a layer's places, and finds the gradients.
+    """Forward and backward pass of one layer's deformable sampling.
 
     Args:
-        sample: With the arguments of ``ms_deform_attn``.
-        shapes: Of the maps.
-        inputs: Of ``random_layer_inputs``.
-        dtype: Of the values.
+        sample: Function with the arguments of ``ms_deform_attn``.
+        shapes: (H, W) of the feature maps.
+        inputs: Result of ``random_layer_inputs``.
+        dtype: Dtype of the values.
     """
 
     def __init__(
@@ -45,32 +45,32 @@ class SampledLayer:
         self._out = None
 
     def run(self):
-        """Run both directions once; returns all they give."""
+        """Run forward and backward once; return output and gradients."""
         return [self.forward(), *self.backward()]
 
     def forward(self):
         """Return (N, Q, H * D)."""
-        value, places, weights = self._inputs
-        self._out = self._sample(value, self._shapes, places, weights)
+        value, locations, weights = self._inputs
+        self._out = self._sample(value, self._shapes, locations, weights)
         return self._out.detach()
 
     def backward(self):
-        """Return the gradients of value, places and weights."""
+        """Return the gradients of value, sampling locations and weights."""
         return torch.autograd.grad(
             self._out, self._inputs, torch.ones_like(self._out)
         )
 
     def traffic(self) -> dict[str, int]:
-        """Count the bytes that are read and written if caches were perfect.
+        """Count the bytes read and written with a perfect cache.
 
         Returns:
-            Of ``forward``, ``backward`` and the ``whole``.
+            Bytes of ``forward``, ``backward`` and the ``whole``.
         """
         sizes = [x.numel() * x.element_size() for x in self._inputs]
-        # As large as the values, but of the dtype of the sums.
+        # Same size as the values, in float32.
         out = self._inputs[0].numel() * 4
         forward = sum(sizes) + out
-        # All are read again, and each gets a gradient.
+        # All inputs are read again, and each gets a gradient.
         backward = forward + sum(sizes)
         return dict(
             forward=forward, backward=backward, whole=forward + backward
@@ -82,20 +82,20 @@ def sampling(
     batch: int,
     dtype: str,
     device: torch.device,
-    plain: ModuleType | None = None,
+    reference: ModuleType | None = None,
 ) -> tuple[dict[str, BenchmarkCase], dict[str, int]]:
-    """One encoder layer's sampling, forward and backward.
+    """Build the cases for one encoder layer's deformable sampling.
 
     Args:
         size: Width and height of the images.
-        batch: Images.
-        dtype: ``fp32`` or ``bf16``, of the values of ours.
-        device: Where.
-        plain: Of :func:`load_reference`.
+        batch: Batch size.
+        dtype: ``fp32`` or ``bf16``, dtype of our values.
+        device: Device to measure.
+        reference: Of :func:`load_reference`.
 
     Returns:
-        Each returns the output and three gradients; and the bytes of
-        :meth:`SampledLayer.traffic`.
+        Cases whose result is the output and three gradients, and the bytes
+        of :meth:`SampledLayer.traffic`.
     """
     check_size(size, batch)
     width, height = size
@@ -103,9 +103,9 @@ def sampling(
     inputs = random_layer_inputs(shapes, device, batch)
     ours = SampledLayer(ms_deform_attn, shapes, inputs, DTYPES[dtype])
     layers = {OURS: ours}
-    if plain:
-        other = SampledLayer(plain.sample_by_grid, shapes, inputs)
-        layers = {PLAIN: other, OURS: ours}
+    if reference:
+        other = SampledLayer(reference.sample_by_grid, shapes, inputs)
+        layers = {REFERENCE: other, OURS: ours}
     cases = {
         name: BenchmarkCase(
             lambda _, layer=layer: layer.run(),

@@ -1,4 +1,4 @@
-"""``--cfg-options KEY=VALUE ...``: values as they were typed.
+"""Parser of ``--cfg-options KEY=VALUE ...``.
 
 mmengine's ``DictAction`` removes every blank, strips quotes and then reads
 ``'1'`` as a number, and cannot read what it prints. Here a value in quotes
@@ -30,7 +30,7 @@ def parse_options(words: Iterable[str]) -> dict:
     """Read ``KEY=VALUE`` words.
 
     Args:
-        words: As they are typed.
+        words: Arguments of the option.
 
     Returns:
         Dotted key -> value, see :func:`parse_value`; of a key that is given
@@ -69,7 +69,7 @@ def parse_value(
     case: ``'1'``, ``'a, b'``.
 
     Args:
-        text: What stands behind ``KEY=``.
+        text: Text after ``KEY=``.
 
     Returns:
         The value; ``parse_value(repr(value)) == value``.
@@ -84,7 +84,7 @@ def parse_value(
 
 
 def format_value(value) -> str:
-    """Write a value so that :func:`parse_value` reads it again.
+    """Format a value so that :func:`parse_value` reads it back.
 
     Args:
         value: As :func:`parse_value` returns it.

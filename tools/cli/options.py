@@ -1,4 +1,4 @@
-"""Options that several tools have, or that one tool has many of."""
+"""Groups of command line options shared by the tools."""
 
 import argparse
 
