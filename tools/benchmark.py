@@ -8,7 +8,7 @@ from clouds_mmseg_cli.errors import plain_errors
 REFERENCE_FOLDER = Path(__file__).resolve().parents[1] / 'tests' / 'reference'
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from benchmark.command import run
 

@@ -6,7 +6,7 @@ from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.names import CHECKPOINT_KINDS as KINDS
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='Prints how every tensor was converted. Nothing is written '
@@ -50,7 +50,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.conversion.convert_file import convert_file, report_lines
 

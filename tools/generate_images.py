@@ -18,7 +18,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def parse_size(text):
+def parse_size(text: str) -> int | tuple[int, int]:
     try:
         sides = tuple(int(side) for side in text.lower().split('x'))
     except ValueError:
@@ -30,7 +30,7 @@ def parse_size(text):
     return sides if len(sides) == 2 else sides[0]
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--prompts', required=True, help='one a line')
     parser.add_argument(
@@ -109,7 +109,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.generate.image_bank import parse_shard
     from clouds_mmseg.generate.run import make_bank

@@ -10,7 +10,7 @@ from clouds_mmseg_cli.options import (
 )
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a segmentor')
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -31,10 +31,10 @@ def parse_args():
     )
     parser.add_argument(
         '--show-dir',
-        help='folder for pictures of every image, label and prediction',
+        help='folder for visualizations of image, label and prediction',
     )
     parser.add_argument(
-        '--show', action='store_true', help='open a window for each picture'
+        '--show', action='store_true', help='open a window for each image'
     )
     parser.add_argument(
         '--wait-time',
@@ -56,7 +56,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     from clouds_mmseg.cli.config import (
         build_runner,

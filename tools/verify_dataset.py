@@ -14,7 +14,7 @@ from clouds_mmseg_cli.names import VERIFIED_SETS as SETS
 from clouds_mmseg_cli.options import add_report_dir
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -56,7 +56,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     from mmengine.registry import init_default_scope
 

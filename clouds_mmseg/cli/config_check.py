@@ -197,8 +197,8 @@ def _check_option(cfg, key, value, known):
             )
         print_log(
             f'--cfg-options {key}: {first} is a variable of the config file. '
-            'What the file has made of it does not change; override the '
-            'place where it is used',
+            'Settings that the file computed from it do not change; '
+            'override these settings',
             logger='current',
             level=logging.WARNING,
         )

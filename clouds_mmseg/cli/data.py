@@ -99,7 +99,7 @@ def verify_data(
             if no file has changed since.
 
     Returns:
-        Whether training may use all of it, and what to print.
+        Whether training may use all datasets, and the report.
 
     Raises:
         UserError: See :func:`verify` and :func:`fix`.
@@ -118,7 +118,7 @@ def verify_data(
     if action and not keep(reports):
         raise UserError(
             'the decision cannot be kept, and training will not know of it; '
-            'repeat the command as a user who may write there'
+            'repeat the command as a user with write permission'
         )
     lines.append(reports_text(reports))
     fine = not any(report.open_errors for report in reports)

@@ -230,8 +230,8 @@ def check_rare_class_option(dataset: Dataset, split: str) -> None:
         if isinstance(group, RareClassDataset)
     ]
     for leaf in leaf_datasets(dataset):
-        asked = getattr(leaf, 'rare_class', None) is not None
-        if asked and not any(leaf is group for group in groups):
+        has_option = getattr(leaf, 'rare_class', None) is not None
+        if has_option and not any(leaf is group for group in groups):
             raise UserError(
                 f'the {split} dataset {type(leaf).__name__} ({leaf.domain}) '
                 'has rare_class, which works for training with '

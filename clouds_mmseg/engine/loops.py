@@ -87,7 +87,7 @@ class SelfTrainingLoop(ExactTrainLoop):
         runner: Runner,
         dataloader: dict,
         *,
-        max_iters,
+        max_iters: int,
         warmup_iters: int,
         generated_share: float,
         **kwargs,

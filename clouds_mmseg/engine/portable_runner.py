@@ -166,7 +166,7 @@ class PortableRunner(Runner):
         broadcast_object_list(names)
         return names[0]
 
-    def build_logger(self, *args, **kwargs):
+    def build_logger(self, *args, **kwargs) -> MMLogger:
         """Build the logger, with a filter on its terminal output."""
         logger = super().build_logger(*args, **kwargs)
         install_terminal_filter(logger)

@@ -366,7 +366,7 @@ def group_changes(
             without a config.
 
     Returns:
-        What does not fit.
+        Mismatches of groups, parameter shapes and settings.
     """
     sizes = [[len(g['params']) for g in each] for each in (saved, groups)]
     if sizes[0] != sizes[1]:

@@ -60,7 +60,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize('name', SETS)
-def test_storages_and_decoders_are_compared(bench, name):
+def test_image_formats_and_decoders_are_compared(bench, name):
     rows, parts = bench('--sets', name, *SMALL)
     first = rows[0]
     files = SETS[name]
@@ -79,7 +79,7 @@ def test_storages_and_decoders_are_compared(bench, name):
     assert names[-1] == 'PackDGInputs'
 
 
-def test_chosen_storages_and_workers(bench, photos):
+def test_chosen_image_formats_and_workers(bench, photos):
     words = ['--sets', 'gta5', '--storages', 'bmp', '--photos', photos]
     rows, _ = bench(*SMALL, '--workers', 0, 1, '--clock', 'cpu', *words)
     found = [(r['storage'], r['labels'], r['workers']) for r in rows]
@@ -137,7 +137,7 @@ def test_all_that_is_compared_gets_the_same_crops(tmp_path):
 
 
 @pytest.mark.parametrize('storage', ['png', *IMAGE_FORMATS])
-def test_storages_lose_nothing(tmp_path, storage):
+def test_image_formats_lose_nothing(tmp_path, storage):
     image = synthetic_image((40, 24), 0)
     path = tmp_path / f'0{suffix(storage)}'
     path.write_bytes(encode(image, storage))
@@ -159,7 +159,7 @@ def test_decoders_read_the_same_pixels(tmp_path):
     assert (images[0] == images[1]).all() and (images[0] == images[2]).all()
 
 
-def test_drawn_pictures_take_the_room_of_photographs():
+def test_synthetic_images_take_the_room_of_photographs():
     image = synthetic_image((957, 526), 3)
     bits = {
         storage: 8 * len(encode(image, storage)) / image[..., 0].size
@@ -170,7 +170,7 @@ def test_drawn_pictures_take_the_room_of_photographs():
     assert 0.6 < bits['webp'] / bits['png'] < 0.85
 
 
-def test_a_mosaic_of_photographs_covers_the_picture(photos):
+def test_a_mosaic_of_photographs_covers_the_image(photos):
     draw = Mosaic(photos)
     assert draw((200, 100), 0).shape == (100, 200, 3)
     # It begins with the photograph that is asked for.

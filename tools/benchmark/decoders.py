@@ -48,7 +48,7 @@ class LoadToCompare(BaseTransform):
     def __init__(self, decoder: str):
         self.read = READERS[decoder]
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``img`` ((H, W, 3) uint8, BGR), ``img_shape``, ``ori_shape``."""
         results['img'] = self.read(results['img_path'])
         results['img_shape'] = results['img'].shape[:2]

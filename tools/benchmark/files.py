@@ -194,7 +194,7 @@ def write_set(
     return {name: size // count for name, size in total.items()}
 
 
-def suffix(image_format):
+def suffix(image_format: str) -> str:
     """Return the file suffix of an image format."""
     return '.png' if image_format == 'png-fast' else f'.{image_format}'
 

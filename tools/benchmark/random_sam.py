@@ -98,7 +98,7 @@ class TinyEncoder(nn.Module):
             LayerNorm2d(_CHANNELS),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, 3, side, side) to (N, 256, side / 16, side / 16)."""
         return self.neck(self.trunk.forward_features(x))
 

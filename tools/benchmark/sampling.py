@@ -44,17 +44,17 @@ class SampledLayer:
         ]
         self._out = None
 
-    def run(self):
+    def run(self) -> list[Tensor]:
         """Run forward and backward once; return output and gradients."""
         return [self.forward(), *self.backward()]
 
-    def forward(self):
+    def forward(self) -> Tensor:
         """Return (N, Q, H * D)."""
         value, locations, weights = self._inputs
         self._out = self._sample(value, self._shapes, locations, weights)
         return self._out.detach()
 
-    def backward(self):
+    def backward(self) -> tuple[Tensor, ...]:
         """Return the gradients of value, sampling locations and weights."""
         return torch.autograd.grad(
             self._out, self._inputs, torch.ones_like(self._out)

@@ -47,7 +47,7 @@ class Setting:
         check_size(self.size, self.batch)
 
     @property
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """New autocast context for :attr:`dtype`."""
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == 'bf16'

@@ -8,6 +8,7 @@ is a Python string, brackets nest, and blanks inside a value stay.
 import argparse
 import ast
 from collections.abc import Iterable
+from typing import Any
 
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
 _CONSTANTS = {'true': True, 'false': False}
@@ -64,7 +65,7 @@ def parse_value(
 
     Numbers, ``None``, ``True`` and ``true``, lists ``[a, b]``, tuples
     ``(a, b)``, dicts ``{key: value}``, all nested; ``a,b`` is a list too.
-    Whatever is none of these is a string, with its inner blanks. In quotes
+    Any other text is a string, including inner blanks. In quotes
     (``'...'`` or ``"..."``, with Python's escapes) it is a string in any
     case: ``'1'``, ``'a, b'``.
 
@@ -83,7 +84,7 @@ def parse_value(
     return _elements(parts)
 
 
-def format_value(value) -> str:
+def format_value(value: Any) -> str:
     """Format a value so that :func:`parse_value` reads it back.
 
     Args:
@@ -95,10 +96,10 @@ def format_value(value) -> str:
     if not isinstance(value, str):
         return repr(value)
     try:
-        plain = parse_value(value)
+        parsed = parse_value(value)
     except ValueError:
-        plain = None
-    return value if plain == value else repr(value)
+        parsed = None
+    return value if parsed == value else repr(value)
 
 
 def _elements(parts):
@@ -120,7 +121,7 @@ def _element(text):
         if text[0] == '(':
             return tuple(_elements(parts))
         pairs = _pairs(parts)
-        # Braces are also what names of files are made with: {split}.
+        # Braces also occur in file name templates: {split}.
         return text if pairs is None else pairs
     return _scalar(text)
 

@@ -4,6 +4,7 @@ import linecache
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Exit status of shells after Ctrl-C.
@@ -109,7 +110,7 @@ def _print_error(text):
 
 
 @contextmanager
-def plain_errors():
+def plain_errors() -> Iterator[None]:
     """Print user errors as one message and exit with status 1.
 
     User errors are :class:`~clouds_mmseg.utils.errors.UserError`, errors of

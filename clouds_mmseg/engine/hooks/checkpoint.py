@@ -17,20 +17,23 @@ from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.partial import LoadOptions, plain_name
 
+# Message hub key: checkpoints that a resumed run still has to remove.
+_RETIRED = 'retired_ckpt_ids'
+
 
 @register_backend('atomic_local')
 class AtomicLocalBackend(LocalBackend):
     """mmengine's local backend with atomic writes.
 
-    mmengine writes a checkpoint by ``put`` of the chosen backend, so that
-    ``backend_args=dict(backend='atomic_local')`` is all that a hook needs.
+    mmengine writes checkpoints with ``put`` of the backend, so that a hook
+    only needs ``backend_args=dict(backend='atomic_local')``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes under a temporary name, then rename.
+        """Write bytes to a temporary file, then rename it.
 
         Args:
-            obj: What to write.
+            obj: Content of the file.
             filepath: The final path.
         """
         with atomic_path(filepath) as temporary:
@@ -39,19 +42,15 @@ class AtomicLocalBackend(LocalBackend):
     def put_text(
         self, obj: str, filepath: str | Path, encoding: str = 'utf-8'
     ) -> None:
-        """Write text under a temporary name, then rename.
+        """Write text to a temporary file, then rename it.
 
         Args:
-            obj: What to write.
+            obj: Content of the file.
             filepath: The final path.
             encoding: Encoding of the file.
         """
         with atomic_path(filepath) as temporary:
             super().put_text(obj, temporary, encoding)
-
-
-# Message hub key: checkpoints that a resumed run still has to remove.
-_RETIRED = 'retired_ckpt_ids'
 
 
 @HOOKS.register_module()

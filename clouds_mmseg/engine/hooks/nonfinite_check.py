@@ -161,11 +161,11 @@ class NonFiniteCheckHook(Hook):
         self._checked = self._drop = False
         self._steps, self._has_effect = 0, False
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         """Remove forward hooks that an earlier runner left on the model."""
         self._remove_hooks()
 
-    def after_run(self, runner) -> None:
+    def after_run(self, runner: Runner) -> None:
         """Remove all hooks from model and optimisers."""
         self._remove_hooks()
 

@@ -83,7 +83,7 @@ def terminal_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
 
 
 def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
-    """Filter what a logger shows on the terminal.
+    """Filter the terminal output of a logger.
 
     Args:
         logger: The run's logger.
@@ -115,10 +115,10 @@ def is_interactive() -> bool:
 class _AboveTheBar:
     """Stream that prints above the progress line."""
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout, end='')
 
-    def flush(self):
+    def flush(self) -> None:
         sys.stdout.flush()
 
 

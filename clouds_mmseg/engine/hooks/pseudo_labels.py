@@ -1,6 +1,7 @@
 """Refinement, statistics and accuracy of pseudo-labels."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -330,13 +331,13 @@ class PseudoLabelAccuracyHook(Hook):
 class _Score:
     """Confusion matrix summed over images, reported in percent."""
 
-    def __init__(self, classes):
+    def __init__(self, classes: Sequence[str]):
         self.classes = classes
         size = len(classes)
         self.confusion = torch.zeros((size, size), dtype=torch.int64)
         self.pixels = 0
 
-    def add(self, label, truth):
+    def add(self, label: torch.Tensor, truth: torch.Tensor) -> None:
         truth = truth.long()
         self.pixels += int((truth != IGNORE).sum())
         self.confusion += confusion_matrix(
@@ -346,7 +347,7 @@ class _Score:
             IGNORE,
         )
 
-    def report(self):
+    def report(self) -> dict:
         intersection, union, _, labelled = intersect_and_union(self.confusion)
         # The IoU of a class that is absent and not predicted is NaN.
         iou = (intersection / union).tolist()

@@ -372,7 +372,7 @@ class PredictionPicturesHook(Hook):
         with atomic_path(folder / 'overview.png') as temporary:
             stack([*self._rows, key]).save(temporary)
         runner.logger.info(
-            f'Pictures of {sum(self._counts.values())} predictions: '
+            f'Visualized {sum(self._counts.values())} predictions: '
             f'{folder / "overview.png"}'
         )
         self._rows = []
