@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--verify', action='store_true',
-        help='compare the hash of every image that is there',
+        help='compare the hash of every existing image',
     )  # fmt: skip
     parser.add_argument(
         '--shard', metavar='K/N',

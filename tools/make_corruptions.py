@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--verify',
         action='store_true',
-        help='compare the hash of every image that is there',
+        help='compare the hash of every existing image',
     )
     parser.add_argument(
         '--image-range',

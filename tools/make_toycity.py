@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         took = time.perf_counter() - start
         print(f'{args.out}: {total} images and labels in {took:.1f} s')
     else:
-        print(f'{args.out}: all {total} images are there already')
+        print(f'{args.out}: all {total} images exist already')
     sheet = Path(args.out) / 'contact_sheet.png'
     if args.contact_sheet and (written or not sheet.is_file()):
         write_contact_sheet(args.out, sheet, counts=counts)

@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--label-version',
         choices=['1.2', '2.0'],
-        help='of Mapillary Vistas (default: 1.2 where it is there)',
+        help='of Mapillary Vistas (default: 1.2 if available)',
     )
     parser.add_argument(
         '--skip-bad',

@@ -112,7 +112,7 @@ def run_header(runner: Runner, *splits: str) -> str:
         (
             'model',
             f'{type(model).__name__}, {total / 1e6:.2f} M parameters, '
-            f'{trained / 1e6:.2f} M of them trained',
+            f'{trained / 1e6:.2f} M trainable',
         ),
     ]
     path = checkpoint_path(runner)
@@ -389,12 +389,12 @@ class DGRunner(ResumableRunner):
             self._resume = False
 
     def _replaces(self, part):
-        """Whether a checkpoint fills a part of the model before training."""
+        """Return whether a checkpoint overwrites a part of the model."""
         # A checkpoint of the same run is complete: load_cfg does not apply.
         return bool(self._resume or (self._load_from and self._fills(part)))
 
     def _fills(self, part):
-        """Whether ``load_from`` fills a part, judged by ``load_cfg``."""
+        """Return whether ``load_from`` fills a part, given ``load_cfg``."""
         # The teacher is initialised from the student.
         if has_prefix(part, ['teacher']):
             return True
