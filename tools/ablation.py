@@ -1,4 +1,4 @@
-"""Measure what each part is worth on ToyCity: python tools/ablation.py."""
+"""Ablation of the method's components on ToyCity."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.names import ABLATION_ROWS
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Train the rows of the ablation and compare them. The '
         'same command again continues and trains only what is missing.'
@@ -34,7 +34,7 @@ def parse_args():
         '--jobs',
         type=int,
         default=2,
-        help='trainings at a time; each gets its share of the cores '
+        help='parallel trainings; the cores are divided among them '
         '(default: %(default)s)',
     )
     parser.add_argument(
@@ -52,7 +52,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     from ablation.run import run_ablation
 

@@ -10,7 +10,7 @@ from clouds_mmseg_cli.errors import plain_errors
 _PARITY = Path(__file__).resolve().parents[1] / 'tests/parity/parity.py'
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='Prints a row a file: its kind, the output with the greatest '

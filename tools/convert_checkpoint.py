@@ -6,11 +6,11 @@ from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.names import CHECKPOINT_KINDS as KINDS
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Prints what became of every tensor. Nothing is written '
-        'unless every weight of the model is there in the right shape.',
+        epilog='Prints how every tensor was converted. Nothing is written '
+        'unless every weight of the model is found in the right shape.',
     )
     parser.add_argument('source', help='.pth, .pkl or .safetensors')
     parser.add_argument('target', help='.pth or .safetensors')
@@ -19,14 +19,14 @@ def parse_args(argv=None):
         dest='kind',
         choices=['auto', *KINDS],
         default='auto',
-        help='whose checkpoint it is; by default its names tell',
+        help='project of the checkpoint; by default detected from its keys',
     )
     parser.add_argument(
         '--to',
         dest='destination',
         choices=['ours', *KINDS[:-1]],
         default='ours',
-        help='whose checkpoint to write',
+        help='project whose format is written',
     )
     parser.add_argument(
         '--config',
@@ -50,7 +50,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.conversion.convert_file import convert_file, report_lines
 

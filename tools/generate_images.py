@@ -1,4 +1,4 @@
-"""Make a bank of generated images, or what is missing of it.
+"""Generate an image set (image bank), or the missing part of it.
 
 Started by torchrun, srun or mpirun, the processes share the work.
 """
@@ -9,8 +9,8 @@ from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.names import IMAGE_BACKENDS as BACKENDS
 from clouds_mmseg_cli.options import add_pretrained_dir
 
-# Options of one backend only: without a default here, so that what was not
-# given is left to the backend, and what it does not know is an error.
+# Options of one backend only. They have no default here: the backend sets
+# its own, and an option that it does not have is an error.
 _OPTIONS = (
     'model', 'size', 'scheduler', 'steps', 'guidance', 'negative_prompt',
     'strength', 'dtype', 'device', 'batch_size', 'threads', 'variant',
@@ -18,7 +18,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def parse_size(text):
+def parse_size(text: str) -> int | tuple[int, int]:
     try:
         sides = tuple(int(side) for side in text.lower().split('x'))
     except ValueError:
@@ -30,7 +30,7 @@ def parse_size(text):
     return sides if len(sides) == 2 else sides[0]
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--prompts', required=True, help='one a line')
     parser.add_argument(
@@ -38,7 +38,9 @@ def parse_args(argv=None):
         help='images; below torchrun write --num-images, because torchrun '
         'takes --num for an option of its own',
     )  # fmt: skip
-    parser.add_argument('--out', required=True, help='folder of the bank')
+    parser.add_argument(
+        '--out', required=True, help='folder of the image bank'
+    )
     parser.add_argument('--backend', choices=BACKENDS, default='toycity')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
@@ -59,7 +61,7 @@ def parse_args(argv=None):
     )  # fmt: skip
     parser.add_argument(
         '--verify', action='store_true',
-        help='compare the hash of every image that is there',
+        help='compare the hash of every existing image',
     )  # fmt: skip
     parser.add_argument(
         '--shard', metavar='K/N',
@@ -90,13 +92,13 @@ def parse_args(argv=None):
     group.add_argument('--threads', type=int, help='on CPU; default 1')
     group.add_argument(
         '--variant',
-        help='of the weight files, such as fp16; by default the plain ones, '
-        'or the only variant where there are none',
+        help='of the weight files, such as fp16; by default those without '
+        'variant, or the only variant',
     )
     group.add_argument(
         '--safety-checker', choices=['default', 'on', 'off'],
         help='of Stable Diffusion: default as the model comes. An image that '
-        'it blacks out is made again with the next seed, up to 6 times',
+        'it blacks out is generated again with the next seed, up to 6 times',
     )  # fmt: skip
     group.add_argument(
         '--single-file-config',
@@ -107,7 +109,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.generate.image_bank import parse_shard
     from clouds_mmseg.generate.run import make_bank

@@ -1,4 +1,4 @@
-"""Write text prompts for street scenes, one a line."""
+"""Write text prompts for street scenes, one per line."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.options import add_pretrained_dir
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='data/prompts.txt')
     parser.add_argument('--num', type=int, default=100)
@@ -20,7 +20,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--show-instruction',
         action='store_true',
-        help='print what a language model is asked, and stop',
+        help='print the instruction of the language model, and stop',
     )
     llm = parser.add_argument_group('options of --backend llm')
     llm.add_argument('--model', help='folder or id of a causal model')
@@ -30,7 +30,7 @@ def parse_args(argv=None):
     llm.add_argument('--top-p', type=float, default=0.95)
     llm.add_argument('--max-new-tokens', type=int, default=1024)
     llm.add_argument(
-        '--per-call', type=int, default=10, help='prompts asked for at a time'
+        '--per-call', type=int, default=10, help='prompts per call'
     )
     llm.add_argument('--device', default='auto', help='auto, cpu, cuda:N')
     llm.add_argument(
@@ -39,7 +39,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def make_prompts(args):
+def make_prompts(args: argparse.Namespace) -> tuple[list[str], dict]:
     from clouds_mmseg.generate.llm import PromptWriter
     from clouds_mmseg.generate.prompts import template_prompts
     from clouds_mmseg.utils.errors import GenerationError
@@ -73,7 +73,7 @@ def make_prompts(args):
     )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.generate.llm import INSTRUCTION
     from clouds_mmseg.generate.prompts import (

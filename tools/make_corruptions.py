@@ -10,7 +10,7 @@ import argparse
 from clouds_mmseg_cli.errors import plain_errors
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -32,7 +32,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--verify',
         action='store_true',
-        help='compare the hash of every image that is there',
+        help='compare the hash of every existing image',
     )
     parser.add_argument(
         '--image-range',
@@ -45,7 +45,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.robustness.run import make_corruptions
 
@@ -60,7 +60,7 @@ def main(argv=None):
         f'{args.out}: {done.sources} images in {done.domains} domains; '
         f'{done.created} made, {done.existing} were there'
     )
-    print(f'The picture to look at: {done.sheet}')
+    print(f'Overview: {done.sheet}')
 
 
 if __name__ == '__main__':

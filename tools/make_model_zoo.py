@@ -1,4 +1,4 @@
-"""Make docs/model_zoo.md of docs/model_zoo.yaml."""
+"""Generate docs/model_zoo.md from docs/model_zoo.yaml."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from clouds_mmseg_cli.errors import plain_errors
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--source', default=DOCS / 'model_zoo.yaml')
     parser.add_argument('--out', default=DOCS / 'model_zoo.md')

@@ -1,4 +1,4 @@
-"""Render ToyCity, the embedded benchmark, into a folder."""
+"""Render ToyCity, the built-in benchmark, into a folder."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from clouds_mmseg_cli.errors import plain_errors
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', help='folder, e.g. data/toycity')
     parser.add_argument(
@@ -24,7 +24,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='delete what was made with other arguments',
+        help='delete a dataset made with other arguments',
     )
     parser.add_argument(
         '--contact-sheet',
@@ -35,7 +35,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.toycity import write_toycity
     from clouds_mmseg.toycity.dataset import (
@@ -65,7 +65,7 @@ def main(argv=None):
         took = time.perf_counter() - start
         print(f'{args.out}: {total} images and labels in {took:.1f} s')
     else:
-        print(f'{args.out}: all {total} images are there already')
+        print(f'{args.out}: all {total} images exist already')
     sheet = Path(args.out) / 'contact_sheet.png'
     if args.contact_sheet and (written or not sheet.is_file()):
         write_contact_sheet(args.out, sheet, counts=counts)

@@ -1,4 +1,4 @@
-"""Make data/NAME from the official downloads: docs/datasets.md."""
+"""Prepare data/NAME from the official downloads, see docs/datasets.md."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from clouds_mmseg_cli.names import PREPARED_SETS as NAMES
 from clouds_mmseg_cli.names import RECODES
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'name', choices=NAMES, metavar='NAME', help=', '.join(NAMES)
@@ -47,7 +47,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--label-version',
         choices=['1.2', '2.0'],
-        help='of Mapillary Vistas (default: 1.2 where it is there)',
+        help='of Mapillary Vistas (default: 1.2 if available)',
     )
     parser.add_argument(
         '--skip-bad',
@@ -60,7 +60,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
     from clouds_mmseg.utils.data_root import resolve_data_root

@@ -1,11 +1,11 @@
-"""Make a file for others out of a checkpoint of a training."""
+"""Publish a checkpoint: keep weights, config, classes and source hash."""
 
 import argparse
 
 from clouds_mmseg_cli.errors import plain_errors
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='The state of optimizer, schedule and log is left out; the '
@@ -29,7 +29,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.conversion.publish import publish, published_lines
 

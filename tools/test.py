@@ -10,7 +10,7 @@ from clouds_mmseg_cli.options import (
 )
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a segmentor')
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -31,10 +31,10 @@ def parse_args():
     )
     parser.add_argument(
         '--show-dir',
-        help='folder for pictures of every image, label and prediction',
+        help='folder for visualizations of image, label and prediction',
     )
     parser.add_argument(
-        '--show', action='store_true', help='open a window for each picture'
+        '--show', action='store_true', help='open a window for each image'
     )
     parser.add_argument(
         '--wait-time',
@@ -56,7 +56,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     from clouds_mmseg.cli.config import (
         build_runner,
@@ -68,10 +68,10 @@ def main():
     from clouds_mmseg.cli.test_options import (
         apply_corruption_arguments,
         apply_export_arguments,
+        disable_reinit,
         enable_tta,
         predict_in_bf16,
-        show_pictures,
-        take_every_weight,
+        show_visualizations,
         write_predictions,
     )
     from clouds_mmseg.evaluation.protocols import apply_protocol
@@ -83,7 +83,7 @@ def main():
     require_folder('--show-dir', args.show_dir)
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    take_every_weight(cfg)
+    disable_reinit(cfg)
     if args.protocol is not None:
         apply_protocol(cfg, args.protocol)
     apply_corruption_arguments(cfg, args)
@@ -93,7 +93,7 @@ def main():
         write_predictions(cfg, args.out)
     require_inputs(cfg, 'test')
     if args.show or args.show_dir is not None:
-        show_pictures(
+        show_visualizations(
             cfg,
             folder=args.show_dir,
             show=args.show,

@@ -6,7 +6,7 @@ from clouds_mmseg_cli.errors import plain_errors
 from clouds_mmseg_cli.options import add_common_arguments
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a segmentor')
     add_common_arguments(parser)
     parser.add_argument(
@@ -24,12 +24,12 @@ def parse_args():
     parser.add_argument(
         '--check-data',
         action='store_true',
-        help='do what tools/verify_dataset.py --config does, do not train',
+        help='verify the datasets like tools/verify_dataset.py, do not train',
     )
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     from clouds_mmseg.cli.config import (
         build_runner,

@@ -1,4 +1,4 @@
-"""Open every file of a data set and say which are bad.
+"""Open every file of a dataset and report bad ones.
 
 python tools/verify_dataset.py gta5
 python tools/verify_dataset.py --config configs/custom/camvid_day2dusk.py
@@ -14,7 +14,7 @@ from clouds_mmseg_cli.names import VERIFIED_SETS as SETS
 from clouds_mmseg_cli.options import add_report_dir
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,17 +31,17 @@ def parse_args():
     )
     add_report_dir(parser)
     parser.add_argument('--workers', type=int, help='processes; default: all')
-    mend = parser.add_mutually_exclusive_group()
-    mend.add_argument(
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
         '--fix',
-        dest='mend',
+        dest='action',
         action='store_const',
         const='fix',
         help='move bad pairs to quarantine/ and have datasets skip them',
     )
-    mend.add_argument(
+    action.add_argument(
         '--accept',
-        dest='mend',
+        dest='action',
         action='store_const',
         const='accept',
         help='let training use the data in spite of these errors',
@@ -56,7 +56,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     from mmengine.registry import init_default_scope
 
@@ -80,7 +80,7 @@ def main():
             words += ['--report-dir', args.report_dir]
         command = shlex.join(words)
     fine, text = verify_data(
-        tasks, command=command, workers=args.workers, mend=args.mend
+        tasks, command=command, workers=args.workers, action=args.action
     )
     print(text)
     raise SystemExit(0 if fine else 1)

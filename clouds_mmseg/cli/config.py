@@ -1,16 +1,19 @@
-"""Configs of the command line tools, and their common options."""
+"""Loading of configs, and the options shared by the command line tools."""
 
+import argparse
 import difflib
 import gc
 import importlib.util
 import logging
 import os
 import os.path as osp
+from collections.abc import Iterator
 from pathlib import Path
 
 import mmseg
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 from clouds_mmseg.cli.config_check import apply_options, check_config
@@ -35,20 +38,26 @@ from clouds_mmseg_cli.options import (  # noqa: F401
 
 SCOPE = 'mmseg::'
 _MASK2FORMER = ('Mask2FormerHead', 'mmseg.Mask2FormerHead')
-# Packages whose modules configs of the zoo name, and that are not needed here.
-_OTHERS = ('mmdet', 'mmpretrain', 'mmcls')
+# Optional packages that configs of MMSegmentation's zoo refer to.
+_OPTIONAL_PACKAGES = ('mmdet', 'mmpretrain', 'mmcls')
+# In a checkout, beside the package.
+BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
+# Launcher -> environment variable that it sets in each process.
+_RANK_VARIABLES = dict(
+    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
+)
 
 
-def read_config(name):
-    """Read a config file, or one of the zoo.
+def read_config(name: str) -> Config:
+    """Read a config file, or one of MMSegmentation's zoo.
 
     Args:
-        name (str): A path, or ``mmseg::folder/name.py`` for a config of the
+        name: A path, or ``mmseg::folder/name.py`` for a config of the
             installed MMSegmentation; ``.py`` may be left out.
 
     Returns:
-        Config: The config; one of the zoo with :func:`use_clouds_head`,
-        and with ``DGSegmentor`` in place of ``EncoderDecoder``.
+        The config; one of the zoo with :func:`use_clouds_head`, and with
+        ``DGSegmentor`` in place of ``EncoderDecoder``.
 
     Raises:
         UserError: There is no such config, it cannot be read, or it is one
@@ -64,7 +73,7 @@ def read_config(name):
     cfg = read_file(_zoo_path(name), import_custom_modules=False)
     model = cfg.get('model') or {}
     if model.get('type') == 'EncoderDecoder':
-        # The same network; predicts images of any sizes in bounded memory.
+        # Same network; predicts images of any size in bounded memory.
         model.type = 'DGSegmentor'
     use_clouds_head(model)
     _require_packages(cfg.get('model'), name)
@@ -90,14 +99,14 @@ def _zoo_path(name):
     return path
 
 
-def use_clouds_head(model):
+def use_clouds_head(model: ConfigDict) -> None:
     """Replace the zoo's Mask2Former head, which needs mmdet, by ours.
 
-    ``CLOUDSHead`` is the same network with the same names of its weights;
-    weights and points of the losses are those of the config.
+    ``CLOUDSHead`` is the same network with the same state dict keys. Loss
+    weights and numbers of points are taken from the config.
 
     Args:
-        model (ConfigDict): ``model`` of a config, changed in place.
+        model: ``model`` of a config, changed in place.
     """
     head = model.get('decode_head') or {}
     if head.get('type') not in _MASK2FORMER:
@@ -141,7 +150,10 @@ def _require_packages(cfg, name):
     """Refuse modules of packages that are not installed."""
     for kind in _types(cfg):
         package, _, module = kind.rpartition('.')
-        if package in _OTHERS and importlib.util.find_spec(package) is None:
+        if (
+            package in _OPTIONAL_PACKAGES
+            and importlib.util.find_spec(package) is None
+        ):
             raise UserError(
                 f'{name} needs {module} of the package {package}, which is '
                 'not installed and not among those that this project is '
@@ -151,7 +163,7 @@ def _require_packages(cfg, name):
 
 
 def _types(value):
-    """All values of ``type`` in a nested config."""
+    """Iterate over all values of ``type`` in a nested config."""
     if isinstance(value, dict):
         if isinstance(value.get('type'), str):
             yield value['type']
@@ -161,25 +173,21 @@ def _types(value):
             yield from _types(item)
 
 
-# In a checkout, beside the package.
-BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
-
-
-def on_benchmark(cfg, name):
+def on_benchmark(cfg: Config, name: str) -> Config:
     """Make a config that tests a model on the targets of a benchmark.
 
-    Model and preprocessor are those of the config; images, metric and
-    protocol the benchmark's, and the runtime this project's: a model of
-    MMSegmentation's zoo is tested as ours are, and its table can be compared.
+    Model and preprocessor come from the config, images, metric and protocol
+    from the benchmark, the runtime from this project: models of
+    MMSegmentation's zoo are tested in the same way as ours.
 
     Args:
-        cfg (Config): Any config with a ``model``, of the zoo or ours.
-        name (str): A file in ``configs/_base_/benchmarks``, without its
-            suffix, or the path of another config that has
-            ``test_dataloader`` and ``test_evaluator``.
+        cfg: Any config with a ``model``, of the zoo or ours.
+        name: A file in ``configs/_base_/benchmarks``, without its suffix, or
+            the path of another config that has ``test_dataloader`` and
+            ``test_evaluator``.
 
     Returns:
-        Config: For testing only.
+        For testing only.
 
     Raises:
         UserError: There is no such benchmark, or no model.
@@ -216,7 +224,7 @@ def on_benchmark(cfg, name):
         evaluators = [evaluators]
     for evaluator in evaluators:
         if evaluator.get('protocol'):
-            # Windows of the config, if any, give way to the protocol's.
+            # The protocol overrides sliding windows of the config.
             apply_protocol(tested, evaluator.protocol)
     return tested
 
@@ -237,40 +245,31 @@ def _benchmark_path(name):
     return path
 
 
-# Scripts import these from here as well.
-
-# Launcher -> what it sets in each process that it starts.
-_RANKS = dict(
-    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
-)
-
-
-def use_report_dir(folder):
-    """Keep reports about data in a folder, for this process and its children.
+def use_report_dir(folder: str | None) -> None:
+    """Set the folder of data reports for this process and its children.
 
     Args:
-        folder (str, optional): None leaves the environment as it is.
+        folder: None leaves the environment as it is.
     """
     if folder is not None:
         os.environ[REPORT_DIR_VARIABLE] = osp.abspath(folder)
 
 
-def load_config(args):
+def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the common options.
 
     Args:
-        args (argparse.Namespace): Options of
-            :func:`add_common_arguments`, and ``benchmark`` where a tool has
-            it.
+        args: Options of :func:`add_common_arguments`, and ``benchmark`` where
+            a tool has it.
 
     Returns:
-        Config: With ``work_dir`` and ``launcher`` set.
+        With ``work_dir`` and ``launcher`` set.
 
     Raises:
         UserError: The config, a folder or the benchmark does not exist, or
-            the config or an option has a name that nobody reads.
+            the config or an option has an unknown name.
     """
-    variable = _RANKS.get(args.launcher)
+    variable = _RANK_VARIABLES.get(args.launcher)
     if variable is not None and variable not in os.environ:
         raise UserError(
             f'--launcher {args.launcher} is for a process that the launcher '
@@ -309,39 +308,37 @@ def load_config(args):
     return cfg
 
 
-def require_folder(option, folder):
-    """Refuse an output folder that cannot be one, before the work is done.
+def require_folder(option: str, folder: str | None) -> None:
+    """Refuse an unusable output folder before the run starts.
 
     Args:
-        option (str): Which option or key named it.
-        folder (str | None): The folder, which may not exist yet; None
-            passes.
+        option: Option or key that names it, for the message.
+        folder: The folder, which may not exist yet; None passes.
 
     Raises:
-        UserError: It is a file, or may not be written to.
+        UserError: It is a file or not writable.
     """
     if folder is None:
         return
-    there = Path(folder).expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise UserError(f'{option} {folder}: {there} is a file; give a folder')
-    if not os.access(there, os.W_OK | os.X_OK):
+    existing = Path(folder).expanduser().absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
         raise UserError(
-            f'{option} {folder}: no permission to write in {there}; give '
+            f'{option} {folder}: {existing} is a file; give a folder'
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f'{option} {folder}: no permission to write in {existing}; give '
             'another folder'
         )
 
 
-def enable_amp(cfg):
+def enable_amp(cfg: Config) -> None:
     """Train in mixed precision (bfloat16), in place.
 
-    Args:
-        cfg (Config): The config.
-
     Raises:
-        UserError: The config has an optimiser wrapper of another kind.
+        UserError: The config has another optimiser wrapper, or none.
     """
     if not cfg.get('optim_wrapper'):
         raise UserError(
@@ -359,14 +356,14 @@ def enable_amp(cfg):
     cfg.optim_wrapper.type = 'BF16OptimWrapper'
 
 
-def dataset_configs(dataset):
-    """The configs of the datasets inside wrappers and concatenations.
+def dataset_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """Iterate over the dataset configs inside wrappers and concatenations.
 
     Args:
-        dataset (ConfigDict): ``dataset`` of a dataloader.
+        dataset: ``dataset`` of a dataloader.
 
     Yields:
-        ConfigDict: Those that have a pipeline of their own.
+        Configs that have a pipeline of their own.
     """
     inner = [*(dataset.get('datasets') or []), dataset.get('dataset')]
     for child in inner:
@@ -376,18 +373,19 @@ def dataset_configs(dataset):
         yield dataset
 
 
-def build_runner(cfg):
-    """Build the runner that a config asks for.
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config.
 
     Args:
-        cfg (Config): The config. ``runner_type`` defaults to ``DGRunner``.
+        cfg: The config. ``runner_type`` defaults to ``DGRunner``.
 
     Returns:
-        Runner: Ready to train or test.
+        Ready to train or test.
     """
     cfg.setdefault('runner_type', 'DGRunner')
-    # Each dataset collects garbage when it packs its index, which takes
-    # most of a second through all that was imported. What is frozen is not
-    # searched, and not copied by the memory pages of forked workers.
+    # mmengine's datasets run the garbage collector when they serialise their
+    # index, which takes most of a second with all imported modules. Frozen
+    # objects are skipped, and their memory pages stay shared with forked
+    # workers.
     gc.freeze()
     return RUNNERS.build(cfg)

@@ -1,4 +1,4 @@
-"""Misspelt keys and unknown types in a config."""
+"""Checks of a config for misspelt keys and unknown types."""
 
 import ast
 import difflib
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from clouds_mmseg.utils.errors import UserError
 
-# Read by mmengine beside the arguments of its runner, or by this package.
+# Keys read by mmengine besides its runner's arguments, or by this package.
 _MORE_KEYS = (
     'runner_type',
     'custom_imports',
@@ -39,7 +39,7 @@ _MORE_KEYS = (
     'total_batch_size',
     'banks',
 )
-# What builders take out before a constructor sees it.
+# Keys that builders remove before they call a constructor.
 _BUILDERS_KEYS = frozenset(
     {
         'type',
@@ -67,8 +67,8 @@ _LOADER_KEYS = (
     'seed',
 )
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# A loop of -1 iterations ends at once, and says nothing.
-_LEAST = {
+# Minimal values; a loop of -1 iterations would end silently.
+_MINIMA = {
     'train_cfg.max_iters': 1,
     'train_cfg.max_epochs': 1,
     'train_cfg.val_interval': 1,
@@ -81,7 +81,7 @@ _LEAST = {
     **{f'{loader}.batch_size': 1 for loader in _LOADERS},
     **{f'{loader}.num_workers': 0 for loader in _LOADERS},
 }
-# What a run cannot do without.
+# Required sections.
 _SECTIONS = dict(
     train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
     test=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'),
@@ -98,48 +98,46 @@ _DICTS = (
     'load_cfg',
     *_LOADERS,
 )
-# Types in there belong to no registry, or are given other keys as well.
-_NOT_WALKED = frozenset({'init_cfg', 'env_cfg', 'banks', 'cfg', 'plugins'})
+# Sections whose types are in no registry, or that take other keys as well.
+_SKIPPED_SECTIONS = frozenset(
+    {'init_cfg', 'env_cfg', 'banks', 'cfg', 'plugins'}
+)
 
 
-def known_keys():
-    """Name the keys of a config that a runner reads.
-
-    Returns:
-        list[str]: Sorted.
-    """
+def known_keys() -> list[str]:
+    """Return the sorted top-level keys that a runner reads."""
     own = inspect.signature(Runner.__init__).parameters
     return sorted({*own, *_MORE_KEYS} - {'self'})
 
 
-def check_config(cfg):
-    """Refuse a config with names that nobody reads.
+def check_config(cfg: Config) -> None:
+    """Refuse a config with unknown names or invalid numbers.
 
-    Unknown top-level keys are the variables of a config file, and passed
-    over; only one that is spelt almost like a key that a runner reads, and
-    of which no other part of the config is made, is an error. Inside, each
-    ``type`` has to be registered, and the keys beside it have to be
-    arguments of its constructor, where that names all of its arguments.
+    Unknown top-level keys are variables of the config file and are allowed,
+    unless one is spelt almost like a key of the runner and is used in no
+    other part of the config. In all sections, each ``type`` has to be
+    registered, and the keys beside it have to be arguments of its
+    constructor, if that names all of its arguments.
 
     Args:
-        cfg (Config): As read.
+        cfg: As read.
 
     Raises:
-        UserError: There are such names, or numbers of iterations, images or
-            workers that cannot be; all of them are listed.
+        UserError: Lists all unknown names and all invalid numbers of
+            iterations, images or workers.
     """
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     problems = [*_wrong_sections(cfg), *_misspelt_top_keys(cfg)]
     known, registered = set(known_keys()), _registered()
     for key in cfg:
-        if key in known and key not in _NOT_WALKED:
+        if key in known and key not in _SKIPPED_SECTIONS:
             problems.extend(_problems(cfg[key], key, registered))
     problems.extend(_wrong_numbers(cfg))
     level = cfg.get('log_level') or 'INFO'
-    # Of an unknown name it makes 'Level NAME'.
+    # getLevelName returns 'Level NAME' for an unknown name.
     if str(logging.getLevelName(level)).startswith('Level '):
         problems.append(f'log_level must be INFO, DEBUG, ..., got {level!r}')
-    # The same part may stand in several places: val and test.
+    # Sections may occur twice: validation and test.
     lines = [f'  {line}' for line in dict.fromkeys(problems)]
     if lines:
         raise UserError(
@@ -148,12 +146,11 @@ def check_config(cfg):
         )
 
 
-def require_sections(cfg, phase):
-    """Refuse a config that lacks what a run is made of.
+def require_sections(cfg: Config, phase: str) -> None:
+    """Refuse a config without the sections that a run needs.
 
     Args:
-        cfg (Config): The config.
-        phase (str): ``'train'`` or ``'test'``.
+        phase: ``'train'`` or ``'test'``.
 
     Raises:
         UserError: Sections are missing; all of them are named.
@@ -166,15 +163,15 @@ def require_sections(cfg, phase):
         )
 
 
-def apply_options(cfg, options):
-    """Override settings of a config, those that there are.
+def apply_options(cfg: Config, options: dict) -> None:
+    """Apply ``--cfg-options`` to a config, and refuse unknown keys.
 
     Args:
-        cfg (Config): Changed in place.
-        options (dict): Dotted key -> value, of ``--cfg-options``.
+        cfg: Changed in place.
+        options: Dotted key -> value.
 
     Raises:
-        UserError: A key leads nowhere, or is misspelt.
+        UserError: A key is unknown or misspelt.
     """
     known = known_keys()
     for key, value in options.items():
@@ -190,7 +187,7 @@ def apply_options(cfg, options):
 
 
 def _check_option(cfg, key, value, known):
-    """Refuse or remark a key that the config does not have."""
+    """Refuse an unknown key, or warn about a new one."""
     first, *rest = key.split('.')
     if first not in known:
         if first not in cfg:
@@ -200,8 +197,8 @@ def _check_option(cfg, key, value, known):
             )
         print_log(
             f'--cfg-options {key}: {first} is a variable of the config file. '
-            'What the file has made of it does not change; override the '
-            'place where it is used',
+            'Settings that the file computed from it do not change; '
+            'override these settings',
             logger='current',
             level=logging.WARNING,
         )
@@ -237,9 +234,9 @@ def _check_option(cfg, key, value, known):
 
 
 def _check_new_key(parent, path, name, key):
-    """Refuse a new key that is a misspelt one; remark one that is free."""
+    """Refuse a new key that is a misspelling; warn about any other."""
     if path in _LOADERS or parent.get('type'):
-        # Compared with the constructor, when the whole config is.
+        # check_config compares it with the constructor.
         return
     if not parent:
         return
@@ -258,7 +255,7 @@ def _check_new_key(parent, path, name, key):
 
 
 def _wrong_sections(cfg):
-    """Sections that are something else than what a runner reads."""
+    """Report sections of a wrong type."""
     for name in _DICTS:
         if cfg.get(name) is not None and not isinstance(cfg[name], dict):
             yield f'{name} must be a dict, got {cfg[name]!r}'
@@ -270,8 +267,8 @@ def _wrong_sections(cfg):
 
 
 def _wrong_numbers(cfg):
-    """Numbers that a loop or loader takes, and does something else with."""
-    for path, least in _LEAST.items():
+    """Report numbers that loops and loaders accept but misinterpret."""
+    for path, least in _MINIMA.items():
         value = cfg
         for key in path.split('.'):
             is_section = isinstance(value, (dict, Config))
@@ -297,7 +294,7 @@ def _wrong_numbers(cfg):
 
 
 def _misspelt_top_keys(cfg):
-    """Top-level keys that are almost those of a runner, and unused."""
+    """Report unused top-level keys that are almost keys of the runner."""
     known = known_keys()
     for key in cfg:
         if key in known:
@@ -311,21 +308,21 @@ def _misspelt_top_keys(cfg):
 
 
 def _is_near(name, known):
-    """Whether a name is a slip of another one, and no extension of it."""
+    """Return whether a name is a misspelling of another, not an extension."""
     if name == known or min(len(name), len(known)) < 3:
         return False
-    # val_dataloader_fog, model_2, train_cfgs2: built from the name on purpose.
+    # val_dataloader_fog, model_2, train_cfgs2: deliberately derived names.
     if name.startswith(known) and not name[len(known) :].isalpha():
         return False
-    slips = 1 if len(known) < 9 else 2
+    max_edits = 1 if len(known) < 9 else 2
     return (
-        abs(len(name) - len(known)) <= slips
-        and _distance(name, known) <= slips
+        abs(len(name) - len(known)) <= max_edits
+        and _distance(name, known) <= max_edits
     )
 
 
 def _distance(a, b):
-    """Edits from one word to another; swapped neighbours are one."""
+    """Return the Damerau-Levenshtein distance of two words."""
     rows = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
         row = [i]
@@ -341,7 +338,7 @@ def _distance(a, b):
 
 
 def _is_used(cfg, key):
-    """Whether another part of a config is made of a top-level value."""
+    """Return whether another part of a config contains a top-level value."""
     value = cfg[key]
     if not isinstance(value, (dict, list, tuple)) or not value:
         return False
@@ -358,7 +355,7 @@ def _is_used(cfg, key):
 
 
 def _problems(value, path, registered):
-    """What is wrong with the types and keys below a place of a config."""
+    """Report wrong types and keys below a path of a config."""
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _problems(item, f'{path}.{index}', registered)
@@ -374,15 +371,15 @@ def _problems(value, path, registered):
     elif kind is not None:
         yield from _problems_of_type(value, kind, path, registered)
     for key, child in value.items():
-        if key not in _NOT_WALKED:
+        if key not in _SKIPPED_SECTIONS:
             yield from _problems(child, f'{path}.{key}', registered)
 
 
 def _problems_of_type(value, kind, path, registered):
-    """What is wrong with one dict that has a type."""
+    """Report wrong types and keys of one dict that has a type."""
     classes = _find(kind, registered) if isinstance(kind, str) else [kind]
     if classes is None or (not classes and kind[:1].islower()):
-        # A switch inside of a module is no name: classifier=dict(type='text').
+        # An option of a module, not a class: classifier=dict(type='text').
         return
     if not classes:
         near = _near(kind, registered)
@@ -399,7 +396,7 @@ def _problems_of_type(value, kind, path, registered):
             continue
         names, _ = arguments[0]
         if any(is_open for _, is_open in arguments):
-            # Whatever takes **kwargs may know it, unless it is a slip.
+            # **kwargs may accept it, unless it is a misspelling.
             near = [name for name in sorted(names) if _is_near(key, name)]
             if near:
                 yield f'{path}.{key}: did you mean {near[0]} of {kind}?'
@@ -407,14 +404,11 @@ def _problems_of_type(value, kind, path, registered):
         yield f'{path}.{key}: no argument of {kind}{_near(key, names)}'
 
 
-def _registered():
-    """Everything in the registries of mmseg and of mmengine.
+def _registered() -> dict[str, list]:
+    """Return all registered classes of mmseg and mmengine by name.
 
-    Looked up here and not with ``Registry.get``, which tries to import each
-    name that it does not have, once a registry.
-
-    Returns:
-        dict[str, list]: Name -> what it stands for.
+    ``Registry.get`` is avoided: it tries to import unknown names, once per
+    registry.
     """
     found = {}
     for module in (mmseg.registry, mmengine.registry):
@@ -429,28 +423,28 @@ def _registered():
 
 
 def _find(kind, registered):
-    """What a name stands for, in any registry; None if that is unknown."""
+    """Return the classes of a name in any registry; None if undecidable."""
     scope, _, name = kind.rpartition('.')
     if scope in ('', 'mmseg', 'mmengine'):
         return registered.get(name, [])
-    # Of another package, or the path of a class: told when it is built.
+    # Another package or the path of a class: its builder reports errors.
     return None
 
 
 @functools.cache
-def _arguments(cls):
-    """The arguments of a constructor.
+def _arguments(cls) -> tuple[set[str], bool]:
+    """Return the arguments of a constructor.
 
     Returns:
-        tuple[set[str], bool]: Their names, and whether there may be others:
-        ``**kwargs`` that are not known to end in a base class.
+        Their names, and whether there may be others: ``**kwargs`` that are not
+        known to end in a base class.
     """
     if not inspect.isclass(cls):
         return _parameters(cls)
     names = set()
     for base in cls.__mro__:
         if base in (nn.Module, object):
-            # They take no further argument.
+            # These take no further arguments.
             return names, False
         if '__init__' not in vars(base):
             continue
@@ -458,13 +452,13 @@ def _arguments(cls):
         names |= more
         if not is_open:
             return names, False
-        if not _hands_on(base.__init__):
+        if not _forwards_kwargs(base.__init__):
             return names, True
     return names, False
 
 
 def _parameters(function):
-    """Names of the parameters of a function, and whether it takes any."""
+    """Return parameter names of a function, and whether it takes any name."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -473,8 +467,8 @@ def _parameters(function):
     return set(parameters) - {'self'}, inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _hands_on(function):
-    """Whether a constructor gives its ``**kwargs`` to its base class only."""
+def _forwards_kwargs(function):
+    """Return whether a constructor only forwards ``**kwargs`` to its base."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -500,6 +494,6 @@ def _hands_on(function):
 
 
 def _near(name, names):
-    """Words about the names that are most like one."""
+    """Return a suffix of a message that lists similar names."""
     near = difflib.get_close_matches(name, sorted(map(str, names)), n=3)
     return f'; near: {", ".join(near)}' if near else ''

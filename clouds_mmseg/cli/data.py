@@ -1,8 +1,10 @@
-"""Verification of data sets on the command line."""
+"""Verification of datasets on the command line."""
 
+import argparse
 import copy
 import shlex
 
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
@@ -21,17 +23,14 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cfg_options import format_value
 
 
-def config_tasks(cfg):
-    """The datasets that a config names.
-
-    Args:
-        cfg (Config): The config.
+def config_tasks(cfg: Config) -> list[Task]:
+    """Collect the datasets of a config for verification.
 
     Returns:
-        list[Task]: Those of training, validation and test.
+        Datasets of training, validation and test.
 
     Raises:
-        UserError: It names none.
+        UserError: The config has no dataset.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     tasks = {}
@@ -40,8 +39,8 @@ def config_tasks(cfg):
         if loader is None:
             continue
         for leaf in dataset_configs(copy.deepcopy(loader.dataset)):
-            # Opened by the verification, which goes on after a bad root.
-            # The steps are not needed, and may want a bank.
+            # Not opened: verification continues after a missing root.
+            # Transforms are not needed and may read generated images.
             leaf = dict(leaf, lazy_init=True, pipeline=[])
             dataset = DATASETS.build(leaf)
             domain = getattr(dataset, 'domain', None) or leaf['type']
@@ -59,15 +58,14 @@ def config_tasks(cfg):
     return list(tasks.values())
 
 
-def config_command(args):
-    """The command that verifies the datasets of a config.
+def config_command(args: argparse.Namespace) -> str:
+    """Return the command that verifies the datasets of a config.
 
     Args:
-        args (argparse.Namespace): ``config``, ``data_root``,
-            ``cfg_options``.
+        args: ``config``, ``data_root``, ``cfg_options``.
 
     Returns:
-        str: For a terminal.
+        A shell command.
     """
     words = ['python', 'tools/verify_dataset.py', '--config', args.config]
     if args.data_root is not None:
@@ -83,40 +81,44 @@ def config_command(args):
     return shlex.join(words)
 
 
-def verify_data(tasks, *, command, workers=None, mend=None):
-    """Verify datasets, and do something about what is found.
+def verify_data(
+    tasks: list[Task],
+    *,
+    command: str,
+    workers: int | None = None,
+    action: str | None = None,
+) -> tuple[bool, str]:
+    """Verify datasets, and fix or accept the errors.
 
     Args:
-        tasks (list[Task]): The datasets.
-        command (str): Which command does this, without ``--fix`` and
-            ``--accept``.
-        workers (int, optional): Processes. Defaults to the number of cores.
-        mend (str, optional): ``'fix'`` moves bad files aside, ``'accept'``
-            lets training use the data as it is. Both take the findings of
-            the last verification if no file has changed since.
+        tasks: The datasets.
+        command: Command that verifies, without ``--fix`` and ``--accept``.
+        workers: Processes. Defaults to the number of cores.
+        action: ``'fix'`` moves bad files aside, ``'accept'`` lets training use
+            the data as it is. Both use the findings of the last verification
+            if no file has changed since.
 
     Returns:
-        tuple[bool, str]: Whether training may use all of it, and what to
-        print.
+        Whether training may use all datasets, and the report.
 
     Raises:
         UserError: See :func:`verify` and :func:`fix`.
     """
-    reports = current_reports(tasks) if mend else None
+    reports = current_reports(tasks) if action else None
     lines = []
     if reports:
         lines.append(f'No file has changed since {reports[0].when}.')
     else:
         reports = verify(tasks, workers=workers, command=command)
-    if mend == 'fix':
+    if action == 'fix':
         moved = fix(reports)
         lines.append(f'Moved {counted(len(moved), "file")} aside.')
-    elif mend == 'accept':
+    elif action == 'accept':
         lines.append(f'Accepted {counted(accept(reports), "error")}.')
-    if mend and not keep(reports):
+    if action and not keep(reports):
         raise UserError(
             'the decision cannot be kept, and training will not know of it; '
-            'repeat the command as a user who may write there'
+            'repeat the command as a user with write permission'
         )
     lines.append(reports_text(reports))
     fine = not any(report.open_errors for report in reports)

@@ -1,4 +1,4 @@
-"""Everything that a run needs and does not find, told at once."""
+"""Check for missing inputs of a run, reported in one error."""
 
 import copy
 import importlib.util
@@ -13,7 +13,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.data_tools.prepare.sets import NAMES
-from clouds_mmseg.engine.self_training_runner import bank_command
+from clouds_mmseg.engine.self_training_runner import generation_command
 from clouds_mmseg.engine.starting_weights import (
     find_last_checkpoint,
     is_remote,
@@ -38,13 +38,13 @@ _EXTRAS = dict(
 
 
 class Missing(NamedTuple):
-    """Something that a run needs.
+    """Missing input of a run.
 
     Attributes:
-        what (str): Its name, where it was looked for and who needs it.
-        remedy (str): What to do, for a terminal where possible; empty where
-            ``what`` says it.
-        fetchable (bool): The run fetches it itself where it may.
+        what: Name, path that was searched and the part that needs it.
+        remedy: What to do, a command where possible; empty where ``what``
+            says it.
+        fetchable: The run downloads it unless offline.
     """
 
     what: str
@@ -53,16 +53,16 @@ class Missing(NamedTuple):
 
 
 def require_inputs(cfg: Config, phase: str) -> None:
-    """Refuse a run that would find out later that something is missing.
+    """Raise one error that lists all missing inputs of a run.
 
     Args:
-        cfg (Config): With ``work_dir``, ``load_from`` and ``resume`` as the
-            runner gets them.
-        phase (str): ``'train'`` or ``'test'``.
+        cfg: With ``work_dir``, ``load_from`` and ``resume`` as the runner gets
+            them.
+        phase: ``'train'`` or ``'test'``.
 
     Raises:
-        UserError: All that is missing, with a remedy each. Weights that the
-            run can fetch are named in the log.
+        UserError: Inputs are missing; each is listed with its remedy.
+            Weights that the run can download are only logged.
     """
     found = missing_inputs(cfg, phase)
     fetched = [need for need in found if need.fetchable and not is_offline()]
@@ -92,16 +92,15 @@ def _first_line(text):
 
 
 def missing_inputs(cfg: Config, phase: str) -> list[Missing]:
-    """List what a run needs and does not find.
+    """List the missing inputs of a run.
 
     Args:
-        cfg (Config): The config.
-        phase (str): ``'train'``: data of training and validation, generated
-            image sets, pretrained weights, refiner, checkpoint. ``'test'``:
-            test sets and checkpoint.
+        phase: ``'train'``: data of training and validation, generated image
+            sets, pretrained weights, refiner, checkpoint. ``'test'``: test
+            sets and checkpoint.
 
     Returns:
-        list[Missing]: Empty where all is there, or cannot be known.
+        Empty if nothing is known to be missing.
     """
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     splits = ('train', 'val', 'test') if phase == 'train' else ('test',)
@@ -120,18 +119,18 @@ def missing_inputs(cfg: Config, phase: str) -> list[Missing]:
 
 
 def _banks(banks, launcher):
-    """Generated image sets that are not there and will not be made."""
+    """Return generated image sets that are missing and not generated here."""
     found = []
     for bank in map(dict, banks):
         out = resolve_data_root(bank.pop('out'))
-        made_here = bank.pop('make', False) and launcher == 'none'
+        generated_here = bank.pop('make', False) and launcher == 'none'
         if osp.isfile(osp.join(out, MANIFEST_FILE)):
             continue
-        if not made_here:
+        if not generated_here:
             found.append(
                 Missing(
                     f'generated images: {out} is missing or unfinished',
-                    bank_command(out, bank),
+                    generation_command(out, bank),
                 )
             )
         elif bank.get('backend') == 'diffusers':
@@ -140,7 +139,7 @@ def _banks(banks, launcher):
 
 
 def _data(dataset, split, banks):
-    """Folders of datasets that do not exist."""
+    """Return missing folders of datasets."""
     found = []
     if dataset.get('type') == 'CorruptedDataset':
         folder = dataset.get('folder')
@@ -167,25 +166,25 @@ def _data(dataset, split, banks):
 
 
 def _folders(leaf, split):
-    """What of one dataset does not exist: its root, or folders below."""
+    """Return the missing root of a dataset, or missing folders below it."""
     try:
-        # The steps are not needed, and may want files of their own.
+        # Transforms are not needed here and may read files of their own.
         opened = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
     except Exception:
-        # The runner builds it in a moment, and says what is wrong.
+        # The runner builds the dataset later and reports the error.
         return []
     domain = getattr(opened, 'domain', None) or leaf['type']
     root = getattr(opened, 'data_root', None)
-    places = [
-        place
-        for place in (getattr(opened, 'data_prefix', None) or {}).values()
-        if place
+    folders = [
+        folder
+        for folder in (getattr(opened, 'data_prefix', None) or {}).values()
+        if folder
     ]
     if root and not osp.isdir(root):
-        places = [root]
-    places = [place for place in places if not osp.isdir(place)]
+        folders = [root]
+    folders = [folder for folder in folders if not osp.isdir(folder)]
     ann_file = getattr(opened, 'ann_file', None)
-    if not places and ann_file and not osp.isfile(ann_file):
+    if not folders and ann_file and not osp.isfile(ann_file):
         return [
             Missing(
                 f'{domain}: there is no file {ann_file}',
@@ -193,13 +192,13 @@ def _folders(leaf, split):
             )
         ]
     return [
-        Missing(f'{domain}: there is no folder {place}', _data_remedy(root))
-        for place in places
+        Missing(f'{domain}: there is no folder {folder}', _data_remedy(root))
+        for folder in folders
     ]
 
 
 def _data_remedy(root):
-    """How a data set is made, or found."""
+    """Return the command that prepares a dataset, or the option to find it."""
     parts = Path(root or '').parts
     moved = f'--data-root FOLDER ({DATA_ROOT_VARIABLE}) if it lies elsewhere'
     for index, part in enumerate(parts):
@@ -215,7 +214,7 @@ def _data_remedy(root):
 
 
 def _checkpoints(cfg, phase):
-    """Checkpoints that are named and do not exist."""
+    """Return missing checkpoints."""
     found = []
     for key in ('load_from', 'resume'):
         path = cfg.get(key)
@@ -247,7 +246,8 @@ def _checkpoints(cfg, phase):
         found.append(
             Missing(
                 'checkpoint: train_cfg.warmup_iters is 0, so self-training '
-                'starts from a finished warm-up, and load_from names none',
+                'starts from a finished source-only training, and load_from '
+                'names none',
                 'python tools/train.py configs/warmup/NAME.py, then '
                 '--cfg-options load_from=work_dirs/NAME/iter_N.pth',
             )
@@ -256,7 +256,7 @@ def _checkpoints(cfg, phase):
 
 
 def _resumed(cfg):
-    """The checkpoint that a run continues from, if any."""
+    """Return the checkpoint that a run resumes, if any."""
     resume = cfg.get('resume')
     if isinstance(resume, str):
         return resume
@@ -264,21 +264,21 @@ def _resumed(cfg):
 
 
 def _weights(cfg):
-    """Pretrained weights and packages of model and refiner."""
+    """Return missing pretrained weights and packages of model and refiner."""
     found = []
     load_cfg = cfg.get('load_cfg') or {}
-    anew = [
+    excluded = [
         *(load_cfg.get('allow_missing') or ()),
         *(load_cfg.get('reinit') or ()),
     ]
-    whole = _resumed(cfg) or (
+    overwritten = _resumed(cfg) or (
         cfg.get('load_from')
         and not any(
             prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
-            for prefix in anew
+            for prefix in excluded
         )
     )
-    if not whole:
+    if not overwritten:
         found += _named_weights(cfg.get('model') or {}, 'model')
     for index, hook in enumerate(cfg.get('custom_hooks') or []):
         refiner = hook.get('refiner') or {}
@@ -293,15 +293,15 @@ def _weights(cfg):
 
 
 def _named_weights(cfg, name):
-    """Pretrained weights inside of a part of the config."""
+    """Return missing pretrained weights of a part of the config."""
     return [
-        Missing(f'{place}: {error}', '', getattr(error, 'fetchable', False))
-        for place, error in weight_problems(cfg, name)
+        Missing(f'{path}: {error}', '', getattr(error, 'fetchable', False))
+        for path, error in weight_problems(cfg, name)
     ]
 
 
 def _package(name, what):
-    """An optional package that is not installed."""
+    """Return an optional package if it is not installed."""
     if importlib.util.find_spec(name) is not None:
         return []
     return [Missing(f'package {name}, {what}', _EXTRAS[name])]

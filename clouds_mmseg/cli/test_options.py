@@ -1,10 +1,12 @@
 """Options of ``tools/test.py`` applied to a config."""
 
+import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
@@ -20,12 +22,17 @@ from clouds_mmseg.utils.device import warn_of_emulated_bf16
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError, read_image
 
+# Type of a dataset -> server that has its test labels.
+_SERVER_OF = dict(CityscapesDGDataset='cityscapes', ACDCDataset='acdc')
+# Transforms that need labels, or change the evaluated size.
+_LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'EvaluateAtInputSize')
 
-def take_every_weight(cfg):
-    """Let nothing begin anew: a config may say so for its training.
+
+def disable_reinit(cfg: Config) -> None:
+    """Remove ``load_cfg.reinit``, which applies to training only.
 
     Args:
-        cfg (Config): Changed in place: ``load_cfg.reinit`` goes.
+        cfg: Changed in place.
     """
     names = (cfg.get('load_cfg') or {}).pop('reinit', None)
     if names:
@@ -36,12 +43,12 @@ def take_every_weight(cfg):
         )
 
 
-def write_predictions(cfg, folder):
-    """Let the metric write predictions as PNG files of class indices.
+def write_predictions(cfg: Config, folder: str) -> None:
+    """Make the metric write predictions as PNG files of class indices.
 
     Args:
-        cfg (Config): Changed in place.
-        folder (str): Where they go.
+        cfg: Changed in place.
+        folder: Output folder.
     """
     evaluators = cfg.test_evaluator
     if not isinstance(evaluators, (list, tuple)):
@@ -50,16 +57,21 @@ def write_predictions(cfg, folder):
         evaluator['output_dir'] = folder
 
 
-def show_pictures(cfg, *, folder=None, show=False, wait_time=0.0):
+def show_visualizations(
+    cfg: Config,
+    *,
+    folder: str | None = None,
+    show: bool = False,
+    wait_time: float = 0.0,
+) -> None:
     """Draw every test image with label and prediction.
 
     Args:
-        cfg (Config): Changed in place: its ``PredictionPicturesHook``, or
-            a new one where there is none.
-        folder (str, optional): Where the pictures go. Defaults to the
-            folder of the run.
-        show (bool): Open a window for each.
-        wait_time (float): Seconds that a window stays.
+        cfg: Changed in place: its ``PredictionPicturesHook``, or a new one
+            where there is none.
+        folder: Output folder. Defaults to the folder of the run.
+        show: Open a window for each image.
+        wait_time: Seconds that a window stays.
     """
     hooks = cfg.get('custom_hooks') or []
     hook = dict(type='PredictionPicturesHook')
@@ -73,14 +85,14 @@ def show_pictures(cfg, *, folder=None, show=False, wait_time=0.0):
     cfg.custom_hooks = [*others, ConfigDict(hook)]
 
 
-def enable_tta(cfg):
+def enable_tta(cfg: Config) -> None:
     """Average the predictions over test-time augmentations.
 
     A config's own ``tta_pipeline`` replaces the pipeline of each test
     dataset. Without one, each image is also seen mirrored.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg: Changed in place.
 
     Raises:
         UserError: A test pipeline does not end with packing the inputs, or
@@ -112,27 +124,23 @@ def enable_tta(cfg):
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
 
 
-def predict_in_bf16(cfg):
+def predict_in_bf16(cfg: Config) -> None:
     """Test in mixed precision (bfloat16), in place.
 
     mmengine's loops call this ``fp16`` and take the precision from torch,
     whose default on CUDA is float16.
-
-    Args:
-        cfg (Config): The config.
     """
     warn_of_emulated_bf16()
     cfg.test_cfg.fp16 = True
     torch.set_autocast_dtype('cuda', torch.bfloat16)
 
 
-def apply_corruption_arguments(cfg, args):
+def apply_corruption_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Apply the options of ``add_corruption_arguments``.
 
     Args:
-        cfg (Config): Changed in place where ``--corrupt`` is given.
-        args (argparse.Namespace): The options, and ``show_dir`` and
-            ``show``.
+        cfg: Changed in place where ``--corrupt`` is given.
+        args: The options, and ``show_dir`` and ``show``.
 
     Raises:
         UserError: An option contradicts another or is wrong.
@@ -161,19 +169,23 @@ def apply_corruption_arguments(cfg, args):
 
 
 def corrupt_test_set(
-    cfg, domain, *, folder=None, corruptions=None, severities=None
-):
-    """Exchange the test sets for one of them under every corruption.
+    cfg: Config,
+    domain: str,
+    *,
+    folder: str | None = None,
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+) -> None:
+    """Replace the test sets by one of them under every corruption.
 
     Args:
-        cfg (Config): Changed in place: ``test_dataloader`` and
-            ``test_evaluator``.
-        domain (str): Domain of the test set that is corrupted.
-        folder (str, optional): Where ``tools/make_corruptions.py`` wrote its
-            images; None corrupts them as they are read.
-        corruptions (Sequence[str], optional): Names of corruptions or
-            categories. Defaults to all fifteen.
-        severities (Sequence[int], optional): Defaults to 1..5.
+        cfg: Changed in place: ``test_dataloader`` and ``test_evaluator``.
+        domain: Domain of the test set that is corrupted.
+        folder: Where ``tools/make_corruptions.py`` wrote its images; None
+            corrupts them as they are read.
+        corruptions: Names of corruptions or categories. Defaults to all
+            fifteen.
+        severities: Defaults to 1..5.
 
     Raises:
         UserError: No test set has the domain, or a corruption or severity is
@@ -217,14 +229,13 @@ def corrupt_test_set(
             *(domain_of(c, s) for c in corruptions for s in severities),
         ],
     )
-    _limit_pictures(cfg, folder)
+    _limit_visualization(cfg, folder)
 
 
-def _limit_pictures(cfg, folder):
-    """Draw one picture a domain, and none where they would be wrong.
+def _limit_visualization(cfg, folder):
+    """Visualize one image per domain, and none of on-the-fly corruptions.
 
-    Pictures are drawn from files: those of images that are corrupted as they
-    are read would show the clean ones.
+    The hook reads images from files, which would be the clean ones.
     """
     for hook in cfg.get('custom_hooks') or []:
         if hook['type'] == 'PredictionPicturesHook':
@@ -232,31 +243,25 @@ def _limit_pictures(cfg, folder):
             hook['per_domain'] = 1
 
 
-def domain_of_config(leaf):
-    """Ask a dataset for its domain, without opening its files.
+def domain_of_config(leaf: ConfigDict) -> str:
+    """Return the domain of a dataset without opening its files.
 
     Args:
-        leaf (ConfigDict): Config of a dataset.
+        leaf: Config of a dataset.
 
     Returns:
-        str: Its domain, or its type if it has none.
+        Its domain, or its type if it has none.
     """
     dataset = DATASETS.build(dict(leaf, lazy_init=True))
     return getattr(dataset, 'domain', None) or leaf['type']
 
 
-# Type of a dataset -> the server that knows its test labels.
-_SERVER_OF = dict(CityscapesDGDataset='cityscapes', ACDCDataset='acdc')
-# Steps that need labels, or compare at another size than the server's.
-_LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'EvaluateAtInputSize')
-
-
-def apply_export_arguments(cfg, args):
+def apply_export_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Apply the option of ``add_export_arguments``.
 
     Args:
-        cfg (Config): Changed in place.
-        args (argparse.Namespace): ``format_only``, ``out``, ``corrupt``.
+        cfg: Changed in place.
+        args: ``format_only``, ``out``, ``corrupt``.
 
     Raises:
         UserError: The options contradict each other, or see
@@ -270,23 +275,23 @@ def apply_export_arguments(cfg, args):
     export_test_set(cfg, args.format_only, folder=args.out)
 
 
-def export_test_set(cfg, split='test', *, folder=None):
-    """Let a run write what the test servers take, in place of measuring.
+def export_test_set(
+    cfg: Config, split: str = 'test', *, folder: str | None = None
+) -> None:
+    """Make a run write submissions for test servers instead of scores.
 
-    Of the test sets those stay whose server is known, at the given split and
-    without labels. Everything is checked that can be known beforehand: names,
-    number and size of the images.
+    Test sets with a known server are kept, at the given split and without
+    labels. Names, number and size of the images are checked beforehand.
 
     Args:
-        cfg (Config): Changed in place: ``test_dataloader``,
-            ``test_evaluator`` and ``custom_hooks``.
-        split (str): ``'test'``, or ``'val'`` for a rehearsal.
-        folder (str, optional): Where the files go. Defaults to
-            ``<work_dir>/submission``.
+        cfg: Changed in place: ``test_dataloader``, ``test_evaluator`` and
+            ``custom_hooks``.
+        split: ``'test'``, or ``'val'`` for a rehearsal.
+        folder: Output folder. Defaults to ``<work_dir>/submission``.
 
     Raises:
-        UserError: No test set has a server, or its images are not those that
-            the server wants.
+        UserError: No test set has a server, or its images are not those of
+            the server.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     leaves = list(dataset_configs(cfg.test_dataloader.dataset))
@@ -318,7 +323,7 @@ def export_test_set(cfg, split='test', *, folder=None):
         out_dir=str(folder or Path(cfg.work_dir) / 'submission'),
         split=split,
     )
-    # The results of the last evaluation stay: there are no new ones.
+    # Without scores, results.json of the last evaluation is kept.
     cfg.custom_hooks = [
         hook
         for hook in cfg.get('custom_hooks') or []
@@ -353,11 +358,11 @@ def _size_of(path):
         raise UserError(f'--format-only: {error}') from error
 
 
-def _check_images(leaves, split):
+def _check_images(leaves, split) -> dict[str, str]:
     """Compare names, number and size of the images with the rules.
 
     Returns:
-        dict[str, str]: Domain -> server.
+        Domain -> server.
     """
     servers, images = {}, {}
     for leaf in leaves:

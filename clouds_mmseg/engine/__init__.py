@@ -1,4 +1,4 @@
-"""Runner, hooks and what the tools do; see docs/architecture.md."""
+"""Runners, training loops, optimisation and hooks."""
 
 from clouds_mmseg.engine.hooks.checkpoint import (
     AtomicLocalBackend,

@@ -1,13 +1,17 @@
-"""What can be known about the datasets before the first iteration."""
+"""Checks of datasets before the first iteration."""
 
 import itertools
 import logging
 import os
+from collections.abc import Iterator
 
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.datasets import PackSegInputs
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import nn
+from torch.utils.data import Dataset
 
 from clouds_mmseg.data_tools.verify.label_look import (
     LabelCount,
@@ -34,18 +38,18 @@ from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import keep_for_results
 
-# Bad files that an error names.
-_NAMED = 5
+# Bad files listed in an error.
+_MAX_LISTED = 5
 
 
-def leaf_datasets(dataset):
-    """The datasets at the bottom of wrappers and concatenations.
+def leaf_datasets(dataset: Dataset) -> Iterator[Dataset]:
+    """Iterate over the datasets inside wrappers and concatenations.
 
     Args:
-        dataset (Dataset): A dataset of mmengine, wrapped or not.
+        dataset: A dataset of mmengine, wrapped or not.
 
     Yields:
-        Dataset: Each dataset that reads files itself.
+        Datasets that read files themselves.
     """
     for child in getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)
@@ -56,15 +60,15 @@ def leaf_datasets(dataset):
             yield from leaf_datasets(child)
 
 
-def domain_counts(dataset):
-    """Number of images of each domain.
+def domain_counts(dataset: Dataset) -> dict[str, int]:
+    """Count the images of each domain.
 
     Args:
-        dataset (Dataset): A dataset of mmengine, wrapped or not.
+        dataset: A dataset of mmengine, wrapped or not.
 
     Returns:
-        dict[str, int]: Domain (or class name of a dataset that has none)
-        -> number of images, in the order of the config.
+        Domain (or class name of a dataset that has none) -> number of images,
+        in the order of the config.
     """
     counts = {}
     for leaf in leaf_datasets(dataset):
@@ -73,20 +77,20 @@ def domain_counts(dataset):
     return counts
 
 
-def check_dataset(dataset, split):
-    """Open a dataset once: its index, its count, its first image.
+def check_dataset(dataset: Dataset, split: str) -> None:
+    """Open a dataset: build its index, check it and load its first sample.
 
     Args:
-        dataset (Dataset): A dataset of mmengine, wrapped or not.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: A dataset of mmengine, wrapped or not.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: A dataset has no image, or verification found errors in
             it.
-        Exception: What the dataset or a transform raises on the first
-            image.
+        Exception: Any error of the dataset or a transform on the first
+            sample.
     """
-    require_keyed_rare_class(dataset, split)
+    check_rare_class_option(dataset, split)
     verified = set()
     for leaf in leaf_datasets(dataset):
         if hasattr(leaf, 'full_init'):
@@ -100,7 +104,7 @@ def check_dataset(dataset, split):
                 f'image {suffix} under {where}; check data_root, '
                 'data_prefix and the suffixes'
             )
-        # A test of corruptions reads the same files many times.
+        # Corruption benchmarks contain the same files many times.
         if same_files(leaf) not in verified:
             check_verified(leaf, split)
         verified.add(same_files(leaf))
@@ -111,13 +115,14 @@ def check_dataset(dataset, split):
         leaf[0]
 
 
-def require_labels(dataset):
-    """Refuse to train on images whose labels nobody reads.
+def require_labels(dataset: Dataset) -> None:
+    """Refuse to train on a dataset without label files.
 
-    A test predicts such images; in training each head has another error.
+    A test predicts such images; in training each head would fail with a
+    different error.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers, opened.
+        dataset: Innermost dataset, opened.
 
     Raises:
         UserError: Its pipeline reads labels, but it has none.
@@ -133,15 +138,15 @@ def require_labels(dataset):
         )
 
 
-def check_labels(dataset, split):
-    """Look at labels before training or testing on them.
+def check_labels(dataset: Dataset, split: str) -> None:
+    """Check the label ids of datasets before training or testing.
 
-    All labels of a small dataset are looked at, or those that a few seconds
-    allow. What verification has counted is not counted again.
+    All labels of a small dataset are read, of a large one as many as a few
+    seconds allow. Statistics of an earlier verification are reused.
 
     Args:
-        dataset (Dataset): Of a loop, opened.
-        split (str): ``'train'``, ``'val'`` or ``'test'``.
+        dataset: Dataset of a loop, opened.
+        split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
         UserError: A label has an id that its dataset does not define, or a
@@ -159,23 +164,23 @@ def check_labels(dataset, split):
         try:
             found = [_label_findings(leaf, split) for leaf in leaves]
         except UserError as error:
-            # The other processes are waiting, and stop by it as well.
+            # Raised below in all processes: the others are waiting.
             found = error
     shared = [found]
     broadcast_object_list(shared)
     found = shared[0]
     if isinstance(found, UserError):
         raise found
-    for place, (leaf, (absent, findings)) in enumerate(
+    for index, (leaf, (absent, findings)) in enumerate(
         zip(leaves, found, strict=True)
     ):
-        others = [a for i, (a, _) in enumerate(found) if i != place]
+        others = [a for i, (a, _) in enumerate(found) if i != index]
         for finding in findings:
             name = f'the {split} dataset {type(leaf).__name__} ({leaf.domain})'
             text = f'{name}: {finding.message}'
             if finding.is_error:
                 raise UserError(text)
-            # Another source of training may show the class.
+            # Another training dataset may contain the class.
             if finding.kind == 'absent' and any(
                 not set(absent) & set(other) for other in others
             ):
@@ -184,13 +189,13 @@ def check_labels(dataset, split):
 
 
 def _warn(message):
-    """Log what makes results doubtful, and keep it for their end."""
+    """Log a warning and repeat it with the results."""
     print_log(message, logger='current', level=logging.WARNING)
     keep_for_results(message)
 
 
 def _label_findings(leaf, split):
-    """Return the classes that are absent, and what to say."""
+    """Return the absent classes and the findings about the labels."""
     report = report_of(leaf)
     if report is not None and sum(report.pixels):
         count = LabelCount.of_classes(
@@ -200,7 +205,7 @@ def _label_findings(leaf, split):
         report, count = None, look_at_labels(leaf)
     findings = label_findings(leaf, count, split == 'train')
     if report is not None:
-        # Errors that verification has found are fixed or accepted by now.
+        # Errors found by verification have been fixed or accepted.
         known = {f.kind for f in report.findings}
         findings = [
             f for f in findings if not f.is_error or f.kind not in known
@@ -208,12 +213,12 @@ def _label_findings(leaf, split):
     return absent_classes(leaf, count), findings
 
 
-def require_keyed_rare_class(dataset, split):
-    """Refuse rare_class where nothing would see to it.
+def check_rare_class_option(dataset: Dataset, split: str) -> None:
+    """Refuse ``rare_class`` where the sampler does not support it.
 
     Args:
-        dataset (Dataset): Of a loop, wrapped or not.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: Dataset of a loop, wrapped or not.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: A dataset has the option, and is not a group of a
@@ -225,8 +230,8 @@ def require_keyed_rare_class(dataset, split):
         if isinstance(group, RareClassDataset)
     ]
     for leaf in leaf_datasets(dataset):
-        asked = getattr(leaf, 'rare_class', None) is not None
-        if asked and not any(leaf is group for group in groups):
+        has_option = getattr(leaf, 'rare_class', None) is not None
+        if has_option and not any(leaf is group for group in groups):
             raise UserError(
                 f'the {split} dataset {type(leaf).__name__} ({leaf.domain}) '
                 'has rare_class, which works for training with '
@@ -236,15 +241,15 @@ def require_keyed_rare_class(dataset, split):
             )
 
 
-def check_verified(dataset, split):
+def check_verified(dataset: Dataset, split: str) -> None:
     """Refuse a dataset in which verification found errors.
 
     A dataset that was never verified passes. Files that have changed since
     are a warning.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers, opened.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: Innermost dataset, opened.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: There are errors that are neither fixed nor accepted.
@@ -256,9 +261,9 @@ def check_verified(dataset, split):
     path = report_path(report.root)
     name = f'the {split} dataset {type(dataset).__name__} ({dataset.domain})'
     if errors:
-        lines = [f'  {error.message}' for error in errors[:_NAMED]]
-        if len(errors) > _NAMED:
-            lines.append(f'  and {len(errors) - _NAMED} more')
+        lines = [f'  {error.message}' for error in errors[:_MAX_LISTED]]
+        if len(errors) > _MAX_LISTED:
+            lines.append(f'  and {len(errors) - _MAX_LISTED} more')
         raise UserError(
             f'{name} has {counted(len(errors), "error")}, neither fixed nor '
             f'accepted, found on {report.when} ({path}):\n'
@@ -272,15 +277,14 @@ def check_verified(dataset, split):
         )
 
 
-def packed_domain(dataset):
-    """The domain that the samples of a dataset carry.
+def packed_domain(dataset: Dataset) -> str | None:
+    """Return the domain in the metainfo of a dataset's samples.
 
     Args:
-        dataset (Dataset): At the bottom of all wrappers.
+        dataset: Innermost dataset.
 
     Returns:
-        str | None: None where it is known for each sample only, or where the
-        last step leaves it out.
+        None if it is set per sample, or if the last transform omits it.
     """
     domain = getattr(dataset, 'domain', None)
     for step in steps_of(getattr(dataset, 'pipeline', None) or []):
@@ -291,18 +295,19 @@ def packed_domain(dataset):
     return domain
 
 
-def check_domains(dataset, metrics, split):
-    """Compare the domains of a dataset with those a metric expects.
+def check_domains(
+    dataset: Dataset, metrics: list[BaseMetric], split: str
+) -> None:
+    """Compare the domains of datasets with those a metric expects.
 
     Args:
-        dataset (Dataset): The dataset of a validation or test loop.
-        metrics (list[BaseMetric]): Metrics of the same loop.
-        split (str): ``'val'`` or ``'test'``, for the message.
+        dataset: The dataset of a validation or test loop.
+        metrics: Metrics of the same loop.
+        split: ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: A dataset has a domain that a metric does not list, hands
-            on none, or has that of another one, whose images would be counted
-            as its own.
+            on none, or shares one with another dataset.
     """
     leaves = list(leaf_datasets(dataset))
     found = [packed_domain(leaf) for leaf in leaves]
@@ -330,11 +335,11 @@ def check_domains(dataset, metrics, split):
 
 
 def _refuse_equal_domains(domains, metric, split):
-    """Refuse domains whose results or files would become one."""
+    """Refuse equal domains, whose results or files would be merged."""
     joined = getattr(metric, 'joined_domains', ())
     known = {}
     for domain in domains:
-        # Folders of this name are one on the disks of macOS and Windows.
+        # Folder names are case-insensitive on macOS and Windows.
         other = known.get(domain.casefold())
         known[domain.casefold()] = domain
         if other is None or (other == domain and domain in joined):
@@ -352,13 +357,13 @@ def _refuse_equal_domains(domains, metric, split):
         )
 
 
-def check_classes(dataset, model, split):
+def check_classes(dataset: Dataset, model: nn.Module, split: str) -> None:
     """Compare the classes of a dataset with the outputs of a model.
 
     Args:
-        dataset (Dataset): A dataset with metainfo.
-        model (nn.Module): A segmentor.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: A dataset with metainfo.
+        model: A segmentor.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: Their numbers differ, or a head of MMSegmentation has one.
@@ -382,18 +387,20 @@ def check_classes(dataset, model, split):
         )
 
 
-def check_ignored(dataset, model, metrics, split):
-    """Compare what is ignored: by labels, loss, padding and metric.
+def check_ignored(
+    dataset: Dataset, model: nn.Module, metrics: list[BaseMetric], split: str
+) -> None:
+    """Compare the ignore index of labels, loss, padding and metric.
 
     Args:
-        dataset (Dataset): Of a loop, wrapped or not.
-        model (nn.Module): A segmentor.
-        metrics (list[BaseMetric]): Of the loop.
-        split (str): ``'train'``, ``'val'`` or ``'test'``, for the message.
+        dataset: Dataset of a loop, wrapped or not.
+        model: A segmentor.
+        metrics: Metrics of the loop.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
-        UserError: One of them ignores another index than 255, which is what
-            the datasets of this package give to pixels without class.
+        UserError: One of them ignores another index than 255, the label of
+            unlabelled pixels in the datasets of this package.
     """
     if not any(isinstance(leaf, DGDataset) for leaf in leaf_datasets(dataset)):
         return
@@ -420,16 +427,16 @@ def check_ignored(dataset, model, metrics, split):
             )
 
 
-def check_same_classes(trained, tested, split):
+def check_same_classes(trained: Dataset, tested: Dataset, split: str) -> None:
     """Compare the classes of training with those of another loop, in order.
 
-    Equal numbers of classes in another order make no error anywhere, and a
-    result that is wrong.
+    The same number of classes in another order raises no error elsewhere and
+    gives wrong results.
 
     Args:
-        trained (Dataset): Of the training loop, opened.
-        tested (Dataset): Of another loop, opened.
-        split (str): ``'val'`` or ``'test'``, for the message.
+        trained: Dataset of the training loop, opened.
+        tested: Dataset of another loop, opened.
+        split: ``'val'`` or ``'test'``, for the message.
 
     Raises:
         UserError: They differ.
@@ -441,39 +448,41 @@ def check_same_classes(trained, tested, split):
     if (
         ours
         and theirs
-        and list(map(_plain, ours)) != list(map(_plain, theirs))
+        and list(map(_normalized, ours)) != list(map(_normalized, theirs))
     ):
-        place = next(
+        first = next(
             i
             for i, pair in enumerate(
                 itertools.zip_longest(ours, theirs, fillvalue='')
             )
-            if _plain(pair[0]) != _plain(pair[1])
+            if _normalized(pair[0]) != _normalized(pair[1])
         )
         raise UserError(
             f'the classes of the {split} dataset differ from those of the '
-            f'train dataset: class {place} is {theirs[place : place + 1]} '
-            f'there and {ours[place : place + 1]} in training; give both the '
+            f'train dataset: class {first} is {theirs[first : first + 1]} '
+            f'there and {ours[first : first + 1]} in training; give both the '
             'same names in the same order'
         )
 
 
-def _plain(name):
-    """A name without case and kind of separator, which do not count."""
+def _normalized(name):
+    """Return a class name in lower case with blanks as separators."""
     return name.lower().replace('_', ' ').replace('-', ' ').strip()
 
 
-def check_overlap(trained, tested, metrics, split):
-    """Tell images and domains of training that count as unseen ones.
+def check_overlap(
+    trained: Dataset, tested: Dataset, metrics: list[BaseMetric], split: str
+) -> None:
+    """Warn about training images and domains that are evaluated as unseen.
 
     A dataset whose domain is in ``source_domains`` of the metric is reported
-    and no part of the mean: that is how to measure on the source.
+    but excluded from the mean.
 
     Args:
-        trained (Dataset): Of the training loop, opened.
-        tested (Dataset): Of another loop, opened.
-        metrics (list[BaseMetric]): Of that loop.
-        split (str): ``'val'`` or ``'test'``, for the message.
+        trained: Dataset of the training loop, opened.
+        tested: Dataset of another loop, opened.
+        metrics: Metrics of that loop.
+        split: ``'val'`` or ``'test'``, for the message.
     """
     if not is_main_process():
         return
@@ -508,7 +517,7 @@ def check_overlap(trained, tested, metrics, split):
 
 
 def _image_files(leaf):
-    """Paths of the images of a dataset, links in folder names resolved."""
+    """Return image paths of a dataset, with links in folders resolved."""
     folders, found = {}, set()
     for index in range(len(leaf)):
         path = leaf.get_data_info(index)['img_path']

@@ -1,13 +1,13 @@
-"""One place for the settings of a data set that training and tests share.
+"""Dataset settings shared by training, validation and test.
 
 ::
 
     dataset_options = dict(camvid_day=dict(data_root='/disk/camvid'))
 
 or ``--cfg-options dataset_options.camvid_day.data_root=/disk/camvid``, sets
-them in every dataset of that domain, wherever a config has it. mmengine
-fills ``{{_base_.data_root_x}}`` in when it reads a file, so that changing
-``data_root_x`` afterwards moves nothing.
+them in every dataset of that domain. A variable of the config file would not
+do: mmengine substitutes ``{{_base_.data_root_x}}`` when it reads the file,
+and changing ``data_root_x`` afterwards has no effect.
 """
 
 import inspect
@@ -23,9 +23,9 @@ from clouds_mmseg.utils.options import near_names
 KEY = 'dataset_options'
 _SPLITS = ('train', 'val', 'test')
 _ALL = 'all'
-# Options that say which files are read: two datasets of one domain that have
-# different ones would become the same.
-_PLACES = ('data_root', 'data_prefix', 'ann_file', 'bank', 'split')
+# Options that determine which files are read: two datasets of one domain that
+# differ in them would become identical.
+_FILE_OPTIONS = ('data_root', 'data_prefix', 'ann_file', 'bank', 'split')
 
 
 def apply_dataset_options(cfg: Config) -> None:
@@ -38,9 +38,9 @@ def apply_dataset_options(cfg: Config) -> None:
         cfg: Changed in place.
 
     Raises:
-        UserError: An entry names no dataset of the config, or an option that
-            its dataset does not have; or one place would be given to
-            datasets of a domain that have different ones.
+        UserError: An entry names no dataset of the config or an unknown
+            option, or would give the same files to different datasets of a
+            domain.
     """
     options = cfg.get(KEY)
     if options is None:
@@ -66,21 +66,21 @@ def apply_dataset_options(cfg: Config) -> None:
     for splits, name, values in entries:
         where = KEY if len(splits) > 1 else f'{KEY}.{splits[0]}'
         _require_table(values, f'{where}.{name}')
-        mine = [
+        selected = [
             leaf
             for split in splits
             for domain, leaf in leaves[split]
             if name in (_ALL, domain)
         ]
-        if not mine:
+        if not selected:
             raise UserError(
                 f'{where}.{name} is the domain of no dataset of the config'
                 + near_names([name], domains)
             )
-        _require_options(mine, values, f'{where}.{name}')
+        _require_options(selected, values, f'{where}.{name}')
         if name != _ALL:
-            _require_one_place(mine, values, f'{where}.{name}')
-        for leaf in mine:
+            _refuse_merged_files(selected, values, f'{where}.{name}')
+        for leaf in selected:
             for bank in cfg.get('banks') or []:
                 if 'bank' in values and bank.get('out') == leaf.get('bank'):
                     bank['out'] = values['bank']
@@ -97,11 +97,11 @@ def _require_table(value: Any, where: str) -> None:
 
 
 def _leaves(cfg: Config, split: str) -> list[tuple[str, ConfigDict]]:
-    """Domain and config of each dataset of a loader."""
+    """Return domain and config of each dataset of a loader."""
     loader = cfg.get(f'{split}_dataloader') or {}
     roots = [loader.get('dataset')]
     if split == 'train':
-        # The hook that measures pseudo labels has a dataset of its own.
+        # PseudoLabelAccuracyHook has a dataset of its own.
         roots += [h.get('dataset') for h in cfg.get('custom_hooks') or []]
     return [
         (_domain(leaf), leaf)
@@ -121,7 +121,7 @@ def _walk(dataset: ConfigDict):
 
 
 def _domain(leaf: ConfigDict) -> str:
-    """Domain of a dataset, without building it."""
+    """Return the domain of a dataset without building it."""
     if leaf.get('domain'):
         return leaf['domain']
     kind = DATASETS.get(leaf['type'])
@@ -131,7 +131,7 @@ def _domain(leaf: ConfigDict) -> str:
 
 
 def _known_options(kind: type) -> set[str]:
-    """Arguments of a class that hands the rest on to its bases."""
+    """Return constructor arguments of a class, including its bases'."""
     known = set()
     for base in kind.__mro__:
         if '__init__' not in vars(base):
@@ -161,15 +161,15 @@ def _require_options(leaves: list, values: dict, where: str) -> None:
             )
 
 
-def _require_one_place(leaves: list, values: dict, where: str) -> None:
-    for option in _PLACES:
+def _refuse_merged_files(leaves: list, values: dict, where: str) -> None:
+    for option in _FILE_OPTIONS:
         if option not in values:
             continue
-        there = {repr(leaf.get(option)) for leaf in leaves}
-        if len(there) > 1:
+        found = {repr(leaf.get(option)) for leaf in leaves}
+        if len(found) > 1:
             raise UserError(
                 f'{where}.{option} would be given to datasets that have '
-                f'different ones ({", ".join(sorted(there))}), and they '
+                f'different ones ({", ".join(sorted(found))}), and they '
                 'would become the same; say which with '
                 + ', '.join(
                     f'{KEY}.{split}.{where.rpartition(".")[2]}.{option}'
@@ -179,14 +179,14 @@ def _require_one_place(leaves: list, values: dict, where: str) -> None:
 
 
 def warn_of_test_left_behind(cfg: Config, changed: dict) -> str | None:
-    """Say where an override moved validation alone.
+    """Warn about overrides that change validation but not test.
 
-    Nearly every config has ``test_dataloader = val_dataloader``, a copy: what
-    is changed in one is not changed in the other.
+    Nearly every config has ``test_dataloader = val_dataloader``, a copy: a
+    change of one does not affect the other.
 
     Args:
         cfg: With the overrides applied.
-        changed: Dotted key -> value of the overrides.
+        changed: The overrides: dotted key -> value.
 
     Returns:
         The warning, or None if there is no reason for one.

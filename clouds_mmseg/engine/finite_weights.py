@@ -1,10 +1,12 @@
-"""Weights that a run may go on with, and what to say where it may not."""
+"""Checks that weights are finite, and the errors where they are not."""
 
 import os.path as osp
 
 from mmengine.dist import all_gather_object, get_world_size
+from mmengine.runner import Runner
+from torch import nn
 
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.runner import is_training, unwrap_model
 from clouds_mmseg.utils.finite import (
     NonFiniteError,
     listed,
@@ -12,19 +14,19 @@ from clouds_mmseg.utils.finite import (
 )
 
 
-def require_finite_weights(runner, what, module=None):
-    """Stop, in all processes, where weights are NaN or infinite.
+def require_finite_weights(
+    runner: Runner, what: str, module: nn.Module | None = None
+) -> None:
+    """Stop all processes if weights are NaN or infinite.
 
     Args:
-        runner (Runner): The runner; every process has to call this.
-        what (str): Whose weights they are, and when: the beginning of the
-            message.
-        module (nn.Module, optional): A part of the model. Defaults to all
-            of it.
+        runner: Every process has to call this.
+        what: Description of the weights, the beginning of the message.
+        module: A part of the model. Defaults to all of it.
 
     Raises:
-        NonFiniteError: The names of the tensors are in the message, and
-            the last good checkpoint in that of a training.
+        NonFiniteError: The message names the tensors and, in training, the
+            last good checkpoint.
     """
     bad = nonfinite_weights(module or unwrap_model(runner.model))
     if get_world_size() > 1:
@@ -37,20 +39,20 @@ def require_finite_weights(runner, what, module=None):
     message = (
         f'{what} are not finite: NaN or infinity in {count}: {listed(names)}.'
     )
-    if hasattr(runner._train_loop, 'iter'):
-        message += f' {last_good(runner)}'
+    if is_training(runner):
+        message += f' {last_good_checkpoint(runner)}'
     stop(runner, message)
 
 
-def last_good(runner):
-    """Say which checkpoint to go on from.
+def last_good_checkpoint(runner: Runner) -> str:
+    """Return a sentence on the checkpoint to continue from.
 
     Args:
-        runner (Runner): Of a training.
+        runner: Of a training.
 
     Returns:
-        str: A sentence. Every checkpoint has finite weights; the good one
-        is the newest with which a step's losses and gradients were finite.
+        A sentence. Every checkpoint has finite weights; the good one is the
+        newest with which a step's losses and gradients were finite.
     """
     newest = _find(runner, 'last_ckpt')
     proven = _find(runner, 'proven_ckpt')
@@ -65,12 +67,12 @@ def last_good(runner):
     )
 
 
-def note_good_step(runner):
-    """Note that losses and gradients of the newest checkpoint are finite.
+def record_good_step(runner: Runner) -> None:
+    """Record that the newest checkpoint gives finite losses and gradients.
 
     Args:
-        runner (Runner): In an iteration whose numbers are finite, before
-            anything is saved.
+        runner: In an iteration with finite losses and gradients, before a
+            checkpoint is saved.
     """
     newest = runner.message_hub.get_info('last_ckpt')
     if newest is not None:
@@ -78,7 +80,7 @@ def note_good_step(runner):
 
 
 def _find(runner, key):
-    """Path of a checkpoint that the message hub names, None without."""
+    """Return the checkpoint path stored in the message hub, if any."""
     path = runner.message_hub.get_info(key)
     if path is None:
         return None
@@ -88,17 +90,16 @@ def _find(runner, key):
     return path
 
 
-def stop(runner, message):
-    """End a run, and write why into its log.
+def stop(runner: Runner, message: str) -> None:
+    """Log the reason and stop the run.
 
     Args:
-        runner (Runner): The runner.
-        message (str): What the tool prints as well.
+        message: Reason; the command line tool prints it as well.
 
     Raises:
         NonFiniteError: Always.
     """
-    # Not shown on the terminal, where the error itself will be.
+    # For the log file; the terminal shows the error itself.
     runner.logger.info(f'Stopped: {message}')
     error = NonFiniteError(message)
     error.is_told = True

@@ -1,7 +1,7 @@
-"""Training loops that resume exactly."""
+"""Training loops with exact resume, and the two stages of CLOUDS."""
 
 from mmengine.dist import get_rank
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
 
 from clouds_mmseg.utils.seeds import mix_seed, seed_everything
@@ -9,29 +9,31 @@ from clouds_mmseg.utils.seeds import mix_seed, seed_everything
 
 @LOOPS.register_module()
 class ExactTrainLoop(IterBasedTrainLoop):
-    """Continue a stopped run exactly as if it had not been stopped.
+    """Iteration-based training loop whose resume is bit-exact.
 
-    mmengine's loop resumes at the right sample, but not at the right random
-    numbers: crops, colours and sampled points come out otherwise. Here each
-    sample is drawn under a seed made of its place in the stream
-    (:class:`~clouds_mmseg.datasets.sampling.KeyedDataset`) and each step under
-    one made of its iteration. Resuming moves a counter; nothing is loaded
-    twice.
+    mmengine's loop resumes at the right sample, but not with the same random
+    numbers: crops, colours and sampled points differ. Here each sample has a
+    seed derived from its index in the stream
+    (:class:`~clouds_mmseg.datasets.sampling.KeyedDataset`), and each step a
+    seed derived from its iteration. Resuming moves a counter; no sample is
+    loaded twice.
 
     Args:
-        runner (Runner): The runner; its seed is the run's.
-        dataloader (dict): ``train_dataloader`` of the config. Its dataset
-            is wrapped and its sampler replaced.
+        runner: The runner; its seed is the run's.
+        dataloader: ``train_dataloader`` of the config. Its dataset is wrapped
+            and its sampler replaced.
         **kwargs: As for mmengine's ``IterBasedTrainLoop``.
     """
 
-    def __init__(self, runner, dataloader, **kwargs):
+    def __init__(self, runner: Runner, dataloader: dict, **kwargs):
         super().__init__(
-            runner, self._keyed(runner, dict(dataloader)), **kwargs
+            runner,
+            self._make_deterministic(runner, dict(dataloader)),
+            **kwargs,
         )
 
-    def _keyed(self, runner, dataloader):
-        """A dataloader config with keyed dataset and sampler."""
+    def _make_deterministic(self, runner, dataloader):
+        """Return a loader config with deterministic dataset and sampler."""
         dataset = dataloader['dataset']
         if dataset.get('type') != 'KeyedDataset':
             dataset = dict(type='KeyedDataset', datasets=[dataset])
@@ -41,19 +43,19 @@ class ExactTrainLoop(IterBasedTrainLoop):
             sampler=dict(
                 type='KeyedSampler',
                 batch_size=dataloader['batch_size'],
-                **self._mixture(),
+                **self._sampler_options(),
             ),
         )
 
-    def _mixture(self):
-        """Arguments of the sampler beyond the batch size."""
+    def _sampler_options(self):
+        """Return the sampler's arguments besides the batch size."""
         return {}
 
-    def run_iter(self, data_batch):
-        """Do one iteration under its own seed.
+    def run_iter(self, data_batch: dict) -> None:
+        """Run one iteration with its own seed.
 
         Args:
-            data_batch (dict): A batch of the data loader.
+            data_batch: Batch of the data loader.
         """
         seed_everything(mix_seed(self.runner.seed, self._iter, get_rank()))
         super().run_iter(data_batch)
@@ -61,21 +63,19 @@ class ExactTrainLoop(IterBasedTrainLoop):
 
 @LOOPS.register_module()
 class SelfTrainingLoop(ExactTrainLoop):
-    """Train on the source alone, then on source and generated images.
+    """Source-only training, then self-training on generated images as well.
 
     The two stages of CLOUDS (arXiv 2312.09788, section 4; two commands in
-    the official code) follow one another at an iteration's number: a run
-    that was stopped in either stage continues in it.
+    the official code) in one run. The stage depends on the iteration alone,
+    so that a run that was stopped in either stage continues in it.
 
     Args:
-        runner (Runner): The runner.
-        dataloader (dict): With a ``KeyedDataset`` of two groups: source,
-            generated.
-        warmup_iters (int): Iterations on the source alone. 0 where
-            ``load_from`` names a finished warm-up; ``max_iters`` for a run
-            without self-training, to compare with.
-        generated_share (float): Share of generated samples in the batches
-            after that, in (0, 1).
+        dataloader: With a ``KeyedDataset`` of two groups: source, generated.
+        warmup_iters: Iterations on the source alone. 0 where ``load_from``
+            names a finished source-only training; ``max_iters`` for a
+            baseline without self-training.
+        generated_share: Share of generated samples in the batches after that,
+            in (0, 1).
         **kwargs: As for :class:`ExactTrainLoop`.
 
     Raises:
@@ -84,12 +84,12 @@ class SelfTrainingLoop(ExactTrainLoop):
 
     def __init__(
         self,
-        runner,
-        dataloader,
+        runner: Runner,
+        dataloader: dict,
         *,
-        max_iters,
-        warmup_iters,
-        generated_share,
+        max_iters: int,
+        warmup_iters: int,
+        generated_share: float,
         **kwargs,
     ):
         if not 0 <= warmup_iters <= max_iters:
@@ -106,7 +106,7 @@ class SelfTrainingLoop(ExactTrainLoop):
         self.generated_share = generated_share
         super().__init__(runner, dataloader, max_iters=max_iters, **kwargs)
 
-    def _mixture(self):
+    def _sampler_options(self):
         return dict(
             warmup_iters=self.warmup_iters,
             generated_share=self.generated_share,

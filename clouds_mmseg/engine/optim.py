@@ -1,5 +1,6 @@
-"""Optimiser wrapper for bfloat16, and the schedule with restarts."""
+"""bfloat16 optimiser wrapper and polynomial schedule with restarts."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,13 +9,15 @@ from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.runner.amp import autocast
 from mmseg.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from torch import nn
+from torch.optim import Optimizer
 
 from clouds_mmseg.utils.device import warn_of_emulated_bf16
 
 
 @OPTIM_WRAPPERS.register_module()
 class BF16OptimWrapper(OptimWrapper):
-    """An optimiser wrapper whose forward pass runs under bfloat16 autocast.
+    """Optimiser wrapper that runs the forward pass under bfloat16 autocast.
 
     bfloat16 has the exponent range of float32: gradients do not underflow,
     and the loss needs no scaling. mmengine's ``AmpOptimWrapper`` is built
@@ -26,14 +29,14 @@ class BF16OptimWrapper(OptimWrapper):
         warn_of_emulated_bf16()
 
     @contextmanager
-    def optim_context(self, model):
-        """Context of the forward pass.
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run the forward pass under autocast.
 
         Args:
-            model (nn.Module): The model that is trained.
+            model: The model that is trained.
 
         Yields:
-            None: Inside, matrix products run in bfloat16.
+            Inside, matrix products run in bfloat16.
         """
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
@@ -44,15 +47,15 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
     """Decay the rate polynomially to zero, once every ``period`` iterations.
 
     The stages of the official SYNTHIA training are two runs, each of which
-    decays from the full rate; mmengine's ``PolyLR`` continues from the rate
-    that the stage before has left, which is zero.
+    decays from the full rate; mmengine's ``PolyLR`` would continue from the
+    last rate of the previous stage, which is zero.
 
     Args:
-        optimizer (Optimizer | OptimWrapper): The optimiser.
-        period (int): Iterations of a stage.
-        power (float): Exponent of the decay.
-        warmup (int): Iterations at the beginning of a stage during which
-            the rate rises linearly to its place on the decay.
+        optimizer: The optimiser.
+        period: Iterations of a stage.
+        power: Exponent of the decay.
+        warmup: Iterations at the beginning of a stage during which the rate
+            rises linearly to the decay curve.
         **kwargs: As for mmengine's schedulers. ``by_epoch=False`` must be
             given: the runner reads it from the config to find the end.
 
@@ -60,7 +63,15 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         ValueError: ``period`` is not positive, or ``by_epoch`` not False.
     """
 
-    def __init__(self, optimizer, *, period, power=0.9, warmup=0, **kwargs):
+    def __init__(
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        *,
+        period: int,
+        power: float = 0.9,
+        warmup: int = 0,
+        **kwargs,
+    ):
         if period < 1:
             raise ValueError(f'period must be at least 1, got {period}')
         self.period = period
@@ -73,7 +84,7 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         super().__init__(optimizer, **kwargs)
 
     def _get_value(self):
-        """The rates of all groups, from the step alone."""
+        """Return the rates of all groups, a function of the step alone."""
         step = self.last_step % self.period
         factor = (1 - step / self.period) ** self.power
         if step < self.warmup:

@@ -1,4 +1,4 @@
-"""Runner that works with and without a GPU, in one process or several."""
+"""Runner with CPU and gloo support, in one process or several."""
 
 import copy
 import difflib
@@ -12,39 +12,41 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from clouds_mmseg.engine.hooks.progress import install_terminal_filter
 from clouds_mmseg.utils.errors import UserError
 
-# What only worker processes have.
-_OF_WORKERS = (
+# Loader options that only apply to worker processes.
+_WORKER_OPTIONS = (
     'persistent_workers',
     'prefetch_factor',
     'multiprocessing_context',
     'timeout',
 )
-# What mmengine's runner reads itself.
-_OF_RUNNER = ('num_batch_per_epoch', 'disable_subprocess_warning')
+# Loader options that mmengine's runner reads itself.
+_RUNNER_OPTIONS = ('num_batch_per_epoch', 'disable_subprocess_warning')
 
 
 def consistent_loader(loader: dict) -> dict:
-    """Make the options of a loader agree, or say which do not.
+    """Validate the options of a data loader and drop ineffective ones.
 
     Args:
-        loader (dict): ``train_dataloader`` or the like of a config; it is
-            not changed.
+        loader: ``train_dataloader`` or the like of a config; it is not
+            changed.
 
     Returns:
-        dict: A copy. Without workers it has no options of workers: what
-        they read ahead, and how they start, changes no sample.
+        A copy, without worker options if there are no workers: prefetching and
+        start method change no sample.
 
     Raises:
         UserError: An option is unknown, missing, of the wrong type, or
             excludes another one.
     """
     loader = dict(loader)
-    known = [*inspect.signature(DataLoader).parameters, *_OF_RUNNER]
+    known = [*inspect.signature(DataLoader).parameters, *_RUNNER_OPTIONS]
     for name in loader:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -87,7 +89,7 @@ def consistent_loader(loader: dict) -> dict:
             'batch_sampler; give drop_last to the batch_sampler'
         )
     if workers == 0:
-        for name in _OF_WORKERS:
+        for name in _WORKER_OPTIONS:
             loader.pop(name, None)
     return loader
 
@@ -101,20 +103,20 @@ def _is_count(value, *, least):
 
 
 class PortableRunner(Runner):
-    """mmengine's runner, with or without a GPU, for one process or several.
+    """mmengine's runner with CPU and gloo support.
 
     - Distributed runs work without a GPU (gloo).
     - ``total_batch_size`` of the config is divided among the processes, so
-      that a schedule means the same on one GPU and on eight.
+      that a schedule has the same effect on one GPU and on eight.
     - Scalars go to TensorBoard where it is installed.
-    - The terminal shows the run; the log file has everything.
+    - The terminal shows a short log; the log file is complete.
     """
 
-    def setup_env(self, env_cfg):
-        """Set up processes, with gloo where there is no GPU.
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up distributed training, with gloo where there is no GPU.
 
         Args:
-            env_cfg (dict): ``env_cfg`` of the config.
+            env_cfg: ``env_cfg`` of the config.
 
         Raises:
             UserError: A launcher other than ``pytorch`` without a GPU.
@@ -133,20 +135,20 @@ class PortableRunner(Runner):
                 )
             distributed.init_process_group(backend='gloo')
         super().setup_env(env_cfg)
-        self._timestamp = self._own_timestamp(self._timestamp)
+        self._timestamp = self._unique_timestamp(self._timestamp)
 
-    def _own_timestamp(self, timestamp):
-        """Reserve a log folder, and with its name that of the experiment.
+    def _unique_timestamp(self, timestamp: str) -> str:
+        """Reserve a log folder, whose name also identifies the experiment.
 
-        mmengine names both after the second in which a run begins. Runs of
-        one process that begin in the same second would share logger, message
+        mmengine names both after the second in which a run starts. Runs of
+        one process that start in the same second would share logger, message
         hub and visualizer; those of one work dir their log file.
 
         Args:
-            timestamp (str): The second.
+            timestamp: ``YYYYmmdd_HHMMSS``, as mmengine sets it.
 
         Returns:
-            str: The same, or with ``_1``, ``_2``, ... where it is taken.
+            The same, or with ``_1``, ``_2``, ... if it is taken.
         """
         names = [timestamp]
         if is_main_process():
@@ -164,37 +166,40 @@ class PortableRunner(Runner):
         broadcast_object_list(names)
         return names[0]
 
-    def build_logger(self, *args, **kwargs):
-        """Build the logger, quieter on the terminal than in its file."""
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger, with a filter on its terminal output."""
         logger = super().build_logger(*args, **kwargs)
         install_terminal_filter(logger)
         return logger
 
     @staticmethod
-    def build_dataloader(dataloader, *args, **kwargs):
-        """Build a loader, once its options agree.
+    def build_dataloader(
+        dataloader: DataLoader | dict, *args, **kwargs
+    ) -> DataLoader:
+        """Build a data loader after validating its options.
 
         Args:
-            dataloader (DataLoader | dict): As for mmengine; see
-                :func:`consistent_loader`.
+            dataloader: As for mmengine; see :func:`consistent_loader`.
             *args: As for mmengine.
             **kwargs: As for mmengine.
 
         Returns:
-            DataLoader: The loader.
+            The loader.
         """
         if isinstance(dataloader, dict):
             dataloader = consistent_loader(dataloader)
         return Runner.build_dataloader(dataloader, *args, **kwargs)
 
-    def build_visualizer(self, visualizer=None):
+    def build_visualizer(
+        self, visualizer: Visualizer | dict | None = None
+    ) -> Visualizer:
         """Build the visualizer, with TensorBoard where it is installed.
 
         Args:
-            visualizer (Visualizer | dict, optional): As for mmengine.
+            visualizer: As for mmengine.
 
         Returns:
-            Visualizer: The visualizer.
+            The visualizer.
         """
         if isinstance(visualizer, dict):
             visualizer = copy.deepcopy(visualizer)
@@ -208,15 +213,17 @@ class PortableRunner(Runner):
                 visualizer['vis_backends'] = backends
         return super().build_visualizer(visualizer)
 
-    def wrap_model(self, model_wrapper_cfg, model):
-        """Move the model to its device and wrap it for several processes.
+    def wrap_model(
+        self, model_wrapper_cfg: dict | None, model: nn.Module
+    ) -> nn.Module:
+        """Move the model to its device and wrap it for distributed training.
 
         Args:
-            model_wrapper_cfg (dict | None): As for mmengine.
-            model (nn.Module): The model.
+            model_wrapper_cfg: As for mmengine.
+            model: The model.
 
         Returns:
-            nn.Module: The model, wrapped in a distributed run.
+            The model, wrapped in a distributed run.
         """
         if self.distributed and not torch.cuda.is_available():
             # mmengine gives each process the GPU of its local rank.
@@ -230,12 +237,12 @@ class PortableRunner(Runner):
                 ),
                 device_ids=None,
             )
-            # Configs of MMSegmentation's zoo have it, and it needs GPUs.
+            # Configs of MMSegmentation's zoo use SyncBN, which needs GPUs.
             model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _split_batch_size(self):
-        """Give each process its part of ``total_batch_size``."""
+        """Divide ``total_batch_size`` among the processes."""
         total = self.cfg.get('total_batch_size')
         if total is None or not isinstance(self._train_dataloader, dict):
             return

@@ -1,10 +1,11 @@
-"""A runner that continues a run as its config says, or says why it cannot."""
+"""Runner that compares the plans of config and checkpoint on resume."""
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop
+from torch import nn
 
 from clouds_mmseg.engine.portable_runner import PortableRunner
 from clouds_mmseg.engine.resume_plan import (
@@ -28,22 +29,23 @@ from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.saved_config import parse_config_text, plain_config
 
-# Entries of a scheduler's state that change from step to step.
-_MOVING = ('last_step', '_global_step', '_last_value', 'verbose')
-# Where a run keeps what makes it differ from a run in one go.
+# Entries of a scheduler's state that change with every step.
+_VARYING = ('last_step', '_global_step', '_last_value', 'verbose')
+# Message hub key: changes on resume that make a run differ from an
+# uninterrupted one.
 CHANGES_KEY = 'resumed_with_changes'
 
 
 class ResumableRunner(PortableRunner):
-    """The portable runner, with a comparison of plans on resume.
+    """Portable runner that compares training plans on resume.
 
     mmengine takes the whole state of schedulers and optimiser from the
-    checkpoint: another length, rate or weight decay of the config is not
-    used, and nothing says so. Here
+    checkpoint: a changed length, learning rate or weight decay of the config
+    is ignored silently. Here
 
-    - what would have left the trained iterations as they are is followed
-      (a longer run whose rates began the same);
-    - other rates are followed from the checkpoint on, with a warning at the
+    - changes that leave the trained iterations unaffected are applied (a
+      longer run with the same rates so far);
+    - other rates are applied from the checkpoint on, with a warning at the
       start, at the end and in ``results.json``;
     - everything else is one error, unless ``resume_cfg.accept`` names it.
     """
@@ -51,11 +53,11 @@ class ResumableRunner(PortableRunner):
     _resuming = False
     _facts = None
 
-    def train(self):
-        """Train, and repeat at the end what was changed on the way.
+    def train(self) -> nn.Module:
+        """Train, and repeat the warnings about changes on resume at the end.
 
         Returns:
-            nn.Module: The trained model.
+            The trained model.
         """
         model = super().train()
         changes = self.message_hub.runtime_info.get(CHANGES_KEY) or []
@@ -66,16 +68,16 @@ class ResumableRunner(PortableRunner):
             )
         return model
 
-    def resume(self, filename, *args, **kwargs):
-        """Continue a run under the plan of this config.
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Resume a run with the training plan of this config.
 
         Args:
-            filename (str): The checkpoint.
+            filename: The checkpoint.
             *args: As for mmengine.
             **kwargs: As for mmengine.
 
         Raises:
-            UserError: The trained iterations would have been others.
+            UserError: The plan would have changed the trained iterations.
         """
         self._resuming, self._notes = True, []
         try:
@@ -83,7 +85,7 @@ class ResumableRunner(PortableRunner):
         finally:
             self._resuming = False
         hub = self.message_hub
-        # The hub of the checkpoint describes the run before.
+        # The hub of the checkpoint describes the previous run.
         hub.update_info_dict(
             dict(seed=self.seed, experiment_name=self.experiment_name)
         )
@@ -96,26 +98,28 @@ class ResumableRunner(PortableRunner):
                 'The checkpoint is not that of one run: ' + '; '.join(known)
             )
 
-    def save_checkpoint(self, *args, meta=None, **kwargs):
-        """Save a checkpoint that knows its images and parameters.
+    def save_checkpoint(
+        self, *args, meta: dict | None = None, **kwargs
+    ) -> None:
+        """Save a checkpoint with the facts of :func:`training_facts`.
 
         Args:
             *args: As for mmengine.
-            meta (dict, optional): As for mmengine.
+            meta: As for mmengine.
             **kwargs: As for mmengine.
         """
         if is_main_process():
             meta = dict(meta or {}, training=self._training_facts())
         super().save_checkpoint(*args, meta=meta, **kwargs)
 
-    def call_hook(self, fn_name, **kwargs):
-        """Call hooks; before a checkpoint is saved, make it readable.
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call hooks; before saving a checkpoint, remove functions from it.
 
-        mmengine puts a function of ``OneCycleLR`` into it, and a checkpoint
-        that needs code to be read is refused.
+        mmengine stores a function of ``OneCycleLR``, and checkpoints that
+        need code to be loaded are refused.
 
         Args:
-            fn_name (str): Which method of the hooks.
+            fn_name: Method of the hooks.
             **kwargs: Its arguments.
         """
         super().call_hook(fn_name, **kwargs)
@@ -133,9 +137,9 @@ class ResumableRunner(PortableRunner):
         return self._facts
 
     def _adopt_seed(self):
-        """Take the seed of the run to resume, where the config has none.
+        """Take the seed from the checkpoint if the config has none.
 
-        The training data are built with it, before mmengine would set it.
+        The training data depend on it and are built before mmengine sets it.
         """
         if not self._resume or self._randomness_cfg.get('seed') is not None:
             return
@@ -146,7 +150,7 @@ class ResumableRunner(PortableRunner):
             self.set_randomness(**self._randomness_cfg)
 
     def _require_whole_updates(self):
-        """Refuse checkpoints that would lack accumulated gradients."""
+        """Refuse checkpoint intervals that lose accumulated gradients."""
         counts = _accumulative_counts(self.optim_wrapper)
         for hook in self._hooks:
             if not isinstance(hook, CheckpointHook) or hook.by_epoch:
@@ -164,19 +168,19 @@ class ResumableRunner(PortableRunner):
                     + ' or '.join(map(str, fitting))
                 )
 
-    def _continue_plan(self, checkpoint, filename):
-        """Compare plans, and make the checkpoint follow that of the config.
+    def _continue_plan(self, checkpoint: dict, filename: str):
+        """Compare the plans and adapt the checkpoint to that of the config.
 
         Args:
-            checkpoint (dict): As read. What mmengine would restore wrongly
-                is replaced.
-            filename (str): Of the checkpoint.
+            checkpoint: As read. Entries that mmengine would restore wrongly
+                are replaced.
+            filename: Path of the checkpoint.
 
         Raises:
-            UserError: The trained iterations would have been others.
+            UserError: The plan would have changed the trained iterations.
         """
         meta = checkpoint['meta']
-        # mmengine executes what stands there.
+        # mmengine would execute this text.
         meta.pop('config', None)
         iteration = self._require_iterations_left(meta, filename)
         if iteration is None:
@@ -220,7 +224,7 @@ class ResumableRunner(PortableRunner):
                     'watches no metric can be followed',
                 )
             )
-        # One parameter may be named by config and groups alike.
+        # Config and parameter groups may report the same key.
         changes = list({c.key: c for c in reversed(changes)}.values())[::-1]
         notes = require_same_plan(
             changes, accepted_keys(self.cfg), filename, iteration
@@ -240,7 +244,7 @@ class ResumableRunner(PortableRunner):
         self._notes = notes
 
     def _require_iterations_left(self, meta, filename):
-        """Iterations that are trained; None where nothing is left to do."""
+        """Return the trained iterations, None if training is complete."""
         if not isinstance(meta.get('iter'), int):
             raise UserError(
                 f'resume names {filename}, which does not say how many '
@@ -274,7 +278,7 @@ class ResumableRunner(PortableRunner):
         return [PlanChange('randomness.seed', seed, given)]
 
     def _schedule_unchanged(self, checkpoint, was, now):
-        """Whether the saved states are those of this config's schedule."""
+        """Return whether the saved states fit the schedule."""
         states = checkpoint.get('param_schedulers')
         schedulers = self.param_schedulers
         if not _same_states(states, schedulers):
@@ -293,11 +297,11 @@ class ResumableRunner(PortableRunner):
             or not states
         )
 
-    def _follow_schedule(self, checkpoint, was, iteration):
-        """Give optimiser and schedulers the rates of this config.
+    def _follow_schedule(self, checkpoint, was, iteration) -> list[str]:
+        """Set optimiser and schedulers to the rates of this config.
 
         Returns:
-            list[str]: What was trained at other rates, if any.
+            Notes on iterations that were trained at other rates.
         """
         wrapper, optimizer = self.optim_wrapper, checkpoint['optimizer']
         schedulers = self.param_schedulers or []
@@ -330,14 +334,14 @@ class ResumableRunner(PortableRunner):
                 + later
             ]
         names = ['lr', *(s.param_name for s in schedulers)]
-        apart = _first_apart(saved, recorded or groups, names)
-        if apart is None:
+        difference = _first_rate_difference(saved, recorded or groups, names)
+        if difference is None:
             self.logger.info(
                 'The rates of this config were those of the checkpoint so '
                 f'far; {later}'
             )
             return []
-        name, has, expected = apart
+        name, has, expected = difference
         whose = 'its own config' if recorded else 'this config'
         return [
             f'the checkpoint has {name} {has:.6g} after {iteration} '
@@ -345,16 +349,17 @@ class ResumableRunner(PortableRunner):
             + later
         ]
 
-    def _rebuild_schedule(self, was, saved):
-        """The schedule of the checkpoint at its first iteration.
+    def _rebuild_schedule(
+        self, was: dict | None, saved: list[dict]
+    ) -> tuple | None:
+        """Rebuild the schedule of the checkpoint at its first iteration.
 
         Args:
-            was (dict | None): Plain config of the checkpoint.
-            saved (list[dict]): Its parameter groups.
+            was: Plain config of the checkpoint.
+            saved: Its parameter groups.
 
         Returns:
-            tuple | None: Schedulers and groups; None where they cannot be
-            had.
+            Schedulers and groups; None if they cannot be rebuilt.
         """
         if was is None:
             return None
@@ -388,14 +393,14 @@ class ResumableRunner(PortableRunner):
 
 
 def _accumulative_counts(wrapper):
-    """``accumulative_counts`` of an optimiser wrapper or its config."""
+    """Return ``accumulative_counts`` of an optimiser wrapper or its config."""
     if isinstance(wrapper, dict):
         return int(wrapper.get('accumulative_counts', 1))
     return getattr(wrapper, '_accumulative_counts', 1)
 
 
 def _accumulation_change(wrapper, was, iteration):
-    """A checkpoint inside of an accumulation lacks gradients."""
+    """Report a checkpoint in the middle of a gradient accumulation."""
     now = _accumulative_counts(wrapper)
     before = _accumulative_counts((was or {}).get('optim_wrapper') or {})
     for counts in (before, now):
@@ -414,7 +419,7 @@ def _accumulation_change(wrapper, was, iteration):
 
 
 def _same_states(states, schedulers):
-    """Whether saved schedulers have the settings of these."""
+    """Return whether saved schedulers have the settings of these."""
     if not states and not schedulers:
         return True
     if isinstance(states, dict) and isinstance(schedulers, dict):
@@ -427,7 +432,7 @@ def _same_states(states, schedulers):
         return False
     for state, scheduler in zip(states, schedulers, strict=False):
         own = scheduler.state_dict()
-        for key in (state.keys() | own.keys()) - set(_MOVING):
+        for key in (state.keys() | own.keys()) - set(_VARYING):
             a, b = state.get(key), own.get(key)
             if not callable(b) and plain_config(a) != plain_config(b):
                 return False
@@ -435,19 +440,19 @@ def _same_states(states, schedulers):
 
 
 def _initial_settings(group):
-    """Settings of a saved group before the first scheduler was built."""
+    """Return a saved group's settings before schedulers were built."""
     start = {k: v for k, v in group.items() if not k.startswith('initial_')}
     for key, value in group.items():
         if key.startswith('initial_'):
             start[key.removeprefix('initial_')] = value
     if 'betas' in start and 'momentum' in start:
-        # The momentum of Adam: its first beta.
+        # Adam's momentum is its first beta.
         start['betas'] = (start.pop('momentum'), start['betas'][1])
     return start
 
 
-def _first_apart(saved, expected, names):
-    """Name and both values of the first rate that differs, or None."""
+def _first_rate_difference(saved, expected, names):
+    """Return name and both values of the first rate that differs, or None."""
     for old, new in zip(saved, expected, strict=False):
         for name in names:
             if name in old and name in new and old[name] != new[name]:

@@ -1,16 +1,19 @@
-"""What differs between a checkpoint's training and the one that resumes it.
+"""Differences between the training plans of a checkpoint and of a config.
 
-A run that resumes equals a run in one go only if its config would have
-trained the same iterations up to the checkpoint. Here the two are compared:
+A resumed run equals an uninterrupted one only if its config would have
+trained the same iterations up to the checkpoint. The two are compared:
 config with config, and what a config does not show (images, processes,
-parameters) with what the checkpoint says about it. Learning rates are
-compared by their values, in ``schedule_replay.py``.
+parameters) with the facts that the checkpoint stores. Learning rates are
+compared by value, in ``schedule_replay.py``.
 """
 
 import hashlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 from clouds_mmseg.engine.data_check import leaf_datasets
 from clouds_mmseg.utils.errors import UserError
@@ -20,7 +23,7 @@ from clouds_mmseg.weights.saved_config import (
     plain_config,
 )
 
-# Parts of a config that decide what an iteration does.
+# Sections of a config that determine what an iteration does.
 _SECTIONS = (
     'model',
     'data_preprocessor',
@@ -29,9 +32,9 @@ _SECTIONS = (
     'optim_wrapper',
     'total_batch_size',
 )
-# Settings below them that change no iteration that was trained.
+# Settings in these sections that do not affect trained iterations.
 _NEUTRAL = (
-    # Compared by the rates that come of them, and by the batches.
+    # Compared by the resulting learning rates and batch sizes.
     'optim_wrapper.optimizer.lr',
     'total_batch_size',
     'train_dataloader.batch_size',
@@ -54,7 +57,7 @@ _NEUTRAL = (
     'model.backbone.weights',
 )
 _NEUTRAL_NAMES = ('init_cfg', '_scope_', 'with_cp', 'lazy_init')
-# What acts only after the warm-up of SelfTrainingLoop.
+# Settings without effect during source-only training (SelfTrainingLoop).
 _SELF_TRAINING = (
     'train_cfg.warmup_iters',
     'train_cfg.generated_share',
@@ -65,8 +68,8 @@ _SELF_TRAINING = (
     'custom_hooks.EMATeacherHook',
     'custom_hooks.SAMRefineHook',
 )
-# Hooks that only look on, or save.
-_WATCHING_HOOKS = frozenset(
+# Hooks that only log or save.
+_PASSIVE_HOOKS = frozenset(
     (
         'IterTimerHook',
         'LoggerHook',
@@ -86,19 +89,20 @@ _WATCHING_HOOKS = frozenset(
     )
 )
 _HOOK_NEUTRAL = ('cache_dir', 'checkpoint', 'picture_interval', 'width')
-# Settings of a group that a scheduler sets.
+# Settings of a parameter group that a scheduler sets.
 SCHEDULED = ('lr', 'momentum', 'betas')
-_SHOWN = 60
+# Characters of a value in messages.
+_MAX_VALUE_LENGTH = 60
 
 
 class PlanChange(NamedTuple):
-    """A setting that would have changed iterations that are trained already.
+    """Setting whose change affects iterations that are already trained.
 
     Attributes:
-        key (str): Dotted key of the config.
-        was (Any): Its value in the checkpoint.
-        now (Any): Its value in the config that resumes.
-        refused (str): Why nobody can accept it; empty if one can.
+        key: Dotted key of the config.
+        was: Its value in the checkpoint.
+        now: Its value in the config that resumes.
+        refused: Reason why it cannot be accepted; empty if it can.
     """
 
     key: str
@@ -113,7 +117,11 @@ class PlanChange(NamedTuple):
 
 def _short(value):
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + '...'
+    return (
+        text
+        if len(text) <= _MAX_VALUE_LENGTH
+        else text[: _MAX_VALUE_LENGTH - 3] + '...'
+    )
 
 
 def _below(key, prefixes):
@@ -129,12 +137,12 @@ def config_changes(
         was: Plain config of the checkpoint; None if it has none.
         now: Plain config that resumes.
         iteration: Iterations that are trained.
-        files_known: The images' names are compared, so where they lie does
-            not matter.
+        files_known: The image names are compared separately, so data folders
+            may differ.
 
     Returns:
-        list[PlanChange]: In the order of the sections; learning rates and
-        batch sizes are not among them.
+        In the order of the sections; learning rates and batch sizes are not
+        among them.
     """
     if not was or not now:
         return []
@@ -147,7 +155,9 @@ def config_changes(
     ]
     found += _hook_changes(was, now)
     neutral = _NEUTRAL
-    if _in_warm_up(was, iteration) and _in_warm_up(now, iteration):
+    if _in_source_only_stage(was, iteration) and _in_source_only_stage(
+        now, iteration
+    ):
         neutral += _SELF_TRAINING
     return [
         change._replace(
@@ -159,11 +169,11 @@ def config_changes(
         if not _below(change.key, neutral)
         and not any(n in change.key.split('.') for n in _NEUTRAL_NAMES)
         and not (files_known and _is_data_folder(change.key))
-        and not _moved(change.was, change.now)
+        and not _is_relocated(change.was, change.now)
     ]
 
 
-def _in_warm_up(cfg, iteration):
+def _in_source_only_stage(cfg, iteration):
     return iteration <= (cfg.get('train_cfg') or {}).get('warmup_iters', -1)
 
 
@@ -172,8 +182,8 @@ def _is_data_folder(key):
     return parts[-1] in ('data_root', 'bank') and 'pipeline' not in parts
 
 
-def _moved(was, now):
-    """Whether both are paths of the same name."""
+def _is_relocated(was, now):
+    """Return whether both are paths with the same base name."""
     if not (isinstance(was, str) and isinstance(now, str)):
         return False
     paths = '/' in was or '/' in now
@@ -184,7 +194,7 @@ def _moved(was, now):
 
 
 def _hook_changes(was, now):
-    hooks = [_acting_hooks(was), _acting_hooks(now)]
+    hooks = [_active_hooks(was), _active_hooks(now)]
     for name in sorted(hooks[0].keys() | hooks[1].keys()):
         a, b = (h.get(name, ABSENT) for h in hooks)
         if a != b:
@@ -193,15 +203,15 @@ def _hook_changes(was, now):
                 yield PlanChange(key, old, new)
 
 
-def _acting_hooks(cfg):
-    """Hooks that may change what is trained: type -> settings."""
+def _active_hooks(cfg):
+    """Return the hooks that may affect training: type -> settings."""
     given = list(cfg.get('custom_hooks') or [])
     given += list((cfg.get('default_hooks') or {}).values())
     hooks = {}
     for hook in given:
         name = str((hook or {}).get('type', '')).rsplit('.', 1)[-1]
-        # No type: a change to one of mmengine's default hooks.
-        if name and name not in _WATCHING_HOOKS:
+        # Without type: options of one of mmengine's default hooks.
+        if name and name not in _PASSIVE_HOOKS:
             settings = {
                 k: v for k, v in hook.items() if k not in _HOOK_NEUTRAL
             }
@@ -211,17 +221,17 @@ def _acting_hooks(cfg):
     return hooks
 
 
-def training_facts(runner) -> dict:
-    """What a checkpoint should know that its config does not show.
+def training_facts(runner: Runner) -> dict:
+    """Collect facts about a training that its config does not show.
 
     Args:
-        runner (Runner): With its optimiser and training data.
+        runner: With its optimiser and training data.
 
     Returns:
-        dict: ``processes``; ``batch_size`` of one process; ``images``, pairs
-        of domain and number, and ``files``, a hash of the images' names in
-        their order; ``parameters``, names of each parameter group; and
-        ``trained``, those with a gradient.
+        ``processes``; ``batch_size`` of one process; ``images``, pairs of
+        domain and number, and ``files``, a hash of the images' names in their
+        order; ``parameters``, names of each parameter group; and ``trained``,
+        those with a gradient.
     """
     images, names = [], hashlib.sha256()
     for leaf in leaf_datasets(runner.train_dataloader.dataset):
@@ -254,14 +264,14 @@ def training_facts(runner) -> dict:
 
 
 def _file_names(leaf):
-    """Paths of a dataset's images below their common folder, in order."""
+    """Return image paths relative to their common folder, in order."""
     if not hasattr(leaf, 'get_data_info'):
         return []
     paths = [
         str(leaf.get_data_info(index).get('img_path', ''))
         for index in range(len(leaf))
     ]
-    # Of characters, then of folders: quicker than commonpath.
+    # Common prefix of characters cut at a folder: faster than commonpath.
     folder = os.path.commonprefix(paths).rpartition('/')[0]
     return [path[len(folder) :].lstrip('/') for path in paths]
 
@@ -274,7 +284,7 @@ def fact_changes(was: dict | None, now: dict) -> list[PlanChange]:
         now: Those of the run that resumes.
 
     Returns:
-        list[PlanChange]: Other images, batches or parameters.
+        Other images, batches or parameters.
     """
     if not was:
         return []
@@ -352,11 +362,11 @@ def group_changes(
         saved: ``param_groups`` of the checkpoint.
         state: ``state`` of the checkpoint: index of a parameter -> tensors.
         groups: Those of the optimiser that is to take them.
-        settings: Compare weight decay and the like, too: where the
-            checkpoint has no config to compare.
+        settings: Also compare settings such as weight decay; for checkpoints
+            without a config.
 
     Returns:
-        list[PlanChange]: What does not fit.
+        Mismatches of groups, parameter shapes and settings.
     """
     sizes = [[len(g['params']) for g in each] for each in (saved, groups)]
     if sizes[0] != sizes[1]:
@@ -396,17 +406,17 @@ def group_changes(
     return [PlanChange(key, *values) for key, values in found.items()]
 
 
-def accepted_keys(cfg) -> list[str]:
-    """What the config says may change on resume.
+def accepted_keys(cfg: Config) -> list[str]:
+    """Return the keys that the config accepts as changed on resume.
 
     Args:
-        cfg (Config): With ``resume_cfg=dict(accept=[...])``, or without.
+        cfg: With ``resume_cfg=dict(accept=[...])``, or without.
 
     Returns:
-        list[str]: Dotted keys.
+        Dotted keys.
 
     Raises:
-        UserError: It is written otherwise.
+        UserError: ``resume_cfg`` has another form.
     """
     given = cfg.get('resume_cfg') or {}
     keys = given.get('accept', []) if hasattr(given, 'get') else None
@@ -427,36 +437,36 @@ def require_same_plan(
     path: str,
     iteration: int,
 ) -> list[str]:
-    """Refuse to resume under another plan, unless it is accepted.
+    """Refuse to resume with another plan unless its changes are accepted.
 
     Args:
-        changes: All that differs.
-        accepted: Of :func:`accepted_keys`.
-        path: The checkpoint.
-        iteration: Iterations that it has.
+        changes: All differences.
+        accepted: Result of :func:`accepted_keys`.
+        path: Path of the checkpoint.
+        iteration: Trained iterations of the checkpoint.
 
     Returns:
-        list[str]: A sentence for each accepted change.
+        A sentence for each accepted change.
 
     Raises:
         UserError: One error with all changes that are not accepted.
     """
-    open_ = [c for c in changes if c.refused or not _below(c.key, accepted)]
-    if not open_:
+    rejected = [c for c in changes if c.refused or not _below(c.key, accepted)]
+    if not rejected:
         return [
             f'the first {iteration} iterations were trained with {c.key} '
             f'{_short(c.was)}, the later ones with {_short(c.now)}'
             for c in changes
         ]
-    lines = '\n'.join(f'  {change}' for change in open_)
+    lines = '\n'.join(f'  {change}' for change in rejected)
     keys = ','.join(
-        dict.fromkeys([*accepted, *(c.key for c in open_ if not c.refused)])
+        dict.fromkeys([*accepted, *(c.key for c in rejected if not c.refused)])
     )
     advice = (
         'restore these settings (was -> is), or start a new training from '
         f'its weights: --cfg-options load_from={path} without --resume'
     )
-    if not any(c.refused for c in open_):
+    if not any(c.refused for c in rejected):
         advice += (
             f'; to have the new settings from iteration {iteration + 1} on, '
             f'knowingly: --cfg-options resume_cfg.accept="[{keys}]"'

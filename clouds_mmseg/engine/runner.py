@@ -1,12 +1,17 @@
-"""Runner of this package: early checks and strict loading."""
+"""Runner with early checks of data and strict loading of checkpoints."""
 
 import copy
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 
+import torch
+from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import RUNNERS
+from torch import nn
 
 from clouds_mmseg.conversion.diagnose import (
     classes_of,
@@ -52,34 +57,48 @@ from clouds_mmseg.weights.partial import (
 )
 from clouds_mmseg.weights.saved_config import model_differences
 
-# More domains than these are counted, not listed.
-_MANY = 12
+# Datasets of more domains than this are summarised, not listed.
+_MAX_LISTED_DOMAINS = 12
 
 
-def unwrap_model(model):
-    """The model inside wrappers of several processes and augmented tests.
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the model inside distributed and test-time augmentation wrappers.
 
     Args:
-        model (nn.Module): Model of a runner.
+        model: ``model`` of a runner.
 
     Returns:
-        nn.Module: The segmentor.
+        The segmentor.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 
 
-def run_header(runner, *splits):
-    """Describe a run in a few lines.
+def is_training(runner: Runner) -> bool:
+    """Return whether a runner has built its training loop.
+
+    ``runner.train_loop`` and ``runner.iter`` would build the loop of a run
+    that only validates or tests.
+    """
+    return hasattr(runner._train_loop, 'iter')
+
+
+def checkpoint_path(runner: Runner) -> str | None:
+    """Return the checkpoint that a run starts from or resumes, if any."""
+    return runner._load_from
+
+
+def run_header(runner: Runner, *splits: str) -> str:
+    """Summarise a run for the log.
 
     Args:
-        runner (Runner): The runner, with its model built.
-        *splits (str): The loops that will run: ``'train'``, ``'val'``,
-            ``'test'``. Their datasets are built by this.
+        runner: The runner, with its model built.
+        *splits: The loops that will run: ``'train'``, ``'val'``, ``'test'``.
+            Their datasets are built by this.
 
     Returns:
-        str: Config, folder, device, model, images of each domain, schedule.
+        Config, folder, device, model, images of each domain, schedule.
     """
     model = unwrap_model(runner.model)
     parameters = list(model.parameters())
@@ -95,20 +114,20 @@ def run_header(runner, *splits):
         (
             'model',
             f'{type(model).__name__}, {total / 1e6:.2f} M parameters, '
-            f'{trained / 1e6:.2f} M of them trained',
+            f'{trained / 1e6:.2f} M trainable',
         ),
     ]
-    if runner._load_from is not None:
-        how = 'resume' if runner._resume else 'weights'
-        rows.append((how, runner._load_from))
+    path = checkpoint_path(runner)
+    if path is not None:
+        rows.append(('resume' if runner._resume else 'weights', path))
     for split in splits:
         loop = getattr(runner, f'{split}_loop')
         if loop is not None:
             counts = domain_counts(loop.dataloader.dataset)
-            said = ', '.join(f'{k} {v}' for k, v in counts.items())
-            if len(counts) > _MANY:
-                said = f'{sum(counts.values())} images, {len(counts)} domains'
-            rows.append((split, said))
+            text = ', '.join(f'{k} {v}' for k, v in counts.items())
+            if len(counts) > _MAX_LISTED_DOMAINS:
+                text = f'{sum(counts.values())} images, {len(counts)} domains'
+            rows.append((split, text))
     if 'train' in splits:
         batch = runner.train_dataloader.batch_size
         rows.append(
@@ -123,12 +142,12 @@ def run_header(runner, *splits):
 
 @RUNNERS.register_module()
 class DGRunner(ResumableRunner):
-    """The resumable runner with the promises of this package.
+    """Resumable runner with early checks and strict loading.
 
-    - A checkpoint is loaded whole or not at all. ``load_cfg`` of the config
-      may name parts that ``load_from`` may lack or have too many, and parts
-      that begin anew (:mod:`clouds_mmseg.weights.partial`). A test takes
-      every weight that it uses from the checkpoint, whatever is named.
+    - A checkpoint is loaded completely or not at all. ``load_cfg`` of the
+      config may name parts that ``load_from`` may lack or have in addition,
+      and parts that are reinitialised (:mod:`clouds_mmseg.weights.partial`).
+      A test takes all weights from the checkpoint, whatever is named.
     - ``resume=True`` continues from the newest checkpoint of the work dir
       if there is one, and otherwise starts with ``load_from``;
       ``resume='path'`` continues from that file.
@@ -137,18 +156,12 @@ class DGRunner(ResumableRunner):
       iteration.
     """
 
-    # What a checkpoint is loaded for, unless a training is resumed.
+    # Purpose of loading a checkpoint, unless training is resumed.
     _use = 'train'
 
     @classmethod
-    def from_cfg(cls, cfg):
-        """Build a runner, once the checkpoints that it names exist.
-
-        Args:
-            cfg (Config): The config.
-
-        Returns:
-            DGRunner: The runner.
+    def from_cfg(cls, cfg: Config) -> 'DGRunner':
+        """Build a runner after checking that its checkpoints exist.
 
         Raises:
             UserError: A checkpoint does not exist, or cannot be fetched.
@@ -163,25 +176,26 @@ class DGRunner(ResumableRunner):
                 cfg[key] = path
         return super().from_cfg(cfg)
 
-    def build_model(self, model):
-        """Build the model, without files that a checkpoint replaces.
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model; skip pretrained weights that a checkpoint replaces.
 
-        The runs compare labels: results have no ``seg_logits``, unless
-        ``model.test_cfg.keep_scores`` is True or a wrapper averages them.
+        Evaluation needs class indices only: results have no ``seg_logits``,
+        unless ``model.test_cfg.keep_scores`` is True or a wrapper averages
+        them.
 
         Args:
-            model (nn.Module | dict): As for mmengine.
+            model: As for mmengine.
 
         Returns:
-            nn.Module: The model.
+            The model.
 
         Raises:
             UserError: Pretrained weights are missing.
         """
-        coming = self._checkpoint_to_resume() is not None
-        if self._load_from and not coming:
-            coming = self._fills('backbone')
-        with weights_come_later(coming):
+        overwritten = self._checkpoint_to_resume() is not None
+        if self._load_from and not overwritten:
+            overwritten = self._fills('backbone')
+        with weights_come_later(overwritten):
             model = super().build_model(model)
         missing = getattr(unwrap_model(model), 'missing_weights', None)
         if missing is not None:
@@ -190,25 +204,27 @@ class DGRunner(ResumableRunner):
             model.keep_scores = False
         return model
 
-    def register_default_hooks(self, hooks=None):
-        """Register the default hooks and, for any config, NonFiniteCheckHook.
+    def register_default_hooks(
+        self, hooks: dict[str, dict] | None = None
+    ) -> None:
+        """Register the default hooks and ``NonFiniteCheckHook``.
 
         Args:
-            hooks (dict[str, dict], optional): ``default_hooks`` of the
-                config; ``nonfinite_check=None`` leaves the check out.
+            hooks: ``default_hooks`` of the config; ``nonfinite_check=None``
+                disables the check.
         """
         hooks = dict(hooks or {})
         check = hooks.pop('nonfinite_check', {})
         if check is not None:
-            kind = dict(type='NonFiniteCheckHook')
-            hooks['nonfinite_check'] = kind | dict(check)
+            default = dict(type='NonFiniteCheckHook')
+            hooks['nonfinite_check'] = default | dict(check)
         super().register_default_hooks(hooks)
 
-    def train(self):
+    def train(self) -> nn.Module:
         """Check checkpoint and data, then train.
 
         Returns:
-            nn.Module: The trained model.
+            The trained model.
         """
         self._choose_checkpoint()
         self._adopt_seed()
@@ -216,7 +232,7 @@ class DGRunner(ResumableRunner):
         fetch_initial_weights(
             unwrap_model(self.model), overwritten=self._replaces
         )
-        self._require()
+        self._check_prerequisites()
         self._split_batch_size()
         self._check_data('train', 'val')
         if (self._test_dataloader, self._test_evaluator) != (
@@ -240,22 +256,22 @@ class DGRunner(ResumableRunner):
             done = f'training stopped after iteration {self.iter}'
             stop(self, f'{done}: {error}. {last_good(self)}')
 
-    def val(self):
+    def val(self) -> dict:
         """Check the data, then validate.
 
         Returns:
-            dict: The metrics.
+            The metrics.
         """
         self._use = 'test'
         self._check_data('val')
         self.logger.info(run_header(self, 'val'))
         return super().val()
 
-    def test(self):
+    def test(self) -> dict:
         """Check the data, then test.
 
         Returns:
-            dict: The metrics.
+            The metrics.
         """
         self._use = 'test'
         self._check_data('test')
@@ -264,23 +280,22 @@ class DGRunner(ResumableRunner):
 
     def load_checkpoint(
         self,
-        filename,
-        map_location='cpu',
-        strict=True,
-        revise_keys=((r'^module\.', ''),),
-    ):
+        filename: str,
+        map_location: str | torch.device = 'cpu',
+        strict: bool = True,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+    ) -> dict:
         """Load every weight of a checkpoint into the model, or none.
 
         Args:
-            filename (str): Local path, or a URL that mmengine fetches.
-            map_location (str | torch.device): Where the tensors go.
-            strict (bool): False takes what fits, which nothing in this
-                package asks for.
-            revise_keys (Sequence[tuple[str, str]]): Pattern and replacement
-                pairs applied to the keys.
+            filename: Local path, or a URL that mmengine fetches.
+            map_location: Device of the tensors.
+            strict: False loads the matching weights only; this package never
+                does.
+            revise_keys: Pattern and replacement pairs applied to the keys.
 
         Returns:
-            dict: The checkpoint.
+            The checkpoint.
 
         Raises:
             UserError: The file is missing, damaged or no checkpoint, or its
@@ -335,7 +350,7 @@ class DGRunner(ResumableRunner):
         return checkpoint
 
     def _warn_of_differences(self, checkpoint, filename):
-        """Say what of the model is not as it was in training."""
+        """Warn where the tested model differs from the trained one."""
         differences = model_differences(checkpoint.get('meta'), self.cfg)
         if differences:
             warn_about_results(
@@ -354,7 +369,7 @@ class DGRunner(ResumableRunner):
             )
 
     def _classes(self, use):
-        """The classes that the outputs of the model stand for."""
+        """Return the class names of the model's outputs."""
         split = 'test' if use == 'test' else 'train'
         loop = getattr(self, f'_{split}_loop')
         if hasattr(loop, 'dataloader'):
@@ -365,13 +380,13 @@ class DGRunner(ResumableRunner):
         return known and known['classes']
 
     def _checkpoint_to_resume(self):
-        """The file that ``resume`` means, or None if there is none."""
+        """Return the checkpoint that ``resume`` refers to, if any."""
         if isinstance(self._resume, str):
             return require_checkpoint(self._resume, 'resume')
         return find_last_checkpoint(self.work_dir) if self._resume else None
 
     def _choose_checkpoint(self):
-        """Turn ``resume`` and ``load_from`` into one existing file."""
+        """Resolve ``resume`` and ``load_from`` to one existing file."""
         path = self._checkpoint_to_resume()
         if path is not None:
             self._load_from = path
@@ -383,13 +398,13 @@ class DGRunner(ResumableRunner):
             self._resume = False
 
     def _replaces(self, part):
-        """Whether a checkpoint fills a part of the model before training."""
-        # What a run saved itself is complete: no exceptions on resume.
+        """Return whether a checkpoint overwrites a part of the model."""
+        # A checkpoint of the same run is complete: load_cfg does not apply.
         return bool(self._resume or (self._load_from and self._fills(part)))
 
     def _fills(self, part):
-        """Whether ``load_from`` fills a part, by what may differ of it."""
-        # A teacher is filled by the student.
+        """Return whether ``load_from`` fills a part, given ``load_cfg``."""
+        # The teacher is initialised from the student.
         if has_prefix(part, ['teacher']):
             return True
         options = LoadOptions.of(self.cfg.get('load_cfg'))
@@ -398,16 +413,16 @@ class DGRunner(ResumableRunner):
             for name in [*options.allow_missing, *options.reinit]
         )
 
-    def _require(self):
-        """See that what training needs is there; no dataset is open yet."""
+    def _check_prerequisites(self):
+        """Check or create what training needs, before datasets are built."""
 
     def _check_data(self, *splits):
-        """Open every dataset of some loops before anything else happens."""
+        """Open and check every dataset of some loops before the run starts."""
         for split in splits:
             try:
                 loop = getattr(self, f'{split}_loop')
             except ValueError as error:
-                # Of mmengine's ConcatDataset.
+                # The error of mmengine's ConcatDataset.
                 if 'meta information' not in str(error):
                     raise
                 raise UserError(

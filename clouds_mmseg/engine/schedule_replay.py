@@ -1,9 +1,9 @@
-"""The rates of a schedule at every iteration, computed without training.
+"""Replay of learning rate schedules without training.
 
-mmengine's schedulers compute a rate from the one before. Stepping them is
-the only way to the rates of an uninterrupted run, bit for bit. Groups with
-equal settings take the same rates, so one of each kind is stepped: 425
-groups of a shipped config are 3 kinds.
+mmengine's schedulers compute each rate from the previous one. Stepping them
+is the only way to obtain the rates of an uninterrupted run bit for bit.
+Groups with equal settings have the same rates, so one group of each kind is
+stepped: the 425 groups of a shipped config are of 3 kinds.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from typing import NamedTuple
 from mmengine.optim import _ParamScheduler
 from torch.optim import Optimizer
 
-# Entries of a parameter group that are no settings.
+# Entries of a parameter group that are not settings.
 NO_SETTINGS = ('params', 'param_names')
 
 
 class RateChange(NamedTuple):
-    """Where two schedules part.
+    """First iteration at which two schedules differ.
 
     Attributes:
-        name (str): ``'lr'`` or ``'momentum'``.
-        iteration (int): The first that differs, counted from 1.
-        was (float): The rate of the first schedule there.
-        now (float): The rate of the second schedule there.
+        name: ``'lr'`` or ``'momentum'``.
+        iteration: Counted from 1.
+        was: The rate of the first schedule there.
+        now: The rate of the second schedule there.
     """
 
     name: str
@@ -34,14 +34,14 @@ class RateChange(NamedTuple):
 
 
 class _GroupHolder(Optimizer):
-    """Parameter groups for schedulers to act on, and nothing to optimise."""
+    """Optimiser without parameters, for schedulers to act on its groups."""
 
-    def step(self, closure=None):
+    def step(self, closure=None) -> None:
         """Do nothing; schedulers count its calls."""
 
 
 def hold_groups(groups: Sequence[dict], defaults: dict) -> Optimizer:
-    """Make an optimiser of settings alone, to build schedulers on.
+    """Build an optimiser without parameters, to build schedulers on.
 
     Args:
         groups: Parameter groups; their parameters are not used.
@@ -49,7 +49,7 @@ def hold_groups(groups: Sequence[dict], defaults: dict) -> Optimizer:
             schedulers look there for what to change.
 
     Returns:
-        Optimizer: With the same settings in groups of no parameters.
+        With the same settings in groups of no parameters.
     """
     holder = _GroupHolder([dict(params=[])], dict(defaults))
     holder.param_groups = [
@@ -59,15 +59,15 @@ def hold_groups(groups: Sequence[dict], defaults: dict) -> Optimizer:
     return holder
 
 
-def can_replay(schedulers) -> bool:
-    """Whether the rates depend on the number of the iteration alone.
+def can_replay(schedulers: list | dict | None) -> bool:
+    """Return whether the rates are a function of the iteration alone.
 
     Args:
-        schedulers (list | dict | None): As the runner has them.
+        schedulers: As the runner has them.
 
     Returns:
-        bool: False for schedulers that count epochs or watch a metric, and
-        for several optimisers.
+        False for schedulers that count epochs or watch a metric, and for
+        several optimisers.
     """
     return schedulers is None or (
         isinstance(schedulers, list)
@@ -80,10 +80,10 @@ def can_replay(schedulers) -> bool:
 
 
 class Replay:
-    """Copies of schedulers, stepped on copies of some groups.
+    """Copies of schedulers that step copies of some parameter groups.
 
     Args:
-        schedulers: Built, at any step. They are not changed.
+        schedulers: At any step. They are not changed.
         groups: All groups that they act on.
         chosen: Indices of the groups to step.
     """
@@ -113,13 +113,13 @@ class Replay:
             self.schedulers.append(stepped)
 
     def step(self) -> None:
-        """Go on by one iteration, in the order of the schedulers."""
+        """Advance by one iteration, in the order of the schedulers."""
         for scheduler in self.schedulers:
             scheduler.step()
 
 
 def _kind(schedulers, groups, index):
-    """What the rates of a group follow from, comparable."""
+    """Return a key that is equal for groups with equal rates."""
     settings = sorted(
         (k, repr(v)) for k, v in groups[index].items() if k not in NO_SETTINGS
     )
@@ -129,32 +129,32 @@ def _kind(schedulers, groups, index):
 def fast_forward(
     schedulers: Sequence[_ParamScheduler], steps: int
 ) -> list[dict]:
-    """Bring new schedulers and their groups to a later iteration.
+    """Advance new schedulers and their groups to a later iteration.
 
-    The groups then have the rates that an uninterrupted run has there.
+    The groups then have the rates of an uninterrupted run at that iteration.
 
     Args:
         schedulers: Just built, all on one optimiser; see :func:`can_replay`.
-        steps: Iterations to go, not negative.
+        steps: Number of iterations, not negative.
 
     Returns:
-        list[dict]: The groups, changed in place.
+        The groups, changed in place.
     """
     groups = list(schedulers[0].optimizer.param_groups)
     kinds = {}
-    of_group = [
+    kind_of_group = [
         kinds.setdefault(_kind(schedulers, groups, i), (len(kinds), i))[0]
         for i in range(len(groups))
     ]
     replay = Replay(schedulers, groups, [i for _, i in kinds.values()])
     for _ in range(steps):
         replay.step()
-    for group, kind in zip(groups, of_group, strict=True):
+    for group, kind in zip(groups, kind_of_group, strict=True):
         group.update(replay.groups[kind])
     for scheduler, stepped in zip(schedulers, replay.schedulers, strict=True):
         scheduler._global_step = stepped._global_step
         scheduler.last_step = stepped.last_step
-        scheduler._last_value = [stepped._last_value[k] for k in of_group]
+        scheduler._last_value = [stepped._last_value[k] for k in kind_of_group]
     return groups
 
 
@@ -171,15 +171,15 @@ def first_difference(
         steps: Number of iterations to compare.
 
     Returns:
-        tuple: The first difference in what a scheduler may set, or None;
-        and the settings of every group under the first schedule after these
+        The first difference in what a scheduler may set, or None; and the
+        settings of every group under the first schedule after these
         iterations.
     """
     kinds = {}
-    of_group = []
+    kind_of_group = []
     for index in range(len(was[1])):
         kind = _kind(*was, index) + _kind(*now, index)
-        of_group.append(kinds.setdefault(kind, (len(kinds), index))[0])
+        kind_of_group.append(kinds.setdefault(kind, (len(kinds), index))[0])
     chosen = [index for _, index in kinds.values()]
     replays = [Replay(*plan, chosen) for plan in (was, now)]
     names = {'lr'}.union(s.param_name for plan in (was, now) for s in plan[0])
@@ -189,7 +189,7 @@ def first_difference(
             found = _compare(*replays, sorted(names), iteration)
         for replay in replays:
             replay.step()
-    return found, [replays[0].groups[kind] for kind in of_group]
+    return found, [replays[0].groups[kind] for kind in kind_of_group]
 
 
 def _compare(was, now, names, iteration):

@@ -1,8 +1,9 @@
-"""A runner that has everything in place before self-training begins."""
+"""Runner that provides what self-training needs before it starts."""
 
 import os.path as osp
 import time
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
@@ -16,36 +17,36 @@ from clouds_mmseg.utils.image_set import MANIFEST_FILE
 
 @RUNNERS.register_module()
 class SelfTrainingRunner(DGRunner):
-    """:class:`DGRunner` that knows what self-training needs.
+    """:class:`DGRunner` that checks or creates the inputs of self-training.
 
-    The config says in ``banks`` which banks of generated images the training
-    reads::
+    ``banks`` of the config lists the generated image sets ("image banks")
+    that training reads::
 
         banks = [dict(out='data/bank', num=5000, make=False)]
 
-    ``make=True`` makes a bank that is missing or unfinished, with the other
-    entries as arguments of ``tools/generate_images.py``; ``num_prompts``
-    prompts are written beside it first. That suits the embedded renderer;
-    diffusion takes hours and its own command.
+    ``make=True`` generates a set that is missing or incomplete, with the
+    other entries as arguments of ``tools/generate_images.py``;
+    ``num_prompts`` prompts are written beside it first. This is meant for
+    the built-in renderer: diffusion takes hours and is run separately.
     """
 
-    def _require(self):
-        """Check or make what self-training needs.
+    def _check_prerequisites(self):
+        """Check or create what self-training needs.
 
         Raises:
-            UserError: A bank or the warm-up checkpoint is missing.
+            UserError: A generated image set or the checkpoint of the
+                source-only training is missing.
         """
         require_warmup(self.cfg, self._load_from)
         for bank in self.cfg.get('banks', []):
-            require_bank(dict(bank), self._launcher)
+            require_generated_images(dict(bank), self._launcher)
 
 
-def require_warmup(cfg, checkpoint):
-    """Refuse self-training that would begin with an untrained teacher.
+def require_warmup(cfg: Config, checkpoint: str | None) -> None:
+    """Refuse self-training that would start with an untrained teacher.
 
     Args:
-        cfg (Config): The config.
-        checkpoint (str | None): What the run starts from or resumes.
+        checkpoint: Path that the run starts from or resumes.
 
     Raises:
         UserError: ``warmup_iters`` is 0 and there is no checkpoint.
@@ -55,21 +56,21 @@ def require_warmup(cfg, checkpoint):
     if checkpoint is None:
         raise UserError(
             'train_cfg.warmup_iters is 0, so self-training starts from a '
-            'finished warm-up, and load_from names none; make one with: '
+            'finished source-only training, and load_from names none; run: '
             'python tools/train.py configs/warmup/NAME.py, then give '
             '--cfg-options load_from=work_dirs/NAME/iter_N.pth'
         )
 
 
-def require_bank(bank, launcher):
-    """See that a bank is there, or make it.
+def require_generated_images(bank: dict, launcher: str) -> None:
+    """Check that a generated image set is complete, or generate it.
 
     Args:
-        bank (dict): An entry of ``banks``; it is used up.
-        launcher (str): Of the run.
+        bank: An entry of ``banks``; modified in place.
+        launcher: ``launcher`` of the run.
 
     Raises:
-        UserError: The bank is missing and not to be made here.
+        UserError: The set is missing and is not to be generated here.
     """
     out = resolve_data_root(bank.pop('out'))
     make = bank.pop('make', False)
@@ -77,15 +78,16 @@ def require_bank(bank, launcher):
     if not make:
         if not finished:
             raise UserError(
-                f'the bank {out} is missing or unfinished; make it with: '
-                + bank_command(out, bank)
+                f'the image bank {out} is missing or unfinished; make it '
+                'with: ' + generation_command(out, bank)
             )
         return
     if launcher != 'none':
         if not finished:
             raise UserError(
-                f'the bank {out} is missing or unfinished, and a distributed '
-                f'run does not make it; run first: {bank_command(out, bank)}'
+                f'the image bank {out} is missing or unfinished, and a '
+                'distributed run does not make it; run first: '
+                + generation_command(out, bank)
             )
         return
     prompts = f'{out}_prompts.txt'
@@ -97,14 +99,14 @@ def require_bank(bank, launcher):
             texts,
             dict(backend='template', seed=seed, duplicates=duplicates),
         )
-    print_log(f'Looking after the bank {out}', logger='current')
+    print_log(f'Checking the image bank {out}', logger='current')
     if bank.get('source'):
         bank['source'] = resolve_data_root(bank['source'])
-    _make_or_wait(out, prompts=prompts, **bank)
+    _generate_or_wait(out, prompts=prompts, **bank)
 
 
-def _make_or_wait(out, **bank):
-    """Make a bank; where another run is making it, let it finish first."""
+def _generate_or_wait(out, **bank):
+    """Generate an image set, or wait while another run generates it."""
     waits = False
     while True:
         try:
@@ -112,22 +114,22 @@ def _make_or_wait(out, **bank):
         except OutputLockedError:
             if not waits:
                 print_log(
-                    f'Another process is making the bank {out}: waiting',
+                    f'Another process is making the image bank {out}: waiting',
                     logger='current',
                 )
             waits = True
             time.sleep(1)
 
 
-def bank_command(out, bank):
-    """The command that makes a bank.
+def generation_command(out: str, bank: dict) -> str:
+    """Return the command that generates an image set.
 
     Args:
-        out (str): Folder of the bank.
-        bank (dict): Arguments of ``make_bank``.
+        out: Folder of the images.
+        bank: Arguments of ``make_bank``.
 
     Returns:
-        str: For a terminal.
+        A shell command.
     """
     options = ' '.join(
         f'--{key.replace("_", "-")} {value}'

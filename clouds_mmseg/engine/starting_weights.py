@@ -1,8 +1,11 @@
-"""The checkpoint or pretrained weights that a run starts from."""
+"""Checkpoints and pretrained weights that a run starts from."""
 
 import os.path as osp
+from collections.abc import Callable
 
+import torch
 from mmengine.logging import print_log
+from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import (
@@ -12,28 +15,31 @@ from clouds_mmseg.weights.io import (
 )
 from clouds_mmseg.weights.locate import fetch_checkpoint, read_remote
 
+# Names of weights listed in a message.
+_MAX_LISTED = 5
 
-def is_remote(path):
-    """Whether a checkpoint is named by a scheme that mmengine fetches.
+
+def is_remote(path: str) -> bool:
+    """Return whether a checkpoint path is a URL that mmengine downloads.
 
     Args:
-        path (str): For example ``https://...`` or ``torchvision://...``.
+        path: For example ``https://...`` or ``torchvision://...``.
 
     Returns:
-        bool: True for a URL, False for a path of this machine.
+        True for a URL, False for a local path.
     """
     return '://' in path
 
 
-def require_checkpoint(path, argument):
+def require_checkpoint(path: str, argument: str) -> str:
     """Refuse a local checkpoint that does not exist.
 
     Args:
-        path (str): Path or URL.
-        argument (str): Which argument or config key named it.
+        path: Path or URL.
+        argument: Argument or config key that names it, for the message.
 
     Returns:
-        str: The path, with ``~`` expanded.
+        The path, with ``~`` expanded.
 
     Raises:
         UserError: There is no such file.
@@ -49,15 +55,15 @@ def require_checkpoint(path, argument):
     return path
 
 
-def find_last_checkpoint(work_dir):
-    """The newest checkpoint of a work dir, as ``last_checkpoint`` names it.
+def find_last_checkpoint(work_dir: str) -> str | None:
+    """Return the newest checkpoint of a work dir, per ``last_checkpoint``.
 
     Args:
-        work_dir (str): Folder of an earlier run. It may have been moved
-            since: the checkpoint is looked for beside the pointer as well.
+        work_dir: Folder of an earlier run. It may have been moved since: the
+            checkpoint is also searched beside ``last_checkpoint``.
 
     Returns:
-        str | None: Path of the checkpoint, None where no run has saved one.
+        Path of the checkpoint, None if no run has saved one.
 
     Raises:
         UserError: ``last_checkpoint`` names a file that is gone.
@@ -76,18 +82,23 @@ def find_last_checkpoint(work_dir):
     )
 
 
-def read_checkpoint(path, map_location='cpu', *, resume=False):
-    """Read a checkpoint without running code that it may carry.
+def read_checkpoint(
+    path: str,
+    map_location: str | torch.device = 'cpu',
+    *,
+    resume: bool = False,
+) -> dict:
+    """Read a checkpoint without executing pickled code.
 
     Args:
-        path (str): Local path of any of the formats of
+        path: Local path of any of the formats of
             :func:`~clouds_mmseg.weights.io.read_content`, or a URL.
-        map_location (str | torch.device): Where the tensors go.
-        resume (bool): Whether a training is to go on from it.
+        map_location: Device of the tensors.
+        resume: Whether a training is resumed from it.
 
     Returns:
-        dict: The checkpoint as saved, its weights under ``state_dict``
-        without the prefixes of wrappers.
+        The checkpoint as saved, its weights under ``state_dict`` without the
+        prefixes of wrappers.
 
     Raises:
         UserError: The file is missing, truncated or no checkpoint, holds
@@ -109,63 +120,64 @@ def read_checkpoint(path, map_location='cpu', *, resume=False):
     return dict(rest, state_dict=weights)
 
 
-_SHOWN = 5
+def fetch_initial_weights(
+    model: nn.Module,
+    *,
+    overwritten: Callable[[str], bool] = lambda part: False,
+) -> None:
+    """Download the pretrained weights that a config names by URL.
 
-
-def fetch_initial_weights(model, *, overwritten=lambda part: False):
-    """Make the pretrained weights of a config local files.
-
-    The configs of MMSegmentation's zoo name them by address
+    The configs of MMSegmentation's zoo contain URLs
     (``init_cfg=dict(type='Pretrained', checkpoint='https://...')``,
-    ``pretrained='torchvision://resnet50'``). mmengine would fetch them when
-    all datasets are open, run code that a pickle carries, and take whatever
-    of them fits.
+    ``pretrained='torchvision://resnet50'``). mmengine would download them
+    after opening all datasets, execute pickled code, and load the matching
+    part silently.
 
     Args:
-        model (nn.Module): Its modules' ``init_cfg`` are changed.
-        overwritten (Callable[[str], bool]): Whether a checkpoint fills the
-            module of a name afterwards: it needs no pretrained weights.
+        model: The ``init_cfg`` of its modules are changed in place.
+        overwritten: Takes a module's name; returns whether a checkpoint
+            overwrites the module, which then needs no pretrained weights.
 
     Raises:
-        MissingWeightsError: A file is not here and cannot be fetched.
-        WeightFileError: Nothing can be read from it.
-        UserError: It holds no weight of its module.
+        MissingWeightsError: A file is missing and cannot be downloaded.
+        WeightFileError: A file is unreadable.
+        UserError: A file has no weight of its module.
     """
     for name, module in model.named_modules():
         init_cfg = getattr(module, 'init_cfg', None)
         several = isinstance(init_cfg, (list, tuple))
         given = list(init_cfg) if several else [init_cfg] if init_cfg else []
-        wanted = [cfg for cfg in given if cfg.get('type') == 'Pretrained']
-        if wanted and overwritten(name):
-            module.init_cfg = [cfg for cfg in given if cfg not in wanted]
+        pretrained = [c for c in given if c.get('type') == 'Pretrained']
+        if pretrained and overwritten(name):
+            module.init_cfg = [c for c in given if c not in pretrained]
             continue
-        for cfg in wanted:
-            cfg['checkpoint'] = _local(cfg['checkpoint'], name)
-            _compare(module, name, cfg)
+        for cfg in pretrained:
+            cfg['checkpoint'] = _local_path(cfg['checkpoint'], name)
+            _report_coverage(module, name, cfg)
 
 
-def _local(checkpoint, name):
-    """Return the path of a checkpoint."""
+def _local_path(checkpoint, name):
+    """Return the local path of a checkpoint, downloaded if needed."""
     if not is_remote(checkpoint):
         return checkpoint
     return str(fetch_checkpoint(checkpoint, f'model.{name}') or checkpoint)
 
 
-def _compare(module, name, cfg):
-    """Say how much of a module a file has; nothing of it is a mistake."""
+def _report_coverage(module, name, cfg):
+    """Log how many weights of a module a file has; none is an error."""
     path = cfg['checkpoint']
     if is_remote(path):
         return
     prefix = cfg.get('prefix') or 'backbone.'
     stored = {key.removeprefix(prefix) for key in read_state_dict(path)}
-    # Counters change no output, and old files do not have them.
+    # BatchNorm counters affect no output and are missing in old files.
     own = [k for k in module.state_dict() if not k.endswith('_tracked')]
     absent = [key for key in own if key not in stored]
     if len(absent) == len(own):
         raise UserError(
             f'{path} holds no weight of model.{name} '
             f'({type(module).__name__}): it has {_some(sorted(stored))}, '
-            f'wanted are {_some(own)}; give the weights of this architecture'
+            f'expected are {_some(own)}; give the weights of this architecture'
         )
     print_log(
         f'model.{name} starts from {path}: {len(own) - len(absent)} of '
@@ -176,6 +188,10 @@ def _compare(module, name, cfg):
 
 
 def _some(keys):
-    """The first of some keys."""
-    more = f' and {len(keys) - _SHOWN} more' if len(keys) > _SHOWN else ''
-    return ', '.join(keys[:_SHOWN]) + more
+    """Join the first keys for a message."""
+    more = (
+        f' and {len(keys) - _MAX_LISTED} more'
+        if len(keys) > _MAX_LISTED
+        else ''
+    )
+    return ', '.join(keys[:_MAX_LISTED]) + more

@@ -118,4 +118,4 @@ def test_failed_training_shows_the_end_of_its_log(
     monkeypatch.chdir(repo_root)
     run = Run(choose(['source'])[0], 0, tmp_path / 'source')
     with pytest.raises(UserError, match='(?s)source, seed 0.*nowhere'):
-        train_all([run], jobs=1, say=lambda line: None)
+        train_all([run], jobs=1, log=lambda line: None)

@@ -18,7 +18,7 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.CHECKPOINT_KINDS == tuple(KINDS)
     assert names.ABLATION_ROWS == tuple(row.name for row in ROWS)
     assert names.BENCHMARK_SETS == tuple(files.SETS)
-    assert names.benchmark_storages() == tuple(files.STORAGES)
+    assert names.benchmark_image_formats() == tuple(files.IMAGE_FORMATS)
     assert names.BENCHMARK_SAMS == tuple(random_sam.VARIANTS)
     assert names.BENCHMARK_CLOCKS == tuple(measure.CLOCKS)
     assert names.BENCHMARK_DTYPES == tuple(setting.DTYPES)

@@ -15,7 +15,7 @@ from clouds_mmseg.cli.config import (
 )
 from clouds_mmseg.cli.test_options import (
     enable_tta,
-    show_pictures,
+    show_visualizations,
     write_predictions,
 )
 from clouds_mmseg.compat import IncompatibleStackError
@@ -237,7 +237,7 @@ def test_predictions_go_where_they_are_asked_for():
 def test_pictures_are_asked_of_one_hook():
     hook = dict(type='PredictionPicturesHook', width=99)
     cfg = Config(dict(custom_hooks=[hook, dict(type='Other')]))
-    show_pictures(cfg, folder='f', show=True, wait_time=3)
+    show_visualizations(cfg, folder='f', show=True, wait_time=3)
     assert [h.type for h in cfg.custom_hooks] == [
         'Other',
         'PredictionPicturesHook',
@@ -246,7 +246,7 @@ def test_pictures_are_asked_of_one_hook():
     assert (changed.width, changed.per_domain) == (99, None)
     assert (changed.out_dir, changed.show, changed.wait_time) == ('f', True, 3)
     cfg = Config(dict())
-    show_pictures(cfg)
+    show_visualizations(cfg)
     assert 'out_dir' not in cfg.custom_hooks[0]
 
 

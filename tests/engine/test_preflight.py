@@ -114,6 +114,7 @@ def test_nothing_is_missing_in_a_run_that_works(tiny_config, tmp_path):
 
 def test_self_training_needs_a_warm_up(shipped):
     cfg = shipped('clouds/gta2cs_r50.py', **{'train_cfg.warmup_iters': 0})
-    assert 'a finished warm-up, and load_from names none' in words(
-        cfg, 'train'
+    assert (
+        'a finished source-only training, and load_from names none'
+        in words(cfg, 'train')
     )

@@ -18,7 +18,7 @@ from self_training_run import (
 from tiny_run import CLASSES, read_config
 
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.engine.self_training_runner import require_bank
+from clouds_mmseg.engine.self_training_runner import require_generated_images
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
@@ -284,11 +284,11 @@ def test_missing_bank_is_made_where_the_config_says_so(tmp_path, capsys):
         out=str(out), num=2, num_prompts=2, size=(64, 32), make=True, seed=1
     )
     with pytest.raises(UserError, match='distributed run does not make it'):
-        require_bank(dict(bank), launcher='pytorch')
-    require_bank(dict(bank), launcher='none')
+        require_generated_images(dict(bank), launcher='pytorch')
+    require_generated_images(dict(bank), launcher='none')
     files = {path: path.read_bytes() for path in (out / 'images').iterdir()}
     assert len(files) == 2
-    require_bank(dict(bank), launcher='pytorch')
+    require_generated_images(dict(bank), launcher='pytorch')
     assert all(path.read_bytes() == data for path, data in files.items())
 
 

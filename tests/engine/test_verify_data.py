@@ -62,7 +62,7 @@ def test_a_decision_that_cannot_be_kept_is_an_error(
     tasks = config_tasks(read_config(tiny_config, tmp_path))
     monkeypatch.setattr('clouds_mmseg.cli.data.keep', lambda reports: False)
     with pytest.raises(UserError, match='decision cannot be kept'):
-        verify_data(tasks, command='x', workers=1, mend='accept')
+        verify_data(tasks, command='x', workers=1, action='accept')
 
 
 def test_a_config_without_data():

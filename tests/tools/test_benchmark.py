@@ -12,8 +12,8 @@ from mmengine.registry import DefaultScope
 from benchmark.measure import BenchmarkCase, interleave
 from benchmark.memory import peak_memory
 from benchmark.parts import RegionTimer, TimedMethod
-from benchmark.plain import load_reference
 from benchmark.random_sam import build_sam
+from benchmark.reference import load_reference
 from benchmark.refining import COMPONENTS, drifted, make_label
 from benchmark.setting import Setting
 from clouds_mmseg.refine.sam_prompts import find_components

@@ -9,15 +9,15 @@ import pytest
 from mmcv.transforms import Compose
 from mmengine.registry import DefaultScope
 
-from benchmark import storages as module
+from benchmark import image_formats as module
 from benchmark.decoders import READERS
 from benchmark.files import (
+    IMAGE_FORMATS,
     SETS,
-    STORAGES,
     Mosaic,
     encode,
-    picture,
     suffix,
+    synthetic_image,
 )
 from benchmark.loading import throughput
 
@@ -53,18 +53,20 @@ def photos(tmp_path):
     folder = tmp_path / 'photos' / 'below'
     folder.mkdir(parents=True)
     for seed in range(2):
-        cv2.imwrite(str(folder / f'{seed}.png'), picture((48, 36), seed))
+        cv2.imwrite(
+            str(folder / f'{seed}.png'), synthetic_image((48, 36), seed)
+        )
     return folder.parent
 
 
 @pytest.mark.parametrize('name', SETS)
-def test_storages_and_decoders_are_compared(bench, name):
+def test_image_formats_and_decoders_are_compared(bench, name):
     rows, parts = bench('--sets', name, *SMALL)
     first = rows[0]
     files = SETS[name]
     assert (first['storage'], first['labels']) == (files.image, files.label)
     assert first['decoder'] == 'cv2' and first['ratio'] == 1
-    assert {r['storage'] for r in rows} == {files.image, *STORAGES}
+    assert {r['storage'] for r in rows} == {files.image, *IMAGE_FORMATS}
     assert {r['labels'] for r in rows[1:]} == {'prepared'}
     decoders = {'cv2', 'mmseg', 'pillow', 'torchvision', 'numpy'}
     assert {r['decoder'] for r in rows} == decoders
@@ -77,7 +79,7 @@ def test_storages_and_decoders_are_compared(bench, name):
     assert names[-1] == 'PackDGInputs'
 
 
-def test_chosen_storages_and_workers(bench, photos):
+def test_chosen_image_formats_and_workers(bench, photos):
     words = ['--sets', 'gta5', '--storages', 'bmp', '--photos', photos]
     rows, _ = bench(*SMALL, '--workers', 0, 1, '--clock', 'cpu', *words)
     found = [(r['storage'], r['labels'], r['workers']) for r in rows]
@@ -119,8 +121,8 @@ def test_sets_take_turns_and_the_median_counts(monkeypatch):
 
 
 def test_all_that_is_compared_gets_the_same_crops(tmp_path):
-    cases = module.storage_cases(
-        'gta5', tmp_path, count=2, crop=32, size=(96, 64), storages=['webp']
+    cases = module.format_cases(
+        'gta5', tmp_path, count=2, crop=32, size=(96, 64), formats=['webp']
     )
     seen = []
     for _, dataset in cases:
@@ -134,9 +136,9 @@ def test_all_that_is_compared_gets_the_same_crops(tmp_path):
     assert (seen[:4] == seen[4:8]).all() and (seen[:4] == seen[8:]).all()
 
 
-@pytest.mark.parametrize('storage', ['png', *STORAGES])
-def test_storages_lose_nothing(tmp_path, storage):
-    image = picture((40, 24), 0)
+@pytest.mark.parametrize('storage', ['png', *IMAGE_FORMATS])
+def test_image_formats_lose_nothing(tmp_path, storage):
+    image = synthetic_image((40, 24), 0)
     path = tmp_path / f'0{suffix(storage)}'
     path.write_bytes(encode(image, storage))
     if storage == 'jxl':
@@ -146,7 +148,7 @@ def test_storages_lose_nothing(tmp_path, storage):
 
 
 def test_decoders_read_the_same_pixels(tmp_path):
-    cv2.imwrite(str(tmp_path / '0.png'), picture((40, 24), 0))
+    cv2.imwrite(str(tmp_path / '0.png'), synthetic_image((40, 24), 0))
     sample = dict(img_path=str(tmp_path / '0.png'))
     load = [
         dict(type='LoadSegImage'),
@@ -157,8 +159,8 @@ def test_decoders_read_the_same_pixels(tmp_path):
     assert (images[0] == images[1]).all() and (images[0] == images[2]).all()
 
 
-def test_drawn_pictures_take_the_room_of_photographs():
-    image = picture((957, 526), 3)
+def test_synthetic_images_take_the_room_of_photographs():
+    image = synthetic_image((957, 526), 3)
     bits = {
         storage: 8 * len(encode(image, storage)) / image[..., 0].size
         for storage in ('png', 'webp')
@@ -168,7 +170,7 @@ def test_drawn_pictures_take_the_room_of_photographs():
     assert 0.6 < bits['webp'] / bits['png'] < 0.85
 
 
-def test_a_mosaic_of_photographs_covers_the_picture(photos):
+def test_a_mosaic_of_photographs_covers_the_image(photos):
     draw = Mosaic(photos)
     assert draw((200, 100), 0).shape == (100, 200, 3)
     # It begins with the photograph that is asked for.

@@ -35,7 +35,7 @@ def test_tool_writes_once_and_refuses_other_arguments(tool, tmp_path):
     assert (colours == (128, 64, 128)).all(1).any()
 
     code, out = tool(root, *ARGS)
-    assert code == 0 and 'all 8 images are there already' in out
+    assert code == 0 and 'all 8 images exist already' in out
 
     code, out = tool(root, *ARGS, '--seed', '5')
     assert str(code).startswith('make_toycity: ') and 'seed is 0' in code

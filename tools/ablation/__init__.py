@@ -1,1 +1,1 @@
-"""What each part of the collaboration is worth; see docs/ablation.md."""
+"""Code of ``tools/ablation.py``; see docs/ablation.md."""

@@ -1,5 +1,6 @@
-"""What the first and the last row predict, and what the teacher labelled."""
+"""Visualizations of predictions and pseudo-labels of the ablation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,26 +8,27 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
+from ablation.schedule import Run
 from clouds_mmseg.engine.hooks.visualization import legend, panel, stack
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.weights.io import read_state_dict
 from clouds_mmseg.weights.load import load_strictly
 
 _WIDTH = 256
-# Scenes differ by number, not by domain: one that shows many classes.
+# Index of a scene with many classes; scenes are the same in all domains.
 _TARGET_SCENE = 3
 _GENERATED_SCENES = (0, 1, 2, 3)
 
 
-def draw_pictures(runs, folder):
+def draw_visualizations(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Draw ``targets.png`` and ``pseudo_labels.png`` for the first seed.
 
     Args:
-        runs (Sequence[Run]): All finished.
-        folder (Path): Where the pictures go.
+        runs: Finished runs.
+        folder: Output folder.
 
     Returns:
-        list[Path]: The pictures; the second only where a run trained itself.
+        Paths of the images; the second only if a run used self-training.
     """
     seed = runs[0].seed
     runs = [run for run in runs if run.seed == seed]
@@ -51,7 +53,7 @@ def draw_pictures(runs, folder):
 
 
 def _load(run):
-    """The trained model of a run, in eval mode."""
+    """Load the trained model of a run, in eval mode."""
     cfg = run.config()
     init_default_scope(cfg.default_scope)
     last = run.folder / f'iter_{cfg.train_cfg.max_iters}.pth'
@@ -61,7 +63,7 @@ def _load(run):
 
 
 def _targets(runs, models):
-    """One scene of each domain: image, label, prediction of each model."""
+    """Draw a scene of each domain: image, label, prediction of each model."""
     titles = ['image', 'label', *(run.row.title for run in runs)]
     rows = []
     for dataset in runs[0].config().val_dataloader.dataset.datasets:
@@ -86,7 +88,7 @@ def _targets(runs, models):
 
 
 def _pseudo_labels(run, model, hooks):
-    """Generated scenes: image, truth, teacher's label, refined label."""
+    """Draw generated scenes: image, ground truth, pseudo-label, refined."""
     dataset = DATASETS.build(hooks['PseudoLabelAccuracyHook']['dataset'])
     refiner = MODELS.build(hooks['SAMRefineHook']['refiner'])
     rows = []

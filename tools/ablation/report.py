@@ -1,20 +1,22 @@
-"""The tables of the ablation."""
+"""Tables of the ablation."""
 
 import json
+from collections.abc import Sequence
 from statistics import mean, stdev
 
+from ablation.schedule import Run
 from clouds_mmseg.engine.hooks.pseudo_labels import FILE_NAME
 
 
-def spread(values, digits=1):
-    """Write mean and sample standard deviation over seeds.
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Format mean and sample standard deviation over seeds.
 
     Args:
-        values (Sequence[float]): One a seed.
-        digits (int): After the point.
+        values: One value per seed.
+        digits: Decimal places.
 
     Returns:
-        str: Such as ``'40.1 ± 0.6'``; the value alone where there is one.
+        Such as ``'40.1 ± 0.6'``; the value alone if there is only one.
     """
     text = f'{mean(values):.{digits}f}'
     if len(values) > 1:
@@ -22,17 +24,17 @@ def spread(values, digits=1):
     return text
 
 
-def collect(runs):
-    """Read what the finished runs have measured.
+def collect(runs: Sequence[Run]) -> dict[str, dict]:
+    """Read the results of finished runs.
 
     Args:
-        runs (Sequence[Run]): All finished.
+        runs: Finished runs.
 
     Returns:
-        dict[str, dict]: By row: ``title``, ``seeds``, ``mIoU`` (domain ->
-        one percentage a seed; ``mean`` is over the targets) and ``teacher``
-        (one dict a seed, as ``PseudoLabelAccuracyHook`` writes them; empty
-        where there was no self-training).
+        By row: ``title``, ``seeds``, ``mIoU`` (domain -> one percentage a
+        seed; ``mean`` is over the targets) and ``teacher`` (one dict a seed,
+        as ``PseudoLabelAccuracyHook`` writes them; empty where there was no
+        self-training).
     """
     rows = {}
     for run in runs:
@@ -54,15 +56,17 @@ def collect(runs):
     return rows
 
 
-def markdown_table(header, lines):
-    """Lay out a table that reads well as text and as Markdown.
+def markdown_table(
+    header: Sequence[str], lines: Sequence[Sequence[str]]
+) -> str:
+    """Format an aligned Markdown table.
 
     Args:
-        header (Sequence[str]): Of the columns.
-        lines (Sequence[Sequence[str]]): Cells.
+        header: Column titles.
+        lines: Rows of cells.
 
     Returns:
-        str: Lines with a bar at both ends.
+        Markdown.
     """
     widths = [
         max(map(len, column)) for column in zip(header, *lines, strict=True)
@@ -85,14 +89,14 @@ def markdown_table(header, lines):
     return '\n'.join([line(header), rule, *map(line, lines)])
 
 
-def results_table(rows):
-    """Mean IoU of each row on each domain, and the gain over the first row.
+def results_table(rows: dict) -> str:
+    """Tabulate mean IoU per row and domain, and the gain over the first row.
 
     Args:
-        rows (dict): See :func:`collect`.
+        rows: See :func:`collect`.
 
     Returns:
-        str: Markdown. The gain is that of a seed over the same seed.
+        Markdown. Gains are differences between runs of the same seed.
     """
     first = next(iter(rows.values()))
     domains = [d for d in first['mIoU'] if d != 'mean']
@@ -111,14 +115,14 @@ def results_table(rows):
     return markdown_table(['', *names, 'mean of targets', 'gain'], lines)
 
 
-def teacher_table(rows):
-    """The teacher's labels against the truth, before and after refinement.
+def teacher_table(rows: dict) -> str:
+    """Tabulate pseudo-label accuracy before and after refinement.
 
     Args:
-        rows (dict): See :func:`collect`.
+        rows: See :func:`collect`.
 
     Returns:
-        str: Markdown; empty if no row had a teacher.
+        Markdown; empty if no row had a teacher.
     """
     lines = []
     for row in rows.values():

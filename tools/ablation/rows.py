@@ -1,17 +1,18 @@
-"""The rows of the ablation."""
+"""Rows of the ablation."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A training run that the ablation compares.
+    """Training configuration that the ablation compares.
 
     Attributes:
-        name (str): Of its folder and on the command line.
-        title (str): What the table calls it.
-        config (str): From the root of the repository.
-        warm_up (str | None): The row whose run it has in common until
-            self-training begins, so that this part is trained once.
+        name: Name of its folder and on the command line.
+        title: Title in the table.
+        config: Path of the config from the root of the repository.
+        warm_up: Row with the same source-only training, which is trained once
+            for both.
     """
 
     name: str
@@ -42,15 +43,15 @@ ROWS = (
 )
 
 
-def choose(names):
+def choose(names: Sequence[str]) -> list[Row]:
     """Find rows by name.
 
     Args:
-        names (Sequence[str]): Names, all known.
+        names: Names of rows.
 
     Returns:
-        list[Row]: In the order of the table. A row whose ``warm_up`` is not
-        among them trains its own.
+        In the order of the table. A row whose ``warm_up`` is not among
+        them runs its own source-only training.
     """
     return [
         row if row.warm_up in names else row._replace(warm_up=None)

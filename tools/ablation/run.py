@@ -1,9 +1,10 @@
-"""The ablation from its options to its tables."""
+"""Entry point of the ablation: train, collect, write tables."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from ablation.pictures import draw_pictures
+from ablation.pictures import draw_visualizations
 from ablation.report import (
     collect,
     results_table,
@@ -18,18 +19,24 @@ from clouds_mmseg_cli.cfg_options import parse_options
 
 
 def run_ablation(
-    *, work_dir, seeds, rows, jobs, cfg_options=(), dry_run=False
-):
-    """Train rows with seeds, then write ``ablation.md`` and pictures.
+    *,
+    work_dir: str | Path,
+    seeds: Sequence[int],
+    rows: Sequence[str],
+    jobs: int,
+    cfg_options: Sequence[str] = (),
+    dry_run: bool = False,
+) -> None:
+    """Train rows with seeds, then write tables and visualizations.
 
     Args:
-        work_dir (str | Path): Receives ``seed<N>/<row>/``, ``ablation.md``,
+        work_dir: Receives ``seed<N>/<row>/``, ``ablation.md``,
             ``ablation.json`` and ``pictures``.
-        seeds (Sequence[int]): Seeds.
-        rows (Sequence[str]): Names of rows.
-        jobs (int): Trainings at a time.
-        cfg_options (Sequence[str]): ``key=value``, for every run.
-        dry_run (bool): Print the commands only.
+        seeds: Seeds.
+        rows: Names of rows.
+        jobs: Trainings in parallel.
+        cfg_options: ``key=value``, for every run.
+        dry_run: Only print the commands.
 
     Raises:
         UserError: An option is wrong, or a training failed.
@@ -65,8 +72,8 @@ def run_ablation(
         temporary.write_text(to_json(found) + '\n')
     with atomic_path(root / 'ablation.md') as temporary:
         temporary.write_text(text + '\n')
-    # Before the tables, which what a model logs would stand between.
-    pictures = draw_pictures(runs, root / 'pictures')
+    # Before printing the tables, because building models writes log lines.
+    pictures = draw_visualizations(runs, root / 'pictures')
     print(
         'Mean IoU in percent'
         + (

@@ -1,12 +1,15 @@
-"""Train the rows of the ablation, several at a time."""
+"""Parallel training of the rows of the ablation."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.config import Config
 
 from ablation.rows import Row
 from clouds_mmseg.utils.config_file import read_file
@@ -17,13 +20,13 @@ RESULTS = 'results.json'
 
 
 class Run(NamedTuple):
-    """A row trained with a seed.
+    """Training of a row with a seed.
 
     Attributes:
-        row (Row): What is trained.
-        seed (int): ``randomness.seed``.
-        folder (Path): Its work dir.
-        options (tuple[str]): Overrides of the config, ``key=value``.
+        row: Row of the ablation.
+        seed: ``randomness.seed``.
+        folder: Work dir.
+        options: Overrides of the config, ``key=value``.
     """
 
     row: Row
@@ -32,30 +35,25 @@ class Run(NamedTuple):
     options: tuple = ()
 
     @property
-    def warm_up(self):
-        """Path of the checkpoint that the run begins with, or None."""
+    def warm_up(self) -> Path | None:
+        """Checkpoint of a shared source-only training, if any."""
         if self.row.warm_up is None:
             return None
         begin = self.config().train_cfg.warmup_iters
         return self.folder.parent / self.row.warm_up / f'iter_{begin}.pth'
 
-    def config(self):
-        """Read its config.
-
-        Returns:
-            Config: With the options.
-        """
+    def config(self) -> Config:
+        """Return the config with the options applied."""
         cfg = read_file(self.row.config)
         if self.options:
             cfg.merge_from_dict(parse_options(self.options))
         return cfg
 
-    def results(self):
-        """What the finished run has written.
+    def results(self) -> dict | None:
+        """Return the results of the finished run.
 
         Returns:
-            dict | None: ``results.json``; None if it has not come to its
-            last iteration.
+            ``results.json``; None before the last iteration.
         """
         path = self.folder / RESULTS
         if not path.is_file():
@@ -64,12 +62,12 @@ class Run(NamedTuple):
         last = int(self.config().train_cfg.max_iters)
         return results if results['iteration'] == last else None
 
-    def command(self):
-        """The command that trains it.
+    def command(self) -> list[str]:
+        """Return the command that trains the run.
 
         Returns:
-            list[str]: Continues what was begun. A run that has not begun
-            and shares its warm-up continues from the other's checkpoint.
+            Resumes a started run. A new run with a shared source-only
+            training resumes from that checkpoint.
         """
         resume = ['--resume']
         if self.warm_up is not None and not any(
@@ -88,25 +86,27 @@ class Run(NamedTuple):
         ]
 
 
-def train_all(runs, *, jobs, say=print):
-    """Train what is not finished yet.
+def train_all(
+    runs: Sequence[Run], *, jobs: int, log: Callable = print
+) -> None:
+    """Train all unfinished runs.
 
-    Each process gets its share of the cores: two that have a core each do
-    more together than one after the other with both.
+    The cores are divided among the processes: two runs with one core each
+    are faster than one after the other with two.
 
     Args:
-        runs (Sequence[Run]): In the order in which they should begin.
-        jobs (int): Processes at a time.
-        say (Callable): Called with each line of progress.
+        runs: In the order in which they start.
+        jobs: Number of parallel processes.
+        log: Called with each line of progress.
 
     Raises:
-        UserError: A training failed; it names the log and the command. The
-            others that were running are ended.
+        UserError: A training failed; the message has the log and the command.
+            The other processes are terminated.
     """
     waiting = [run for run in runs if run.results() is None]
     done = len(runs) - len(waiting)
     if done:
-        say(f'{done} of {len(runs)} runs are finished already')
+        log(f'{done} of {len(runs)} runs are finished already')
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     running = {}
@@ -116,7 +116,7 @@ def train_all(runs, *, jobs, say=print):
                 if len(running) < jobs and _ready(run, runs):
                     waiting.remove(run)
                     running[run] = _start(run, environment)
-                    say(f'{_name(run)}: begins, log {_log(run)}')
+                    log(f'{_describe(run)}: begins, log {_log_file(run)}')
             for run, (process, begin) in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -124,8 +124,8 @@ def train_all(runs, *, jobs, say=print):
                 _require_success(run, process.returncode)
                 done += 1
                 minutes = (time.monotonic() - begin) / 60
-                say(
-                    f'{_name(run)}: done in {minutes:.1f} min '
+                log(
+                    f'{_describe(run)}: done in {minutes:.1f} min '
                     f'({done} of {len(runs)})'
                 )
             time.sleep(0.2)
@@ -136,16 +136,16 @@ def train_all(runs, *, jobs, say=print):
             process.wait()
 
 
-def _name(run):
+def _describe(run):
     return f'{run.row.name}, seed {run.seed}'
 
 
-def _log(run):
+def _log_file(run):
     return run.folder.parent / f'{run.row.name}.log'
 
 
 def _ready(run, runs):
-    """Whether the run that it shares a warm-up with has ended."""
+    """Return whether the shared source-only training is finished."""
     return run.row.warm_up is None or all(
         other.results() is not None
         for other in runs
@@ -155,7 +155,7 @@ def _ready(run, runs):
 
 def _start(run, environment):
     run.folder.mkdir(parents=True, exist_ok=True)
-    with open(_log(run), 'a') as log:
+    with open(_log_file(run), 'a') as log:
         process = subprocess.Popen(
             run.command(),
             stdout=log,
@@ -168,10 +168,10 @@ def _start(run, environment):
 def _require_success(run, returncode):
     if returncode == 0 and run.results() is not None:
         return
-    last = _log(run).read_text(errors='replace').strip().splitlines()[-3:]
+    last = _log_file(run).read_text(errors='replace').strip().splitlines()[-3:]
     raise UserError(
-        f'training {_name(run)} ended with status {returncode}; its log '
-        f'{_log(run)} ends with:\n  '
+        f'training {_describe(run)} ended with status {returncode}; its log '
+        f'{_log_file(run)} ends with:\n  '
         + '\n  '.join(last)
         + '\nIts command: '
         + ' '.join(map(str, run.command()))

@@ -1,4 +1,1 @@
-"""What ``tools/benchmark.py`` does: our code measured, alone or in turn.
-
-Nothing else of the package imports this one.
-"""
+"""Code of ``tools/benchmark.py``; not part of the installed package."""

@@ -1,5 +1,6 @@
-"""What ``tools/benchmark.py`` does with its command line."""
+"""Entry point of ``tools/benchmark.py``: run benchmarks, print tables."""
 
+import argparse
 import gc
 import logging
 import tempfile
@@ -11,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from benchmark.measure import CLOCKS, interleave
-from benchmark.plain import load_reference
+from benchmark.reference import load_reference
 from benchmark.report import (
     OURS,
     environment,
@@ -23,18 +24,18 @@ from benchmark.setting import DTYPES, Setting
 from clouds_mmseg.utils.errors import UserError
 
 
-def run(args, plain_folder):
-    """Do what the command line asks for, and print the tables.
+def run(args: argparse.Namespace, reference_folder: Path) -> list[dict]:
+    """Run the benchmark of the command line and print its tables.
 
     Args:
-        args (argparse.Namespace): Of :func:`parse_args`.
-        plain_folder (Path): Where the plain formulation lies.
+        args: Result of :func:`parse_args`.
+        reference_folder: Folder of the reference implementation.
 
     Returns:
-        list[dict]: The rows of the report.
+        The rows of the report.
 
     Raises:
-        UserError: An option that cannot be.
+        UserError: An option is invalid.
     """
     for name, low in (('warmup', 0), ('repeats', 1), ('threads', 1)):
         value = getattr(args, name)
@@ -44,14 +45,14 @@ def run(args, plain_folder):
     if min(workers if isinstance(workers, list) else [workers]) < 0:
         raise UserError(f'--workers must be at least 0, got {workers}')
     init_default_scope('mmseg')
-    # Garbage is collected before each run; what was imported is not searched.
+    # Garbage is collected before each run; skip the imported modules.
     gc.freeze()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = _device(args.device)
-    plain = load_reference(plain_folder) if args.against else None
-    with _only_errors():
-        rows = _WORKS[args.work](args, device, plain)
+    reference = load_reference(reference_folder) if args.against else None
+    with _log_errors_only():
+        rows = _WORKS[args.work](args, device, reference)
     if args.out:
         options = dict(vars(args), device=str(device))
         write_json(args.out, options=options, **environment(), rows=rows)
@@ -60,8 +61,8 @@ def run(args, plain_folder):
 
 
 @contextmanager
-def _only_errors():
-    """Silence the frozen tower: that its weights are random is meant."""
+def _log_errors_only():
+    """Hide the warning about random weights, which are intended here."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -100,7 +101,7 @@ def _measure(args, title, cases, device):
     return rows, found
 
 
-def _step(args, device, plain):
+def _step(args, device, reference):
     from benchmark import roofline, steps
 
     unlabelled = args.batch // 2 if args.work == 'selftrain' else 0
@@ -116,9 +117,9 @@ def _step(args, device, plain):
     what = f'{args.work} {args.batch} x {width}x{height} {args.dtype}'
     print(f'{environment()["machine"]}, tower {args.tower}')
     if args.work == 'infer':
-        cases = steps.inference(setting, plain)
+        cases = steps.inference(setting, reference)
     else:
-        cases = steps.training(setting, plain, unlabelled=unlabelled)
+        cases = steps.training(setting, reference, unlabelled=unlabelled)
     rows, found = _measure(args, what, cases, device)
     rows += _bounds(
         what,
@@ -128,7 +129,7 @@ def _step(args, device, plain):
         found[OURS],
         roofline.matmul_rate(device, DTYPES[args.dtype]),
     )
-    if args.work == 'infer' and plain:
+    if args.work == 'infer' and reference:
         share, classes = steps.agreement(found)
         print(f'agree on {share:.4%} of the pixels, of {classes} classes')
         rows.append(
@@ -138,14 +139,14 @@ def _step(args, device, plain):
         rows += _measure(
             args,
             'update of the teacher',
-            steps.teacher_update(setting, plain),
+            steps.teacher_update(setting, reference),
             device,
         )[0]
     return rows
 
 
 def _bounds(work, title, unit, amounts, measurement, rate):
-    """Print and return what bounds ours."""
+    """Print and return the hardware bounds of our implementation."""
     from benchmark.roofline import bound_rows
 
     rows = [
@@ -157,12 +158,14 @@ def _bounds(work, title, unit, amounts, measurement, rate):
     return rows
 
 
-def _sampling(args, device, plain):
+def _sampling(args, device, reference):
     from benchmark import roofline
     from benchmark.sampling import sampling
 
     print(environment()['machine'])
-    cases, traffic = sampling(args.size, args.batch, args.dtype, device, plain)
+    cases, traffic = sampling(
+        args.size, args.batch, args.dtype, device, reference
+    )
     width, height = args.size
     what = f'sampling {args.batch} x {width}x{height} {args.dtype}'
     rows, found = _measure(args, what, cases, device)
@@ -176,7 +179,7 @@ def _sampling(args, device, plain):
     )
 
 
-def _refine(args, device, plain):
+def _refine(args, device, reference):
     from benchmark import refining
 
     print(f'{environment()["machine"]}, SAM {args.variant} of random weights')
@@ -190,22 +193,22 @@ def _refine(args, device, plain):
                 size=args.size,
                 device=device,
                 folder=Path(folder),
-                plain=plain,
+                reference=reference,
             )
             title = f'refine {args.size}x{args.size}, {epoch}'
             rows += _measure(args, title, cases, device)[0]
     return rows
 
 
-def _loader(args, device, plain):
-    from benchmark import storages
+def _loader(args, device, reference):
+    from benchmark import image_formats
 
-    del device, plain
+    del device, reference
     print(environment()['machine'])
-    return storages.run(args)
+    return image_formats.run(args)
 
 
-def _resume(args, device, plain):
+def _resume(args, device, reference):
     from benchmark import resuming
 
     if args.iteration < 2:
@@ -228,7 +231,7 @@ def _resume(args, device, plain):
             args.iteration,
             warmup=args.warmup,
             repeats=args.repeats,
-            replayed=args.replayed if plain else 0,
+            replayed=args.replayed if reference else 0,
         )
     print(environment()['machine'])
     print(table_of(rows))

@@ -1,4 +1,4 @@
-"""Ways to decode an image that MMCV does not know, to compare with."""
+"""Image decoders that MMCV does not have, for comparison."""
 
 import cv2
 import numpy as np
@@ -8,26 +8,26 @@ from mmseg.registry import TRANSFORMS
 from torchvision.io import ImageReadMode, decode_image
 
 
-def read_numpy(path):
+def read_numpy(path: str) -> np.ndarray:
     """Read a ``.npy`` file.
 
     Args:
-        path (str): The file.
+        path: The file.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, BGR.
+        (H, W, 3) uint8, BGR.
     """
     return np.load(path)
 
 
-def read_torchvision(path):
-    """Decode by ``torchvision.io``.
+def read_torchvision(path: str) -> np.ndarray:
+    """Decode an image with ``torchvision.io``.
 
     Args:
-        path (str): The file.
+        path: The file.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, BGR.
+        (H, W, 3) uint8, BGR.
     """
     payload = torch.from_numpy(np.fromfile(path, np.uint8))
     rgb = decode_image(payload, ImageReadMode.RGB).permute(1, 2, 0).numpy()
@@ -39,16 +39,16 @@ READERS = dict(numpy=read_numpy, torchvision=read_torchvision)
 
 @TRANSFORMS.register_module()
 class LoadToCompare(BaseTransform):
-    """Read an image as ``LoadSegImage`` does, by another decoder.
+    """Read an image as ``LoadSegImage`` does, with another decoder.
 
     Args:
-        decoder (str): One of :data:`READERS`.
+        decoder: One of :data:`READERS`.
     """
 
-    def __init__(self, decoder):
+    def __init__(self, decoder: str):
         self.read = READERS[decoder]
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """Add ``img`` ((H, W, 3) uint8, BGR), ``img_shape``, ``ori_shape``."""
         results['img'] = self.read(results['img_path'])
         results['img_shape'] = results['img'].shape[:2]

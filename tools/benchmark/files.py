@@ -1,6 +1,7 @@
-"""Image files of the published sizes, to load."""
+"""Synthetic image files in the sizes and formats of the datasets."""
 
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +17,12 @@ from clouds_mmseg.utils.errors import UserError
 
 @dataclass(frozen=True)
 class FileSet:
-    """How the files of a set are published.
+    """Published file format of a dataset.
 
     Attributes:
-        size (tuple[int, int]): Width and height.
-        image (str): ``png`` or ``jpg``.
-        label (str): ``grey``, ``palette``, or ``wide`` for 16 bits in three
+        size: Width and height.
+        image: ``png`` or ``jpg``.
+        label: ``grey``, ``palette``, or ``wide`` for 16 bits in three
             channels.
     """
 
@@ -35,67 +36,67 @@ SETS = {
     'synthia': FileSet((1280, 760), label='wide'),
     'cityscapes': FileSet((2048, 1024)),
     'bdd100k': FileSet((1280, 720), 'jpg'),
-    # Sizes vary; this is one of a telephone.
+    # Sizes vary; this is a typical phone camera.
     'mapillary': FileSet((4032, 3024), 'jpg', 'palette'),
     'acdc': FileSet((1920, 1080)),
     'generated': FileSet((768, 768)),
 }
-# Other storages of the same pixels; JPEG XL where its decoder is installed.
-STORAGES = ('png-fast', *RECODES, 'npy')
+# Other formats of the same pixels; JPEG XL where its decoder is installed.
+IMAGE_FORMATS = ('png-fast', *RECODES, 'npy')
 if find_spec('pillow_jxl'):
-    STORAGES += ('jxl',)
-# Labels as tools/prepare_dataset.py makes them.
+    IMAGE_FORMATS += ('jxl',)
+# Labels as written by tools/prepare_dataset.py.
 PREPARED = 'prepared'
 
-# Such that a PNG takes about 9 bits a pixel, as GTA5's and Cityscapes' do,
-# and a lossless WebP three quarters of that, as of photographs.
+# Noise levels for which a PNG takes about 9 bits per pixel, as in GTA5 and
+# Cityscapes, and a lossless WebP three quarters of that, as for photographs.
 _GRAIN, _COLOUR_GRAIN, _DETAIL = 0.5, 0.3, 3.0
-# Small photographs are sharper, pixel by pixel, than large ones.
+# Upsampling factor: small photographs are sharper per pixel than large ones.
 _ENLARGED = 2.0
 
 
-def picture(size, seed):
-    """Draw something of many scales, rough in places, with grain.
+def synthetic_image(size: tuple[int, int], seed: int) -> np.ndarray:
+    """Generate an image with structure at many scales, texture and noise.
 
     Args:
-        size (tuple[int, int]): Width and height.
-        seed (int): Of what is drawn.
+        size: Width and height.
+        seed: Random seed.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8.
+        (H, W, 3) uint8.
     """
     rng = np.random.default_rng(seed)
     width, height = size
 
-    def layer(cells, channels):
-        shape = (max(2, cells * height // width), max(2, cells), channels)
+    def layer(columns, channels):
+        shape = (max(2, columns * height // width), max(2, columns), channels)
         noise = rng.normal(size=shape).astype(np.float32)
         enlarged = cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
         return enlarged.reshape(height, width, channels)
 
     total = np.full((height, width, 3), 110, np.float32)
-    for cells, strength in ((4, 30), (16, 20), (64, 10)):
+    for columns, strength in ((4, 30), (16, 20), (64, 10)):
         # Photographs vary in brightness more than in colour.
-        total += strength * (layer(cells, 1) + 0.3 * layer(cells, 3))
-    # Leaves and streets, not the sky.
+        total += strength * (layer(columns, 1) + 0.3 * layer(columns, 3))
+    # Textured regions such as vegetation, and smooth ones such as sky.
     rough = (layer(12, 1) + 0.3).clip(0)
-    for cells in (width // 4, width // 2, width):
-        total += _DETAIL * rough * layer(cells, 1)
+    for columns in (width // 4, width // 2, width):
+        total += _DETAIL * rough * layer(columns, 1)
     grain = layer(width, 1) + _COLOUR_GRAIN * layer(width, 3)
     return (total + _GRAIN * grain).clip(0, 255).astype(np.uint8)
 
 
 class Mosaic:
-    """Pictures put together of photographs, in place of drawn ones.
+    """Images tiled from photographs, instead of synthetic ones.
 
     Args:
-        folder (str | Path): Photographs, at any depth.
+        folder: Photographs, at any depth.
 
     Raises:
-        UserError: There are none.
+        UserError: The folder has no photographs.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         paths = sorted(
             path
             for path in Path(folder).rglob('*')
@@ -106,15 +107,15 @@ class Mosaic:
         if not self.photos:
             raise UserError(f'--photos {folder} holds no PNG or JPEG image')
 
-    def __call__(self, size, seed):
-        """Lay enlarged photographs beside and below each other.
+    def __call__(self, size: tuple[int, int], seed: int) -> np.ndarray:
+        """Tile enlarged photographs.
 
         Args:
-            size (tuple[int, int]): Width and height.
-            seed (int): Which photograph is the first.
+            size: Width and height.
+            seed: Index of the first photograph.
 
         Returns:
-            np.ndarray: (H, W, 3) uint8, BGR.
+            (H, W, 3) uint8, BGR.
         """
         height, width = self.photos[0].shape[:2]
         tile = (round(width * _ENLARGED), round(height * _ENLARGED))
@@ -132,53 +133,60 @@ class Mosaic:
         return np.ascontiguousarray(whole)
 
 
-def label(size, classes, seed):
-    """Draw regions of classes.
+def label(size: tuple[int, int], classes: int, seed: int) -> np.ndarray:
+    """Generate a label map of random regions.
 
     Args:
-        size (tuple[int, int]): Width and height.
-        classes (int): Ids are below this.
-        seed (int): Of what is drawn.
+        size: Width and height.
+        classes: Ids are below this.
+        seed: Random seed.
 
     Returns:
-        np.ndarray: (H, W) uint8.
+        (H, W) uint8.
     """
-    cells = np.random.default_rng(seed).integers(classes, size=(24, 32))
+    grid = np.random.default_rng(seed).integers(classes, size=(24, 32))
     return cv2.resize(
-        cells.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
+        grid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
     )
 
 
-def write_set(folder, size, storages, labels, *, count, draw=picture):
+def write_set(
+    folder: Path,
+    size: tuple[int, int],
+    formats: Sequence[str],
+    labels: Sequence[str],
+    *,
+    count: int,
+    draw: Callable = synthetic_image,
+) -> dict[str, int]:
     """Write folders as ``FolderDataset`` reads them.
 
     Args:
-        folder (Path): Receives a folder for each storage and kind of labels.
-        size (tuple[int, int]): Width and height.
-        storages (Sequence[str]): The first is the published one, ``png`` or
-            ``jpg``; the others hold the same pixels.
-        labels (Sequence[str]): Kinds of label files.
-        count (int): Number of images.
-        draw (Callable): ``(size, seed) -> (H, W, 3) uint8``.
+        folder: Receives a folder for each image_format and kind of labels.
+        size: Width and height.
+        formats: The first is the published one, ``png`` or ``jpg``; the
+            others hold the same pixels.
+        labels: Kinds of label files.
+        count: Number of images.
+        draw: ``(size, seed) -> (H, W, 3) uint8``.
 
     Returns:
-        dict[str, int]: Mean number of bytes of an image, or label, by
-        storage and kind.
+        Mean number of bytes of an image, or label, by image_format and kind.
     """
     folder = Path(folder)
-    total = dict.fromkeys((*storages, *labels), 0)
+    total = dict.fromkeys((*formats, *labels), 0)
     for name in total:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(count):
         image = draw(size, index)
-        for storage in storages:
-            payload = encode(image, storage)
-            if storage == 'jpg':
-                # The copies are of what the published file decodes to.
+        for image_format in formats:
+            payload = encode(image, image_format)
+            if image_format == 'jpg':
+                # The other formats store the decoded JPEG.
                 image = cv2.imdecode(np.frombuffer(payload, np.uint8), 1)
-            path = folder / storage / f'{index:04d}{suffix(storage)}'
+            path = folder / image_format / f'{index:04d}{suffix(image_format)}'
             path.write_bytes(payload)
-            total[storage] += len(payload)
+            total[image_format] += len(payload)
         for kind in labels:
             payload = _label_bytes(label(size, 19, index), kind)
             (folder / kind / f'{index:04d}.png').write_bytes(payload)
@@ -186,40 +194,40 @@ def write_set(folder, size, storages, labels, *, count, draw=picture):
     return {name: size // count for name, size in total.items()}
 
 
-def suffix(storage):
-    """Return the suffix of the files of a storage."""
-    return '.png' if storage == 'png-fast' else f'.{storage}'
+def suffix(image_format: str) -> str:
+    """Return the file suffix of an image format."""
+    return '.png' if image_format == 'png-fast' else f'.{image_format}'
 
 
-def encode(image, storage):
+def encode(image: np.ndarray, image_format: str) -> bytes:
     """Encode an image.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8, BGR.
-        storage (str): ``png``, ``jpg`` or one of :data:`STORAGES`.
+        image: (H, W, 3) uint8, BGR.
+        image_format: ``png``, ``jpg`` or one of :data:`IMAGE_FORMATS`.
 
     Returns:
-        bytes: The file.
+        The file.
     """
-    if storage in RECODES:
-        return encode_exactly(image, storage, 'picture')
+    if image_format in RECODES:
+        return encode_exactly(image, image_format, 'picture')
     out = io.BytesIO()
-    if storage == 'npy':
+    if image_format == 'npy':
         np.save(out, image)
         return out.getvalue()
-    if storage == 'jxl':
+    if image_format == 'jxl':
         import pillow_jxl  # noqa: F401
 
         rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         rgb.save(out, 'JXL', lossless=True, effort=1)
         return out.getvalue()
-    if storage == 'jpg':
-        # Some 0.1 MB at the size of BDD100K, as its download has.
+    if image_format == 'jpg':
+        # About 0.1 MB at the size of BDD100K, as published.
         options = (cv2.IMWRITE_JPEG_QUALITY, 80)
     else:
-        level = 1 if storage == 'png-fast' else 6
+        level = 1 if image_format == 'png-fast' else 6
         options = (cv2.IMWRITE_PNG_COMPRESSION, level)
-    return cv2.imencode(suffix(storage), image, options)[1].tobytes()
+    return cv2.imencode(suffix(image_format), image, options)[1].tobytes()
 
 
 def _label_bytes(ids, kind):

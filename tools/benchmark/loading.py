@@ -1,10 +1,12 @@
-"""How many training samples a second come out of a data loader."""
+"""Throughput of a data loader in training samples per second."""
 
 import itertools
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from mmengine.dataset import pseudo_collate
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from benchmark.decoders import READERS
 from benchmark.files import PREPARED, suffix
@@ -14,21 +16,23 @@ from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.seeds import seed_everything
 
-# What MMSegmentation's own transforms are called.
+# Name of MMSegmentation's own loading transforms as a decoder.
 MMSEG = 'mmseg'
 
 
-def pipeline(size, crop, decoder='cv2'):
-    """The official training pipeline.
+def pipeline(
+    size: tuple[int, int], crop: int, decoder: str = 'cv2'
+) -> list[dict]:
+    """Return the official training pipeline.
 
     Args:
-        size (tuple[int, int]): Width and height of the stored images.
-        crop (int): Side of the crops.
-        decoder (str): ``cv2`` or ``pillow`` (of MMCV), one of
+        size: Width and height of the stored images.
+        crop: Side of the crops.
+        decoder: ``cv2`` or ``pillow`` (of MMCV), one of
             :data:`~benchmark.decoders.READERS`, or ``mmseg``.
 
     Returns:
-        list[dict]: Transforms.
+        Transforms.
     """
     labels = dict(type='LoadSegLabels')
     if decoder == MMSEG:
@@ -52,60 +56,69 @@ def pipeline(size, crop, decoder='cv2'):
     ]
 
 
-def folder_dataset(folder, size, crop, **options):
-    """The config of a written set.
+def folder_dataset(
+    folder: Path, size: tuple[int, int], crop: int, **options
+) -> dict:
+    """Return the config of a written dataset.
 
     Args:
-        folder (Path): Of :func:`write_set`.
-        size (tuple[int, int]): Width and height of its images.
-        crop (int): Side of the crops.
-        **options: ``storage`` (``png`` by default), ``labels``
+        folder: Folder of :func:`write_set`.
+        size: Width and height of its images.
+        crop: Side of the crops.
+        **options: ``image_format`` (``png`` by default), ``labels``
             (``prepared``), and ``decoder`` (``cv2``).
 
     Returns:
-        dict: Of a ``FolderDataset``.
+        Config of a ``FolderDataset``.
     """
-    storage = options.get('storage', 'png')
+    image_format = options.get('image_format', 'png')
     return dict(
         type='FolderDataset',
         domain='source',
         data_root=str(folder),
         data_prefix=dict(
-            img_path=storage, seg_map_path=options.get('labels', PREPARED)
+            img_path=image_format, seg_map_path=options.get('labels', PREPARED)
         ),
-        img_suffix=suffix(storage),
+        img_suffix=suffix(image_format),
         metainfo=dict(classes=CLASSES, palette=PALETTE),
         pipeline=pipeline(size, crop, options.get('decoder', 'cv2')),
     )
 
 
-def throughput(dataset, *, images, workers, clock='wall', batch=2):
-    """Load samples and count.
+def throughput(
+    dataset: Dataset,
+    *,
+    images: int,
+    workers: int,
+    clock: str = 'wall',
+    batch: int = 2,
+) -> float:
+    """Measure the throughput of a data loader.
 
     Args:
-        dataset (Dataset): Of samples.
-        images (int): How many are timed.
-        workers (int): Processes; 0 for this one.
-        clock (str): One of ``CLOCKS``. That of the processor does not count
-            what workers do, so they are timed by the wall.
-        batch (int): Samples at a time.
+        dataset: Training dataset.
+        images: Number of timed samples.
+        workers: Processes; 0 for this one.
+        clock: One of ``CLOCKS``. Processor time does not include worker
+            processes, so with workers wall time is used.
+        batch: Batch size.
 
     Returns:
-        float: Samples a second, from the second batch on.
+        Samples per second, from the second batch on.
     """
     if not len(dataset):
         raise DataError('the data set has no images: nothing to load')
-    # The same scales and crops for all that is compared.
+    # Same scales and crops for all cases.
     seed_everything(0)
     loader = DataLoader(
         dataset,
         batch_size=batch,
-        sampler=_Endless(len(dataset)),
+        sampler=_InfiniteSampler(len(dataset)),
         num_workers=workers,
         collate_fn=pseudo_collate,
     )
     iterator = iter(loader)
-    # Also those that the workers have made while they were started.
+    # Skip batches that were prefetched while the workers started.
     for _ in range(1 + 2 * workers):
         next(iterator)
     batches = max(1, -(-images // batch))
@@ -116,7 +129,7 @@ def throughput(dataset, *, images, workers, clock='wall', batch=2):
     return batches * batch / (now() - start)
 
 
-class _Endless:
+class _InfiniteSampler:
     def __init__(self, size):
         self.size = size
 
@@ -127,16 +140,18 @@ class _Endless:
         return 1 << 40
 
 
-def sample_parts(dataset, images, now=time.perf_counter):
-    """Seconds of each transform for one sample.
+def sample_parts(
+    dataset: Dataset, images: int, now: Callable = time.perf_counter
+) -> dict[str, float]:
+    """Measure the seconds per sample of each transform.
 
     Args:
-        dataset (Dataset): With a pipeline.
-        images (int): Over how many samples the mean is taken.
-        now (Callable): Tells the time.
+        dataset: With a pipeline.
+        images: Number of samples averaged.
+        now: Clock in seconds.
 
     Returns:
-        dict[str, float]: Name of the transform -> seconds.
+        Name of the transform -> seconds.
     """
     clock = RegionTimer(lambda: None, now)
     watches = [

@@ -1,4 +1,4 @@
-"""Contenders measured in turn: A B A B."""
+"""Interleaved time and memory measurements: A B A B."""
 
 import gc
 import statistics
@@ -17,12 +17,12 @@ CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 @dataclass
 class BenchmarkCase:
-    """One way to do the work.
+    """Implementation to be measured.
 
     Attributes:
-        run (Callable): Does the work once; what it returns is kept.
-        prepare (Callable): Makes the argument of ``run``, not timed.
-        watches (Sequence[TimedMethod]): The parts of the work.
+        run: Executes the work once; the result is kept.
+        prepare: Creates the argument of ``run``, not timed.
+        watches: Methods that are timed separately.
     """
 
     run: Callable[[Any], Any]
@@ -32,14 +32,14 @@ class BenchmarkCase:
 
 @dataclass
 class Measurement:
-    """What came out for one case.
+    """Measurements of one case.
 
     Attributes:
-        seconds (list[float]): Of each repeat.
-        peak (int | None): Bytes on top of what lay in memory before.
-        parts (dict[str, float]): Seconds of each part in one more run.
-        whole (float): Seconds of that run.
-        result (object): What the last run returned.
+        seconds: Seconds of each repeat.
+        peak: Peak memory in bytes, above the level before the run.
+        parts: Seconds of each part in an additional run.
+        whole: Seconds of that run.
+        result: Result of the last run.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -49,45 +49,53 @@ class Measurement:
     result: Any = None
 
     @property
-    def median(self):
-        """Seconds of the run in the middle."""
+    def median(self) -> float:
+        """Median of the seconds."""
         return statistics.median(self.seconds)
 
     @property
-    def spread(self):
-        """Seconds between the slowest and the fastest run."""
+    def spread(self) -> float:
+        """Difference of the slowest and the fastest run, seconds."""
         return max(self.seconds) - min(self.seconds)
 
 
-def synchronizer(device):
-    """Make the function that waits for a device.
+def synchronizer(device: torch.device) -> Callable:
+    """Return the function that synchronises a device.
 
     Args:
-        device (torch.device): Where the work is done.
+        device: Device of the work.
 
     Returns:
-        Callable: Takes nothing.
+        A function without arguments.
     """
     if device.type == 'cuda':
         return lambda: torch.cuda.synchronize(device)
     return lambda: None
 
 
-def interleave(cases, *, device, warmup=1, repeats=5, clock='wall'):
-    """Measure cases in turn, so that the machine's moods hit all.
+def interleave(
+    cases: dict[str, BenchmarkCase],
+    *,
+    device: torch.device,
+    warmup: int = 1,
+    repeats: int = 5,
+    clock: str = 'wall',
+) -> dict[str, Measurement]:
+    """Measure cases interleaved, so that drift affects all alike.
 
-    Memory and parts are taken in one more run of each: watching costs time.
+    Memory and parts are measured in an additional run of each case, because
+    the instrumentation takes time.
 
     Args:
-        cases (dict[str, BenchmarkCase]): By name.
-        device (torch.device): Where they compute.
-        warmup (int): Runs of each that are not counted.
-        repeats (int): Runs of each that are.
-        clock (str): ``wall``, or ``cpu`` for the processor time of this
-            process, on a machine that has other work to do.
+        cases: Cases by name.
+        device: Device of the cases.
+        warmup: Untimed runs of each case.
+        repeats: Timed runs of each case.
+        clock: ``wall``, or ``cpu`` for the processor time of this process, on
+            a machine that has other work to do.
 
     Returns:
-        dict[str, Measurement]: By name.
+        Measurements by name.
     """
     wait, now = synchronizer(device), CLOCKS[clock]
     found = {name: Measurement() for name in cases}

@@ -1,8 +1,9 @@
-"""The most memory that a piece of work takes, on top of what lies there."""
+"""Peak memory of a block of code, above the level before it."""
 
 import ctypes
 import gc
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,25 +13,25 @@ _PROCESS = Path('/proc/self')
 
 
 class PeakMemory:
-    """What a block took at most; bytes, None where it cannot be known."""
+    """Peak memory of a block in bytes, None if it cannot be measured."""
 
     bytes = None
 
 
 @contextmanager
-def peak_memory(device):
-    """TimedMethod the memory of a block.
+def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
+    """Measure the peak memory of a block.
 
-    On CUDA that of torch's allocator. On CPU the resident memory of the
-    process, which counts whatever any library takes; freed pages are given
-    back first, so that an earlier block does not lend its own. Only Linux
-    tells the peak of a block.
+    On CUDA the memory of torch's allocator. On CPU the resident memory of the
+    process, which includes all libraries; freed pages are returned to the
+    system first, so that the block cannot reuse those of an earlier one.
+    Only Linux reports the peak of a block.
 
     Args:
-        device (torch.device): Where the block computes.
+        device: Device of the block.
 
     Yields:
-        PeakMemory: Filled when the block ends.
+        Its ``bytes`` are set when the block ends.
     """
     peak = PeakMemory()
     gc.collect()
@@ -42,22 +43,22 @@ def peak_memory(device):
         torch.cuda.synchronize(device)
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    _give_back_freed_pages()
-    watched = _forget_the_peak()
+    _release_freed_pages()
+    watched = _reset_peak()
     before = _kilobytes('VmRSS') if watched else 0
     yield peak
     if watched:
         peak.bytes = (_kilobytes('VmHWM') - before) * 1024
 
 
-def _give_back_freed_pages():
+def _release_freed_pages():
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         pass  # another C library: the numbers are coarser
 
 
-def _forget_the_peak():
+def _reset_peak():
     try:
         (_PROCESS / 'clear_refs').write_text('5')
     except OSError:

@@ -1,19 +1,19 @@
-"""How the time of a step divides among its parts."""
+"""Time of the parts of a step."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
 class TimedMethod(NamedTuple):
-    """A method whose time is a part of the whole.
+    """Method that is timed as a part of the whole.
 
-    Args:
-        owner (object): Whose method it is; not a class.
-        method (str): Its name.
-        part (str): What its time is counted as, less what the parts inside
-            of it take.
-        whole (bool): Count what is inside of it as this part too.
+    Attributes:
+        owner: Object that has the method; not a class.
+        method: Name of the method.
+        part: Name of the part; nested parts are subtracted from its time.
+        whole: Whether nested parts are counted as this part instead.
     """
 
     owner: Any
@@ -23,17 +23,17 @@ class TimedMethod(NamedTuple):
 
 
 class RegionTimer:
-    """Adds up the time inside of watched methods.
+    """Sums the time spent in timed methods.
 
     Args:
-        synchronize (Callable): Waits until the device has done its work.
-        now (Callable): Tells the time in seconds.
+        synchronize: Waits for the device.
+        now: Clock in seconds.
 
     Attributes:
-        seconds (dict[str, float]): Of each part.
+        seconds (dict[str, float]): Seconds of each part.
     """
 
-    def __init__(self, synchronize, now):
+    def __init__(self, synchronize: Callable, now: Callable):
         self.seconds = {}
         self._synchronize = synchronize
         self._now = now
@@ -41,14 +41,16 @@ class RegionTimer:
         self._inside_whole = False
 
     @contextmanager
-    def watching(self, watches):
-        """Replace the methods by ones that are timed, for a block.
+    def watching(
+        self, watches: Sequence[TimedMethod]
+    ) -> 'Iterator[RegionTimer]':
+        """Time the methods within a block.
 
         Args:
-            watches (Sequence[TimedMethod]): The methods.
+            watches: The methods.
 
         Yields:
-            RegionTimer: Itself.
+            Itself.
         """
         replaced = []
         try:
@@ -61,7 +63,7 @@ class RegionTimer:
                 )
             yield self
         finally:
-            # Backwards: a method may be watched twice.
+            # In reverse order: a method may be timed twice.
             for watch, original in reversed(replaced):
                 if original is None:
                     delattr(watch.owner, watch.method)

@@ -1,4 +1,4 @@
-"""SAMs of the published sizes with random weights, to measure with."""
+"""SAMs of the published sizes with random weights, for benchmarks."""
 
 from functools import partial
 
@@ -14,8 +14,8 @@ VARIANTS = ('vit_t', 'vit_b')
 _CHANNELS = 256
 
 
-def build_sam(variant, side=1024):
-    """Build a SAM.
+def build_sam(variant: str, side: int = 1024) -> nn.Module:
+    """Build a SAM with random weights.
 
     ``vit_b`` is segment-anything's own. ``vit_t`` stands for MobileSAM's,
     whose package is not on PyPI: a TinyViT-5M of timm whose last stage keeps
@@ -23,12 +23,12 @@ def build_sam(variant, side=1024):
     prompt encoder and mask decoder.
 
     Args:
-        variant (str): One of :data:`VARIANTS`.
-        side (int): Of the square that the encoder sees, pixels: 1024 in the
+        variant: One of :data:`VARIANTS`.
+        side: Of the square that the encoder sees, pixels: 1024 in the
             published ones; a multiple of 32.
 
     Returns:
-        nn.Module: A ``Sam``, in eval mode.
+        A ``Sam``, in eval mode.
     """
     from segment_anything.modeling import (
         MaskDecoder,
@@ -77,13 +77,13 @@ class TinyEncoder(nn.Module):
     """TinyViT-5M (arXiv 2207.10666) as an image encoder of SAM.
 
     Args:
-        side (int): Of its input, pixels.
+        side: Side of the input, pixels.
 
     Attributes:
-        img_size (int): The same; segment-anything asks for it.
+        img_size (int): The same; segment-anything reads it.
     """
 
-    def __init__(self, side):
+    def __init__(self, side: int):
         super().__init__()
         from segment_anything.modeling.common import LayerNorm2d
 
@@ -98,7 +98,7 @@ class TinyEncoder(nn.Module):
             LayerNorm2d(_CHANNELS),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, 3, side, side) to (N, 256, side / 16, side / 16)."""
         return self.neck(self.trunk.forward_features(x))
 
@@ -107,14 +107,14 @@ _ENCODERS = dict(vit_t=TinyEncoder, vit_b=_base_encoder)
 
 
 class RandomSAM(PromptedSAM):
-    """A SAM as refiners use it, with random weights.
+    """SAM with random weights, in the interface of the refiners.
 
     Args:
-        variant (str): One of :data:`VARIANTS`.
-        side (int): As for :func:`build_sam`.
+        variant: One of :data:`VARIANTS`.
+        side: As for :func:`build_sam`.
     """
 
-    def __init__(self, variant, side):
+    def __init__(self, variant: str, side: int):
         from segment_anything import SamPredictor
 
         self.model = build_sam(variant, side)
@@ -123,15 +123,15 @@ class RandomSAM(PromptedSAM):
 
 
 class RandomSAMRefiner(SAMRefiner):
-    """The refiner around it.
+    """SAM refiner with random weights.
 
     Args:
-        variant (str): One of :data:`VARIANTS`.
-        side (int): As for :func:`build_sam`.
+        variant: One of :data:`VARIANTS`.
+        side: As for :func:`build_sam`.
         **options: As for :class:`SAMRefiner`.
     """
 
-    def __init__(self, variant, side, **options):
+    def __init__(self, variant: str, side: int, **options):
         super().__init__(variant=variant, checkpoint=side, **options)
 
     def _load(self, variant, checkpoint):

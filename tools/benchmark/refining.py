@@ -1,4 +1,7 @@
-"""Refinement of a pseudo label by SAM: ours, and the plain one beside."""
+"""SAM refinement of a pseudo-label: ours and the reference."""
+
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -7,74 +10,82 @@ from scipy import ndimage
 from benchmark.measure import BenchmarkCase
 from benchmark.parts import TimedMethod
 from benchmark.random_sam import RandomSAMRefiner
-from benchmark.report import OURS, PLAIN
+from benchmark.report import OURS, REFERENCE
 from clouds_mmseg.refine.arguments import as_rgb_array
 from clouds_mmseg.utils.hashing import digest_array
 
-# What the issue's timings have: 39 components in an image of 768 x 768.
+# 39 components in an image of 768 x 768 pixels.
 ROWS, COLUMNS, COMPONENTS = 6, 7, 39
 EPOCHS = ('first epoch', 'second epoch', 'second epoch, borders moved')
-# How far borders move between two epochs, pixels.
+# Displacement of borders between two epochs, pixels.
 DRIFT = 2.0
 
 
-def make_label(size, seed=0):
-    """Draw a label map of 39 components with wavy borders.
+def make_label(size: int, seed: int = 0) -> np.ndarray:
+    """Generate a label map of 39 components with wavy borders.
 
     Args:
-        size (int): Side of the square, pixels.
-        seed (int): Of the waves.
+        size: Side of the square, pixels.
+        seed: Random seed of the waves.
 
     Returns:
-        np.ndarray: (size, size) int64; three cells are ignored.
+        (size, size) int64; three grid cells are ignored.
     """
-    cells = (np.arange(ROWS * COLUMNS) * 7 % 19).reshape(ROWS, COLUMNS)
-    cells.flat[COMPONENTS:] = 255
+    grid = (np.arange(ROWS * COLUMNS) * 7 % 19).reshape(ROWS, COLUMNS)
+    grid.flat[COMPONENTS:] = 255
     y, x = np.mgrid[:size, :size] / size
     rng = np.random.default_rng(seed)
     a, b = rng.random(2) * 6
     y, x = y + 0.01 * np.sin(9 * x + a), x + 0.01 * np.sin(9 * y + b)
     rows = np.clip(y * ROWS, 0, ROWS - 1).astype(int)
     columns = np.clip(x * COLUMNS, 0, COLUMNS - 1).astype(int)
-    return cells[rows, columns].astype(np.int64)
+    return grid[rows, columns].astype(np.int64)
 
 
-def drifted(label, seed):
-    """Move the borders of a label map a little, each place otherwise.
+def drifted(label: np.ndarray, seed: int) -> np.ndarray:
+    """Displace the borders of a label map by smooth random noise.
 
     Args:
-        label (np.ndarray): (H, W) int64.
-        seed (int): Of the drift.
+        label: (H, W) int64.
+        seed: Random seed.
 
     Returns:
-        np.ndarray: (H, W) int64.
+        (H, W) int64.
     """
     rng = np.random.default_rng(seed)
-    places = np.mgrid[: label.shape[0], : label.shape[1]].astype(float)
-    for axis in places:
+    coordinates = np.mgrid[: label.shape[0], : label.shape[1]].astype(float)
+    for axis in coordinates:
         noise = ndimage.zoom(
             rng.normal(size=(9, 9)), np.array(label.shape) / 9, order=1
         )
         axis += DRIFT * noise / np.abs(noise).max()
-    return ndimage.map_coordinates(label, places, order=0, mode='nearest')
+    return ndimage.map_coordinates(label, coordinates, order=0, mode='nearest')
 
 
-def refinement(epoch, *, variant, side, size, device, folder, plain=None):
-    """Mend the label of one image.
+def refinement(
+    epoch: str,
+    *,
+    variant: str,
+    side: int,
+    size: int,
+    device: torch.device,
+    folder: Path,
+    reference: ModuleType | None = None,
+) -> dict[str, BenchmarkCase]:
+    """Build the cases that refine the label of one image.
 
     Args:
-        epoch (str): One of :data:`EPOCHS`: nothing is kept yet; the image
-            comes again with the label it had; it comes with borders that
-            have moved.
-        variant (str): As for :class:`RandomSAMRefiner`.
-        side (int): Of the square that SAM sees.
-        size (int): Side of the image, pixels.
-        device (torch.device): Where SAM runs.
-        folder (Path): An empty one, for the cache.
-        plain (module, optional): Of :func:`load_reference`.
+        epoch: One of :data:`EPOCHS`: empty cache; same image and label as
+            before; same image with displaced label borders.
+        variant: As for :class:`RandomSAMRefiner`.
+        side: Side of SAM's square input, pixels.
+        size: Side of the image, pixels.
+        device: Device of SAM.
+        folder: Empty folder, for the cache.
+        reference: Of :func:`load_reference`.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns a label (H, W).
+        Cases whose result is a label (H, W).
     """
     area = size * size // 118  # 5,000 of 768 x 768
     first = epoch == EPOCHS[0]
@@ -98,13 +109,13 @@ def refinement(epoch, *, variant, side, size, device, folder, plain=None):
     refiner(image.to(device), torch.from_numpy(label).to(device))
     decoder = refiner.sam.model.mask_decoder
     cases = {}
-    if plain:
+    if reference:
         from segment_anything import SamPredictor
 
         predictor = SamPredictor(refiner.sam.model)
         seed = [refiner.seed, int(digest_array(array), 16)]
-        cases[PLAIN] = BenchmarkCase(
-            lambda la: plain.refine(
+        cases[REFERENCE] = BenchmarkCase(
+            lambda la: reference.refine(
                 predictor, array, la, min_area=area, seed=seed
             ),
             next_label,

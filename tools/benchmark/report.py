@@ -1,29 +1,31 @@
-"""What was measured, as a table and as JSON."""
+"""Measurements as tables and as JSON."""
 
 import json
 import platform
+from pathlib import Path
 
 import mmengine
 import torch
 from prettytable import PrettyTable
 
+from benchmark.measure import Measurement
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.version import __version__
 
-OURS, PLAIN = 'ours', 'plain'
+OURS, REFERENCE = 'ours', 'plain'
 
 
-def rows_of(measurements):
-    """Turn measurements into rows, one a quantity.
+def rows_of(measurements: dict[str, Measurement]) -> list[dict]:
+    """Convert measurements to rows, one per quantity.
 
     Args:
-        measurements (dict[str, Measurement]): Of ``ours`` and perhaps of
-            ``plain``.
+        measurements: Measurements of ``ours`` and optionally ``plain``, the
+            reference implementation.
 
     Returns:
-        list[dict]: ``name``, ``unit``, a value for each case, and
-        where there are two, ``ratio``: how many times plain takes ours.
+        ``name``, ``unit``, a value for each case and, with two cases,
+        ``ratio``: time of the reference divided by that of ours.
     """
     quantities = [
         ('median', 's', {k: m.median for k, m in measurements.items()}),
@@ -45,17 +47,17 @@ def rows_of(measurements):
 
 def _row(name, unit, values):
     row = dict(name=name, unit=unit, **values)
-    # How far the repeats lie apart is nothing to win at.
-    if name != 'spread' and values.get(PLAIN) and values.get(OURS):
-        row['ratio'] = values[PLAIN] / values[OURS]
+    # A ratio of spreads is meaningless.
+    if name != 'spread' and values.get(REFERENCE) and values.get(OURS):
+        row['ratio'] = values[REFERENCE] / values[OURS]
     return row
 
 
-def environment():
-    """Collect what the numbers depend on besides the options.
+def environment() -> dict:
+    """Collect machine and versions that the measurements depend on.
 
     Returns:
-        dict: The machine and the versions.
+        The machine and the versions.
     """
     return dict(
         machine=device_name(),
@@ -69,17 +71,18 @@ def environment():
     )
 
 
-def table_of(rows, measurements=None):
-    """Draw rows, one a line.
+def table_of(
+    rows: list[dict], measurements: dict[str, Measurement] | None = None
+) -> str:
+    """Format rows as a table.
 
     Args:
-        rows (list[dict]): Of :func:`rows_of`, or any with equal keys.
-            ``work`` and ``unit`` are no columns.
-        measurements (dict[str, Measurement], optional): For the shares of
-            the parts.
+        rows: Rows of :func:`rows_of`, or any dicts with equal keys. ``work``
+            and ``unit`` are not shown as columns.
+        measurements: Measurements that give the shares of the parts.
 
     Returns:
-        str: The table.
+        The table.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in ('work', 'unit')]
@@ -114,12 +117,12 @@ def _cell(row, column, measurements):
     return str(value)
 
 
-def write_json(path, **content):
-    """Write the report as a file, whole or not at all.
+def write_json(path: str | Path, **content) -> None:
+    """Write the report to a JSON file atomically.
 
     Args:
-        path (str | Path): Its name.
-        **content: What JSON can hold.
+        path: Path of the file.
+        **content: JSON values.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + '\n')

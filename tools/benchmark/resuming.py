@@ -1,12 +1,14 @@
-"""The way from a checkpoint to the first batch after it."""
+"""Time from a checkpoint to the first batch after it."""
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from benchmark.files import PREPARED, write_set
@@ -19,22 +21,19 @@ _BATCH = 2
 
 
 class FirstBatchReached(Exception):
-    """The run has come where it is timed."""
+    """Raised when the first batch has been loaded."""
 
 
 @HOOKS.register_module()
 class StopAtFirstBatch(Hook):
-    """End a run when its first batch has been loaded."""
+    """Stop a run when its first batch has been loaded."""
 
     priority = 'VERY_HIGH'
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Leave the loop.
-
-        Args:
-            runner (Runner): Unused.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Stop the loop.
 
         Raises:
             FirstBatchReached: Always.
@@ -43,28 +42,28 @@ class StopAtFirstBatch(Hook):
 
 
 class ResumeCase:
-    """A warm-up run on written images that was stopped somewhere.
+    """Source-only training on synthetic files that was interrupted.
 
     Args:
-        folder (Path): An empty one.
-        tower (str): A model of open_clip.
-        model (dict): Merged into the model's config, dotted keys.
-        size (tuple[int, int]): Width and height of the stored images.
-        crop (int): Side of the crops.
-        workers (int): Processes that load.
-        clock (Callable): Tells the time.
+        folder: Empty folder.
+        tower: A model of open_clip.
+        model: Merged into the model's config, dotted keys.
+        size: Width and height of the stored images.
+        crop: Side of the crops.
+        workers: Worker processes of the loader.
+        clock: Clock in seconds.
     """
 
     def __init__(
         self,
-        folder,
+        folder: Path,
         *,
-        tower='RN50',
-        model=None,
-        size=(1914, 1052),
-        crop=512,
-        workers=0,
-        clock=time.perf_counter,
+        tower: str = 'RN50',
+        model: dict | None = None,
+        size: tuple[int, int] = (1914, 1052),
+        crop: int = 512,
+        workers: int = 0,
+        clock: Callable = time.perf_counter,
     ):
         self.folder = Path(folder)
         self._clock = clock
@@ -91,14 +90,14 @@ class ResumeCase:
             )
         )
 
-    def save(self, iteration):
-        """Write the checkpoint of a run after so many iterations.
+    def save(self, iteration: int) -> Path:
+        """Write a checkpoint as if it were saved at an iteration.
 
         Args:
-            iteration (int): At least 1.
+            iteration: At least 1.
 
         Returns:
-            Path: Of the checkpoint.
+            Path of the checkpoint.
         """
         runner = self._runner()
         wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -113,14 +112,14 @@ class ResumeCase:
         runner.save_checkpoint(str(self.folder), name, by_epoch=False)
         return self.folder / name
 
-    def seconds(self, path):
-        """Resume, and stop when the first batch is there.
+    def seconds(self, path: Path) -> float:
+        """Resume, and stop at the first batch.
 
         Args:
-            path (Path): Of :meth:`save`.
+            path: Path returned by :meth:`save`.
 
         Returns:
-            float: From the call of ``train`` to the first batch.
+            Seconds from the call of ``train`` to the first batch.
         """
         runner = self._runner(max_iters=10**9)
         runner._resume, runner._load_from = True, str(path)
@@ -131,14 +130,14 @@ class ResumeCase:
             return self._clock() - start
         raise AssertionError('the run ended before its first batch')
 
-    def seconds_a_batch(self, batches):
-        """Load batches, as a loop does that replays what it has seen.
+    def seconds_a_batch(self, batches: int) -> float:
+        """Load batches, as a loop that skips trained batches by loading them.
 
         Args:
-            batches (int): How many, after one that starts the workers.
+            batches: Number of batches, after one that starts the workers.
 
         Returns:
-            float: For each of them.
+            Seconds per batch.
         """
         iterator = iter(self._runner().train_loop.dataloader)
         next(iterator)
@@ -156,21 +155,27 @@ class ResumeCase:
         return build_runner(config)
 
 
-def compare(case, iteration, *, warmup=1, repeats=3, replayed=0):
-    """Resume early and late in turn.
+def compare(
+    case: ResumeCase,
+    iteration: int,
+    *,
+    warmup: int = 1,
+    repeats: int = 3,
+    replayed: int = 0,
+) -> list[dict]:
+    """Measure resuming at iteration 1 and at a late one, interleaved.
 
     Args:
-        case (ResumeCase): What is resumed.
-        iteration (int): The late one; the early one is 1.
-        warmup (int): Runs of each that are not counted.
-        repeats (int): Runs of each that are.
-        replayed (int): Batches that are loaded to tell what a loop would
-            take that loads all that went before, without doing it; 0 for
-            not to tell.
+        case: Run to resume.
+        iteration: The late iteration.
+        warmup: Untimed runs of each.
+        repeats: Timed runs of each.
+        replayed: Batches that are loaded to extrapolate the time of a loop
+            that loads all trained batches again; 0 disables it.
 
     Returns:
-        list[dict]: Rows with the seconds of each and, where it is told, the
-        ``ratio`` of replaying to ours.
+        Rows with the seconds of each and, if extrapolated, the ``ratio`` of
+        replaying to ours.
     """
     paths = {number: case.save(number) for number in (1, iteration)}
     seconds = {number: [] for number in paths}
@@ -191,7 +196,7 @@ def compare(case, iteration, *, warmup=1, repeats=3, replayed=0):
     if replayed:
         early, late = rows
         batch = case.seconds_a_batch(replayed)
-        # Told, not waited for: it would be hours.
+        # Extrapolated: replaying would take hours.
         late['plain'] = early['ours'] + iteration * batch
         late['ratio'] = late['plain'] / late['ours']
     return rows

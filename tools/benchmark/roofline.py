@@ -1,4 +1,4 @@
-"""Arithmetic and bytes of a piece of work, against what the machine can do."""
+"""Operations and memory traffic, compared with the hardware limits."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from benchmark.measure import synchronizer
+from benchmark.measure import BenchmarkCase, Measurement, synchronizer
 from benchmark.parts import RegionTimer
 from benchmark.report import OURS
 
@@ -26,7 +26,7 @@ def _attention_backward(grad, query, key, value, *_, **__):
     )
 
 
-# Torch counts its attentions on CUDA alone.
+# torch counts attention operations on CUDA only.
 _CPU_ATTENTION = 'scaled_dot_product_flash_attention_for_cpu'
 _COUNTS = {
     **flop_registry,
@@ -38,13 +38,13 @@ _COUNTS = {
 
 
 class OperationCount(TorchDispatchMode):
-    """Counts the arithmetic of matrix products, convolutions, attention.
+    """Counts operations of matrix products, convolutions and attention.
 
-    A multiplication and an addition are two operations. What else is done,
-    as reading at places and normalising, is not arithmetic but traffic.
+    A multiplication and an addition are two operations. Other work, such as
+    sampling and normalisation, is bound by memory traffic and not counted.
 
     Attributes:
-        total (int): Operations up to now.
+        total (int): Operations so far.
     """
 
     def __init__(self):
@@ -52,7 +52,7 @@ class OperationCount(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Do what was called, and add what it costs."""
+        """Call an operator and add its operations."""
         result = func(*args, **(kwargs or {}))
         count = _COUNTS.get(func.overloadpacket)
         if count:
@@ -60,14 +60,14 @@ class OperationCount(TorchDispatchMode):
         return result
 
 
-def count_operations(case):
-    """Count the arithmetic of one run.
+def count_operations(case: BenchmarkCase) -> dict[str, int]:
+    """Count the operations of one run.
 
     Args:
-        case (BenchmarkCase): Runs once more.
+        case: Case to run once more.
 
     Returns:
-        dict[str, int]: Of each part, and of the ``whole``.
+        Operations of each part and of the ``whole``.
     """
     argument = case.prepare()
     with OperationCount() as count:
@@ -77,15 +77,15 @@ def count_operations(case):
     return dict(clock.seconds, whole=count.total)
 
 
-def matmul_rate(device, dtype):
-    """Measure matrix products, laid out as those of a linear layer.
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the rate of matrix products in the layout of a linear layer.
 
     Args:
-        device (torch.device): Where.
-        dtype (torch.dtype): Of both factors.
+        device: Device to measure.
+        dtype: Dtype of both factors.
 
     Returns:
-        float: Operations a second, of the median of five.
+        Operations per second, median of five runs.
     """
     side = 8192 if device.type == 'cuda' else 2048
     a = torch.rand(side, side, device=device).to(dtype)
@@ -93,15 +93,14 @@ def matmul_rate(device, dtype):
     return 2 * side**3 / _median_seconds(lambda: a @ b.t(), device)
 
 
-def copy_rate(device):
-    """Measure a copy too large for any cache.
+def copy_rate(device: torch.device) -> float:
+    """Measure the memory bandwidth by a copy larger than any cache.
 
     Args:
-        device (torch.device): Where.
+        device: Device to measure.
 
     Returns:
-        float: Bytes a second, those read and those written, of the median of
-        five.
+        Bytes per second, read plus written, median of five runs.
     """
     size = 2**30 if device.type == 'cuda' else 2**28
     source = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -121,19 +120,25 @@ def _median_seconds(work, device, repeats=5):
     return statistics.median(seconds[1:])
 
 
-def bound_rows(title, unit, amounts, measurement, rate):
-    """Compare what ours has to do with what the machine can do.
+def bound_rows(
+    title: str,
+    unit: str,
+    amounts: dict[str, int],
+    measurement: Measurement,
+    rate: float,
+) -> list[dict]:
+    """Compare the work of our implementation with the hardware limit.
 
     Args:
-        title (str): Of what the amounts are, as ``arithmetic``.
-        unit (str): Theirs, ``FLOP`` or ``B``.
-        amounts (dict[str, int]): Of parts of the work, and of the ``whole``.
-        measurement (Measurement): Of the same case.
-        rate (float): Amount that the machine does in a second.
+        title: Kind of the amounts, such as ``arithmetic``.
+        unit: ``FLOP`` or ``B``.
+        amounts: Amounts of the parts and of the ``whole``.
+        measurement: Measurement of the same case.
+        rate: Amount per second that the machine reaches.
 
     Returns:
-        list[dict]: A row for each amount, with the seconds that the machine
-        takes at least, ``floor``, and their ``share`` of those it took.
+        A row for each amount, with the minimal seconds, ``floor``, and their
+        ``share`` of the measured seconds.
     """
     seconds = dict(measurement.parts, whole=measurement.median)
     return [

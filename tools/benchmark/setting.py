@@ -1,14 +1,17 @@
-"""The model and the images that steps are measured with."""
+"""Model and synthetic inputs of the step benchmarks."""
 
 from dataclasses import dataclass, field
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import nn
+from torch import Tensor, nn
 
+from clouds_mmseg.models.segmentors.self_training_segmentor import (
+    SelfTrainingSegmentor,
+)
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
 
@@ -20,16 +23,16 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured; the defaults are the official sizes.
+    """Model and input size of a benchmark; defaults are the official sizes.
 
     Attributes:
-        device (torch.device): Where.
-        dtype (str): ``fp32``, or ``bf16`` for autocast.
-        tower (str): A model of open_clip, its weights random.
-        size (tuple[int, int]): Width and height of an image.
-        batch (int): Images; in self-training the second half is unlabelled.
-        model (dict): Merged into the model's config, dotted keys.
-        seed (int): Of weights and images.
+        device: Device of the model.
+        dtype: ``fp32``, or ``bf16`` for autocast.
+        tower: Model name of open_clip; weights are random.
+        size: Width and height of an image.
+        batch: Batch size; in self-training the second half is unlabelled.
+        model: Merged into the model's config, dotted keys.
+        seed: Seed of weights and images.
     """
 
     device: torch.device = torch.device('cpu')
@@ -44,20 +47,20 @@ class Setting:
         check_size(self.size, self.batch)
 
     @property
-    def autocast(self):
-        """A new context in which a network runs in :attr:`dtype`."""
+    def autocast(self) -> torch.autocast:
+        """New autocast context for :attr:`dtype`."""
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == 'bf16'
         )
 
-    def build_model(self, **test_cfg):
+    def build_model(self, **test_cfg) -> SelfTrainingSegmentor:
         """Build the segmentor with a teacher.
 
         Args:
             **test_cfg: As in a config; by default whole images.
 
         Returns:
-            SelfTrainingSegmentor: On the device, in eval mode.
+            On the device, in eval mode.
         """
         config = dict(
             type='SelfTrainingSegmentor',
@@ -82,60 +85,60 @@ class Setting:
         config = merge_options(config, self.model)
         torch.manual_seed(self.seed)
         model = MODELS.build(config)
-        _stir(model)
+        _perturb_initial_weights(model)
         model.update_teacher()
         return model.to(self.device).eval()
 
-    def images(self, count=None):
-        """Draw pictures with large and small things in them.
+    def images(self, count: int | None = None) -> Tensor:
+        """Generate images with structure at several scales.
 
         Args:
-            count (int, optional): How many; by default a batch.
+            count: Number of images. Defaults to the batch size.
 
         Returns:
-            Tensor: (N, 3, H, W) uint8 on the device.
+            (N, 3, H, W) uint8 on the device.
         """
         generator = torch.Generator().manual_seed(self.seed)
         width, height = self.size
         total = torch.zeros(count or self.batch, 3, height, width)
-        for cells in (4, 16, 64):
-            noise = torch.randn(
-                len(total), 3, cells, cells, generator=generator
-            )
+        for side in (4, 16, 64):
+            noise = torch.randn(len(total), 3, side, side, generator=generator)
             total += nn.functional.interpolate(
                 noise, size=(height, width), mode='bilinear'
             )
         return (total * 30 + 110).clamp(0, 255).byte().to(self.device)
 
-    def labels(self, count):
-        """Draw label maps of some fifteen classes, with an ignored border.
+    def labels(self, count: int) -> Tensor:
+        """Generate label maps of about fifteen classes with an ignored border.
 
         Args:
-            count (int): How many.
+            count: Number of label maps.
 
         Returns:
-            Tensor: (count, H, W) int64 on the device.
+            (count, H, W) int64 on the device.
         """
         generator = torch.Generator().manual_seed(self.seed)
         width, height = self.size
-        cells = torch.randint(
+        grid = torch.randint(
             len(CLASSES), (count, 1, 4, 8), generator=generator
         )
         labels = nn.functional.interpolate(
-            cells.float(), size=(height, width), mode='nearest'
+            grid.float(), size=(height, width), mode='nearest'
         )[:, 0].long()
         labels[:, :4] = 255
         return labels.to(self.device)
 
-    def sample(self, label=None, clean=None):
-        """Wrap what belongs to an image.
+    def sample(
+        self, label: Tensor | None = None, clean: Tensor | None = None
+    ) -> SegDataSample:
+        """Build the data sample of an image.
 
         Args:
-            label (Tensor, optional): (H, W) int64.
-            clean (Tensor, optional): (3, H, W) uint8.
+            label: (H, W) int64.
+            clean: (3, H, W) uint8.
 
         Returns:
-            SegDataSample: With metainfo of :attr:`size`.
+            With metainfo of :attr:`size`.
         """
         shape = self.size[::-1]
         sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
@@ -146,15 +149,15 @@ class Setting:
         return sample
 
 
-def check_size(size, batch):
-    """Refuse sizes that cannot be measured.
+def check_size(size: tuple[int, int], batch: int) -> None:
+    """Refuse unsupported image and batch sizes.
 
     Args:
-        size (tuple[int, int]): Width and height of an image.
-        batch (int): Images.
+        size: Width and height of an image.
+        batch: Batch size.
 
     Raises:
-        UserError: A side is no multiple of 32, or there is no image.
+        UserError: A side is no multiple of 32, or the batch is empty.
     """
     if min(size) < 32 or any(side % 32 for side in size):
         raise UserError(
@@ -164,28 +167,27 @@ def check_size(size, batch):
         raise UserError(f'--batch must be at least 1, got {batch}')
 
 
-def merge_options(model, options):
-    """Change the config of a model.
+def merge_options(model: dict, options: dict) -> ConfigDict:
+    """Merge options into the config of a model.
 
     Args:
-        model (dict): The config.
-        options (dict): Dotted keys, as ``decode_head.num_queries``.
+        options: Dotted keys, as ``decode_head.num_queries``.
 
     Returns:
-        ConfigDict: The changed config.
+        The changed config.
     """
     config = Config(dict(model=model))
     config.merge_from_dict({f'model.{k}': v for k, v in options.items()})
     return config.model
 
 
-def _stir(model):
-    """Make a new model do what a trained one does.
+def _perturb_initial_weights(model):
+    """Make a new model behave like a trained one.
 
-    Deformable attention begins by reading at the same regular places for
-    every query, which is kinder to caches than what training makes of it.
-    And queries that start as far from each other as these come out alike:
-    all pixels would be of one class, on which every formulation agrees.
+    At initialisation deformable attention samples the same regular offsets
+    for every query, which is unrealistically cache-friendly. And the queries
+    of a new model have nearly equal outputs: all pixels would have one
+    class, on which any two implementations agree.
     """
     generator = torch.Generator().manual_seed(0)
     head = model.decode_head
@@ -194,12 +196,12 @@ def _stir(model):
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data.copy_(noise * 0.05)
     for layer in head.transformer_decoder.layers:
-        # What queries have in common, they are told by these three.
-        for told in (
+        # These projections add the component shared by all queries.
+        for projection in (
             layer.self_attn.attn.out_proj,
             layer.cross_attn.attn.out_proj,
             layer.ffn.layers[1],
         ):
-            told.weight.data.mul_(0.03)
+            projection.weight.data.mul_(0.03)
     head.cls_embed.weight.data.mul_(30)
     head.mask_embed[-1].weight.data.mul_(5)

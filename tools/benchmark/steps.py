@@ -1,14 +1,15 @@
-"""Inference and training steps: ours, and the plain ones beside."""
+"""Inference and training steps: ours and the reference implementation."""
 
 import copy
+from types import ModuleType
 
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from benchmark.measure import BenchmarkCase
+from benchmark.measure import BenchmarkCase, Measurement
 from benchmark.parts import TimedMethod
-from benchmark.report import OURS, PLAIN
-from benchmark.setting import MEAN, STD
+from benchmark.report import OURS, REFERENCE
+from benchmark.setting import MEAN, STD, Setting
 
 # The official optimiser, as in configs/_base_/schedules/adamw.py.
 _OPTIMIZER = dict(
@@ -17,15 +18,17 @@ _OPTIMIZER = dict(
 )
 
 
-def inference(setting, plain=None):
-    """Images to labels.
+def inference(
+    setting: Setting, reference: ModuleType | None = None
+) -> dict[str, BenchmarkCase]:
+    """Build the inference cases: images to labels.
 
     Args:
-        setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_reference`.
+        setting: Model and input size.
+        reference: Of :func:`load_reference`.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns labels (N, H, W).
+        Cases whose result is labels (N, H, W).
     """
     model = setting.build_model()
     head = model.decode_head
@@ -54,9 +57,9 @@ def inference(setting, plain=None):
             ),
         )
     }
-    if plain:
-        other = _plain_model(plain, model)
-        cases[PLAIN] = BenchmarkCase(
+    if reference:
+        other = _reference_model(reference, model)
+        cases[REFERENCE] = BenchmarkCase(
             other.predict,
             lambda: images,
             (
@@ -66,19 +69,24 @@ def inference(setting, plain=None):
                 TimedMethod(other.head, 'scores', 'class maps'),
             ),
         )
-    return _plain_first(cases)
+    return _reference_first(cases)
 
 
-def training(setting, plain=None, *, unlabelled=0):
-    """One optimiser step on labelled images and, perhaps, unlabelled ones.
+def training(
+    setting: Setting,
+    reference: ModuleType | None = None,
+    *,
+    unlabelled: int = 0,
+) -> dict[str, BenchmarkCase]:
+    """Build the cases of one optimiser step, optionally with pseudo-labels.
 
     Args:
-        setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_reference`.
-        unlabelled (int): How many images of the batch the teacher labels.
+        setting: Model and input size.
+        reference: Of :func:`load_reference`.
+        unlabelled: Number of images in the batch that the teacher labels.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns nothing.
+        Cases without result.
     """
     model = setting.build_model().train()
     head = model.decode_head
@@ -120,14 +128,14 @@ def training(setting, plain=None, *, unlabelled=0):
             ),
         )
     }
-    if plain:
-        cases[PLAIN] = _plain_training(
-            _plain_model(plain, model), images, labels, clean
+    if reference:
+        cases[REFERENCE] = _reference_training(
+            _reference_model(reference, model), images, labels, clean
         )
-    return _plain_first(cases)
+    return _reference_first(cases)
 
 
-def _plain_training(model, images, labels, clean):
+def _reference_training(model, images, labels, clean):
     optimizer = torch.optim.AdamW(model.parameters, 1e-5, weight_decay=0.05)
 
     def step(_):
@@ -152,31 +160,33 @@ def _plain_training(model, images, labels, clean):
     )
 
 
-def teacher_update(setting, plain=None):
-    """The moving average of the head.
+def teacher_update(
+    setting: Setting, reference: ModuleType | None = None
+) -> dict[str, BenchmarkCase]:
+    """Build the cases of the teacher's EMA update.
 
     Args:
-        setting (Setting): What is measured.
-        plain (module, optional): Of :func:`load_reference`.
+        setting: Model and input size.
+        reference: Of :func:`load_reference`.
 
     Returns:
-        dict[str, BenchmarkCase]: Each returns nothing.
+        Cases without result.
     """
     model = setting.build_model()
     cases = {OURS: BenchmarkCase(lambda _: model.update_teacher())}
-    if plain:
-        other = _plain_model(plain, model)
-        cases[PLAIN] = BenchmarkCase(lambda _: other.update_teacher())
-    return _plain_first(cases)
+    if reference:
+        other = _reference_model(reference, model)
+        cases[REFERENCE] = BenchmarkCase(lambda _: other.update_teacher())
+    return _reference_first(cases)
 
 
-def _plain_model(plain, model):
-    """The plain formulation of a model, on the model's own weights."""
+def _reference_model(reference, model):
+    """Build the reference implementation on the model's own weights."""
     head, device = model.decode_head, next(model.parameters()).device
     attention = head.pixel_decoder.encoder.layers[0].self_attn
     teacher = model.teacher.module['decode_head']
-    return plain.PlainModel(
-        # As it is written, in the layout in which images come.
+    return reference.PlainModel(
+        # Without changes of the memory layout.
         tower=model.backbone.pyramid,
         student=dict(head.named_parameters()),
         teacher=dict(teacher.named_parameters()),
@@ -188,20 +198,20 @@ def _plain_model(plain, model):
     )
 
 
-def _plain_first(cases):
-    """A is what B is measured against."""
+def _reference_first(cases):
+    """Order the cases: the reference implementation first."""
     return dict(sorted(cases.items(), key=lambda item: item[0] == OURS))
 
 
-def agreement(measurements):
-    """Compare the labels of both cases.
+def agreement(measurements: dict[str, Measurement]) -> tuple[float, int]:
+    """Compare the predicted labels of both cases.
 
     Args:
-        measurements (dict[str, Measurement]): Of :func:`inference`.
+        measurements: Measurements of :func:`inference`.
 
     Returns:
-        tuple[float, int]: Share of the pixels on whose class they agree, and
-        how many classes there are: to agree on one is no merit.
+        Share of pixels with the same class, and the number of predicted
+        classes: agreement on a single class means little.
     """
-    a, b = (measurements[name].result for name in (PLAIN, OURS))
+    a, b = (measurements[name].result for name in (REFERENCE, OURS))
     return (a == b).float().mean().item(), a.unique().numel()

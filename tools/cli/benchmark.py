@@ -1,35 +1,38 @@
-"""The command line of ``tools/benchmark.py``."""
+"""Command line of ``tools/benchmark.py``."""
 
 import argparse
 
 from clouds_mmseg_cli import names
 from clouds_mmseg_cli.cfg_options import CfgOptions
 
-# Width and height, and images: those of the timings of the official code.
+# Size (width, height) and batch size, as in the timings of the official code.
 _STEP_SIZES = dict(
     infer=((1024, 512), 1), train=((512, 512), 2), selftrain=((512, 512), 2)
 )
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Args:
-        argv (list[str], optional): Without the program's name.
+        argv: Without the program's name.
 
     Returns:
-        argparse.Namespace: One attribute an option.
+        One attribute per option.
     """
     parser = argparse.ArgumentParser(
-        description='Measure a piece of work, alone or in turn with the '
-        'plain formulation of it.'
+        description='Measure a workload, optionally interleaved with its '
+        'reference implementation.'
     )
     works = parser.add_subparsers(dest='work', required=True, metavar='WORK')
     common = _common()
     for name, what in (
         ('infer', 'images to labels'),
         ('train', 'an optimiser step on labelled crops'),
-        ('selftrain', 'the same, one crop of two labelled by the teacher'),
+        (
+            'selftrain',
+            'the same with one of two crops labelled by the teacher',
+        ),
     ):
         step = works.add_parser(name, help=what, parents=[common])
         _add_images(step, *_STEP_SIZES[name])
@@ -66,28 +69,31 @@ def _add_images(work, size, batch):
 
 def _add_refine(works, common):
     refine = works.add_parser(
-        'refine', help="mend a pseudo label by SAM's masks", parents=[common]
+        'refine', help="refine a pseudo-label by SAM's masks", parents=[common]
     )
     refine.add_argument(
         '--variant',
         choices=names.BENCHMARK_SAMS,
         default='vit_t',
-        help='a SAM of random weights: the size of MobileSAM, or ViT-B',
+        help='SAM with random weights: size of MobileSAM, or ViT-B',
     )
     refine.add_argument(
         '--size', type=int, default=768, help='side of the image, pixels'
     )
     refine.add_argument(
-        '--sam-size', type=int, default=1024, help='side of what SAM sees'
+        '--sam-size',
+        type=int,
+        default=1024,
+        help="side of SAM's input, pixels",
     )
 
 
 def _add_loader(works, common):
     loader = works.add_parser(
-        'loader', help='training samples a second', parents=[common]
+        'loader', help='training samples per second', parents=[common]
     )
     loader.add_argument(
-        '--config', help='measure the training sets of a config, as they lie'
+        '--config', help='measure the training sets of a config'
     )
     loader.add_argument(
         '--sets',
@@ -104,11 +110,12 @@ def _add_loader(works, common):
         '--storages',
         nargs='+',
         metavar='STORAGE',
-        help='compare these with the published files, and no other decoders; '
-        f'known are {", ".join(names.benchmark_storages())}',
+        help='image formats to compare with the published files, instead of '
+        'all formats and decoders: '
+        + ', '.join(names.benchmark_image_formats()),
     )
     loader.add_argument(
-        '--photos', help='make the pictures of the photographs in a folder'
+        '--photos', help='tile the images from the photographs in a folder'
     )
     loader.add_argument('--crop', type=int, default=768)
     loader.add_argument(
@@ -137,7 +144,7 @@ def _add_resume(works, common):
         '--replayed',
         type=int,
         default=8,
-        help='batches that stand for all in --against plain',
+        help='batches from which --against plain is extrapolated',
     )
     resume.add_argument('--tower', default='RN50')
     resume.add_argument(
@@ -154,7 +161,7 @@ def _common():
     common.add_argument(
         '--against',
         choices=['plain'],
-        help='measure the plain formulation of tests/reference in turn',
+        help='also measure the reference implementation in tests/reference',
     )
     common.add_argument('--device', default='auto', help='auto, cpu, cuda:N')
     common.add_argument('--threads', type=int, help='of torch, on CPU')
@@ -164,7 +171,7 @@ def _common():
         '--clock',
         choices=list(names.BENCHMARK_CLOCKS),
         default='wall',
-        help='cpu: processor time, where the machine has other work',
+        help='cpu: processor time, for a loaded machine',
     )
     common.add_argument('--out', help='write the report here, as JSON')
     return common

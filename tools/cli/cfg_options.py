@@ -1,4 +1,4 @@
-"""``--cfg-options KEY=VALUE ...``: values as they were typed.
+"""Parser of ``--cfg-options KEY=VALUE ...``.
 
 mmengine's ``DictAction`` removes every blank, strips quotes and then reads
 ``'1'`` as a number, and cannot read what it prints. Here a value in quotes
@@ -7,6 +7,8 @@ is a Python string, brackets nest, and blanks inside a value stay.
 
 import argparse
 import ast
+from collections.abc import Iterable
+from typing import Any
 
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
 _CONSTANTS = {'true': True, 'false': False}
@@ -25,15 +27,15 @@ class CfgOptions(argparse.Action):
         setattr(namespace, self.dest, options)
 
 
-def parse_options(words):
+def parse_options(words: Iterable[str]) -> dict:
     """Read ``KEY=VALUE`` words.
 
     Args:
-        words (Iterable[str]): As they are typed.
+        words: Arguments of the option.
 
     Returns:
-        dict: Dotted key -> value, see :func:`parse_value`; of a key that is
-        given twice the last value.
+        Dotted key -> value, see :func:`parse_value`; of a key that is given
+        twice the last value.
 
     Raises:
         ValueError: A word has no ``=`` or no key, or its brackets do not
@@ -56,21 +58,22 @@ def parse_options(words):
     return options
 
 
-def parse_value(text):
+def parse_value(
+    text: str,
+) -> str | int | float | bool | None | list | tuple | dict:
     """Read a value as a Python literal, whose strings may lack quotes.
 
     Numbers, ``None``, ``True`` and ``true``, lists ``[a, b]``, tuples
     ``(a, b)``, dicts ``{key: value}``, all nested; ``a,b`` is a list too.
-    Whatever is none of these is a string, with its inner blanks. In quotes
+    Any other text is a string, including inner blanks. In quotes
     (``'...'`` or ``"..."``, with Python's escapes) it is a string in any
     case: ``'1'``, ``'a, b'``.
 
     Args:
-        text (str): What stands behind ``KEY=``.
+        text: Text after ``KEY=``.
 
     Returns:
-        str | int | float | bool | None | list | tuple | dict: The value;
-        ``parse_value(repr(value)) == value``.
+        The value; ``parse_value(repr(value)) == value``.
 
     Raises:
         ValueError: Brackets do not match.
@@ -81,22 +84,22 @@ def parse_value(text):
     return _elements(parts)
 
 
-def format_value(value):
-    """Write a value so that :func:`parse_value` reads it again.
+def format_value(value: Any) -> str:
+    """Format a value so that :func:`parse_value` reads it back.
 
     Args:
         value: As :func:`parse_value` returns it.
 
     Returns:
-        str: A string as it is where that is clear, otherwise a literal.
+        A string as it is where that is clear, otherwise a literal.
     """
     if not isinstance(value, str):
         return repr(value)
     try:
-        plain = parse_value(value)
+        parsed = parse_value(value)
     except ValueError:
-        plain = None
-    return value if plain == value else repr(value)
+        parsed = None
+    return value if parsed == value else repr(value)
 
 
 def _elements(parts):
@@ -118,7 +121,7 @@ def _element(text):
         if text[0] == '(':
             return tuple(_elements(parts))
         pairs = _pairs(parts)
-        # Braces are also what names of files are made with: {split}.
+        # Braces also occur in file name templates: {split}.
         return text if pairs is None else pairs
     return _scalar(text)
 
@@ -154,11 +157,11 @@ def _scalar(text):
     return _CONSTANTS.get(text.lower(), text)
 
 
-def _closes_at(text):
+def _closes_at(text) -> int:
     """Index at which the quote or bracket that begins a text is closed.
 
     Returns:
-        int: -1 for a text that begins with neither, or an open quote.
+        -1 for a text that begins with neither, or an open quote.
 
     Raises:
         ValueError: The bracket that begins the text is not closed.

@@ -1,17 +1,18 @@
-"""Mistakes of the user as one message; defects with their traceback."""
+"""User errors as one message, other errors with their traceback."""
 
 import linecache
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Ended by Ctrl-C, as shells report it.
+# Exit status of shells after Ctrl-C.
 INTERRUPTED = 130
 
 
 def _raised_on_purpose(error):
-    """Whether this package raised an error by a ``raise`` statement."""
+    """Return whether the raising line is a ``raise`` of this package."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False
@@ -26,37 +27,37 @@ def _raised_on_purpose(error):
     return last.filename.startswith(ours) and line.strip().startswith('raise ')
 
 
-def _is_worded(error):
-    """Whether the message of an error was written for the user."""
-    # By name: their modules may not be imported yet, or fail to be.
+def _has_user_message(error):
+    """Return whether the message of an error is meant for the user."""
+    # By name: their modules may not be imported, or fail to import.
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {'UserError', 'IncompatibleStackError'}:
         return True
-    # A registry has no such name: it stands in the config.
+    # Registry lookup of an unknown name in the config.
     said = str(error.args[0]) if error.args else ''
     if isinstance(error, KeyError) and ' registry. ' in said:
         return True
     return _raised_on_purpose(error)
 
 
-def _is_mistake(error):
-    """Whether the user can do something about an error."""
-    # What the system refuses: no such file, no permission, no space left.
+def _is_user_error(error):
+    """Return whether an error is caused by the user's input."""
+    # Errors of the system: no such file, no permission, no space left.
     if isinstance(error, OSError) and error.errno is not None:
         return True
     if isinstance(error, FileNotFoundError):
         return True
-    return _is_worded(error) or _built_from(error) is not None
+    return _has_user_message(error) or _built_from(error) is not None
 
 
-def _built_from(error):
-    """The part of a config that was being built when an error was raised.
+def _built_from(error) -> dict | None:
+    """Return the part of a config whose construction raised an error.
 
-    A constructor that fails was given values that it cannot take: whether it
-    is this package's, the framework's or torch's, the config has to change.
+    A constructor of this package, the framework or torch that fails has
+    invalid arguments: the config has to change.
 
     Returns:
-        dict | None: The innermost part with a type, or a data loader.
+        The innermost part with a type, or a data loader.
     """
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -71,7 +72,7 @@ def _built_from(error):
 
 
 def _short(part):
-    """Write a part of a config in a line."""
+    """Format a part of a config in one line."""
     values = [
         f'{key}={value!r}' if not isinstance(value, (dict, list)) else key
         for key, value in part.items()
@@ -81,8 +82,8 @@ def _short(part):
 
 
 def _message(error):
-    """Return what an error says, in words."""
-    part = None if _is_worded(error) else _built_from(error)
+    """Return the message of an error for the user."""
+    part = None if _has_user_message(error) else _built_from(error)
     if part is not None:
         return (
             f'{_short(part)} of the config cannot be built: '
@@ -101,7 +102,7 @@ def _message(error):
     return error
 
 
-def _say(text):
+def _print_error(text):
     """Print to stderr, with the rank in a distributed run."""
     rank = os.environ.get('RANK')
     where = f' (process {rank})' if rank not in (None, '0') else ''
@@ -109,13 +110,13 @@ def _say(text):
 
 
 @contextmanager
-def plain_errors():
-    """Print mistakes of the user as one message and exit with status 1.
+def plain_errors() -> Iterator[None]:
+    """Print user errors as one message and exit with status 1.
 
-    Those are :class:`~clouds_mmseg.utils.errors.UserError`, what the
-    operating system refuses (a missing file, no permission, a full disk),
-    and whatever this package raises deliberately. Anything else is a defect
-    and keeps its traceback. Ctrl-C ends with status 130 and the message of
+    User errors are :class:`~clouds_mmseg.utils.errors.UserError`, errors of
+    the operating system (a missing file, no permission, a full disk), and
+    errors that this package raises deliberately. Anything else is a bug and
+    keeps its traceback. Ctrl-C ends with status 130 and the message of
     the ``KeyboardInterrupt``, if a tool gave it one.
     ``CLOUDS_TRACEBACK=1`` keeps every traceback.
 
@@ -130,7 +131,7 @@ def plain_errors():
         print(str(stop) or 'stopped by Ctrl-C', file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        if os.environ.get('CLOUDS_TRACEBACK') or not _is_mistake(error):
+        if os.environ.get('CLOUDS_TRACEBACK') or not _is_user_error(error):
             raise
-        _say(_message(error))
+        _print_error(_message(error))
         raise SystemExit(1) from None

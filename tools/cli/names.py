@@ -1,12 +1,11 @@
-"""Names that the tools take, spelled out: ``--help`` lists them.
+"""Choices of the tools' options, listed without importing ``clouds_mmseg``.
 
-The tables behind the names are in ``clouds_mmseg``; that both agree is
-tested.
+A test compares them with the tables in ``clouds_mmseg``.
 """
 
 from importlib.util import find_spec
 
-# Sets that tools/prepare_dataset.py makes of the official downloads.
+# Datasets that tools/prepare_dataset.py prepares.
 PREPARED_SETS = (
     'gta5',
     'synthia',
@@ -20,7 +19,7 @@ PREPARED_SETS = (
     'foggy_zurich',
     'wilddash2',
 )
-# Sets that tools/verify_dataset.py knows without a config.
+# Datasets that tools/verify_dataset.py verifies without a config.
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
 IMAGE_BACKENDS = ('toycity', 'diffusers')
@@ -46,11 +45,11 @@ BENCHMARK_CLOCKS = ('wall', 'cpu')
 BENCHMARK_DTYPES = ('fp32', 'bf16')
 
 
-def benchmark_storages():
+def benchmark_image_formats() -> tuple[str, ...]:
     """Return the image formats that ``benchmark.py loader`` compares.
 
     Returns:
-        tuple[str, ...]: JPEG XL is among them where a decoder is installed.
+        Includes JPEG XL if a decoder is installed.
     """
     jxl = ('jxl',) if find_spec('pillow_jxl') else ()
     return ('png-fast', *RECODES, 'npy', *jxl)

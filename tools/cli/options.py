@@ -1,13 +1,15 @@
-"""Options that several tools have, or that one tool has many of."""
+"""Groups of command line options shared by the tools."""
+
+import argparse
 
 from clouds_mmseg_cli.cfg_options import CfgOptions
 
 
-def add_common_arguments(parser):
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and test share with MMSegmentation.
 
     Args:
-        parser (argparse.ArgumentParser): Receives them.
+        parser: Parser to extend.
     """
     parser.add_argument(
         'config', help="config file, or mmseg::NAME of MMSegmentation's zoo"
@@ -40,41 +42,41 @@ def add_common_arguments(parser):
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def add_report_dir(parser):
+def add_report_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option that names a folder for reports about data.
 
     Args:
-        parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.cli.config.use_report_dir`.
+        parser: Parser to extend; the value is passed to
+            :func:`~clouds_mmseg.cli.config.use_report_dir`.
     """
     parser.add_argument(
         '--report-dir',
         metavar='DIR',
-        help='folder for what verification finds and counts, where the data '
-        'is read-only; default: CLOUDS_REPORT_DIR, or beside the data',
+        help='folder for reports of verification, for read-only data; '
+        'default: CLOUDS_REPORT_DIR, or beside the data',
     )
 
 
-def add_pretrained_dir(parser):
+def add_pretrained_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the folder of pretrained weights.
 
     Args:
-        parser (argparse.ArgumentParser): Receives it; what it is given is
-            for :func:`~clouds_mmseg.weights.locate.use_pretrained_dir`.
+        parser: Parser to extend; the value is passed to
+            :func:`~clouds_mmseg.weights.locate.use_pretrained_dir`.
     """
     parser.add_argument(
         '--pretrained-dir',
         metavar='DIR',
-        help='folder in which pretrained weights are looked up before any '
-        'hub is asked; default: CLOUDS_PRETRAINED_DIR',
+        help='folder that is searched for pretrained weights before any '
+        'download; default: CLOUDS_PRETRAINED_DIR',
     )
 
 
-def add_export_arguments(parser):
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the option for test servers.
 
     Args:
-        parser (argparse.ArgumentParser): Receives it.
+        parser: Parser to extend.
     """
     parser.add_argument(
         '--format-only',
@@ -88,11 +90,11 @@ def add_export_arguments(parser):
     )
 
 
-def add_corruption_arguments(parser):
+def add_corruption_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options about corruptions.
 
     Args:
-        parser (argparse.ArgumentParser): Receives them.
+        parser: Parser to extend.
     """
     group = parser.add_argument_group(
         'common corruptions',
@@ -107,7 +109,7 @@ def add_corruption_arguments(parser):
     group.add_argument(
         '--corrupted-images',
         metavar='FOLDER',
-        help='what tools/make_corruptions.py wrote; without it the images '
+        help='output of tools/make_corruptions.py; without it the images '
         'are corrupted as they are read',
     )
     group.add_argument(

@@ -1,12 +1,14 @@
-"""Checkpoints that are safe to interrupt, and checks of their classes."""
+"""Atomic checkpoint writing, and checks of checkpoint classes."""
 
 import logging
 import os.path as osp
+from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.conversion.diagnose import classes_of
@@ -15,75 +17,72 @@ from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.partial import LoadOptions, plain_name
 
+# Message hub key: checkpoints that a resumed run still has to remove.
+_RETIRED = 'retired_ckpt_ids'
+
 
 @register_backend('atomic_local')
 class AtomicLocalBackend(LocalBackend):
     """mmengine's local backend with atomic writes.
 
-    mmengine writes a checkpoint by ``put`` of the chosen backend, so that
-    ``backend_args=dict(backend='atomic_local')`` is all that a hook needs.
+    mmengine writes checkpoints with ``put`` of the backend, so that a hook
+    only needs ``backend_args=dict(backend='atomic_local')``.
     """
 
-    def put(self, obj, filepath):
-        """Write bytes under a temporary name, then rename.
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a temporary file, then rename it.
 
         Args:
-            obj (bytes): What to write.
-            filepath (str | Path): The final path.
+            obj: Content of the file.
+            filepath: The final path.
         """
         with atomic_path(filepath) as temporary:
             super().put(obj, temporary)
 
-    def put_text(self, obj, filepath, encoding='utf-8'):
-        """Write text under a temporary name, then rename.
+    def put_text(
+        self, obj: str, filepath: str | Path, encoding: str = 'utf-8'
+    ) -> None:
+        """Write text to a temporary file, then rename it.
 
         Args:
-            obj (str): What to write.
-            filepath (str | Path): The final path.
-            encoding (str): Encoding of the file.
+            obj: Content of the file.
+            filepath: The final path.
+            encoding: Encoding of the file.
         """
         with atomic_path(filepath) as temporary:
             super().put_text(obj, temporary, encoding)
 
 
-# In the message hub: a run that was killed before it removed them knows.
-_RETIRED = 'retired_ckpt_ids'
-
-
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's checkpoint hook in an order that a kill cannot break.
+    """Checkpoint hook that leaves a valid state whenever the run is killed.
 
     mmengine removes the oldest checkpoint first, writes the new one in
-    place and truncates ``last_checkpoint`` before it writes it. Killed
-    between, a run is left with a half-written file or a pointer to a file
-    that is gone. Here the new checkpoint is complete under its final name
+    place and truncates ``last_checkpoint`` before it writes it. A run
+    killed in between is left with a truncated file or a pointer to a missing
+    one. Here the new checkpoint is complete under its final name
     before ``last_checkpoint`` is replaced by one that names it, and the
-    oldest goes later.
+    oldest is removed later.
 
     Weights that are NaN or infinite are never saved: the run stops, and the
     newest checkpoint stays. Finite weights may be useless too, after a step
-    that was far too large. So the oldest goes only after another step has
-    been made from the newest, or the training has ended: until then
+    that was far too large. The oldest checkpoint is therefore removed only
+    after another step from the newest, or at the end of training: until then
     there is one more than ``max_keep_ckpts``.
 
     Args:
-        backend_args (dict, optional): File backend of mmengine, for stores
-            that are not a local disk. Defaults to atomic local writes.
+        backend_args: File backend of mmengine, for stores that are not a local
+            disk. Defaults to atomic local writes.
         **kwargs: Arguments of :class:`mmengine.hooks.CheckpointHook`.
     """
 
-    def __init__(self, *args, backend_args=None, **kwargs):
+    def __init__(self, *args, backend_args: dict | None = None, **kwargs):
         if backend_args is None:
             backend_args = dict(backend='atomic_local')
         super().__init__(*args, backend_args=backend_args, **kwargs)
 
-    def before_train(self, runner):
-        """Find the folder, and sweep what a killed run left unfinished.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Find the folder and remove unfinished files of a killed run."""
         super().before_train(runner)
         self._retired = list(runner.message_hub.get_info(_RETIRED) or [])
         local = isinstance(self.file_backend, AtomicLocalBackend)
@@ -98,38 +97,33 @@ class SafeCheckpointHook(CheckpointHook):
                 )
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Remove what a step has made superfluous, and save if it is time.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            batch_idx (int): Index of the batch.
-            data_batch (dict): Not used.
-            outputs (dict): Not used.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Remove superseded checkpoints after a step, and save if due."""
         skipped = runner.message_hub.get_info('skipped_steps') or [None]
         if skipped[-1] != runner.iter + 1:
             self._remove_retired()
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
-    def after_train(self, runner):
-        """Remove what is superfluous now that the training has ended.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+    def after_train(self, runner: Runner) -> None:
+        """Remove superseded checkpoints at the end of training."""
         self._remove_retired()
         super().after_train(runner)
 
-    def _save_checkpoint_with_step(self, runner, step, meta):
-        """Write, then point; what becomes superfluous is removed later.
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict
+    ):
+        """Write a checkpoint, then update ``last_checkpoint``.
+
+        Superseded checkpoints are removed later.
 
         Args:
-            runner (Runner): The runner of the training process.
-            step (int): Iterations (or epochs) done.
-            meta (dict): ``epoch`` and ``iter`` that a resumed run starts
-                with.
+            step: Iterations (or epochs) done.
+            meta: ``epoch`` and ``iter`` that a resumed run starts with.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite; nothing is written
@@ -178,15 +172,14 @@ class SafeCheckpointHook(CheckpointHook):
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
 
-    def _retire(self, step):
-        """Note a new checkpoint; return the step of the one to remove.
+    def _retire(self, step: int) -> int | None:
+        """Register a new checkpoint; return the step of the one to remove.
 
         Args:
-            step (int): Step of the checkpoint that is about to be written.
+            step: Step of the checkpoint that is about to be written.
 
         Returns:
-            int | None: Step of the checkpoint that exceeds
-            ``max_keep_ckpts``, if any.
+            Step of the checkpoint that exceeds ``max_keep_ckpts``, if any.
         """
         ids = self.keep_ckpt_ids
         # The best checkpoint's bookkeeping saves the same step twice.
@@ -199,25 +192,25 @@ class SafeCheckpointHook(CheckpointHook):
 
 @HOOKS.register_module()
 class CheckpointClassesHook(Hook):
-    """Compare the classes of checkpoint and test images, name by name.
+    """Compare the class names of checkpoint and test dataset.
 
-    Their numbers may agree by chance: then every score would be wrong, and
-    nothing would say so. Case and the kind of separator do not count.
+    Equal numbers of classes may be a coincidence, and all scores would be
+    wrong without an error. Case and kind of separator are ignored.
 
     Raises:
         UserError: They differ; both lists are in the message.
     """
 
-    def after_load_checkpoint(self, runner, checkpoint):
-        """Compare them before any weight is loaded.
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the classes before weights are loaded.
 
         Args:
-            runner (Runner): Its test loop is built.
-            checkpoint (dict): As loaded.
+            runner: Its test loop is built.
+            checkpoint: As loaded.
         """
-        wanted = runner.test_loop.dataloader.dataset.metainfo.get('classes')
+        tested = runner.test_loop.dataloader.dataset.metainfo.get('classes')
         found = classes_of(checkpoint.get('meta'))
-        if found is None or wanted is None:
+        if found is None or tested is None:
             print_log(
                 'The checkpoint does not say for which classes it was '
                 'trained: they are taken to be those of the test images.',
@@ -225,15 +218,15 @@ class CheckpointClassesHook(Hook):
                 level=logging.WARNING,
             )
             return
-        if [plain_name(n) for n in found] == [plain_name(n) for n in wanted]:
+        if [plain_name(n) for n in found] == [plain_name(n) for n in tested]:
             return
         how = LoadOptions.of(runner.cfg.get('load_cfg')).class_rows
-        if how == 'by_position' and len(found) == len(wanted):
+        if how == 'by_position' and len(found) == len(tested):
             return
         raise UserError(
             f'the checkpoint was trained for {len(found)} classes: '
             f'{", ".join(found)}; the test images are labelled with '
-            f'{len(wanted)}: {", ".join(wanted)}. Test it on images of its '
+            f'{len(tested)}: {", ".join(tested)}. Test it on images of its '
             'own classes; if they are the same under other names, give '
             '--cfg-options load_cfg.class_rows=by_position'
         )

@@ -1,6 +1,7 @@
-"""Updates of the teacher of a self-training segmentor."""
+"""EMA updates of the teacher of a self-training segmentor."""
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.finite_weights import require_finite_weights
@@ -9,43 +10,39 @@ from clouds_mmseg.engine.runner import unwrap_model
 
 @HOOKS.register_module()
 class EMATeacherHook(Hook):
-    """Copy the student into the teacher once, then let it follow.
+    """Initialise the teacher from the student, then update it by EMA.
 
-    The first copy is made when self-training begins: at the loop's
-    ``warmup_iters``, or before the first iteration. From there on the
-    teacher moves every ``interval`` iterations. All is keyed on the
-    iteration and on the teacher's own saved count, so that a resumed run
-    does the same.
+    The teacher is a copy of the student when self-training begins: at the
+    loop's ``warmup_iters``, or before the first iteration. From then on it is
+    updated every ``interval`` iterations. Everything depends on the iteration
+    and on the teacher's saved step count, so that a resumed run does the
+    same.
 
     Args:
-        interval (int): Iterations between two updates. The official code
-            updates every 100 (and writes a decay of 0.999 an update).
+        interval: Iterations between two updates. The official code updates
+            every 100 (and writes a decay of 0.999 an update).
 
     Raises:
         ValueError: ``interval`` is not positive.
         NonFiniteError: In a run, before an update: a weight of the student
-            is NaN or infinite. It would stay in the average for good.
+            is NaN or infinite. It would stay in the average forever.
     """
 
     priority = 'NORMAL'
 
-    def __init__(self, interval=100):
+    def __init__(self, interval: int = 100):
         if interval < 1:
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval = interval
-        self._begun = False
+        self._initialized = False
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Copy the student when self-training begins.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-        """
-        if self._begun or runner.iter < self._start(runner):
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Copy the student when self-training begins."""
+        if self._initialized or runner.iter < self._start(runner):
             return
-        self._begun = True
+        self._initialized = True
         model = unwrap_model(runner.model)
         if model.teacher.steps == 0:
             self._update(runner)
@@ -55,16 +52,13 @@ class EMATeacherHook(Hook):
             )
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Move the teacher every ``interval`` iterations.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Update the teacher every ``interval`` iterations."""
         since = runner.iter + 1 - self._start(runner)
         if since > 0 and since % self.interval == 0:
             self._update(runner)

@@ -6,19 +6,24 @@ from functools import partial
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapperDict
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from clouds_mmseg.engine.finite_weights import (
-    last_good,
-    note_good_step,
+    last_good_checkpoint,
+    record_good_step,
     require_finite_weights,
     stop,
 )
 from clouds_mmseg.engine.hooks.checkpoint import SafeCheckpointHook
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.runner import (
+    checkpoint_path,
+    is_training,
+    unwrap_model,
+)
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import (
@@ -30,13 +35,17 @@ from clouds_mmseg.utils.result_warnings import (
     warn_about_results,
 )
 
+# Steps without effect after which a training warns.
+_PATIENCE = 50
+# Loss scale that is reached only if gradients overflow at every step.
+_MIN_LOSS_SCALE = 2.0**-14
 
-def check_plan(runner):
-    """Refuse a plan that cannot train.
+
+def check_plan(runner: Runner) -> None:
+    """Refuse a training plan without effect.
 
     Args:
-        runner (Runner): Ready to train: loops, optimiser and schedulers are
-            built.
+        runner: With loops, optimiser and schedulers built.
 
     Raises:
         UserError: Nothing is trainable, every learning rate is 0, or a
@@ -52,7 +61,7 @@ def check_plan(runner):
             'no parameter of the model is trainable (requires_grad is False '
             'everywhere): look at what the config freezes'
         )
-    # A resumed schedule may have arrived at 0.
+    # A resumed schedule may have decayed to 0.
     if not any(g.get('initial_lr', g['lr']) for g in groups):
         raise UserError(
             'the learning rate is 0 for every parameter: nothing would be '
@@ -79,14 +88,16 @@ def check_plan(runner):
         )
 
 
-def optim_wrappers(optim_wrapper):
-    """The optimiser wrappers of a run: one, or those of a dict.
+def optim_wrappers(
+    optim_wrapper: OptimWrapper | OptimWrapperDict,
+) -> list[OptimWrapper]:
+    """Return the optimiser wrappers of a run: one, or those of a dict.
 
     Args:
-        optim_wrapper (OptimWrapper | OptimWrapperDict): Of a runner.
+        optim_wrapper: ``optim_wrapper`` of a runner.
 
     Returns:
-        list[OptimWrapper]: Each has an ``optimizer``.
+        Each has an ``optimizer``.
     """
     if isinstance(optim_wrapper, OptimWrapperDict):
         return list(optim_wrapper.values())
@@ -94,43 +105,37 @@ def optim_wrappers(optim_wrapper):
 
 
 def _schedulers(schedulers):
-    """All schedulers: of a list, or of each optimiser of a dict."""
+    """Return all schedulers: of a list, or of each optimiser of a dict."""
     if isinstance(schedulers, dict):
         return [s for part in schedulers.values() for s in part]
     return list(schedulers or [])
 
 
-# Steps without any effect after which a training says so.
-_PATIENCE = 50
-# A loss scale that only gradients which always overflow can lead to.
-_SMALLEST_SCALE = 2.0**-14
-
-
 @HOOKS.register_module()
 class NonFiniteCheckHook(Hook):
-    """Look at losses, gradients, weights and scores of every run.
+    """Check losses, gradients, weights and scores for NaN and infinity.
 
     ``DGRunner`` has it in ``default_hooks`` under ``nonfinite_check``, with
     any config and model.
 
     - Before each optimiser step the losses and the norm of the gradients
-      are read, together, at the cost of one reduction and one
-      synchronisation. Where one is NaN or infinite in any process, all
-      processes stop, or skip the step. The norm is the one that clipping
-      has computed, where there is ``clip_grad``.
+      are read together, at the cost of one reduction and one
+      synchronisation. If one is NaN or infinite in any process, all
+      processes stop or skip the step. With ``clip_grad`` the norm is the one
+      computed by clipping.
     - A skipped step leaves parameters, optimiser and running statistics as
-      they were before it; the learning rate goes on. With gradient
+      they were before it; the learning rate schedule advances. With gradient
       accumulation all iterations of the step are dropped. How many were
       skipped is in the checkpoint, so that a resumed run counts on.
     - Infinite gradients under a loss scaler (``AmpOptimWrapper``) are the
       scaler's to handle; losses are not.
-    - Weights are looked at when a run begins, before each checkpoint and
-      each evaluation: the newest checkpoint always has finite ones.
-    - Scores are looked at for each image that is evaluated.
+    - Weights are checked when a run begins, before each checkpoint and each
+      evaluation: the newest checkpoint always has finite weights.
+    - Scores are checked for each evaluated image.
 
     Args:
-        max_skipped_steps (int): Steps that may be skipped in a run. At one
-            more it stops. The default stops at the first.
+        max_skipped_steps: Steps that may be skipped in a run; one more stops
+            it. The default stops at the first.
 
     Raises:
         ValueError: ``max_skipped_steps`` is negative.
@@ -141,7 +146,7 @@ class NonFiniteCheckHook(Hook):
     # Before all hooks that save, average or report.
     priority = 'VERY_HIGH'
 
-    def __init__(self, *, max_skipped_steps=0):
+    def __init__(self, *, max_skipped_steps: int = 0):
         if max_skipped_steps < 0:
             raise ValueError(
                 'nonfinite_check.max_skipped_steps must be at least 0, got '
@@ -153,26 +158,26 @@ class NonFiniteCheckHook(Hook):
         # Files of the iterations that the next step accumulates.
         self._files = []
         self._buffers = []
-        self._judged = self._drop = False
-        self._steps, self._moved = 0, False
+        self._checked = self._drop = False
+        self._steps, self._has_effect = 0, False
 
-    def before_run(self, runner):
-        """Begin anew, also with a model that another runner has trained."""
-        self._detach()
+    def before_run(self, runner: Runner) -> None:
+        """Remove forward hooks that an earlier runner left on the model."""
+        self._remove_hooks()
 
-    def after_run(self, runner):
-        """Leave the model as it was."""
-        self._detach()
+    def after_run(self, runner: Runner) -> None:
+        """Remove all hooks from model and optimisers."""
+        self._remove_hooks()
 
-    def before_train(self, runner):
-        """Check the plan and the weights, and listen to each step.
+    def before_train(self, runner: Runner) -> None:
+        """Check plan and weights, and register hooks on model and optimisers.
 
         Args:
-            runner (Runner): Its model is loaded and its loops are built.
+            runner: With weights loaded and loops built.
         """
         check_plan(runner)
         require_finite_weights(runner, _origin(runner))
-        self._listen(runner)
+        self._register_forward_hook(runner)
         for wrapper in optim_wrappers(runner.optim_wrapper):
             self._handles.append(
                 wrapper.optimizer.register_step_pre_hook(
@@ -180,36 +185,28 @@ class NonFiniteCheckHook(Hook):
                 )
             )
 
-    def before_val_epoch(self, runner):
-        """Refuse to evaluate weights that are not finite.
-
-        Args:
-            runner (Runner): The runner.
-        """
-        training = hasattr(runner._train_loop, 'iter')
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Refuse to evaluate weights that are not finite."""
+        training = is_training(runner)
         what = f'the weights at iteration {runner.iter}' if training else None
         require_finite_weights(runner, what or _origin(runner))
         if training:
             self._warn_of_no_effect(runner)
         else:
-            self._listen(runner)
+            self._register_forward_hook(runner)
 
-    def before_test_epoch(self, runner):
-        """Refuse to evaluate weights that are not finite.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Refuse to evaluate weights that are not finite."""
         require_finite_weights(runner, _origin(runner))
-        self._listen(runner)
+        self._register_forward_hook(runner)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Note the files of a batch, and what a skipped step gives back.
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Record the files of a batch, and buffers to restore after a skip.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict): With ``data_samples``.
+            data_batch: With ``data_samples``.
         """
         if not self._files and self.max_skipped_steps:
             self._buffers = [
@@ -220,29 +217,26 @@ class NonFiniteCheckHook(Hook):
             ]
         self._files.append(_files_of(data_batch))
         self._losses = {}
-        self._judged = False
+        self._checked = False
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Judge what no step has judged, and the weights before saving.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict): Unused.
-            outputs (dict): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check losses if no step did, and weights before saving."""
         wrappers = optim_wrappers(runner.optim_wrapper)
         due = all(wrapper.should_update() for wrapper in wrappers)
-        if not self._judged and not self._drop:
-            # Of an accumulated step, or one that a loss scaler has dropped.
-            bad, _ = self._read(0.0)
+        if not self._checked and not self._drop:
+            # Iteration without step: accumulation, or dropped by the scaler.
+            bad, _ = self._reduce(0.0)
             if bad:
                 self._refuse(runner, None)
                 self._drop = not due
             else:
-                note_good_step(runner)
+                record_good_step(runner)
         if due:
             if self._drop:
                 self._restore()
@@ -253,36 +247,32 @@ class NonFiniteCheckHook(Hook):
                 runner, f'the weights after iteration {runner.iter + 1}'
             )
 
-    def after_train_epoch(self, runner):
-        """Look at the weights before a stock checkpoint hook saves them.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Check the weights before mmengine's checkpoint hook saves them."""
         if any(_saves_epoch(hook, runner) for hook in runner.hooks):
             require_finite_weights(
                 runner, f'the weights after epoch {runner.epoch + 1}'
             )
 
-    def _listen(self, runner):
-        """Have the losses and the predictions shown by the model."""
+    def _register_forward_hook(self, runner):
+        """Register a hook that receives losses and predictions."""
         model = unwrap_model(runner.model)
         if not self._handles:
             self._handles.append(
                 model.register_forward_hook(self._after_forward)
             )
 
-    def _detach(self):
+    def _remove_hooks(self):
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def _after_forward(self, model, inputs, outputs):
-        """Keep losses for the step; look at predictions at once."""
+        """Keep losses for the step; check predictions immediately."""
         if isinstance(outputs, dict):
             self._losses = {k: v for k, v in outputs.items() if 'loss' in k}
         elif isinstance(outputs, list) and not isinstance(model, DGSegmentor):
-            # Ours looks at its own scores.
+            # DGSegmentor checks its own scores.
             for sample in outputs:
                 if 'seg_logits' in sample:
                     require_finite_scores(
@@ -290,33 +280,33 @@ class NonFiniteCheckHook(Hook):
                     )
 
     def _before_step(self, runner, wrapper, optimizer, args, kwargs):
-        """Judge losses and gradients while the weights are untouched."""
-        first = not self._judged and not self._steps
+        """Check losses and gradients before the optimiser step."""
+        first = not self._checked and not self._steps
         norm = _gradient_norm(wrapper, first)
-        if not self._drop and not self._judged:
-            bad, norm = self._read(norm)
-            self._judged = True
+        if not self._drop and not self._checked:
+            bad, norm = self._reduce(norm)
+            self._checked = True
             if bad:
                 self._refuse(runner, norm)
                 self._drop = True
             else:
-                note_good_step(runner)
-                self._note_effect(runner, norm, optimizer)
+                record_good_step(runner)
+                self._record_effect(runner, norm, optimizer)
         if self._drop:
-            # Without gradients an optimiser does nothing.
+            # Parameters without gradient are not updated.
             for group in optimizer.param_groups:
                 for parameter in group['params']:
                     parameter.grad = None
 
-    def _read(self, norm):
-        """Whether any process has bad numbers, and the largest norm."""
+    def _reduce(self, norm):
+        """Return whether any process has non-finite values, and the norm."""
         values = list(_scalars(self._losses).values())
         device = values[0].device if values else 'cpu'
         if isinstance(norm, torch.Tensor):
             device = norm.device
         norm = torch.as_tensor(norm, dtype=torch.float32, device=device)
         numbers = torch.stack([norm, *(v.to(device) for v in values)])
-        # Maxima over processes pass NaN over: a flag does not.
+        # A maximum over processes may ignore NaN; a flag does not.
         flag = (~numbers.isfinite().all()).float()
         if get_world_size() > 1:
             all_reduce(flag, 'max')
@@ -324,10 +314,10 @@ class NonFiniteCheckHook(Hook):
         return bool(bad), norm
 
     def _refuse(self, runner, norm):
-        """Raise in all processes, or count a step that is skipped."""
+        """Raise in all processes, or count a skipped step."""
         losses = {k: float(v) for k, v in _scalars(self._losses).items()}
         bad = [k for k, v in losses.items() if not math.isfinite(v)]
-        # The losses of this iteration are of its batch; a gradient is of all.
+        # Losses are of this batch; gradients of all accumulated batches.
         files = self._files[-1:] if bad else self._files
         reports = all_gather_object(
             dict(
@@ -361,7 +351,7 @@ class NonFiniteCheckHook(Hook):
         self._restore()
 
     def _restore(self):
-        """Give back the running statistics of before the step."""
+        """Restore the running statistics from before the step."""
         with torch.no_grad():
             for buffer, saved in self._buffers:
                 buffer.copy_(saved)
@@ -373,26 +363,26 @@ class NonFiniteCheckHook(Hook):
         for wrapper in wrappers:
             scaler = _scaler(wrapper)
             scale = scaler.get_scale() if scaler else 1.0
-            if scale < _SMALLEST_SCALE:
+            if scale < _MIN_LOSS_SCALE:
                 stop(
                     runner,
                     f'the loss scale has fallen to {scale:g} by iteration '
                     f'{runner.iter + 1}: in float16 the gradients overflow '
                     'at every scale, and no step is made. Train with --amp '
-                    f'(bfloat16) or without. {last_good(runner)}',
+                    f'(bfloat16) or without. {last_good_checkpoint(runner)}',
                 )
 
-    def _note_effect(self, runner, norm, optimizer):
+    def _record_effect(self, runner, norm, optimizer):
         rate = max(group['lr'] for group in optimizer.param_groups)
-        self._moved = self._moved or (norm != 0 and rate != 0)
+        self._has_effect = self._has_effect or (norm != 0 and rate != 0)
         self._steps += 1
-        if self._steps == _PATIENCE and not self._moved:
+        if self._steps == _PATIENCE and not self._has_effect:
             self._warn_of_no_effect(runner)
 
     def _warn_of_no_effect(self, runner):
-        """Say that the steps so far have changed nothing."""
+        """Warn that no step so far has changed a weight."""
         hub = runner.message_hub
-        if self._moved:
+        if self._has_effect:
             forget_result_warnings(['no_effect'], hub)
         elif self._steps:
             warn_about_results(
@@ -406,20 +396,20 @@ class NonFiniteCheckHook(Hook):
 
 
 def _scaler(wrapper):
-    """The loss scaler of a wrapper, None where it scales nothing."""
+    """Return the enabled loss scaler of a wrapper, if any."""
     scaler = getattr(wrapper, 'loss_scaler', None)
     return scaler if scaler is not None and scaler.is_enabled() else None
 
 
-def _gradient_norm(wrapper, first):
-    """L2 norm of the gradients of a step, or what clipping has measured.
+def _gradient_norm(wrapper: OptimWrapper, first: bool) -> Tensor | float:
+    """Return the L2 norm of the gradients, or the norm computed by clipping.
 
     Args:
-        wrapper (OptimWrapper): About to step.
-        first (bool): Whether this is the first step of the run.
+        wrapper: About to step.
+        first: Whether this is the first step of the run.
 
     Returns:
-        Tensor | float: 1.0 where a loss scaler looks after gradients.
+        1.0 if a loss scaler handles infinite gradients.
 
     Raises:
         UserError: No parameter has a gradient in the first step.
@@ -447,7 +437,7 @@ def _gradient_norm(wrapper, first):
 
 
 def _scalars(losses):
-    """Losses as mmengine reduces them: means, and sums of lists of them."""
+    """Reduce losses as mmengine does: means, and sums of lists of means."""
     means = {}
     for name, value in losses.items():
         parts = value if isinstance(value, (list, tuple)) else [value]
@@ -468,7 +458,7 @@ def _files_of(data_batch):
 
 
 def _describe(runner, reports):
-    """Iteration, numbers, files and the last good checkpoint."""
+    """Describe iteration, values, files and the last good checkpoint."""
     parts = []
     for rank, report in enumerate(reports):
         where = f' (process {rank})' if len(reports) > 1 else ''
@@ -488,21 +478,25 @@ def _describe(runner, reports):
     return (
         f'at iteration {runner.iter + 1} of {runner.max_iters} there are '
         f'numbers that are not finite: {"; ".join(parts)}. '
-        f'{last_good(runner)} To go on, lower the learning rate, look at '
-        'these images and labels, or let a few such steps be skipped: '
+        f'{last_good_checkpoint(runner)} To go on, lower the learning rate, '
+        'look at these images and labels, or let a few such steps be skipped: '
         '--cfg-options default_hooks.nonfinite_check.max_skipped_steps=N.'
     )
 
 
 def _origin(runner):
-    """Where the weights that a run begins with come from."""
-    if runner._load_from:
-        return f'the weights of {runner._load_from}'
+    """Describe the origin of the weights that a run starts with."""
+    path = checkpoint_path(runner)
+    if path:
+        return f'the weights of {path}'
     return 'the weights that the model was built with'
 
 
 def _saves_iteration(hook, runner):
-    """Whether a stock hook is going to save; ours looks for itself."""
+    """Return whether mmengine's hook is about to save.
+
+    ``SafeCheckpointHook`` checks the weights itself.
+    """
     return (
         isinstance(hook, CheckpointHook)
         and not isinstance(hook, SafeCheckpointHook)

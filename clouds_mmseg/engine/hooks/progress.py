@@ -3,15 +3,16 @@
 import logging
 import re
 import sys
+from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import LogProcessor
+from mmengine.runner import LogProcessor, Runner
 from mmseg.registry import HOOKS, LOG_PROCESSORS
 from tqdm import tqdm
 
-# The log file keeps everything. On a terminal these openings of mmengine's
-# messages would push the run's own lines off the screen.
+# Prefixes of mmengine's messages that are written to the log file only: on a
+# terminal they would push the run's own lines off the screen.
 _FILE_ONLY = (
     '-' * 60,  # the environment
     'Config:\n',
@@ -26,15 +27,19 @@ _FILE_ONLY = (
     'The prefix is not set in metric class',
     'Stopped: ',  # The tool prints the error itself.
 )
-# Said once for every frozen parameter; the model's line counts them.
+# Logged for every frozen parameter; the run header counts them.
 _FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)
+# Prefixes of LoggerHook's lines that the progress line replaces.
+_REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
+# Iterations over which the displayed loss is averaged.
+_WINDOW = 20
 
 
 class TerminalFilter(logging.Filter):
     """Keep the framework's long or repeated messages off the terminal.
 
     Attributes:
-        hidden (set[str]): More openings of messages to hide, for a progress
+        hidden (set[str]): Further prefixes of messages to hide, for a progress
             line that shows the same.
     """
 
@@ -42,14 +47,14 @@ class TerminalFilter(logging.Filter):
         super().__init__()
         self.hidden = set()
 
-    def filter(self, record):
-        """Decide about one record.
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is shown on the terminal.
 
         Args:
-            record (logging.LogRecord): A record of the run's logger.
+            record: Record of the run's logger.
 
         Returns:
-            bool: Whether it is shown.
+            Whether it is shown.
         """
         if record.levelno >= logging.ERROR:
             return True
@@ -60,14 +65,14 @@ class TerminalFilter(logging.Filter):
         )
 
 
-def terminal_handlers(logger):
-    """Handlers of a logger that write to a terminal or its redirection.
+def terminal_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
+    """Return handlers of a logger that write to a terminal or a redirect.
 
     Args:
-        logger (logging.Logger): The run's logger.
+        logger: The run's logger.
 
     Returns:
-        list[logging.StreamHandler]: Without handlers that write to files.
+        Without handlers that write to files.
     """
     return [
         handler
@@ -77,14 +82,14 @@ def terminal_handlers(logger):
     ]
 
 
-def install_terminal_filter(logger):
-    """Filter what a logger shows on the terminal.
+def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
+    """Filter the terminal output of a logger.
 
     Args:
-        logger (logging.Logger): The run's logger.
+        logger: The run's logger.
 
     Returns:
-        TerminalFilter: The filter, installed once however often called.
+        The filter, installed once however often called.
     """
     terminal = next(
         (
@@ -102,29 +107,18 @@ def install_terminal_filter(logger):
     return terminal
 
 
-def is_interactive():
-    """Whether a person watches: a progress line makes sense.
-
-    Returns:
-        bool: True where standard error is a terminal.
-    """
+def is_interactive() -> bool:
+    """Return whether standard error is a terminal."""
     return sys.stderr.isatty()
 
 
-# Lines of LoggerHook that say the same as the progress line.
-_REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
-
-# Iterations over which the loss is averaged.
-_WINDOW = 20
-
-
 class _AboveTheBar:
-    """A stream that prints above the progress line instead of through it."""
+    """Stream that prints above the progress line."""
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout, end='')
 
-    def flush(self):
+    def flush(self) -> None:
         sys.stdout.flush()
 
 
@@ -132,28 +126,23 @@ class _AboveTheBar:
 class ProgressHook(Hook):
     """Show a progress line with rate, remaining time and loss.
 
-    Only where a person watches, that is on a terminal and in the first
-    process. Elsewhere (a file, a pipe, a scheduler's log) nothing is drawn:
-    the lines of ``LoggerHook`` have the same numbers and stay readable.
+    On a terminal and in the first process only. Elsewhere (a file, a pipe, a
+    scheduler's log) nothing is drawn: the lines of ``LoggerHook`` have the
+    same values.
 
     Args:
-        enabled (bool, optional): Draw in any case, or never. Defaults to
-            drawing on a terminal.
+        enabled: Always or never draw. Defaults to drawing on a terminal.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, enabled=None):
+    def __init__(self, enabled: bool | None = None):
         self.enabled = enabled
         self._bars = []
         self._handlers = []
 
-    def before_run(self, runner):
-        """Let the log share the terminal with the line.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_run(self, runner: Runner) -> None:
+        """Redirect terminal log messages above the progress line."""
         if self.enabled is None:
             self.enabled = is_interactive()
         self.enabled = self.enabled and is_main_process()
@@ -163,12 +152,8 @@ class ProgressHook(Hook):
                 self._handlers.append((handler, handler.stream))
                 handler.setStream(_AboveTheBar())
 
-    def after_run(self, runner):
-        """Give the terminal back.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_run(self, runner: Runner) -> None:
+        """Close progress lines and restore the log handlers."""
         while self._bars:
             self._bars.pop().close()
         for handler, stream in self._handlers:
@@ -179,25 +164,18 @@ class ProgressHook(Hook):
             )
         self._handlers = []
 
-    def before_train(self, runner):
-        """Start the line of the training.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Start the progress line of training."""
         self._open('train', runner.max_iters, runner.iter)
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Advance by an iteration.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (dict): Not used.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Advance by an iteration."""
         if self._bars:
             scalars = runner.message_hub.log_scalars
             if 'train/loss' in scalars:
@@ -205,51 +183,34 @@ class ProgressHook(Hook):
                 self._bars[-1].set_postfix(loss=f'{loss:.3f}', refresh=False)
             self._bars[-1].update()
 
-    def after_train(self, runner):
-        """End the line of the training.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_train(self, runner: Runner) -> None:
+        """End the progress line of training."""
         self._close()
 
-    def before_val(self, runner):
-        """Start the line of a validation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val(self, runner: Runner) -> None:
+        """Start the progress line of a validation."""
         self._open('val', len(runner.val_dataloader))
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Advance by a batch.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (Sequence): Not used.
-        """
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Advance by a batch."""
         if self._bars:
             self._bars[-1].update()
 
-    def after_val(self, runner):
-        """End the line of a validation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_val(self, runner: Runner) -> None:
+        """End the progress line of a validation."""
         self._close()
         if self._bars:
-            # The rate of the training must not count the validation.
+            # Exclude the validation from the training speed.
             self._bars[-1].unpause()
 
-    def before_test(self, runner):
-        """Start the line of a test.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_test(self, runner: Runner) -> None:
+        """Start the progress line of a test."""
         self._open('test', len(runner.test_dataloader))
 
     after_test_iter = after_val_iter
@@ -290,34 +251,37 @@ class DGLogProcessor(LogProcessor):
     visualizer's backends.
     """
 
-    def get_log_after_iter(self, runner, batch_idx, mode):
+    def get_log_after_iter(
+        self, runner: Runner, batch_idx: int, mode: str
+    ) -> tuple[dict, str]:
         """Format the log line of an iteration.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Index of the batch.
-            mode (str): ``'train'``, ``'val'`` or ``'test'``.
+            mode: ``'train'``, ``'val'`` or ``'test'``.
 
         Returns:
-            tuple[dict, str]: All values, and the line.
+            All values, and the line.
         """
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
         return tag, _LAYER_LOSS.sub('', line)
 
     def get_log_after_epoch(
-        self, runner, batch_idx, mode, with_non_scalar=False
-    ):
+        self,
+        runner: Runner,
+        batch_idx: int,
+        mode: str,
+        with_non_scalar: bool = False,
+    ) -> tuple[dict, str]:
         """Format the log line after validation or test.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Index of the last batch.
-            mode (str): ``'val'`` or ``'test'``.
-            with_non_scalar (bool): Whether the returned values include
-                those that are no scalars.
+            batch_idx: Index of the last batch.
+            mode: ``'val'`` or ``'test'``.
+            with_non_scalar: Whether the returned values include those that are
+                no scalars.
 
         Returns:
-            tuple[dict, str]: All values, and the line.
+            All values, and the line.
         """
         tag, _ = super().get_log_after_epoch(
             runner, batch_idx, mode, with_non_scalar

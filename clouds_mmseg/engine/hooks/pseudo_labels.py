@@ -1,12 +1,14 @@
-"""Refinement, report and accuracy of pseudo labels."""
+"""Refinement, statistics and accuracy of pseudo-labels."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from clouds_mmseg.engine.hooks.results import to_json
@@ -20,26 +22,27 @@ from clouds_mmseg.evaluation.dg_iou_metric import (
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
 
+# Written by PseudoLabelAccuracyHook to the work dir.
+FILE_NAME = 'pseudo_labels.json'
+
 
 @HOOKS.register_module()
 class SAMRefineHook(Hook):
-    """Let SAM, or another refiner, mend the teacher's labels.
+    """Refine the teacher's pseudo-labels with SAM or another refiner.
 
     The refiner is built and its weights are checked before training begins.
-    It lives here, outside of the model's module tree: it is never saved,
-    wrapped or averaged.
+    It is not a submodule of the model: it is never saved, wrapped or
+    averaged.
 
     Args:
-        refiner (dict): Config of a refiner in ``clouds_mmseg/refine``.
-        start_iter (int): Iterations of self-training before labels are
-            refined, counted from its beginning.
-        refine_interval (int): Labels are refined every so many iterations
+        refiner: Config of a refiner in ``clouds_mmseg/refine``.
+        start_iter: First iteration of refinement, counted from the beginning
             of self-training.
-        picture_interval (int | None): Every so many iterations of
-            self-training the labels before and after are given to the
-            Visualizer. None gives none.
-        num_pictures (int): How many each time.
-        width (int): Width of one picture, pixels.
+        refine_interval: Iterations of self-training between refinements.
+        picture_interval: Iterations of self-training between visualizations
+            of labels before and after refinement. None disables them.
+        num_pictures: Number of images per visualization.
+        width: Width of one image, pixels.
 
     Raises:
         ValueError: A number is out of range.
@@ -49,13 +52,13 @@ class SAMRefineHook(Hook):
 
     def __init__(
         self,
-        refiner,
+        refiner: dict,
         *,
-        start_iter=0,
-        refine_interval=1,
-        picture_interval=1000,
-        num_pictures=2,
-        width=512,
+        start_iter: int = 0,
+        refine_interval: int = 1,
+        picture_interval: int | None = 1000,
+        num_pictures: int = 2,
+        width: int = 512,
     ):
         for name, value, low in (
             ('start_iter', start_iter, 0),
@@ -73,14 +76,11 @@ class SAMRefineHook(Hook):
         self.num_pictures = num_pictures
         self.width = width
         self.refiner = None
-        self._wanted = 0
-        self._pictures = []
+        self._num_to_draw = 0
+        self._samples = []
 
-    def before_train(self, runner):
-        """Build the refiner on the model's device; a test needs none.
-
-        Args:
-            runner (Runner): The runner.
+    def before_train(self, runner: Runner) -> None:
+        """Build the refiner on the model's device; tests need none.
 
         Raises:
             TypeError: The model is not a ``SelfTrainingSegmentor``.
@@ -94,42 +94,35 @@ class SAMRefineHook(Hook):
         device = next(model.parameters()).device
         self.refiner = MODELS.build(self.refiner_cfg).to(device)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Switch refinement on or off for this iteration.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-        """
-        since = self._since(runner)
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Switch refinement on or off for this iteration."""
+        step = self._self_training_iter(runner)
         active = (
-            since >= self.start_iter
-            and (since - self.start_iter) % self.refine_interval == 0
+            step >= self.start_iter
+            and (step - self.start_iter) % self.refine_interval == 0
         )
         unwrap_model(runner.model).refiner = self._refine if active else None
         if (
             self.picture_interval is not None
-            and since >= self.start_iter
-            and (since - self.start_iter) % self.picture_interval == 0
+            and step >= self.start_iter
+            and (step - self.start_iter) % self.picture_interval == 0
             and is_main_process()
         ):
-            self._wanted = self.num_pictures
+            self._num_to_draw = self.num_pictures
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Draw what was kept during the step.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
-        # Of the dataset: only the main process has a visualizer that knows.
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Visualize the labels that were kept during the step."""
+        # From the dataset: only the main process has a visualizer with it.
         palette = runner.train_loop.dataloader.dataset.metainfo['palette']
-        for number, (image, before, after) in enumerate(self._pictures):
+        for number, (image, before, after) in enumerate(self._samples):
             drawing = strip(
                 image.permute(1, 2, 0).numpy(),
                 before.numpy(),
@@ -142,39 +135,35 @@ class SAMRefineHook(Hook):
             runner.visualizer.add_image(
                 f'pseudo_label_{number}', np.asarray(drawing), runner.iter + 1
             )
-        self._pictures = []
+        self._samples = []
 
-    def after_train(self, runner):
-        """Take the refiner back.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def after_train(self, runner: Runner) -> None:
+        """Remove the refiner from the model."""
         unwrap_model(runner.model).refiner = None
 
     def _refine(self, image, label):
-        """Refine a label, and keep both for a picture if one is wanted."""
+        """Refine a label; keep both versions if they are to be drawn."""
         refined = self.refiner(image, label)
-        if self._wanted:
-            self._wanted -= 1
-            self._pictures.append((image.cpu(), label.cpu(), refined.cpu()))
+        if self._num_to_draw:
+            self._num_to_draw -= 1
+            self._samples.append((image.cpu(), label.cpu(), refined.cpu()))
         return refined
 
     @staticmethod
-    def _since(runner):
+    def _self_training_iter(runner):
         return runner.iter - getattr(runner.train_loop, 'warmup_iters', 0)
 
 
 @HOOKS.register_module()
 class PseudoLabelReportHook(Hook):
-    """Log what a user needs to trust the pseudo labels.
+    """Log statistics of the pseudo-labels.
 
     Share of pixels kept, the teacher's mean confidence, agreement of labels
     before and after refinement, and the share of each class. In a
     distributed run the numbers are those of the first process.
 
     Args:
-        interval (int): Iterations between two reports.
+        interval: Iterations between two reports.
 
     Raises:
         ValueError: ``interval`` is not positive.
@@ -183,22 +172,19 @@ class PseudoLabelReportHook(Hook):
     # Before LoggerHook, which reads the message hub.
     priority = 'NORMAL'
 
-    def __init__(self, interval=500):
+    def __init__(self, interval: int = 500):
         if interval < 1:
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval = interval
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Report the labels made since the last report.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Report statistics since the last report."""
         if (runner.iter + 1) % self.interval:
             return
         report = unwrap_model(runner.model).statistics.pop()
@@ -220,34 +206,32 @@ class PseudoLabelReportHook(Hook):
         )
 
 
-FILE_NAME = 'pseudo_labels.json'
-
-
 @HOOKS.register_module()
 class PseudoLabelAccuracyHook(Hook):
-    """Compare pseudo labels, before and after refinement, with the truth.
+    """Evaluate pseudo-labels before and after refinement with ground truth.
 
     Measured when self-training begins and when it ends. The images come
-    from a bank made with ``--keep-labels``; nothing trains on those labels.
-    The numbers go to the log, the Visualizer and ``pseudo_labels.json`` in
-    the work dir, by iteration.
+    from a set generated with ``--keep-labels``; nothing trains on those
+    labels. The values go to the log, the Visualizer and
+    ``pseudo_labels.json`` in the work dir, by iteration.
 
     Args:
-        dataset (dict): A ``GeneratedDataset`` with
-            ``evaluation_labels=True`` whose images have one size and whose
-            pipeline ends with ``LoadSegLabels``, ``KeepCleanView`` and
-            ``PackDGInputs``.
-        num_images (int): The first so many images of it are labelled.
-        batch_size (int): Images labelled at once.
+        dataset: A ``GeneratedDataset`` with ``evaluation_labels=True`` whose
+            images have one size and whose pipeline ends with
+            ``LoadSegLabels``, ``KeepCleanView`` and ``PackDGInputs``.
+        num_images: Number of images, the first ones of the dataset.
+        batch_size: Images per forward pass of the teacher.
 
     Raises:
         ValueError: A number is not positive.
     """
 
-    # After EMATeacherHook has copied the student or moved the teacher.
+    # After EMATeacherHook has initialised or updated the teacher.
     priority = 'LOW'
 
-    def __init__(self, dataset, *, num_images=64, batch_size=8):
+    def __init__(
+        self, dataset: dict, *, num_images: int = 64, batch_size: int = 8
+    ):
         for name, value in (
             ('num_images', num_images),
             ('batch_size', batch_size),
@@ -259,37 +243,26 @@ class PseudoLabelAccuracyHook(Hook):
         self.batch_size = batch_size
         self._dataset = None
 
-    def before_train(self, runner):
-        """Open the dataset, so that bad files are named at once.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Build the dataset, so that its errors occur before training."""
         if is_main_process() and self._begin(runner) < runner.max_iters:
             self._dataset = DATASETS.build(self.dataset_cfg)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Measure the teacher that self-training begins with.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-        """
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Evaluate the teacher at the beginning of self-training."""
         if self._dataset is not None and runner.iter == self._begin(runner):
             self._measure(runner, runner.iter)
 
     def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Measure the teacher that self-training ends with.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Unused.
-            data_batch (dict, optional): Unused.
-            outputs (dict, optional): Unused.
-        """
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Evaluate the teacher at the end of self-training."""
         if self._dataset is not None and runner.iter + 1 == runner.max_iters:
             self._measure(runner, runner.iter + 1)
 
@@ -300,7 +273,7 @@ class PseudoLabelAccuracyHook(Hook):
     def _measure(self, runner, iteration):
         model = unwrap_model(runner.model)
         classes = self._dataset.metainfo['classes']
-        # Of its own hook: in this iteration it may be switched off.
+        # From the hook: model.refiner may be None in this iteration.
         refiner = next(
             (h.refiner for h in runner.hooks if isinstance(h, SAMRefineHook)),
             None,
@@ -325,9 +298,9 @@ class PseudoLabelAccuracyHook(Hook):
                         refiner(image, label).to(label.device), truth
                     )
         report = {when: score.report() for when, score in scores.items()}
-        self._tell(runner, iteration, count, report)
+        self._report(runner, iteration, count, report)
 
-    def _tell(self, runner, iteration, count, report):
+    def _report(self, runner, iteration, count, report):
         lines = [
             f'{when} refinement: mIoU {values["mIoU"]:.1f}, '
             f'{values["aAcc"]:.1f}% of the labelled pixels right, '
@@ -348,7 +321,7 @@ class PseudoLabelAccuracyHook(Hook):
             step=iteration,
         )
         path = Path(runner.work_dir) / FILE_NAME
-        # A resumed run adds to what the one before it measured.
+        # A resumed run adds to the measurements of the previous one.
         known = json.loads(path.read_text()) if path.is_file() else {}
         known[str(iteration)] = dict(images=count, **report)
         with atomic_path(path) as temporary:
@@ -356,15 +329,15 @@ class PseudoLabelAccuracyHook(Hook):
 
 
 class _Score:
-    """Sums over images, and what they say in percent."""
+    """Confusion matrix summed over images, reported in percent."""
 
-    def __init__(self, classes):
+    def __init__(self, classes: Sequence[str]):
         self.classes = classes
         size = len(classes)
         self.confusion = torch.zeros((size, size), dtype=torch.int64)
         self.pixels = 0
 
-    def add(self, label, truth):
+    def add(self, label: torch.Tensor, truth: torch.Tensor) -> None:
         truth = truth.long()
         self.pixels += int((truth != IGNORE).sum())
         self.confusion += confusion_matrix(
@@ -374,9 +347,9 @@ class _Score:
             IGNORE,
         )
 
-    def report(self):
+    def report(self) -> dict:
         intersection, union, _, labelled = intersect_and_union(self.confusion)
-        # A class that is neither there nor predicted has no value.
+        # The IoU of a class that is absent and not predicted is NaN.
         iou = (intersection / union).tolist()
         kept = float(labelled.sum())
         return dict(

@@ -1,4 +1,4 @@
-"""Results of an evaluation with all that is needed to repeat it."""
+"""Results of an evaluation, with the information to reproduce it."""
 
 import json
 import math
@@ -7,14 +7,20 @@ import time
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.runner import (
+    checkpoint_path,
+    is_training,
+    unwrap_model,
+)
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.utils.finite import listed
@@ -36,15 +42,15 @@ _DISTRIBUTIONS = {
 }
 
 
-def jsonable(value):
-    """Turn a value into what JSON can hold.
+def jsonable(value: Any) -> Any:
+    """Convert a value to JSON types.
 
     Args:
-        value (Any): Numbers of numpy and torch, containers of them, paths.
+        value: Numbers, arrays and tensors, containers of them, paths.
 
     Returns:
-        Any: NaN and infinities become None, tuples lists, keys strings;
-        what JSON does not know becomes its ``str``.
+        NaN and infinities become None, tuples lists, keys strings, other
+        types their ``str``.
     """
     if isinstance(value, dict):
         return {str(k): jsonable(v) for k, v in value.items()}
@@ -59,15 +65,15 @@ def jsonable(value):
     return str(value)
 
 
-def to_json(value):
-    """Write a value as JSON that people can read.
+def to_json(value: Any) -> str:
+    """Format a value as readable JSON.
 
     Args:
-        value (Any): See :func:`jsonable`.
+        value: See :func:`jsonable`.
 
     Returns:
-        str: Indented; a list of numbers, such as a row of a confusion
-        matrix, stays on one line.
+        Indented; a list of numbers, such as a row of a confusion matrix, stays
+        on one line.
     """
     text = json.dumps(jsonable(value), indent=1, allow_nan=False)
     # A line break inside a string is escaped: only lists match.
@@ -76,8 +82,8 @@ def to_json(value):
     )
 
 
-def _lacking(model, state_dict):
-    """Weights that predictions depend on and a checkpoint does not have."""
+def _missing_weights(model, state_dict):
+    """Return weights used in prediction that a checkpoint does not have."""
     optional = getattr(model, 'optional_in_checkpoint', ())
     found = {k.removeprefix('module.'): v for k, v in state_dict.items()}
     return [
@@ -93,17 +99,16 @@ def _lacking(model, state_dict):
 class ResultsHook(Hook):
     """Write ``results.json`` after each validation and test.
 
-    It is written into the folder of the run's log, where it stays, and into
-    the work dir, where the next evaluation replaces it. Its keys: ``phase``
+    Written to the folder of the run's log, and to the work dir, where the
+    next evaluation replaces it. Its keys: ``phase``
     (``'val'`` or ``'test'``), ``protocol``, ``metrics`` (as the metric
     returned them), ``domains`` and ``mean`` (where the metric groups by
     domain; percent, null for a class that does not occur), ``iteration``,
     ``checkpoint`` (path and sha256; null for weights that were not saved at
     this iteration), ``seed``, ``config`` (path and text), ``versions``,
-    ``device``, ``processes``, ``resumed_with_changes`` (what makes the run
-    another one than a run in one go with this config), ``seconds`` since the
-    run began, ``date``, ``warnings`` (list of what makes the numbers
-    doubtful, of
+    ``device``, ``processes``, ``resumed_with_changes`` (differences from an
+    uninterrupted run with this config), ``seconds`` since the
+    run began, ``date``, ``warnings`` (reasons to doubt the results, of
     :func:`~clouds_mmseg.utils.result_warnings.warn_about_results`; they are
     logged again below the tables).
     """
@@ -116,91 +121,80 @@ class ResultsHook(Hook):
         self._loaded = {}
         self._hashes = {}
         self._known_warnings = {}
-        self._lacking = []
+        self._missing = []
 
-    def before_run(self, runner):
-        """Start the clock.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_run(self, runner: Runner) -> None:
+        """Start the clock."""
         self._begin = time.time()
 
-    def after_load_checkpoint(self, runner, checkpoint):
-        """Remember what the tested checkpoint says about itself.
-
-        Args:
-            runner (Runner): The runner.
-            checkpoint (dict): The checkpoint.
-        """
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep iteration, seed and missing weights of the checkpoint."""
         meta = checkpoint.get('meta')
         meta = meta if isinstance(meta, dict) else {}
         self._loaded = {k: meta.get(k) for k in ('iter', 'seed')}
-        self._lacking = _lacking(
+        self._missing = _missing_weights(
             unwrap_model(runner.model), checkpoint.get('state_dict') or {}
         )
 
-    def before_val_epoch(self, runner):
-        """Note which warnings are older, and doubt what was loaded.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Record older warnings; warn about weights that were not loaded."""
         self._known_warnings = result_warnings(runner.message_hub)
-        if hasattr(runner._train_loop, 'iter'):
+        if is_training(runner):
             return
-        if not runner._load_from:
+        path = checkpoint_path(runner)
+        if not path:
             warn_about_results(
                 'No checkpoint was loaded: the weights are those that the '
                 'model was built with.',
                 key='no_checkpoint',
                 hub=runner.message_hub,
             )
-        elif self._lacking:
+        elif self._missing:
             warn_about_results(
-                f'{len(self._lacking)} weights are not in '
-                f'{runner._load_from}, as load_cfg allows, and are those '
-                'that the model was built with: ' + listed(self._lacking),
+                f'{len(self._missing)} weights are not in '
+                f'{path}, as load_cfg allows, and are those '
+                'that the model was built with: ' + listed(self._missing),
                 key='lacking_weights',
                 hub=runner.message_hub,
             )
 
     before_test_epoch = before_val_epoch
 
-    def after_val_epoch(self, runner, metrics=None):
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
         """Write the results of a validation.
 
         Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float]): Values of the metrics.
+            metrics: Values of the metrics.
         """
         evaluator = runner.val_evaluator
         self._write(runner, 'val', metrics or {}, evaluator)
-        self._forget(runner)
+        self._clear_warnings(runner)
 
-    def after_test_epoch(self, runner, metrics=None):
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
         """Write the results of a test.
 
         Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float]): Values of the metrics.
+            metrics: Values of the metrics.
         """
         evaluator = runner.test_evaluator
         self._write(runner, 'test', metrics or {}, evaluator)
-        self._forget(runner)
+        self._clear_warnings(runner)
 
-    def _forget(self, runner):
-        """Drop the warnings about the evaluation that is over."""
-        now = result_warnings(runner.message_hub)
-        over = [key for key in now if key not in self._known_warnings]
-        forget_result_warnings(over, runner.message_hub)
+    def _clear_warnings(self, runner):
+        """Remove the warnings about the finished evaluation."""
+        current = result_warnings(runner.message_hub)
+        new = [key for key in current if key not in self._known_warnings]
+        forget_result_warnings(new, runner.message_hub)
 
     @master_only
     def _write(self, runner, phase, metrics, evaluator):
-        """Collect everything and write it twice.
+        """Collect the results and write them to log folder and work dir.
 
-        Images without labels have no values: the results of the last
-        evaluation stay.
+        Without labels there are no values, and older results are kept.
         """
         if not metrics:
             return
@@ -224,9 +218,8 @@ class ResultsHook(Hook):
             )
 
     def _provenance(self, runner):
-        """All that is needed to repeat an evaluation."""
-        training = hasattr(runner._train_loop, 'iter')
-        if training:
+        """Collect the information to reproduce an evaluation."""
+        if is_training(runner):
             iteration, seed = runner.iter, runner.seed
             saved = runner.message_hub.runtime_info.get('last_ckpt_iter')
             checkpoint = None
@@ -235,7 +228,7 @@ class ResultsHook(Hook):
         else:
             iteration = self._loaded.get('iter')
             seed = self._loaded.get('seed', runner.seed)
-            checkpoint = runner._load_from
+            checkpoint = checkpoint_path(runner)
         versions = {
             name: metadata.version(distribution)
             for name, distribution in _DISTRIBUTIONS.items()
@@ -257,7 +250,7 @@ class ResultsHook(Hook):
         )
 
     def _checkpoint(self, path):
-        """Path and hash of a checkpoint; a file is hashed once."""
+        """Return path and hash of a checkpoint; each file is hashed once."""
         if path is None:
             return None
         file = Path(path).expanduser()

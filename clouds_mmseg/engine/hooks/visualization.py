@@ -1,107 +1,118 @@
-"""Drawings of images, labels and predictions."""
+"""Visualization of images, labels and predictions."""
 
 import os.path as osp
+from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
+from clouds_mmseg.engine.runner import is_training
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.output_names import OutputNames
 
-_INK = (30, 30, 30)
-_PAPER = (255, 255, 255)
+_TEXT_COLOR = (30, 30, 30)
+_BACKGROUND = (255, 255, 255)
 _UNLABELLED = (0, 0, 0)
+# Pixels.
 _GAP = 6
-_TEXT = 18
+_FONT_SIZE = 18
 
 
 def _font(size):
     return ImageFont.load_default(size=size)
 
 
-def colorize(label, palette):
-    """Paint a label map.
+def colorize(
+    label: np.ndarray, palette: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Convert a label map to palette colours.
 
     Args:
-        label (np.ndarray): (H, W) integer class indices; indices outside
-            the palette, such as 255, become black.
-        palette (Sequence[Sequence[int]]): RGB of each class.
+        label: (H, W) integer class indices; indices outside the palette, such
+            as 255, become black.
+        palette: RGB of each class.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB.
     """
     table = np.full((256, 3), _UNLABELLED, np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8)
     label = np.asarray(label)
-    inside = (label >= 0) & (label < len(palette))
-    return table[np.where(inside, label, 255).astype(np.uint8)]
+    valid = (label >= 0) & (label < len(palette))
+    return table[np.where(valid, label, 255).astype(np.uint8)]
 
 
-def _fit(picture, width, resampling=Image.Resampling.NEAREST):
-    """Scale an RGB array to a width; the colours of labels never mix."""
-    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-    return Image.fromarray(picture).resize((width, height), resampling)
+def _resize(image, width, resampling=Image.Resampling.NEAREST):
+    """Resize an RGB array to a width, by default without interpolation."""
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return Image.fromarray(image).resize((width, height), resampling)
 
 
-def legend(classes, palette, width):
-    """Draw the names of classes beside their colours.
+def legend(
+    classes: Sequence[str], palette: Sequence[Sequence[int]], width: int
+) -> Image.Image:
+    """Draw class names beside their colours.
 
     Args:
-        classes (Sequence[str]): Names.
-        palette (Sequence[Sequence[int]]): RGB of each class.
-        width (int): Width of the drawing, pixels. Entries wrap.
+        classes: Class names.
+        palette: RGB of each class.
+        width: Width of the image, pixels. Entries wrap.
 
     Returns:
-        PIL.Image.Image: RGB, ``width`` wide, as high as it needs.
+        RGB, ``width`` wide, as high as it needs.
     """
-    font = _font(_TEXT - 2)
-    row, chip = _TEXT + 6, _TEXT - 2
-    x, y, places = _GAP, _GAP, []
+    font = _font(_FONT_SIZE - 2)
+    row, swatch = _FONT_SIZE + 6, _FONT_SIZE - 2
+    x, y, positions = _GAP, _GAP, []
     for name in (*classes, 'ignored'):
-        needed = chip + 4 + round(font.getlength(name)) + 12
+        needed = swatch + 4 + round(font.getlength(name)) + 12
         if x + needed > width and x > _GAP:
             x, y = _GAP, y + row
-        places.append((x, y))
+        positions.append((x, y))
         x += needed
-    drawing = Image.new('RGB', (width, y + row), _PAPER)
+    drawing = Image.new('RGB', (width, y + row), _BACKGROUND)
     pen = ImageDraw.Draw(drawing)
     for name, color, (x, y) in zip(
-        (*classes, 'ignored'), (*palette, _UNLABELLED), places, strict=True
+        (*classes, 'ignored'), (*palette, _UNLABELLED), positions, strict=True
     ):
-        pen.rectangle((x, y, x + chip, y + chip), tuple(color), outline=_INK)
-        pen.text((x + chip + 4, y - 1), name, _INK, font=font)
+        pen.rectangle(
+            (x, y, x + swatch, y + swatch), tuple(color), outline=_TEXT_COLOR
+        )
+        pen.text((x + swatch + 4, y - 1), name, _TEXT_COLOR, font=font)
     return drawing
 
 
 def strip(
-    image,
-    label,
-    prediction,
-    palette,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    palette: Sequence[Sequence[int]],
     *,
-    width,
-    caption,
-    titles=('image', 'label', 'prediction'),
-):
+    width: int,
+    caption: str,
+    titles: Sequence[str] = ('image', 'label', 'prediction'),
+) -> Image.Image:
     """Draw image | label | prediction with a caption above.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8 RGB.
-        label (np.ndarray | None): (H, W) class indices, None if unlabelled.
-        prediction (np.ndarray): (H, W) class indices.
-        palette (Sequence[Sequence[int]]): RGB of each class.
-        width (int): Width of one picture in the strip, pixels.
-        caption (str): What is shown.
-        titles (Sequence[str]): What is written above each picture.
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) class indices, None if unlabelled.
+        prediction: (H, W) class indices.
+        palette: RGB of each class.
+        width: Width of one image in the strip, pixels.
+        caption: Text above all images.
+        titles: Text above each image.
 
     Returns:
-        PIL.Image.Image: RGB.
+        RGB.
     """
     titles = list(titles)
     if label is None:
@@ -117,38 +128,53 @@ def strip(
     )
 
 
-def panel(image, maps, palette, *, width, caption, titles):
+def panel(
+    image: np.ndarray,
+    maps: Sequence[np.ndarray],
+    palette: Sequence[Sequence[int]],
+    *,
+    width: int,
+    caption: str,
+    titles: Sequence[str],
+) -> Image.Image:
     """Draw an image and label maps side by side with a caption above.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8 RGB.
-        maps (Sequence[np.ndarray]): (H, W) class indices each.
-        palette (Sequence[Sequence[int]]): RGB of each class.
-        width (int): Width of one picture, pixels.
-        caption (str): What is shown.
-        titles (Sequence[str]): What is written above each picture.
+        image: (H, W, 3) uint8 RGB.
+        maps: (H, W) class indices each.
+        palette: RGB of each class.
+        width: Width of one image, pixels.
+        caption: Text above all images.
+        titles: Text above each image.
 
     Returns:
-        PIL.Image.Image: RGB.
+        RGB.
     """
-    pictures = [_fit(image, width, Image.Resampling.LANCZOS)]
-    pictures += [_fit(colorize(x, palette), width) for x in maps]
-    height = max(picture.height for picture in pictures)
-    top = 2 * (_TEXT + 6)
-    whole = len(pictures) * (width + _GAP) + _GAP
-    drawing = Image.new('RGB', (whole, height + top + _GAP), _PAPER)
+    images = [_resize(image, width, Image.Resampling.LANCZOS)]
+    images += [_resize(colorize(x, palette), width) for x in maps]
+    height = max(image.height for image in images)
+    top = 2 * (_FONT_SIZE + 6)
+    whole = len(images) * (width + _GAP) + _GAP
+    drawing = Image.new('RGB', (whole, height + top + _GAP), _BACKGROUND)
     pen = ImageDraw.Draw(drawing)
-    pen.text((_GAP, 3), _shorten(caption, drawing.width), _INK, _font(_TEXT))
-    for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+    pen.text(
+        (_GAP, 3),
+        _shorten(caption, drawing.width),
+        _TEXT_COLOR,
+        _font(_FONT_SIZE),
+    )
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         x = _GAP + i * (width + _GAP)
-        pen.text((x, _TEXT + 8), title, _INK, font=_font(_TEXT - 2))
-        drawing.paste(picture, (x, top))
+        pen.text(
+            (x, _FONT_SIZE + 8), title, _TEXT_COLOR, font=_font(_FONT_SIZE - 2)
+        )
+        drawing.paste(image, (x, top))
     return drawing
 
 
 def _shorten(text, width):
-    """Cut a caption at its front until it fits."""
-    font = _font(_TEXT)
+    """Shorten a caption at its front until it fits."""
+    font = _font(_FONT_SIZE)
     if font.getlength(text) <= width - 2 * _GAP:
         return text
     while text and font.getlength('...' + text) > width - 2 * _GAP:
@@ -156,17 +182,19 @@ def _shorten(text, width):
     return '...' + text
 
 
-def stack(drawings):
-    """Put drawings below one another.
+def stack(drawings: Sequence[Image.Image]) -> Image.Image:
+    """Stack images vertically.
 
     Args:
-        drawings (Sequence[PIL.Image.Image]): RGB.
+        drawings: RGB.
 
     Returns:
-        PIL.Image.Image: RGB, as wide as the widest.
+        RGB, as wide as the widest.
     """
     width = max(drawing.width for drawing in drawings)
-    sheet = Image.new('RGB', (width, sum(d.height for d in drawings)), _PAPER)
+    sheet = Image.new(
+        'RGB', (width, sum(d.height for d in drawings)), _BACKGROUND
+    )
     y = 0
     for drawing in drawings:
         sheet.paste(drawing, (0, y))
@@ -178,41 +206,40 @@ def stack(drawings):
 class PredictionPicturesHook(Hook):
     """Write image | label | prediction of the first images of each domain.
 
-    After a validation ``<run>/pictures/iter_<N>/`` holds
-    ``<domain>/<path of the image>.png`` for every picture, with the path
+    After a validation ``<run>/pictures/iter_<N>/`` contains
+    ``<domain>/<path of the image>.png`` for every image drawn, with the path
     below the image folder, and ``overview.png`` with all of them, where
     ``<run>`` is the folder of the run's log. After a test the folder is
-    ``pictures/test``. Files appear whole or not at all.
+    ``pictures/test``. Files are written atomically.
 
     Args:
-        per_domain (int, optional): Images of each domain; None writes all.
-        on_val (bool): Write during validation.
-        on_test (bool): Write during test.
-        width (int): Greatest width of one picture in a panel, pixels;
-            smaller images are enlarged to at least half of it by a whole
-            factor.
-        out_dir (str, optional): Folder in place of ``<run>/pictures``, and
-            of ``<run>/pictures/test``.
-        show (bool): Also open a window for each picture.
-        wait_time (float): Seconds that a window stays; 0 waits for a key.
+        per_domain: Images drawn per domain; None draws all.
+        on_val: Write during validation.
+        on_test: Write during test.
+        width: Maximal width of one image in a panel, pixels; smaller images
+            are enlarged to at least half of it by a whole factor.
+        out_dir: Folder in place of ``<run>/pictures``, and of
+            ``<run>/pictures/test``.
+        show: Also open a window for each panel.
+        wait_time: Seconds that a window stays; 0 waits for a key.
 
     Raises:
         ValueError: ``per_domain`` or ``width`` is not positive.
     """
 
-    # Overviews of more rows are not looked at.
+    # Rows of an overview.
     MAX_OVERVIEW = 60
 
     def __init__(
         self,
         *,
-        per_domain=2,
-        on_val=True,
-        on_test=True,
-        width=512,
-        out_dir=None,
-        show=False,
-        wait_time=0.0,
+        per_domain: int | None = 2,
+        on_val: bool = True,
+        on_test: bool = True,
+        width: int = 512,
+        out_dir: str | None = None,
+        show: bool = False,
+        wait_time: float = 0.0,
     ):
         if per_domain is not None and per_domain < 1:
             raise ValueError(
@@ -231,60 +258,54 @@ class PredictionPicturesHook(Hook):
         self._rows = []
         self._names = OutputNames()
 
-    def before_val_epoch(self, runner):
-        """Forget the pictures of the last validation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Reset the panels of the last validation."""
         self._counts, self._rows = {}, []
 
     before_test_epoch = before_val_epoch
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Draw the samples of a batch whose domain has too few pictures.
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
+        """Draw the samples of a batch whose domains need more panels.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (Sequence[SegDataSample]): With ``pred_sem_seg``,
-                ``img_path`` and, if there is a label, ``gt_sem_seg``.
+            outputs: With ``pred_sem_seg``, ``img_path`` and, if there is a
+                label, ``gt_sem_seg``.
         """
         if self.on_val:
             self._draw(runner, self._val_folder(runner), outputs)
 
     def after_test_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ):
-        """Draw the samples of a batch whose domain has too few pictures.
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
+        """Draw the samples of a batch whose domains need more panels.
 
         Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict): Not used.
-            outputs (Sequence[SegDataSample]): See :meth:`after_val_iter`.
+            outputs: See :meth:`after_val_iter`.
         """
         if self.on_test:
             self._draw(runner, self._folder(runner, 'test'), outputs)
 
-    def after_val_epoch(self, runner, metrics=None):
-        """Write the overview of a validation.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict): Not used.
-        """
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict | None = None
+    ) -> None:
+        """Write the overview of a validation."""
         if self.on_val:
             self._overview(runner, self._val_folder(runner))
 
-    def after_test_epoch(self, runner, metrics=None):
-        """Write the overview of a test.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict): Not used.
-        """
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict | None = None
+    ) -> None:
+        """Write the overview of a test."""
         if self.on_test:
             self._overview(runner, self._folder(runner, 'test'))
 
@@ -295,15 +316,12 @@ class PredictionPicturesHook(Hook):
         return Path(root) / name
 
     def _val_folder(self, runner):
-        # runner.iter would build the training loop of a run that only
-        # validates.
-        training = hasattr(runner._train_loop, 'iter')
-        name = f'iter_{runner.iter}' if training else 'val'
+        name = f'iter_{runner.iter}' if is_training(runner) else 'val'
         return self._folder(runner, name)
 
     @master_only
     def _draw(self, runner, folder, outputs):
-        """Write a panel for each sample that is still wanted."""
+        """Write a panel for each sample until a domain has ``per_domain``."""
         meta = runner.visualizer.dataset_meta
         for sample in outputs:
             domain = sample.get('domain', 'images')
@@ -314,12 +332,12 @@ class PredictionPicturesHook(Hook):
             row = self._panel(sample, domain, meta['palette'])
             name = self._names.of(sample)
             key = legend(meta['classes'], meta['palette'], row.width)
-            picture = stack([row, key])
+            drawing = stack([row, key])
             with atomic_path(folder / name) as temporary:
-                picture.save(temporary)
+                drawing.save(temporary)
             if self.show:
                 runner.visualizer.show(
-                    np.asarray(picture), name, wait_time=self.wait_time
+                    np.asarray(drawing), name, wait_time=self.wait_time
                 )
             if len(self._rows) < self.MAX_OVERVIEW:
                 self._rows.append(row)
@@ -333,19 +351,19 @@ class PredictionPicturesHook(Hook):
         height, width = prediction.shape
         if image.shape[:2] != prediction.shape:
             image = mmcv.imresize(image, (width, height))
-        shown = width * max(1, self.width // width)
+        enlarged = width * max(1, self.width // width)
         return strip(
             image,
             label,
             prediction,
             palette,
-            width=min(shown, self.width),
+            width=min(enlarged, self.width),
             caption=f'{domain}  {Path(sample.img_path).name}',
         )
 
     @master_only
     def _overview(self, runner, folder):
-        """Write all panels of an evaluation as one sheet."""
+        """Write all panels of an evaluation as one image."""
         if not self._rows:
             return
         meta = runner.visualizer.dataset_meta
@@ -354,7 +372,7 @@ class PredictionPicturesHook(Hook):
         with atomic_path(folder / 'overview.png') as temporary:
             stack([*self._rows, key]).save(temporary)
         runner.logger.info(
-            f'Pictures of {sum(self._counts.values())} predictions: '
+            f'Visualized {sum(self._counts.values())} predictions: '
             f'{folder / "overview.png"}'
         )
         self._rows = []

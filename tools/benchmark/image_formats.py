@@ -1,5 +1,6 @@
-"""Which storage, decoder and number of workers load fastest."""
+"""Loading speed by image format, decoder and number of workers."""
 
+import argparse
 import statistics
 import tempfile
 from contextlib import contextmanager
@@ -7,13 +8,14 @@ from pathlib import Path
 
 import cv2
 from mmseg.registry import DATASETS
+from torch.utils.data import Dataset
 
 from benchmark.files import (
+    IMAGE_FORMATS,
     PREPARED,
     SETS,
-    STORAGES,
     Mosaic,
-    picture,
+    synthetic_image,
     write_set,
 )
 from benchmark.loading import (
@@ -28,21 +30,21 @@ from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 
-# Of storages that OpenCV does not read.
+# Decoders of formats that OpenCV does not read.
 _DECODERS = dict(npy='numpy', jxl='pillow')
 
 
-def run(args):
-    """Compare, and print a table for each set.
+def run(args: argparse.Namespace) -> list[dict]:
+    """Run the comparison and print a table for each dataset.
 
     Args:
-        args (argparse.Namespace): Of ``benchmark.py loader``.
+        args: Of ``benchmark.py loader``.
 
     Returns:
-        list[dict]: The rows of all tables.
+        The rows of all tables.
 
     Raises:
-        UserError: An option that cannot be.
+        UserError: An option is invalid.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder, _one_thread():
@@ -63,7 +65,7 @@ def run(args):
 
 @contextmanager
 def _one_thread():
-    """As in a run: a worker decodes and resizes alone."""
+    """Limit OpenCV to one thread, as in the workers of a training run."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -73,91 +75,101 @@ def _one_thread():
 
 
 def _groups(args, folder):
-    """Yield the cases that are compared with each other."""
+    """Yield groups of cases that are compared with each other."""
     if args.config:
         yield config_cases(args.config)
         return
     draw = Mosaic(args.photos) if args.photos else None
     for name in args.sets:
-        yield storage_cases(
+        yield format_cases(
             name,
             folder,
             count=min(args.images, 6),
             crop=args.crop,
             size=args.size,
-            storages=args.storages,
+            formats=args.storages,
             draw=draw,
         )
 
 
-def storage_cases(name, folder, *, count, crop, **options):
-    """Write a set in several storages, to be read by several decoders.
+def format_cases(
+    name: str, folder: Path, *, count: int, crop: int, **options
+) -> list[tuple[dict, Dataset]]:
+    """Write a dataset in several image formats, for several decoders.
 
     Args:
-        name (str): One of ``SETS``.
-        folder (Path): An empty one.
-        count (int): Images to write.
-        crop (int): Side of the crops.
+        name: One of ``SETS``.
+        folder: An empty one.
+        count: Images to write.
+        crop: Side of the crops.
         **options: ``size`` (tuple[int, int]) in place of the published one,
-            ``storages`` (Sequence[str]) in place of all other ones, without
+            ``formats`` (Sequence[str]) in place of all other ones, without
             other decoders, and ``draw`` of :func:`write_set`.
 
     Returns:
-        list[tuple[dict, Dataset]]: The beginning of a row and its set; the
-        first is the published files, as the configs read them.
+        First columns of a row, and the dataset. The first case has the
+        published files, as the configs read them.
 
     Raises:
-        UserError: There is no such set or storage.
+        UserError: There is no such dataset or image format.
     """
     if name not in SETS:
         raise UserError(
             f'--sets {name}: known are {", ".join(SETS)}; --config measures '
             'the files of your own'
         )
-    files, chosen = SETS[name], options.get('storages')
-    unknown = set(chosen or ()) - set(STORAGES)
+    files, chosen = SETS[name], options.get('formats')
+    unknown = set(chosen or ()) - set(IMAGE_FORMATS)
     if unknown:
         raise UserError(
-            f'--storages {min(unknown)}: known are {", ".join(STORAGES)}'
+            f'--storages {min(unknown)}: known are {", ".join(IMAGE_FORMATS)}'
         )
     size = options.get('size') or files.size
-    storages = STORAGES if chosen is None else chosen
+    formats = IMAGE_FORMATS if chosen is None else chosen
     sizes = write_set(
         Path(folder) / name,
         size,
-        [files.image, *storages],
+        [files.image, *formats],
         [files.label, PREPARED],
         count=count,
-        draw=options.get('draw') or picture,
+        draw=options.get('draw') or synthetic_image,
     )
-    ways = [(files.image, files.label, 'cv2'), (files.image, PREPARED, 'cv2')]
+    variants = [
+        (files.image, files.label, 'cv2'),
+        (files.image, PREPARED, 'cv2'),
+    ]
     if chosen is None:
         others = (MMSEG, 'pillow', 'torchvision')
-        ways += [(files.image, PREPARED, decoder) for decoder in others]
-    ways += [
-        (storage, PREPARED, _DECODERS.get(storage, 'cv2'))
-        for storage in storages
+        variants += [(files.image, PREPARED, decoder) for decoder in others]
+    variants += [
+        (image_format, PREPARED, _DECODERS.get(image_format, 'cv2'))
+        for image_format in formats
     ]
     return [
         (
             dict(
                 name=name,
-                storage=storage,
-                MB=sizes[storage] / 1e6,
+                storage=image_format,
+                MB=sizes[image_format] / 1e6,
                 labels=labels,
                 decoder=decoder,
             ),
             _dataset(
-                Path(folder) / name, size, crop, storage, labels, decoder
+                Path(folder) / name, size, crop, image_format, labels, decoder
             ),
         )
-        for storage, labels, decoder in ways
+        for image_format, labels, decoder in variants
     ]
 
 
-def _dataset(folder, size, crop, storage, labels, decoder):
+def _dataset(folder, size, crop, image_format, labels, decoder):
     config = folder_dataset(
-        folder, size, crop, storage=storage, labels=labels, decoder=decoder
+        folder,
+        size,
+        crop,
+        image_format=image_format,
+        labels=labels,
+        decoder=decoder,
     )
     dataset = DATASETS.build(config)
     if labels == 'wide':
@@ -165,14 +177,14 @@ def _dataset(folder, size, crop, storage, labels, decoder):
     return dataset
 
 
-def config_cases(path):
+def config_cases(path: str) -> list[tuple[dict, Dataset]]:
     """Build the training sets of a config.
 
     Args:
-        path (str): A config with a ``train_dataloader``.
+        path: A config with a ``train_dataloader``.
 
     Returns:
-        list[tuple[dict, Dataset]]: The beginning of a row and its set.
+        First columns of a row, and the dataset.
 
     Raises:
         UserError: There is no such config, or it does not train.
@@ -190,22 +202,28 @@ def config_cases(path):
     return cases
 
 
-def compare(cases, *, images, workers, repeats, clock='wall'):
-    """Load the sets in turn, so that the machine's moods hit all alike.
+def compare(
+    cases: list[tuple[dict, Dataset]],
+    *,
+    images: int,
+    workers: list[int],
+    repeats: int,
+    clock: str = 'wall',
+) -> list[dict]:
+    """Load the datasets interleaved, so that drift affects all alike.
 
     Args:
-        cases (list[tuple[dict, Dataset]]): The first of them is what the
-            others are compared with.
-        images (int): Timed, for each row and repeat.
-        workers (list[int]): Numbers of processes.
-        repeats (int): How often; the median counts.
-        clock (str): See :func:`throughput`.
+        cases: The first one is the baseline.
+        images: Images timed per row and repeat.
+        workers: Numbers of worker processes.
+        repeats: Number of repeats; the median is reported.
+        clock: See :func:`throughput`.
 
     Returns:
-        list[dict]: Rows with the median ``images_per_second``, the
-        ``fastest`` repeat (on a machine with other work, the one that had
-        the cores), its ``spread`` to the slowest and, with the same number
-        of workers, the ``ratio`` to the first case.
+        Rows with the median ``images_per_second``, the ``fastest`` repeat (on
+        a loaded machine the least disturbed one), its ``spread``
+        to the slowest and, with the same number of workers, the ``ratio`` to
+        the first case.
     """
     speeds = {
         (case, number): [] for case in range(len(cases)) for number in workers
@@ -231,16 +249,18 @@ def compare(cases, *, images, workers, repeats, clock='wall'):
     ]
 
 
-def part_rows(case, images, clock='wall'):
+def part_rows(
+    case: tuple[dict, Dataset], images: int, clock: str = 'wall'
+) -> list[dict]:
     """Divide the time of a sample among the transforms.
 
     Args:
-        case (tuple[dict, Dataset]): Beginning of a row, and the set.
-        images (int): Over how many samples the mean is taken.
-        clock (str): One of ``CLOCKS``.
+        case: First columns of a row, and the dataset.
+        images: Over how many samples the mean is taken.
+        clock: One of ``CLOCKS``.
 
     Returns:
-        list[dict]: A row a transform.
+        A row a transform.
     """
     row, dataset = case
     row = {k: v for k, v in row.items() if k != 'MB'}

@@ -1,27 +1,28 @@
-"""The plain formulation, which lies with the tests."""
+"""The reference implementation, which is part of the tests."""
 
 import importlib.util
 import sys
+from pathlib import Path
+from types import ModuleType
 
 from clouds_mmseg.utils.errors import UserError
 
-_NAME = 'clouds_mmseg_plain'
+_NAME = 'clouds_mmseg_reference'
 
 
-def load_reference(folder):
-    """Import the plain formulation from the repository.
+def load_reference(folder: Path) -> ModuleType:
+    """Import the reference implementation from the repository.
 
-    It is no part of the package: it is the reference of the tests, and is
-    only here to be compared with.
+    It is part of the tests, not of the package.
 
     Args:
-        folder (Path): ``tests/reference`` of a checkout.
+        folder: ``tests/reference`` of a checkout.
 
     Returns:
-        module: The package in that folder.
+        The package in that folder.
 
     Raises:
-        UserError: There is none.
+        UserError: The folder does not contain it.
     """
     init = folder / '__init__.py'
     if not init.is_file():
