@@ -37,9 +37,9 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import warn_about_results
 from clouds_mmseg.weights.load import (
     CheckpointMismatchError,
+    disable_pretrained_init,
     has_prefix,
     load_strictly,
-    weights_come_later,
 )
 from clouds_mmseg.weights.locate import fetch_checkpoint
 from clouds_mmseg.weights.partial import (
@@ -179,7 +179,7 @@ class DGRunner(ResumableRunner):
         coming = self._checkpoint_to_resume() is not None
         if self._load_from and not coming:
             coming = self._fills('backbone')
-        with weights_come_later(coming):
+        with disable_pretrained_init(coming):
             model = super().build_model(model)
         missing = getattr(unwrap_model(model), 'missing_weights', None)
         if missing is not None:

@@ -14,7 +14,7 @@ from torch import nn
 from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import read_state_dict
-from clouds_mmseg.weights.load import are_weights_coming, load_strictly
+from clouds_mmseg.weights.load import load_strictly, pretrained_init_disabled
 
 _TOY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
 _TOY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
@@ -264,7 +264,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
         # backbone.
         from clouds_mmseg.models.backbones.clip_source import find_clip
 
-        coming = are_weights_coming()
+        coming = pretrained_init_disabled()
         source = find_clip(model_name, pretrained, weights=not coming)
         pyramid = probe_pyramid(source.model)
         self.channels = pyramid.channels
