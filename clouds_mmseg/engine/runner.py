@@ -44,9 +44,9 @@ from clouds_mmseg.weights.load import (
 from clouds_mmseg.weights.locate import fetch_checkpoint
 from clouds_mmseg.weights.partial import (
     LoadOptions,
-    begin_anew,
     check_class_names,
     load_options,
+    reinitialise_parts,
 )
 from clouds_mmseg.weights.saved_config import model_differences
 
@@ -297,7 +297,7 @@ class DGRunner(ResumableRunner):
             check_class_names(
                 own, state_dict, found, classes, options, filename
             )
-            state_dict, lines = begin_anew(
+            state_dict, lines = reinitialise_parts(
                 own, state_dict, options, found=found, classes=classes
             )
         try:

@@ -13,7 +13,7 @@ from clouds_mmseg.conversion.diagnose import classes_of
 from clouds_mmseg.engine.finite_weights import require_finite_weights
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.partial import LoadOptions, plain_name
+from clouds_mmseg.weights.partial import LoadOptions, normalised_name
 
 
 @register_backend('atomic_local')
@@ -225,7 +225,9 @@ class CheckpointClassesHook(Hook):
                 level=logging.WARNING,
             )
             return
-        if [plain_name(n) for n in found] == [plain_name(n) for n in wanted]:
+        if [normalised_name(n) for n in found] == [
+            normalised_name(n) for n in wanted
+        ]:
             return
         how = LoadOptions.of(runner.cfg.get('load_cfg')).class_rows
         if how == 'by_position' and len(found) == len(wanted):

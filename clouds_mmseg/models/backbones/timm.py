@@ -236,7 +236,7 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
         repository,
         [config.hf_hub_filename] if config.hf_hub_filename else _FILES,
         what,
-        places=[Path(urlparse(url).path).name] if url else [],
+        paths=[Path(urlparse(url).path).name] if url else [],
         instead='the path of the file as weights=',
         fetch=fetch,
     )
