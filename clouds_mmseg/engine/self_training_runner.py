@@ -8,7 +8,7 @@ from mmseg.registry import RUNNERS
 
 from clouds_mmseg.engine.runner import DGRunner
 from clouds_mmseg.generate.prompts import template_prompts, write_prompts
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import OutputLockedError, UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
@@ -108,7 +108,7 @@ def _make_or_wait(out, **bank):
     waits = False
     while True:
         try:
-            return make_bank(out, **bank)
+            return generate_images(out, **bank)
         except OutputLockedError:
             if not waits:
                 print_log(
@@ -124,7 +124,7 @@ def bank_command(out, bank):
 
     Args:
         out (str): Folder of the bank.
-        bank (dict): Arguments of ``make_bank``.
+        bank (dict): Arguments of ``generate_images``.
 
     Returns:
         str: For a terminal.

@@ -1,4 +1,4 @@
-"""The benchmark on disk: one labelled source and five targets."""
+"""Files of the benchmark: one labelled source and five target domains."""
 
 import json
 from dataclasses import dataclass

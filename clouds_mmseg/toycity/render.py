@@ -1,4 +1,4 @@
-"""From a seed and a style to a picture and its label map."""
+"""Rendering: seed and style -> image and label map."""
 
 import math
 
