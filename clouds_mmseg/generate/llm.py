@@ -120,16 +120,16 @@ class PromptWriter:
     """Prompt generation with a causal language model.
 
     Args:
-        model (str): Folder that ``save_pretrained`` wrote, or an id on the
+        model: Folder that ``save_pretrained`` wrote, or an id on the
             Hugging Face hub; instruction-tuned, any that ``transformers``
             loads without code of its own.
-        device (str): See :func:`~.model_files.pick_device`.
-        dtype (str): See :func:`~.model_files.pick_dtype`.
-        temperature (float): Above 0; higher is more varied.
-        top_p (float): In (0, 1]: share of the probability that is drawn from.
-        max_new_tokens (int): Length of an answer.
-        per_call (int): Prompts to ask for at a time.
-        revision (str, optional): Commit or branch on the hub.
+        device: See :func:`~.model_files.pick_device`.
+        dtype: See :func:`~.model_files.pick_dtype`.
+        temperature: Above 0; higher is more varied.
+        top_p: In (0, 1]: share of the probability that is drawn from.
+        max_new_tokens: Length of an answer.
+        per_call: Prompts to ask for at a time.
+        revision: Commit or branch on the hub.
 
     Raises:
         GenerationError: transformers is missing, the model is not there, or
@@ -138,15 +138,15 @@ class PromptWriter:
 
     def __init__(
         self,
-        model,
+        model: str,
         *,
-        device='auto',
-        dtype='auto',
-        temperature=0.9,
-        top_p=0.95,
-        max_new_tokens=1024,
-        per_call=10,
-        revision=None,
+        device: str = 'auto',
+        dtype: str = 'auto',
+        temperature: float = 0.9,
+        top_p: float = 0.95,
+        max_new_tokens: int = 1024,
+        per_call: int = 10,
+        revision: str | None = None,
     ):
         rules = (
             (temperature > 0, '--temperature', temperature, 'above 0'),
@@ -225,18 +225,15 @@ class PromptWriter:
             f'model ({type(error).__name__}: {error})'
         )
 
-    def write(self, num, *, seed=0):
-        """Ask until there are enough different prompts.
+    def write(self, num: int, *, seed: int = 0) -> Written:
+        """Call the model until there are enough different prompts.
 
         Args:
-            num (int): How many.
-            seed (int): Of the instructions and of the model's sampling.
-
-        Returns:
-            Written: The prompts and how they came about.
+            num: Number of prompts.
+            seed: Of the instructions and of the model's sampling.
 
         Raises:
-            GenerationError: ``num`` is below 1, or the model's answers hold
+            GenerationError: ``num`` is below 1, or the model's responses have
                 too few prompts.
         """
         if num < 1:
