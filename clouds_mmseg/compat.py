@@ -1,4 +1,4 @@
-"""Check the installed stack once, at import, and mend what can be mended.
+"""Check the installed stack once, at import, and repair what can be.
 
 MMSegmentation's ecosystem exists in several generations under the same
 import names. A wrong mixture fails far from its cause (a missing compiled
@@ -48,10 +48,10 @@ def _key(version):
 def _refuse(package, found, needed, command):
     raise IncompatibleStackError(
         f'clouds_mmseg cannot run here: {package} {found} is installed, '
-        f'needed is {needed}; mend it with: {command}'
+        f'needed is {needed}; fix it with: {command}'
         if found
         else f'clouds_mmseg cannot run here: {package} is not installed, '
-        f'needed is {needed}; mend it with: {command}'
+        f'needed is {needed}; fix it with: {command}'
     )
 
 

@@ -98,7 +98,7 @@ def test_generator(names, tmp_path, monkeypatch):
     monkeypatch.setattr(run, '_build', build)
     prompts = tmp_path / 'prompts.txt'
     prompts.write_text('a street\n')
-    summary = run.make_bank(
+    summary = run.generate_images(
         tmp_path / 'set', prompts=prompts, num=2, backend='noise'
     )
     assert summary.complete

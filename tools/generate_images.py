@@ -112,14 +112,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from clouds_mmseg.generate.image_bank import parse_shard
-    from clouds_mmseg.generate.run import make_bank
+    from clouds_mmseg.generate.run import generate_images
     from clouds_mmseg.weights.locate import use_pretrained_dir
 
     use_pretrained_dir(args.pretrained_dir)
     given = {name: getattr(args, name) for name in _OPTIONS}
     given = {name: v for name, v in given.items() if v is not None}
     try:
-        summary = make_bank(
+        summary = generate_images(
             args.out,
             prompts=args.prompts,
             num=args.num,
@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     rate = summary.images_per_second
     blank = ', '.join(f'{n} {why}' for why, n in summary.blank.items())
     print(
-        f'{args.out}: {summary.made} images made, {summary.there} were there'
+        f'{args.out}: {summary.created} images made, '
+        f'{summary.existing} were there'
         + (f', {rate:.2f} images/s' if rate else '')
         + (f'; made again because blank: {blank}' if blank else '')
         + ('' if summary.complete else '; other processes have the rest')

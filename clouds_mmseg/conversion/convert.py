@@ -1,5 +1,13 @@
-"""Renaming of weights between other projects and ours."""
+"""Renaming of state dicts between projects, and the check of the result.
 
+The third and fourth step of a conversion (read -> detect -> rename -> check
+-> write): :func:`to_ours` and :func:`from_ours` rename with the tables of
+:mod:`~clouds_mmseg.conversion.layouts` and account for every tensor in a
+:class:`Conversion`; :meth:`Conversion.check` compares keys and shapes with a
+spec of :mod:`~clouds_mmseg.conversion.target_spec`.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,9 +19,9 @@ from clouds_mmseg.conversion.layouts import (
     TITLES,
     VOID,
     Layout,
-    authors_order,
-    is_merge,
-    merge_order,
+    is_patch_merging,
+    mmseg_to_swin_order,
+    swin_to_mmseg_order,
 )
 from clouds_mmseg.conversion.target_spec import clip_shapes, find_tower
 from clouds_mmseg.utils.errors import UserError
@@ -21,73 +29,82 @@ from clouds_mmseg.weights.load import CheckpointMismatchError
 
 _COUNTER = '.num_batches_tracked'
 _COUNTER_ABSENT = 'counts batches; changes no output'
+_OUR_VOID = f'cls_embed.{VOID}'
+# Class weights of the official loss, and the weight of "no object" in it.
+_LOSS = 'criterion.empty_weight'
+_NO_OBJECT = 0.1
+_TEACHER_ABSENT = 'self-training copies it from the head when it begins'
 
 
 @dataclass
 class Conversion:
-    """Weights under their new names, and what became of every tensor.
+    """Result of a renaming, in which every tensor is accounted for.
 
     Attributes:
-        weights (dict[str, Tensor]): New name -> value.
-        moved (list[tuple[str, str]]): Old and new name of what was taken
-            from the source.
-        unused (dict[str, str]): Old name -> why it was not taken.
-        made (dict[str, str]): New name -> how it was made without the
-            source.
-        absent (dict[str, str]): New name that the result should have and
-            has not -> why it may be absent.
-        wanted (dict[str, tuple]): New name -> shape, of all that the result
-            should have.
+        weights: New key -> value.
+        renamed: Old and new key of each tensor that the source provided.
+        unused: Old key -> why the tensor was dropped.
+        created: New key -> how the tensor was made without the source.
+        absent: New key that the spec has and the result lacks -> why it may
+            be absent.
+        spec: New key -> shape, of all that the result should have.
     """
 
-    weights: dict = field(default_factory=dict)
-    moved: list = field(default_factory=list)
-    unused: dict = field(default_factory=dict)
-    made: dict = field(default_factory=dict)
-    absent: dict = field(default_factory=dict)
-    wanted: dict = field(default_factory=dict)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    created: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    spec: dict[str, tuple] = field(default_factory=dict)
 
-    def take(self, old, new, value):
-        """Note that a tensor of the source becomes one of the result.
+    def add(self, old: str, new: str, value: torch.Tensor) -> None:
+        """Add a tensor of the source under its new key.
 
         Raises:
-            UserError: Another one became it already.
+            UserError: Two tensors would get the same key.
         """
         if new in self.weights:
-            first = next((a for a, b in self.moved if b == new), new)
+            first = next((a for a, b in self.renamed if b == new), new)
             raise UserError(f'both {first} and {old} are called {new} there.')
         self.weights[new] = value
-        self.moved.append((old, new))
+        self.renamed.append((old, new))
 
-    def check(self, wanted, source, target, may_lack=()):
-        """Compare with the names and shapes that the result should have.
+    def check(
+        self,
+        spec: Mapping[str, tuple],
+        source: str,
+        target: str,
+        optional: Mapping[str, str] | None = None,
+    ) -> None:
+        """Compare the weights with the spec of what they are for.
 
         Args:
-            wanted (dict[str, tuple]): Name -> shape.
-            source (str): Where the weights come from, for the message.
-            target (str): What they are for, for the message.
-            may_lack (dict[str, str]): Name that may be absent -> why.
+            spec: Key -> shape.
+            source: Where the weights come from, for the message.
+            target: What they are for, for the message.
+            optional: Key that may be absent -> why.
 
         Raises:
-            CheckpointMismatchError: Names or shapes differ.
+            CheckpointMismatchError: Keys or shapes differ.
         """
-        self.wanted = {key: tuple(shape) for key, shape in wanted.items()}
+        optional = optional or {}
+        self.spec = {key: tuple(shape) for key, shape in spec.items()}
         found = {key: tuple(v.shape) for key, v in self.weights.items()}
         missing = {}
-        for key, shape in self.wanted.items():
+        for key, shape in self.spec.items():
             if key in found:
                 continue
-            if key in may_lack:
-                self.absent[key] = may_lack[key]
+            if key in optional:
+                self.absent[key] = optional[key]
             elif key.endswith(_COUNTER):
                 self.absent[key] = _COUNTER_ABSENT
             else:
                 missing[key] = shape
-        unexpected = {k: s for k, s in found.items() if k not in self.wanted}
+        unexpected = {k: s for k, s in found.items() if k not in self.spec}
         shape_mismatches = {
-            key: (shape, self.wanted[key])
+            key: (shape, self.spec[key])
             for key, shape in found.items()
-            if key in self.wanted and shape != self.wanted[key]
+            if key in self.spec and shape != self.spec[key]
         }
         if missing or unexpected or shape_mismatches:
             raise CheckpointMismatchError.listing(
@@ -99,53 +116,63 @@ class Conversion:
             )
 
 
-_OUR_VOID = f'cls_embed.{VOID}'
-# The share of "no object" in the official loss.
-_NO_OBJECT = 0.1
-_LOSS = 'criterion.empty_weight'
-_TEACHER_ABSENT = 'self-training copies it from the head when it begins'
-
-
-def to_ours(weights, layout: Layout, source='the file') -> Conversion:
-    """Rename weights to ours.
+def optional_teacher_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return the keys of a teacher, which a checkpoint may lack.
 
     Args:
-        weights (dict[str, Tensor]): In the layout.
-        layout (Layout): As :func:`detect` found it.
-        source (str): Where they come from, for messages.
+        keys: Of one of our models.
 
     Returns:
-        Conversion: Not yet compared with any model.
+        Key -> why it may be absent.
+    """
+    return {key: _TEACHER_ABSENT for key in keys if key.startswith('teacher.')}
+
+
+def to_ours(
+    weights: Mapping[str, torch.Tensor],
+    layout: Layout,
+    source: str = 'the file',
+) -> Conversion:
+    """Rename weights to our keys.
+
+    Args:
+        weights: Keys of the layout -> values.
+        layout: As :func:`~clouds_mmseg.conversion.layouts.detect` found it.
+        source: Where the weights come from, for messages.
+
+    Returns:
+        Not yet checked against any model.
 
     Raises:
-        CheckpointMismatchError: A tensor has no name in ours and there is
-            no reason to leave it out.
+        CheckpointMismatchError: A tensor has no key in ours, and there is
+            no known reason to drop it.
     """
     result = Conversion()
     if layout.kind == 'mmseg':
         for key, value in weights.items():
-            result.take(key, key, value)
+            result.add(key, key, value)
         return result
-    table, old_table = layout.table(), layout.old_table()
-    strange = {}
+    table, legacy_table = layout.table(), layout.legacy_table()
+    unexpected = {}
     for key, value in weights.items():
-        reason = layout.no_use(key)
-        new = table(key) or old_table(key)
-        # The table knows the visual tower as a whole, so reasons come first.
+        reason = layout.drop_reason(key)
+        new = table(key) or legacy_table(key)
+        # The table renames the whole visual tower, with the layers that are
+        # dropped, so the reason to drop comes first.
         if reason is not None:
             result.unused[key] = reason
         elif new is None:
-            strange[key] = tuple(value.shape)
+            unexpected[key] = tuple(value.shape)
         else:
-            if is_merge(new):
-                value = merge_order(value)
-            result.take(key, new, value)
-    if strange:
+            if is_patch_merging(new):
+                value = swin_to_mmseg_order(value)
+            result.add(key, new, value)
+    if unexpected:
         raise CheckpointMismatchError.listing(
             source,
             f'the names of {TITLES[layout.kind]}',
             missing={},
-            unexpected=strange,
+            unexpected=unexpected,
             shape_mismatches={},
         )
     if layout.teacher:
@@ -154,35 +181,40 @@ def to_ours(weights, layout: Layout, source='the file') -> Conversion:
 
 
 def _init_teacher(result, layout):
-    """Complete the moving average of the head as ours keeps it."""
+    """Add what our teacher stores and the official moving average does not."""
     result.weights[STEPS] = torch.tensor(1)
-    result.made[STEPS] = 'one update: the moving average has begun'
+    result.created[STEPS] = 'one update: the moving average has begun'
     void = f'{OURS}{_OUR_VOID}'
     if layout.text and void in result.weights:
         ours = f'{TEACHER}{_OUR_VOID}'
         result.weights[ours] = result.weights[void].clone()
-        result.made[ours] = f'a copy: there both heads share {VOID}'
+        result.created[ours] = f'a copy: there both heads share {VOID}'
 
 
-def from_ours(weights, layout: Layout, kind) -> Conversion:
-    """Rename our weights to those of a project in detectron2's layout.
+def from_ours(
+    weights: Mapping[str, torch.Tensor], layout: Layout, kind: str
+) -> Conversion:
+    """Rename our weights to the keys of a project in detectron2's layout.
 
     Args:
-        weights (dict[str, Tensor]): Ours, complete.
-        layout (Layout): As :func:`detect` found it; its kind is ``mmseg``.
-        kind (str): ``'clouds'``, ``'fcclip'`` or ``'mask2former'``.
+        weights: Our keys -> values, complete.
+        layout: As :func:`~clouds_mmseg.conversion.layouts.detect` found it;
+            its kind is ``mmseg``.
+        kind: Target project: ``'clouds'``, ``'fcclip'`` or
+            ``'mask2former'``.
 
     Returns:
-        Conversion: Without what ours does not have; see :func:`complete`.
+        Without the tensors that our checkpoints do not store; see
+        :func:`complete`.
 
     Raises:
         UserError: The project has no such backbone or classifier.
-        CheckpointMismatchError: A tensor has no name there.
+        CheckpointMismatchError: A tensor has no key in that project.
     """
     _check_destination(layout, kind)
     result = Conversion()
     table = layout.table().inverse()
-    strange = {}
+    unexpected = {}
     for key, value in weights.items():
         new = table(key)
         if key == STEPS:
@@ -192,48 +224,53 @@ def from_ours(weights, layout: Layout, kind) -> Conversion:
         elif key == f'{TEACHER}{_OUR_VOID}':
             result.unused[key] = f'there both heads share {VOID}'
         elif new is None:
-            strange[key] = tuple(value.shape)
+            unexpected[key] = tuple(value.shape)
         else:
-            if is_merge(key):
-                value = authors_order(value)
-            result.take(key, new, value)
-    if strange:
+            if is_patch_merging(key):
+                value = mmseg_to_swin_order(value)
+            result.add(key, new, value)
+    if unexpected:
         raise CheckpointMismatchError.listing(
             'The checkpoint',
             f'the names of {TITLES[kind]}',
             missing={},
-            unexpected=strange,
+            unexpected=unexpected,
             shape_mismatches={},
         )
     return result
 
 
-def complete(result, layout, kind, fill=None, classes=None):
-    """Add what the other project's checkpoints have and ours do not.
+def complete(
+    result: Conversion,
+    layout: Layout,
+    kind: str,
+    fill: Mapping[str, torch.Tensor] | None = None,
+    classes: int | None = None,
+) -> None:
+    """Add what the other project's checkpoints store and ours do not; check.
 
-    That is the rest of the CLIP model, which is frozen there, the weights
-    of the loss, and an embedding that linear classifiers do not use.
+    That is the rest of the CLIP model, which is frozen there, the class
+    weights of the loss, and an embedding that linear classifiers do not use.
 
     Args:
-        result (Conversion): Of :func:`from_ours`; it is completed and
-            checked in place.
-        layout (Layout): Of our weights.
-        kind (str): The project.
-        fill (dict[str, Tensor], optional): Weights of a checkpoint of that
-            project, or of a CLIP model, to take the rest from.
-        classes (int, optional): Where the weights do not tell.
+        result: Of :func:`from_ours`; completed and checked in place.
+        layout: Of our weights.
+        kind: Target project.
+        fill: Weights of a checkpoint of that project, or of a CLIP model,
+            that provide the rest.
+        classes: Number of classes, where the weights do not tell.
 
     Raises:
-        CheckpointMismatchError: What is taken has another shape.
+        CheckpointMismatchError: A tensor of ``fill`` has another shape.
     """
-    wanted = {new: tuple(result.weights[new].shape) for _, new in result.moved}
-    may_lack = {}
+    spec = {new: tuple(result.weights[new].shape) for _, new in result.renamed}
+    optional = {}
     if layout.backbone == 'clip':
         visual = 'backbone.clip_model.visual.'
         tower = find_tower(
             {
                 key.removeprefix(visual): shape
-                for key, shape in wanted.items()
+                for key, shape in spec.items()
                 if key.startswith(visual)
             }
         )
@@ -241,39 +278,40 @@ def complete(result, layout, kind, fill=None, classes=None):
             f'backbone.clip_model.{key}': shape
             for key, shape in clip_shapes(tower).items()
         }
-        for key in rest.keys() - wanted.keys():
-            may_lack[key] = f'a part of CLIP {tower} that ours does not keep'
-        wanted = {**rest, **wanted}
-        if VOID not in wanted:
+        for key in rest.keys() - spec.keys():
+            optional[key] = f'a part of CLIP {tower} that ours does not keep'
+        spec = {**rest, **spec}
+        if VOID not in spec:
             size = rest['backbone.clip_model.text_projection'][1]
-            wanted[VOID] = (1, size)
-            may_lack[VOID] = 'not used by the linear classifier'
-    fill = _as_theirs(fill or {})
+            spec[VOID] = (1, size)
+            optional[VOID] = 'not used by the linear classifier'
+    fill = _add_clip_prefix(fill or {})
     bias = result.weights.get('sem_seg_head.predictor.class_embed.bias')
     if bias is not None:
         classes = len(bias) - 1
     elif _LOSS in fill:
         classes = len(fill[_LOSS]) - 1
     if classes is not None:
-        wanted[_LOSS] = (classes + 1,)
+        spec[_LOSS] = (classes + 1,)
         result.weights[_LOSS] = torch.ones(classes + 1)
         result.weights[_LOSS][-1] = _NO_OBJECT
-        result.made[_LOSS] = f'ones, and {_NO_OBJECT} for "no object"'
+        result.created[_LOSS] = f'ones, and {_NO_OBJECT} for "no object"'
     for key, value in fill.items():
-        if key in wanted and (key in may_lack or key == _LOSS):
+        if key in spec and (key in optional or key == _LOSS):
             result.weights[key] = value
-            result.made[key] = 'from the file given with --fill-from'
-    result.check(wanted, 'The checkpoint', TITLES[kind], may_lack)
+            result.created[key] = 'from the file given with --fill-from'
+    result.check(spec, 'The checkpoint', TITLES[kind], optional)
 
 
-def _as_theirs(weights):
-    """Put the weights of a CLIP model where the other projects have them."""
+def _add_clip_prefix(weights):
+    """Give the weights of a bare CLIP model the other projects' prefix."""
     if 'text_projection' in weights:
         return {f'backbone.clip_model.{k}': v for k, v in weights.items()}
     return weights
 
 
 def _check_destination(layout, kind):
+    """Refuse a project that has no such backbone or classifier."""
     backbones = dict(
         clouds=('clip', ''),
         fcclip=('clip', ''),
@@ -295,17 +333,3 @@ def _check_destination(layout, kind):
             '--to mask2former: its classifier is linear, the checkpoint '
             'compares with text.'
         )
-
-
-def teacher_may_lack(wanted):
-    """Name what a model with a teacher may begin without.
-
-    Args:
-        wanted (Iterable[str]): Names of a model of ours.
-
-    Returns:
-        dict[str, str]: Name -> why it may be absent.
-    """
-    return {
-        key: _TEACHER_ABSENT for key in wanted if key.startswith('teacher.')
-    }

@@ -1,13 +1,29 @@
-"""Conversion of one checkpoint file into another, with a report."""
+"""Conversion of a checkpoint file: read, detect, rename, check, write.
+
+:func:`convert_file` runs the whole pipeline, and nothing is written unless
+the check passes:
+
+1. read: :mod:`clouds_mmseg.weights.io`;
+2. detect the layout: :mod:`~clouds_mmseg.conversion.layouts`;
+3. rename: :mod:`~clouds_mmseg.conversion.convert`;
+4. check: :class:`~clouds_mmseg.conversion.convert.Conversion` against a spec
+   of :mod:`~clouds_mmseg.conversion.target_spec`;
+5. write: :mod:`clouds_mmseg.weights.io`.
+
+:func:`report_lines` describes the outcome.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from mmengine.config import Config
 
 from clouds_mmseg.conversion.convert import (
     Conversion,
     complete,
     from_ours,
-    teacher_may_lack,
+    optional_teacher_keys,
     to_ours,
 )
 from clouds_mmseg.conversion.diagnose import (
@@ -16,7 +32,10 @@ from clouds_mmseg.conversion.diagnose import (
     other_classes,
 )
 from clouds_mmseg.conversion.layouts import OURS, TITLES, Layout, detect
-from clouds_mmseg.conversion.target_spec import deduce, of_config
+from clouds_mmseg.conversion.target_spec import (
+    spec_from_config,
+    spec_from_weights,
+)
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
@@ -30,21 +49,39 @@ from clouds_mmseg.weights.io import (
 )
 from clouds_mmseg.weights.load import CheckpointMismatchError
 
+# Parts of a model in the report, longest prefix first.
+_GROUPS = (
+    'backbone.clip_model.visual',
+    'backbone.clip_model',
+    'sem_seg_head.pixel_decoder',
+    'sem_seg_head.predictor',
+    'sem_seg_head_ema',
+    'teacher.module.decode_head',
+    'decode_head.pixel_decoder',
+    'decode_head.transformer_decoder',
+    'backbone.visual',
+)
+# CLIP model of an official checkpoint -> suffix of its configs' names.
+_CONFIG_SUFFIXES = {
+    'convnext_large_d_320': '',
+    'RN50': '_r50',
+    'RN101': '_r101',
+}
+
 
 @dataclass
 class Outcome:
-    """A conversion that was written, and what there is to say about it.
+    """A conversion that was written.
 
     Attributes:
-        source (Path): What was read.
-        target (Path): What was written.
-        layout (Layout): What the source is.
-        destination (str): ``'ours'`` or the project.
-        conversion (Conversion): What became of every tensor.
-        model (str): The model whose weights they are, in words.
-        leftovers (dict[str, int]): What lay beside the weights -> how many
-            tensors are in it.
-        sha256 (str): Hash of what was written.
+        source: File that was read.
+        target: File that was written.
+        layout: Layout of the source.
+        destination: ``'ours'`` or the project.
+        conversion: Account of every tensor.
+        model: Description of the model that the weights belong to.
+        leftovers: Entry beside the weights -> number of tensors in it.
+        sha256: Of the file that was written.
     """
 
     source: Path
@@ -53,51 +90,55 @@ class Outcome:
     destination: str
     conversion: Conversion
     model: str
-    leftovers: dict = field(default_factory=dict)
+    leftovers: dict[str, int] = field(default_factory=dict)
     sha256: str = ''
 
 
 def convert_file(
-    source,
-    target,
+    source: str | Path,
+    target: str | Path,
     *,
-    kind='auto',
-    destination='ours',
-    config=None,
-    fill_from=None,
-    trust=False,
-):
+    kind: str = 'auto',
+    destination: str = 'ours',
+    config: str | None = None,
+    fill_from: str | None = None,
+    trust: bool = False,
+) -> Outcome:
     """Convert one checkpoint file into another.
 
     Args:
-        source (str | Path): A checkpoint of any of the projects, or ours.
-        target (str | Path): ``.pth`` or ``.safetensors``; for another
-            project also ``.pkl``.
-        kind (str): What the source is: see :func:`detect`.
-        destination (str): ``'ours'``, or ``'clouds'``, ``'fcclip'``,
+        source: A checkpoint of any of the projects, or ours.
+        target: ``.pth`` or ``.safetensors``; for another project also
+            ``.pkl``.
+        kind: Kind of the source that the user states, see
+            :func:`~clouds_mmseg.conversion.layouts.detect`.
+        destination: ``'ours'``, or ``'clouds'``, ``'fcclip'``,
             ``'mask2former'`` for a source that is ours.
-        config (str, optional): A config whose model the weights are for. By
-            default the model is deduced from the weights.
-        fill_from (str, optional): A file to take from what another project
-            has and ours has not.
-        trust (bool): Let a pickle run code.
-
-    Returns:
-        Outcome: What was done. Nothing is written if anything is wrong.
+        config: Config of the model that the weights are for. By default the
+            model is inferred from the weights.
+        fill_from: File that provides the tensors which another project
+            stores and ours does not.
+        trust: Let a pickle run code.
 
     Raises:
-        UserError: A file cannot be read or written, or the weights are not
-            what they should be.
+        UserError: A file cannot be read or written, or the weights do not
+            pass the check; nothing is written then.
     """
     source = Path(source).expanduser()
     target = check_suffix(target, pickled=destination != 'ours')
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f'{target} is the source; give another name.')
+
+    # Read.
     content = read_content(source, trust=trust)
     weights, rest = split_content(content, source)
-    layout = detect(weights, kind, str(source))
     meta = rest.pop('meta', None)
     meta = dict(meta) if isinstance(meta, dict) else {}
+
+    # Detect.
+    layout = detect(weights, kind, str(source))
+
+    # Rename and check.
     if destination == 'ours':
         result, model, cfg = _to_ours(
             weights, layout, str(source), config, meta
@@ -111,6 +152,8 @@ def convert_file(
         result, model = _from_ours(
             weights, layout, destination, str(source), config, fill_from, meta
         )
+
+    # Write.
     if layout.kind == 'clouds' and _is_cityscapes(result):
         meta.setdefault(
             'dataset_meta', dict(classes=list(CLASSES), palette=PALETTE)
@@ -137,25 +180,32 @@ def convert_file(
     )
 
 
-def _to_ours(weights, layout, source, config, meta):
+def _to_ours(
+    weights: dict[str, torch.Tensor],
+    layout: Layout,
+    source: str,
+    config: str | None,
+    meta: dict,
+) -> tuple[Conversion, str, Config | None]:
+    """Rename weights to our keys and check them against a model of ours."""
     result = to_ours(weights, layout, source)
     cfg = None
     if config is None:
-        wanted, model = deduce(
+        spec, model = spec_from_weights(
             result.weights,
             backbone=bool(layout.backbone),
             renamed=layout.kind != 'mmseg',
         )
     else:
-        wanted, model, cfg = of_config(config, result.weights)
-        if not any(key.startswith('teacher.') for key in wanted):
-            _leave_teacher(result)
-    may_lack = {} if layout.teacher else teacher_may_lack(wanted)
+        spec, model, cfg = spec_from_config(config, result.weights)
+        if not any(key.startswith('teacher.') for key in spec):
+            _drop_teacher(result)
+    optional = {} if layout.teacher else optional_teacher_keys(spec)
     try:
-        result.check(wanted, source, model, may_lack)
+        result.check(spec, source, model, optional)
     except CheckpointMismatchError as error:
         classes = cfg and other_classes(
-            source, result.weights, meta, count_classes(wanted), cfg
+            source, result.weights, meta, count_classes(spec), cfg
         )
         if classes:
             raise UserError(f'{classes}\n{error}') from None
@@ -163,31 +213,40 @@ def _to_ours(weights, layout, source, config, meta):
     return result, model, cfg
 
 
-def _leave_teacher(result):
-    """Leave out the teacher where the model of the config has none."""
-    for old, new in list(result.moved):
+def _drop_teacher(result):
+    """Drop the teacher, which the model of the config does not have."""
+    for old, new in list(result.renamed):
         if new.startswith('teacher.'):
-            result.moved.remove((old, new))
+            result.renamed.remove((old, new))
             result.unused[old] = 'the model of the config has no teacher'
     for key in [k for k in result.weights if k.startswith('teacher.')]:
         del result.weights[key]
-        result.made.pop(key, None)
+        result.created.pop(key, None)
 
 
-def _from_ours(weights, layout, kind, source, config, fill_from, meta):
+def _from_ours(
+    weights: dict[str, torch.Tensor],
+    layout: Layout,
+    kind: str,
+    source: str,
+    config: str | None,
+    fill_from: str | None,
+    meta: dict,
+) -> tuple[Conversion, str]:
+    """Check weights of ours, rename them to a project's keys, check again."""
     if layout.kind != 'mmseg':
         raise UserError(
             f'--to {kind} converts checkpoints of ours, and {source} is '
             f'{TITLES[layout.kind]}; convert it to ours first (without --to).'
         )
     if config is None:
-        wanted, model = deduce(
+        spec, model = spec_from_weights(
             weights, backbone=bool(layout.backbone), renamed=True
         )
     else:
-        wanted, model, _ = of_config(config, weights)
-    may_lack = {} if layout.teacher else teacher_may_lack(wanted)
-    Conversion(weights).check(wanted, source, model, may_lack)
+        spec, model, _ = spec_from_config(config, weights)
+    optional = {} if layout.teacher else optional_teacher_keys(spec)
+    Conversion(weights).check(spec, source, model, optional)
     result = from_ours(weights, layout, kind)
     classes = (meta.get('dataset_meta') or {}).get('classes')
     complete(
@@ -201,57 +260,23 @@ def _from_ours(weights, layout, kind, source, config, fill_from, meta):
 
 
 def _is_cityscapes(result):
+    """Tell whether a linear classifier has 19 classes and "no object"."""
     bias = result.weights.get(f'{OURS}cls_embed.bias')
     return bias is not None and len(bias) == len(CLASSES) + 1
 
 
-# What tensors are counted under, longest first.
-_GROUPS = (
-    'backbone.clip_model.visual',
-    'backbone.clip_model',
-    'sem_seg_head.pixel_decoder',
-    'sem_seg_head.predictor',
-    'sem_seg_head_ema',
-    'teacher.module.decode_head',
-    'decode_head.pixel_decoder',
-    'decode_head.transformer_decoder',
-    'backbone.visual',
-)
-# Tower of an official checkpoint -> what the names of its configs end with.
-_CONFIGS = {'convnext_large_d_320': '', 'RN50': '_r50', 'RN101': '_r101'}
-
-
-def group_of(key):
-    """Name the part of a model that a tensor is counted under.
+def report_lines(outcome: Outcome, every: bool = False) -> list[str]:
+    """Describe a conversion, as lines of a table under headings.
 
     Args:
-        key (str): Whole name.
-
-    Returns:
-        str: A prefix with ``*``, or the name itself.
-    """
-    for group in _GROUPS:
-        if key.startswith(group + '.'):
-            return f'{group}.*'
-    first, dot, _ = key.partition('.')
-    return f'{first}.*' if dot else first
-
-
-def report_lines(outcome, every=False):
-    """Describe a conversion.
-
-    Args:
-        outcome (Outcome): What was done.
-        every (bool): A line for each tensor, not for each part.
-
-    Returns:
-        list[str]: Lines of a table, under headings.
+        outcome: Of :func:`convert_file`.
+        every: One line per tensor instead of one per part of the model.
     """
     result = outcome.conversion
     name = str if every else group_of
     lines = [f'{outcome.source}: {outcome.layout.title}']
     pairs = {}
-    for old, new in result.moved:
+    for old, new in result.renamed:
         pairs.setdefault((name(old), name(new)), []).append((old, new))
     rows = []
     for (old, new), members in pairs.items():
@@ -260,8 +285,8 @@ def report_lines(outcome, every=False):
         same = all(one == other for one, other in members)
         text = old if same else f'{old} -> {new}'
         rows.append((len(members), text))
-    _table(lines, 'taken', rows)
-    _reasons(lines, 'not taken', result.unused, name)
+    _table(lines, 'renamed', rows)
+    _reasons(lines, 'dropped', result.unused, name)
     left = {
         key: 'training state' if tensors else 'no weights'
         for key, tensors in outcome.leftovers.items()
@@ -272,7 +297,7 @@ def report_lines(outcome, every=False):
             'left out, beside the weights',
             [(outcome.leftovers[k], f'{k}: {why}') for k, why in left.items()],
         )
-    _reasons(lines, 'made', result.made, name)
+    _reasons(lines, 'created', result.created, name)
     _reasons(lines, 'absent', result.absent, name)
     filled = len(result.weights)
     values = sum(value.numel() for value in result.weights.values())
@@ -283,7 +308,7 @@ def report_lines(outcome, every=False):
         else TITLES[outcome.destination]
     )
     lines += [
-        f'{filled} of {len(result.wanted)} tensors of {what} '
+        f'{filled} of {len(result.spec)} tensors of {what} '
         f'({outcome.model}) are filled.',
         f'{outcome.target}: {values / 1e6:.2f} M values, '
         f'{size / 2**20:.1f} MiB, sha256 {outcome.sha256}',
@@ -291,15 +316,33 @@ def report_lines(outcome, every=False):
     return lines + _next_step(outcome)
 
 
+def group_of(key: str) -> str:
+    """Return the part of a model that a tensor is counted under.
+
+    Args:
+        key: Whole name.
+
+    Returns:
+        A prefix with ``*``, or the name itself.
+    """
+    for group in _GROUPS:
+        if key.startswith(group + '.'):
+            return f'{group}.*'
+    first, dot, _ = key.partition('.')
+    return f'{first}.*' if dot else first
+
+
 def _next_step(outcome):
-    """Name a config for what was an official checkpoint."""
+    """Name a config for a converted official checkpoint."""
     clouds = outcome.layout.kind == 'clouds' and not outcome.layout.text
-    tower = next(
-        (t for t in _CONFIGS if f'CLIPBackbone {t},' in outcome.model), None
-    )
-    if not clouds or tower is None or outcome.destination != 'ours':
+    clip_models = [
+        name
+        for name in _CONFIG_SUFFIXES
+        if f'CLIPBackbone {name},' in outcome.model
+    ]
+    if not clouds or not clip_models or outcome.destination != 'ours':
         return []
-    name = f'gta2cs{_CONFIGS[tower]}.py'
+    name = f'gta2cs{_CONFIG_SUFFIXES[clip_models[0]]}.py'
     if outcome.layout.teacher:
         return [
             f'It is for configs/clouds/{name} and its like. A test needs no '
@@ -312,7 +355,7 @@ def _next_step(outcome):
 
 
 def _reasons(lines, title, reasons, name):
-    """Add a table of what has a reason, grouped by both."""
+    """Add a table of tensors and reasons, grouped by part and reason."""
     groups = {}
     for key, reason in reasons.items():
         groups.setdefault((name(key), reason), []).append(key)
@@ -324,6 +367,7 @@ def _reasons(lines, title, reasons, name):
 
 
 def _table(lines, title, rows):
+    """Add a heading with the total, and one line per (number, text)."""
     if rows:
         total = sum(number for number, _ in rows)
         lines.append(f'  {total:>6}  {title}')

@@ -1,77 +1,107 @@
-"""Parameter names of other projects' checkpoints, and their detection."""
+"""Checkpoint layouts: parameter names of each project, and detection.
+
+The second step of a conversion (read -> detect -> rename -> check -> write,
+see :mod:`~clouds_mmseg.conversion.convert_file`): :func:`detect` recognises
+the :class:`Layout` of a state dict by its keys, and the layout knows the
+:class:`KeyTable` with which :mod:`~clouds_mmseg.conversion.convert` renames
+them.
+"""
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import torch
 
 from clouds_mmseg.utils.errors import UserError
 
+KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
+TITLES = dict(
+    clouds='official CLOUDS',
+    fcclip='FC-CLIP',
+    mask2former='detectron2 Mask2Former',
+    mmseg='ours or MMSegmentation',
+)
+# Key prefixes and keys of our models.
+OURS = 'decode_head.'
+TEACHER = 'teacher.module.decode_head.'
+STEPS = 'teacher.steps'
+VOID = 'void_embedding.weight'
+# Key prefixes of the other projects.
+_HEAD = 'sem_seg_head.'
+_EMA = 'sem_seg_head_ema.'
+_CLIP = 'backbone.clip_model.'
+
+_TEXT_TOWER = (
+    "CLIP's text tower: the config says where text embeddings come from"
+)
+# Key prefix -> why our models do not use the tensor.
+_DROP_REASONS = {
+    'criterion.': 'a buffer of the loss, which the config describes',
+    'pixel_mean': 'the config normalises: data_preprocessor',
+    'pixel_std': 'the config normalises: data_preprocessor',
+    'sam.': 'SAM: the refiner of the config loads it',
+    f'{_CLIP}visual.attnpool.': 'pools what the four maps are made of',
+    f'{_CLIP}visual.head.': 'projects what the four maps are made of',
+    f'{_CLIP}visual.trunk.head.': 'projects what the four maps are made of',
+}
+_VOID_UNUSED = 'a linear classifier compares nothing with it'
+
 
 class KeyTable:
-    """Parts of names here and what they are called there.
+    """Renaming rules for the dotted prefixes of state dict keys.
 
-    A part matches the beginning of a name, whole segments only; ``{}``
-    stands for a number. The first part that matches counts, so that longer
-    ones have to come before their beginnings. That must hold for both
-    columns: :meth:`inverse` is the same table read from right to left.
+    A rule matches a prefix of whole segments; ``{}`` stands for a number.
+    The first rule that matches is applied, so a longer prefix has to come
+    before a prefix of itself. That must hold on both sides, because
+    :meth:`inverse` swaps them.
 
     Args:
-        parts (Mapping[str, str]): Name here -> name there, with as many
-            ``{}`` on both sides, in the same order.
+        rules: Source prefix -> target prefix, with as many ``{}`` on both
+            sides, in the same order.
     """
 
-    def __init__(self, parts):
-        self.parts = dict(parts)
-        self._rules = [
+    def __init__(self, rules: Mapping[str, str]):
+        self.rules = dict(rules)
+        self._patterns = [
             (
                 re.compile(
-                    re.escape(here).replace(r'\{\}', r'(\d+)') + r'(?=\.|\Z)'
+                    re.escape(source).replace(r'\{\}', r'(\d+)') + r'(?=\.|\Z)'
                 ),
-                there,
+                target,
             )
-            for here, there in self.parts.items()
+            for source, target in self.rules.items()
         ]
 
-    def __call__(self, key):
-        """Rename one key.
-
-        Args:
-            key (str): A whole name.
-
-        Returns:
-            str | None: What it is called there; None if it has no name.
-        """
-        for pattern, there in self._rules:
+    def __call__(self, key: str) -> str | None:
+        """Rename one whole key; None if no rule matches."""
+        for pattern, target in self._patterns:
             if match := pattern.match(key):
-                return there.format(*match.groups()) + key[match.end() :]
+                return target.format(*match.groups()) + key[match.end() :]
         return None
 
-    def inverse(self):
-        """Read the table from right to left.
-
-        Returns:
-            KeyTable: Name there -> name here.
-        """
-        return KeyTable({there: here for here, there in self.parts.items()})
-
-    def under(self, here, there):
-        """Put a prefix before both columns.
-
-        Args:
-            here (str): With its dot.
-            there (str): With its dot.
-
-        Returns:
-            KeyTable: The table of a submodule's whole names.
-        """
+    def inverse(self) -> 'KeyTable':
+        """Return the table that renames targets to sources."""
         return KeyTable(
-            {here + old: there + new for old, new in self.parts.items()}
+            {target: source for source, target in self.rules.items()}
         )
 
-    def __or__(self, other):
-        return KeyTable({**self.parts, **other.parts})
+    def with_prefixes(self, source: str, target: str) -> 'KeyTable':
+        """Return the table of a submodule for keys of the whole model.
+
+        Args:
+            source: Prefix of the source keys, with its dot.
+            target: Prefix of the target keys, with its dot.
+        """
+        return KeyTable(
+            {source + old: target + new for old, new in self.rules.items()}
+        )
+
+    def __or__(self, other: 'KeyTable') -> 'KeyTable':
+        return KeyTable({**self.rules, **other.rules})
 
 
-# detectron2's name of a part -> ours.
+# Mask2Former in detectron2 -> our head.
 HEAD = KeyTable(
     {
         # pixel decoder
@@ -123,11 +153,11 @@ HEAD = KeyTable(
             'transformer_decoder.layers.{}.norms.2'
         ),
         'predictor.decoder_norm': 'transformer_decoder.post_norm',
-        # what is learned for queries and levels
+        # learned query and level embeddings
         'predictor.query_feat': 'query_feat',
         'predictor.query_embed': 'query_embed',
         'predictor.level_embed': 'level_embed',
-        # predictions; three linear layers alternate with activations
+        # predictions; ours also count the activations between the layers
         'predictor.mask_embed.layers.0': 'mask_embed.0',
         'predictor.mask_embed.layers.1': 'mask_embed.2',
         'predictor.mask_embed.layers.2': 'mask_embed.4',
@@ -142,11 +172,10 @@ HEAD = KeyTable(
         'predictor.class_embed.bias': 'cls_embed.bias',
     }
 )
-# What the first release of Mask2Former called some of them.
-OLD_HEAD = KeyTable({'predictor.static_query': 'query_feat'})
+# Keys of the first release of Mask2Former, renamed there since.
+LEGACY_HEAD = KeyTable({'predictor.static_query': 'query_feat'})
 
-
-# CLIPBackbone keeps the visual tower alone.
+# CLIPBackbone keeps only the visual tower.
 CLIP = KeyTable({'clip_model.visual': 'visual'})
 
 
@@ -154,20 +183,20 @@ def _resnet():
     """detectron2's ResNet -> MMSegmentation's."""
     parts = {'stem.conv1.norm': 'bn1', 'stem.conv1': 'conv1'}
     for stage in range(1, 5):
-        here, there = f'res{stage + 1}.{{}}', f'layer{stage}.{{}}'
-        parts[f'{here}.shortcut.norm'] = f'{there}.downsample.1'
-        parts[f'{here}.shortcut'] = f'{there}.downsample.0'
+        source, target = f'res{stage + 1}.{{}}', f'layer{stage}.{{}}'
+        parts[f'{source}.shortcut.norm'] = f'{target}.downsample.1'
+        parts[f'{source}.shortcut'] = f'{target}.downsample.0'
         for conv in range(1, 4):
-            parts[f'{here}.conv{conv}.norm'] = f'{there}.bn{conv}'
-            parts[f'{here}.conv{conv}'] = f'{there}.conv{conv}'
+            parts[f'{source}.conv{conv}.norm'] = f'{target}.bn{conv}'
+            parts[f'{source}.conv{conv}'] = f'{target}.conv{conv}'
     return KeyTable(parts)
 
 
 RESNET = _resnet()
 
-# The Swin Transformer of its authors, which Mask2Former took over ->
-# MMSegmentation's. The merging of patches also orders channels otherwise:
-# see merge_order().
+# The original Swin Transformer, which Mask2Former uses -> MMSegmentation's.
+# Patch merging also orders its channels differently: see
+# swin_to_mmseg_order().
 SWIN = KeyTable(
     {
         'patch_embed.proj': 'patch_embed.projection',
@@ -184,89 +213,46 @@ SWIN = KeyTable(
 )
 
 
-def is_merge(key):
-    """Whether our name is one whose channels Swin's authors order otherwise.
-
-    Args:
-        key (str): Whole name in our layout.
-
-    Returns:
-        bool: True for the parts of a merging of patches.
-    """
+def is_patch_merging(key: str) -> bool:
+    """Tell whether a key of ours belongs to the patch merging of a Swin."""
     return key.startswith('backbone.stages.') and '.downsample.' in key
 
 
-def merge_order(value):
-    """Order the channels of merged patches as MMSegmentation does.
+def swin_to_mmseg_order(value: torch.Tensor) -> torch.Tensor:
+    """Reorder patch merging channels from the original Swin to mmseg.
 
-    Four neighbours of C channels each become one vector: its authors put
-    neighbour after neighbour, column by column; ``nn.Unfold`` puts channel
-    after channel, each with its neighbours row by row.
+    Four neighbours of C channels each are concatenated. The original Swin
+    concatenates the neighbours column by column, each with all of its
+    channels; ``nn.Unfold`` in MMSegmentation goes channel by channel, each
+    with its four neighbours row by row.
 
     Args:
-        value (Tensor): (..., 4 C).
+        value: (..., 4 C).
 
     Returns:
-        Tensor: (..., 4 C).
+        (..., 4 C).
     """
     neighbours = value.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return neighbours.transpose(-1, -2).flatten(-2)
 
 
-def authors_order(value):
-    """Undo :func:`merge_order`.
-
-    Args:
-        value (Tensor): (..., 4 C).
-
-    Returns:
-        Tensor: (..., 4 C).
-    """
+def mmseg_to_swin_order(value: torch.Tensor) -> torch.Tensor:
+    """Inverse of :func:`swin_to_mmseg_order`; (..., 4 C) -> (..., 4 C)."""
     neighbours = value.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
     return neighbours.transpose(-1, -2).flatten(-2)
 
 
-KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
-TITLES = dict(
-    clouds='official CLOUDS',
-    fcclip='FC-CLIP',
-    mask2former='detectron2 Mask2Former',
-    mmseg='ours or MMSegmentation',
-)
-OURS = 'decode_head.'
-TEACHER = 'teacher.module.decode_head.'
-STEPS = 'teacher.steps'
-VOID = 'void_embedding.weight'
-_HEAD = 'sem_seg_head.'
-_EMA = 'sem_seg_head_ema.'
-_CLIP = 'backbone.clip_model.'
-
-_TEXT_TOWER = (
-    "CLIP's text tower: the config says where text embeddings come from"
-)
-# Beginning of a name -> why ours has no use for it.
-_NO_USE = {
-    'criterion.': 'a buffer of the loss, which the config describes',
-    'pixel_mean': 'the config normalises: data_preprocessor',
-    'pixel_std': 'the config normalises: data_preprocessor',
-    'sam.': 'SAM: the refiner of the config loads it',
-    f'{_CLIP}visual.attnpool.': 'pools what the four maps are made of',
-    f'{_CLIP}visual.head.': 'projects what the four maps are made of',
-    f'{_CLIP}visual.trunk.head.': 'projects what the four maps are made of',
-}
-_VOID_UNUSED = 'a linear classifier compares nothing with it'
-
-
 @dataclass(frozen=True)
 class Layout:
-    """What the names of some weights tell.
+    """Project and architecture that the keys of a state dict reveal.
 
     Attributes:
-        kind (str): One of ``KINDS``.
-        text (bool): The classifier compares with text; else it is linear.
-        teacher (bool): There is a second head, the moving average.
-        backbone (str): ``'clip'``, ``'resnet'``, ``'swin'``, ``'other'`` or
-            ``''`` for none.
+        kind: One of ``KINDS``.
+        text: Whether the classifier compares with text embeddings; else it
+            is linear.
+        teacher: Whether there is a second head, the moving average.
+        backbone: ``'clip'``, ``'resnet'``, ``'swin'``, ``'other'`` or ``''``
+            for none.
     """
 
     kind: str
@@ -275,8 +261,8 @@ class Layout:
     backbone: str
 
     @property
-    def title(self):
-        """The layout in words."""
+    def title(self) -> str:
+        """Description for reports."""
         words = [TITLES[self.kind]]
         if self.kind != 'mmseg' or self.text:
             words.append(f'{"text" if self.text else "linear"} classifier')
@@ -284,77 +270,74 @@ class Layout:
             words.append('with the moving average of the head')
         return ', '.join(words)
 
-    def table(self):
-        """Names in detectron2's layout -> ours.
-
-        Returns:
-            KeyTable: Of whole models.
-        """
-        table = HEAD.under(_HEAD, OURS) | HEAD.under(_EMA, TEACHER)
+    def table(self) -> KeyTable:
+        """Return the renaming of a whole model, detectron2's keys -> ours."""
+        table = HEAD.with_prefixes(_HEAD, OURS)
+        table = table | HEAD.with_prefixes(_EMA, TEACHER)
         backbones = dict(clip=CLIP, resnet=RESNET, swin=SWIN)
         if self.backbone in backbones:
             backbone = backbones[self.backbone]
-            table = table | backbone.under('backbone.', 'backbone.')
+            table = table | backbone.with_prefixes('backbone.', 'backbone.')
         if self.text:
             table = table | KeyTable({VOID: f'{OURS}cls_embed.{VOID}'})
         return table
 
-    def old_table(self):
-        """Names that were given up since -> ours."""
-        return OLD_HEAD.under(_HEAD, OURS) | OLD_HEAD.under(_EMA, TEACHER)
+    def legacy_table(self) -> KeyTable:
+        """Return the renaming of keys of older releases -> ours."""
+        table = LEGACY_HEAD.with_prefixes(_HEAD, OURS)
+        return table | LEGACY_HEAD.with_prefixes(_EMA, TEACHER)
 
-    def no_use(self, key):
-        """Say why ours has no use for a tensor in detectron2's layout.
+    def drop_reason(self, key: str) -> str | None:
+        """Return why a tensor in detectron2's layout is not converted.
 
         Args:
-            key (str): Its whole name.
+            key: Its whole name.
 
         Returns:
-            str | None: The reason; None if there is none.
+            The reason; None if the tensor is to be converted.
         """
         if key == VOID and not self.text:
             return _VOID_UNUSED
-        for beginning, reason in _NO_USE.items():
-            if key.startswith(beginning):
+        for prefix, reason in _DROP_REASONS.items():
+            if key.startswith(prefix):
                 return reason
         if key.startswith(_CLIP) and not key.startswith(f'{_CLIP}visual.'):
             return _TEXT_TOWER
         return None
 
 
-def detect(keys, wanted='auto', source='the file'):
-    """Find out whose names the weights have.
+def detect(
+    keys: Iterable[str], stated: str = 'auto', source: str = 'the file'
+) -> Layout:
+    """Detect the layout of a state dict from its keys.
 
     Args:
-        keys (Iterable[str]): Names of all weights.
-        wanted (str): ``'auto'``, or one of ``KINDS`` that the user says it
-            is. Official CLOUDS with the text classifier and FC-CLIP have
-            the same names; whichever is said is believed.
-        source (str): Where they come from, for messages.
-
-    Returns:
-        Layout: What they are.
+        keys: Names of all weights.
+        stated: Kind that the user states, one of ``KINDS``, or ``'auto'``.
+            Official CLOUDS with the text classifier and FC-CLIP have the
+            same keys: between these two the statement decides.
+        source: Where the weights come from, for messages.
 
     Raises:
-        UserError: They are of no known kind, or not what the user says.
+        UserError: The layout is unknown, or not the stated one.
     """
     keys = list(keys)
 
-    def some(beginning):
-        return any(key.startswith(beginning) for key in keys)
+    def any_key(prefix):
+        return any(key.startswith(prefix) for key in keys)
 
-    if some(OURS):
+    if any_key(OURS):
         found, reasons = 'mmseg', f'names begin with {OURS!r}'
         text = f'{OURS}cls_embed.logit_scale' in keys
-        teacher = some(TEACHER)
-        backbone = _backbone(some, 'visual.', 'layer1.', 'stages.')
-    elif some(_HEAD + 'predictor.query_') or some(
+        teacher = any_key(TEACHER)
+        backbone = _backbone(any_key, 'visual.', 'layer1.', 'stages.')
+    elif any_key(_HEAD + 'predictor.query_') or any_key(
         _HEAD + 'predictor.static_query'
     ):
-        text = some(f'{_HEAD}predictor.logit_scale')
-        teacher = some(_EMA)
-        backbone = _backbone(some, 'clip_model.', 'res2.', 'layers.')
-        if not some(_CLIP):
+        text = any_key(f'{_HEAD}predictor.logit_scale')
+        teacher = any_key(_EMA)
+        backbone = _backbone(any_key, 'clip_model.', 'res2.', 'layers.')
+        if not any_key(_CLIP):
             found, reasons = 'mask2former', f'no names begin with {_CLIP!r}'
         elif teacher or not text:
             found, reasons = (
@@ -366,30 +349,32 @@ def detect(keys, wanted='auto', source='the file'):
                 ),
             )
         else:
-            found = 'clouds' if wanted == 'clouds' else 'fcclip'
+            found = 'clouds' if stated == 'clouds' else 'fcclip'
             reasons = f'{_CLIP!r} is there and the classifier compares text'
     else:
-        raise UserError(_unknown(some, keys, source))
-    if wanted not in ('auto', found):
+        raise UserError(_unknown(any_key, keys, source))
+    if stated not in ('auto', found):
         raise UserError(
-            f'--from {wanted} contradicts {source}, which looks like '
+            f'--from {stated} contradicts {source}, which looks like '
             f'{TITLES[found]} (--from {found}): {reasons}. Leave --from out '
             'or give another file.'
         )
     return Layout(found, text, teacher, backbone)
 
 
-def _backbone(some, clip, resnet, swin):
-    for kind, beginning in (('clip', clip), ('resnet', resnet)):
-        if some(f'backbone.{beginning}'):
+def _backbone(any_key, clip, resnet, swin):
+    """Return the kind of the backbone, given the prefixes of each kind."""
+    for kind, prefix in (('clip', clip), ('resnet', resnet)):
+        if any_key(f'backbone.{prefix}'):
             return kind
-    if some(f'backbone.{swin}') and some('backbone.patch_embed.'):
+    if any_key(f'backbone.{swin}') and any_key('backbone.patch_embed.'):
         return 'swin'
-    return 'other' if some('backbone.') else ''
+    return 'other' if any_key('backbone.') else ''
 
 
-def _unknown(some, keys, source):
-    if some('visual.') or some('image_encoder.'):
+def _unknown(any_key, keys, source):
+    """Return the message for keys of no known layout."""
+    if any_key('visual.') or any_key('image_encoder.'):
         return (
             f'{source} is a foundation model, not a segmentor: CLIP towers '
             'and SAM are read as published, without conversion. Give a CLIP '

@@ -17,47 +17,50 @@ from clouds_mmseg.weights.io import (
 )
 
 _TEACHER = 'teacher.'
-# Quoted text that begins like a path of one machine.
+# Quoted absolute paths, which other machines do not have.
 _PATHS = re.compile(r"""['"](/[^'"\n]{2,})['"]""")
 
 
 @dataclass
 class Published:
-    """What was published.
+    """Outcome of :func:`publish`.
 
     Attributes:
-        source (Path): The checkpoint.
-        target (Path): What was written.
-        sha256 (str): Its hash.
-        tensors (int): How many weights it has.
-        dropped (dict[str, int]): What was left out -> tensors in it.
-        meta (dict): What is in it beside the weights.
-        paths (list[str]): Paths of this machine that its config names.
+        source: The checkpoint.
+        target: File that was written.
+        sha256: Of that file.
+        tensors: Number of weights in it.
+        dropped: Entry that was left out -> number of tensors in it.
+        meta: Metadata beside the weights.
+        paths: Absolute paths that its config names.
     """
 
     source: Path
     target: Path
     sha256: str
     tensors: int
-    dropped: dict = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
-    paths: list = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
-def publish(source, target, *, config=None, teacher=True, trust=False):
+def publish(
+    source: str | Path,
+    target: str | Path,
+    *,
+    config: str | None = None,
+    teacher: bool = True,
+    trust: bool = False,
+) -> Published:
     """Write the weights of a checkpoint with its config and classes.
 
     Args:
-        source (str | Path): A checkpoint of a training, or any weights.
-        target (str | Path): ``.pth`` or ``.safetensors``.
-        config (str, optional): A config to keep inside in place of the one
-            that the checkpoint has.
-        teacher (bool): Whether the moving average of self-training stays.
-            A test does not need it, going on with self-training does.
-        trust (bool): Let a pickle run code.
-
-    Returns:
-        Published: What was done.
+        source: A checkpoint of a training, or any weights.
+        target: ``.pth`` or ``.safetensors``.
+        config: Config to store instead of the one in the checkpoint.
+        teacher: Whether to keep the moving average of self-training, which
+            further self-training needs and a test does not.
+        trust: Let a pickle run code.
 
     Raises:
         UserError: A file cannot be read or written.
@@ -70,7 +73,7 @@ def publish(source, target, *, config=None, teacher=True, trust=False):
     weights, rest = split_content(content, source)
     meta = rest.pop('meta', None)
     meta = dict(meta) if isinstance(meta, dict) else {}
-    # Images and parameters, which only a resumed training needs.
+    # Training state that only a resumed run needs.
     meta.pop('training', None)
     dropped = {key: count_tensors(value) for key, value in rest.items()}
     if not teacher:
@@ -78,7 +81,7 @@ def publish(source, target, *, config=None, teacher=True, trust=False):
         dropped['teacher'] = len(weights) - len(kept)
         weights = kept
     if config is not None:
-        _take_config(meta, config)
+        _store_config(meta, config)
     meta['source'] = dict(file=source.name, sha256=sha256_of(source))
     sha256 = write_weights(target, weights, meta)
     paths = sorted(set(_PATHS.findall(str(meta.get('cfg', '')))))
@@ -87,7 +90,8 @@ def publish(source, target, *, config=None, teacher=True, trust=False):
     )
 
 
-def _take_config(meta, path):
+def _store_config(meta, path):
+    """Put the text of a config and its classes into the metadata."""
     if not Path(path).is_file():
         raise UserError(f'--config {path}: there is no such file')
     cfg = read_file(path)
@@ -97,15 +101,8 @@ def _take_config(meta, path):
         meta['dataset_meta'] = found
 
 
-def published_lines(done):
-    """Describe what was published.
-
-    Args:
-        done (Published): As :func:`publish` returned it.
-
-    Returns:
-        list[str]: For a terminal.
-    """
+def published_lines(done: Published) -> list[str]:
+    """Describe what was published, as lines for a terminal."""
     sizes = [f.stat().st_size / 2**20 for f in (done.source, done.target)]
     classes = classes_of(done.meta)
     lines = [

@@ -1,4 +1,10 @@
-"""Names and shapes that a conversion has to produce."""
+"""Target specs: keys and shapes that the result of a conversion must have.
+
+What the check of a conversion compares with. The spec of our model comes
+from a config (:func:`spec_from_config`) or is inferred from the weights
+(:func:`spec_from_weights`): shapes tell the arguments of head and backbone,
+and the module that these build, on torch's meta device, tells every key.
+"""
 
 import copy
 import logging
@@ -8,41 +14,139 @@ from pathlib import Path
 
 import open_clip
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.models import ResNet, SwinTransformer
 from mmseg.registry import MODELS
+from torch import nn
 
 from clouds_mmseg.conversion.layouts import OURS, STEPS, TEACHER
 from clouds_mmseg.models.backbones.clip import build_visual, probe_pyramid
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import has_prefix, weights_come_later
+from clouds_mmseg.weights.load import disable_pretrained_init, has_prefix
+
+_BACKBONE = 'backbone.'
+_VISUAL = 'backbone.visual.'
+_VOID = f'{OURS}cls_embed.void_embedding.weight'
+_QUERY = f'{OURS}query_feat.weight'
+# CLIP models that differ in image size or text tower only have equal visual
+# towers; these, with which CLOUDS and FC-CLIP were published, go first.
+_COMMON_CLIP_MODELS = (
+    'convnext_large_d_320',
+    'RN50',
+    'RN101',
+    'convnext_base_w_320',
+    'convnext_xxlarge',
+    'RN50x4',
+    'RN50x16',
+    'RN50x64',
+)
+_DUMMY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
+# Blocks of the four stages -> depth.
+_RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 
-def head_arguments(
-    shapes: Mapping[str, Sequence[int]], *, num_heads: int = 8
-) -> dict:
-    """Find the arguments with which a :class:`CLOUDSHead` has such weights.
-
-    Group normalisation leaves no trace of its groups in the weights:
-    ``num_groups`` keeps its default, 32. What a text classifier compares
-    with is no weight either: ``classifier`` is left out.
+def spec_from_weights(
+    weights: Mapping[str, torch.Tensor], *, backbone: bool, renamed: bool
+) -> tuple[dict[str, tuple], str]:
+    """Infer the model that the weights belong to, without storage.
 
     Args:
-        shapes (Mapping): Name of a weight in MMSegmentation's layout ->
-            shape.
-        num_heads (int): Attention heads, which the shapes do not tell.
+        weights: Our keys -> values.
+        backbone: Whether the source has a backbone.
+        renamed: Whether a backbone other than CLIP was renamed or is to be;
+            otherwise its spec is what the weights have.
 
     Returns:
-        dict: Keyword arguments; without ``num_classes`` for a text
-        classifier.
+        Key -> shape of the whole model, and a description of the model.
 
     Raises:
-        UserError: If a weight that every head has is missing.
+        UserError: There is no such model.
+    """
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    spec, titles = {}, []
+    if any(key.startswith(_VISUAL) for key in shapes):
+        name = find_tower(strip_prefix(_VISUAL, shapes))
+        spec.update(add_prefix(_VISUAL, tower_shapes(name)))
+        titles.append(f'CLIPBackbone {name}')
+    elif any(key.startswith(_BACKBONE) for key in shapes):
+        body, name = strip_prefix(_BACKBONE, shapes), 'a backbone as it is'
+        if renamed:
+            body, name = _mmseg_backbone(body)
+        spec.update(add_prefix(_BACKBONE, body))
+        titles.append(name)
+    elif backbone:
+        raise UserError('no weight of the backbone has a name of ours.')
+    if _QUERY in shapes:
+        head, name = _head(strip_prefix(OURS, shapes))
+        titles.append(name)
+    else:
+        # Any other head of MMSegmentation's: nothing was renamed.
+        head = strip_prefix(OURS, shapes)
+        titles.append('a head as it is')
+    spec.update(add_prefix(OURS, head))
+    if any(key.startswith(TEACHER) for key in shapes):
+        spec.update(add_prefix(TEACHER, head), **{STEPS: ()})
+        titles.append('and its moving average')
+    # Auxiliary heads and necks are not renamed either.
+    known = (_BACKBONE, OURS, 'teacher.')
+    spec.update({k: s for k, s in shapes.items() if not k.startswith(known)})
+    return spec, ', '.join(titles)
+
+
+def spec_from_config(
+    path: str, weights: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, tuple], str, Config]:
+    """Build the model of a config, without reading weight files.
+
+    Args:
+        path: A config.
+        weights: Our keys -> values; they tell the width of the text
+            embeddings, so that no text tower is needed.
+
+    Returns:
+        Key -> shape of the whole model, a description of the model, and the
+        config.
+
+    Raises:
+        UserError: There is no such config.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'--config {path}: there is no such file')
+    cfg = read_file(path)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    model = copy.deepcopy(cfg.model)
+    dimensions = weights[_VOID].shape[1] if _VOID in weights else None
+    _remove_weight_files(model, dimensions)
+    with disable_pretrained_init(True):
+        shapes = shapes_of(MODELS.build(model))
+    return shapes, f'the model of {path}', cfg
+
+
+def infer_head_arguments(
+    shapes: Mapping[str, Sequence[int]], *, num_heads: int = 8
+) -> dict:
+    """Infer the arguments of a :class:`CLOUDSHead` from its weights.
+
+    The number of groups of group normalisation does not show in the shapes:
+    ``num_groups`` keeps its default, 32. The text embeddings are not weights
+    either: ``classifier`` is left out.
+
+    Args:
+        shapes: Key in MMSegmentation's layout, below ``decode_head.`` ->
+            shape.
+        num_heads: Attention heads, which the shapes do not tell.
+
+    Returns:
+        Keyword arguments; without ``num_classes`` for a text classifier.
+
+    Raises:
+        UserError: A weight that every head has is missing.
     """
 
-    def sides(key):
+    def shape_of(key):
         if key not in shapes:
             raise UserError(
                 f'{key} is missing: these are not the weights of a '
@@ -50,7 +154,7 @@ def head_arguments(
             )
         return list(shapes[key])
 
-    def layers(prefix):
+    def count_layers(prefix):
         return len(
             {
                 key.removeprefix(prefix).split('.')[0]
@@ -61,68 +165,54 @@ def head_arguments(
 
     encoder = 'pixel_decoder.encoder.layers.'
     decoder = 'transformer_decoder.layers.'
-    queries, channels = sides('query_feat.weight')
-    places = sides(f'{encoder}0.self_attn.attention_weights.bias')[0]
+    queries, channels = shape_of('query_feat.weight')
+    samples = shape_of(f'{encoder}0.self_attn.attention_weights.bias')[0]
     arguments = dict(
         in_channels=[
-            sides('pixel_decoder.lateral_convs.0.conv.weight')[1],
+            shape_of('pixel_decoder.lateral_convs.0.conv.weight')[1],
             *(
-                sides(f'pixel_decoder.input_convs.{i}.conv.weight')[1]
+                shape_of(f'pixel_decoder.input_convs.{i}.conv.weight')[1]
                 for i in (2, 1, 0)
             ),
         ],
         feat_channels=channels,
-        out_channels=sides('pixel_decoder.mask_feature.weight')[0],
+        out_channels=shape_of('pixel_decoder.mask_feature.weight')[0],
         num_queries=queries,
         num_heads=num_heads,
-        num_encoder_layers=layers(encoder),
-        encoder_ffn_channels=sides(f'{encoder}0.ffn.layers.0.0.bias')[0],
-        num_decoder_layers=layers(decoder),
-        decoder_ffn_channels=sides(f'{decoder}0.ffn.layers.0.0.bias')[0],
-        # Of three maps.
-        num_points=places // (3 * num_heads),
+        num_encoder_layers=count_layers(encoder),
+        encoder_ffn_channels=shape_of(f'{encoder}0.ffn.layers.0.0.bias')[0],
+        num_decoder_layers=count_layers(decoder),
+        decoder_ffn_channels=shape_of(f'{decoder}0.ffn.layers.0.0.bias')[0],
+        # One weight per head, per point, on each of three levels.
+        num_points=samples // (3 * num_heads),
     )
     if 'cls_embed.bias' in shapes:
-        arguments['num_classes'] = sides('cls_embed.bias')[0] - 1
+        arguments['num_classes'] = shape_of('cls_embed.bias')[0] - 1
     return arguments
 
 
-# Towers that differ in image size or in the text tower have the same
-# weights; these are the ones that CLOUDS and FC-CLIP were published with.
-_USUAL = (
-    'convnext_large_d_320',
-    'RN50',
-    'RN101',
-    'convnext_base_w_320',
-    'convnext_xxlarge',
-    'RN50x4',
-    'RN50x16',
-    'RN50x64',
-)
-_TOY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
-
-
-def find_tower(shapes):
-    """Name the tower that has such weights.
+def find_tower(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Find the CLIP model of open_clip whose visual tower has such weights.
 
     Args:
-        shapes (dict[str, tuple]): Names below ``visual.`` -> shape; all
-            that make the maps, without what pools and projects them.
-
-    Returns:
-        str: A model of open_clip.
+        shapes: Key below ``visual.`` -> shape, of all layers that compute
+            the four feature maps, without pooling and projection.
 
     Raises:
         UserError: There is none.
     """
     shapes = {key: tuple(shape) for key, shape in shapes.items()}
-    others = [name for name in open_clip.list_models() if name not in _USUAL]
-    for name in (*_USUAL, *others):
-        if _may_be(name, shapes) and (
+    others = [
+        name
+        for name in open_clip.list_models()
+        if name not in _COMMON_CLIP_MODELS
+    ]
+    for name in (*_COMMON_CLIP_MODELS, *others):
+        if _may_match(name, shapes) and (
             shapes.items() <= _whole_tower(name).items()
         ):
-            wanted = _without_counters(tower_shapes(name))
-            if wanted == _without_counters(shapes):
+            expected = _without_counters(tower_shapes(name))
+            if expected == _without_counters(shapes):
                 return name
     raise UserError(
         f'open_clip {open_clip.__version__} has no CLIP tower with the '
@@ -131,8 +221,8 @@ def find_tower(shapes):
     )
 
 
-def _may_be(name, shapes):
-    """Rule out, without building them, most towers that have other shapes."""
+def _may_match(name, shapes):
+    """Rule out most of the other towers without building them."""
     if name.endswith('quickgelu'):
         return False
     if 'conv1.weight' not in shapes:
@@ -159,14 +249,15 @@ def _whole_tower(name):
 
 
 @lru_cache
-def tower_shapes(name):
-    """Names and shapes of a visual tower as CLIPBackbone keeps it.
+def tower_shapes(name: str) -> dict[str, tuple]:
+    """Return keys and shapes of a visual tower as CLIPBackbone keeps it.
 
     Args:
-        name (str): A model of open_clip.
+        name: A model of open_clip.
 
     Returns:
-        dict[str, tuple]: Only what makes the four maps. Not to be changed.
+        Of the layers that compute the four feature maps; cached, not to be
+        modified.
     """
     unused = probe_pyramid(name).unused
     return {
@@ -177,25 +268,25 @@ def tower_shapes(name):
 
 
 @lru_cache
-def clip_shapes(name):
-    """Names and shapes of a whole CLIP model, with its text tower.
+def clip_shapes(name: str) -> dict[str, tuple]:
+    """Return keys and shapes of a whole CLIP model, with its text tower.
 
     Args:
-        name (str): A model of open_clip.
+        name: A model of open_clip.
 
     Returns:
-        dict[str, tuple]: Not to be changed.
+        Cached, not to be modified.
     """
     disabled = logging.root.manager.disable
     # open_clip warns that there are no weights; none are asked for.
     logging.disable(logging.WARNING)
     try:
         with torch.device('meta'):
-            # The visual tower is known: a toy takes its place here.
+            # The visual tower's shapes are known: a dummy stands for it.
             model = open_clip.create_model(
                 name,
                 device='meta',
-                vision_cfg=dict(_TOY_VISION),
+                vision_cfg=dict(_DUMMY_VISION),
                 pretrained_text=False,
             )
     finally:
@@ -210,66 +301,11 @@ def clip_shapes(name):
     return shapes
 
 
-_BACKBONE = 'backbone.'
-_VISUAL = 'backbone.visual.'
-_VOID = f'{OURS}cls_embed.void_embedding.weight'
-_QUERY = f'{OURS}query_feat.weight'
-# Blocks of the four stages -> depth.
-_RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-
-
-def deduce(weights, *, backbone, renamed):
-    """Build the model whose weights these seem to be, without storage.
-
-    Args:
-        weights (dict[str, Tensor]): Under our names.
-        backbone (bool): Whether the source has a backbone.
-        renamed (bool): Whether a backbone other than CLIP was renamed or is
-            to be; otherwise it is taken as it is.
-
-    Returns:
-        tuple[dict[str, tuple], str]: Name -> shape of the whole model, and
-        the model in words.
-
-    Raises:
-        UserError: There is no such model.
-    """
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    wanted, words = {}, []
-    if any(key.startswith(_VISUAL) for key in shapes):
-        name = find_tower(under(_VISUAL, shapes))
-        wanted.update(prefixed(_VISUAL, tower_shapes(name)))
-        words.append(f'CLIPBackbone {name}')
-    elif any(key.startswith(_BACKBONE) for key in shapes):
-        plain, name = under(_BACKBONE, shapes), 'a backbone as it is'
-        if renamed:
-            plain, name = _plain_backbone(plain)
-        wanted.update(prefixed(_BACKBONE, plain))
-        words.append(name)
-    elif backbone:
-        raise UserError('no weight of the backbone has a name of ours.')
-    if _QUERY in shapes:
-        head, name = _head(under(OURS, shapes))
-        words.append(name)
-    else:
-        # Any other head of MMSegmentation's: nothing was renamed.
-        head = under(OURS, shapes)
-        words.append('a head as it is')
-    wanted.update(prefixed(OURS, head))
-    if any(key.startswith(TEACHER) for key in shapes):
-        wanted.update(prefixed(TEACHER, head), **{STEPS: ()})
-        words.append('and its moving average')
-    # Auxiliary heads and necks are not renamed either.
-    known = (_BACKBONE, OURS, 'teacher.')
-    wanted.update({k: s for k, s in shapes.items() if not k.startswith(known)})
-    return wanted, ', '.join(words)
-
-
 def _head(shapes):
-    """Shapes of the CLOUDSHead that has such weights."""
-    # Neither heads of an attention nor groups show in the shapes.
-    arguments = head_arguments(shapes, num_heads=1)
-    classifier, words = None, f'{arguments.get("num_classes")} classes'
+    """Return the spec of the CLOUDSHead with such weights, and its title."""
+    # Neither attention heads nor norm groups show in the shapes.
+    arguments = infer_head_arguments(shapes, num_heads=1)
+    classifier, title = None, f'{arguments.get("num_classes")} classes'
     if 'num_classes' not in arguments:
         void = shapes.get('cls_embed.void_embedding.weight')
         if void is None:
@@ -278,14 +314,14 @@ def _head(shapes):
             )
         classifier = dict(type='text', text_embeddings=torch.zeros(1, void[1]))
         arguments['num_classes'] = 1
-        words = f'text of {void[1]} dimensions'
+        title = f'text of {void[1]} dimensions'
     with torch.device('meta'):
         head = CLOUDSHead(num_groups=1, classifier=classifier, **arguments)
-    return shapes_of(head), f'CLOUDSHead ({words})'
+    return shapes_of(head), f'CLOUDSHead ({title})'
 
 
-def _plain_backbone(shapes):
-    """Shapes of MMSegmentation's backbone that has such weights."""
+def _mmseg_backbone(shapes):
+    """Return the spec of mmseg's backbone with such weights, and its title."""
     blocks = tuple(
         len({k.split('.')[1] for k in shapes if k.startswith(f'layer{i}.')})
         for i in range(1, 5)
@@ -296,7 +332,7 @@ def _plain_backbone(shapes):
             return shapes_of(ResNet(depth)), f'ResNet-{depth}'
     if 'patch_embed.projection.weight' in shapes:
         arguments = _swin_arguments(shapes)
-        # It asks for values, which the meta device does not have.
+        # Its constructor reads values, which the meta device lacks.
         swin = SwinTransformer(**arguments)
         name = f'Swin {arguments["embed_dims"]} {arguments["depths"]}'
         return shapes_of(swin), name
@@ -304,6 +340,7 @@ def _plain_backbone(shapes):
 
 
 def _swin_arguments(shapes):
+    """Infer the arguments of a SwinTransformer from its weights."""
     table = 'stages.{}.blocks.0.attn.w_msa.relative_position_bias_table'
     depths, heads = [], []
     for stage in range(4):
@@ -326,38 +363,11 @@ def _swin_arguments(shapes):
     )
 
 
-def of_config(path, weights):
-    """Build the model of a config with random weights.
-
-    Args:
-        path (str): A config.
-        weights (dict[str, Tensor]): Under our names; they tell how many
-            dimensions text embeddings have, so that no text tower is needed.
-
-    Returns:
-        tuple[dict[str, tuple], str, Config]: Name -> shape of the whole
-        model, the model in words, and the config.
-
-    Raises:
-        UserError: There is no such config.
-    """
-    if not Path(path).is_file():
-        raise UserError(f'--config {path}: there is no such file')
-    cfg = read_file(path)
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    model = copy.deepcopy(cfg.model)
-    dimensions = weights[_VOID].shape[1] if _VOID in weights else None
-    _without_weights(model, dimensions)
-    with weights_come_later(True):
-        shapes = shapes_of(MODELS.build(model))
-    return shapes, f'the model of {path}', cfg
-
-
-def _without_weights(config, dimensions):
-    """Take out of a model's config, in place, all that reads weights."""
+def _remove_weight_files(config, dimensions):
+    """Remove from a model's config, in place, all that reads weight files."""
     if isinstance(config, (list, tuple)):
         for item in config:
-            _without_weights(item, dimensions)
+            _remove_weight_files(item, dimensions)
     if not isinstance(config, dict):
         return
     kind = config.get('type')
@@ -368,7 +378,7 @@ def _without_weights(config, dimensions):
         config.pop('num_synonyms', None)
         config['text_embeddings'] = None
     for value in config.values():
-        _without_weights(value, dimensions)
+        _remove_weight_files(value, dimensions)
     classifier = config.get('classifier')
     if isinstance(classifier, dict) and classifier.get('type') == 'text':
         if dimensions is not None:
@@ -377,12 +387,12 @@ def _without_weights(config, dimensions):
             )
 
 
-def shapes_of(module):
-    """Return names and shapes of a module's ``state_dict``."""
+def shapes_of(module: nn.Module) -> dict[str, tuple]:
+    """Return keys and shapes of a module's ``state_dict``."""
     return {k: tuple(v.shape) for k, v in module.state_dict().items()}
 
 
-def under(prefix, values):
+def strip_prefix(prefix: str, values: Mapping) -> dict:
     """Return the entries below a prefix, without it."""
     return {
         key.removeprefix(prefix): value
@@ -391,6 +401,6 @@ def under(prefix, values):
     }
 
 
-def prefixed(prefix, values):
-    """Return the entries with a prefix before their names."""
+def add_prefix(prefix: str, values: Mapping) -> dict:
+    """Return the entries with a prefix before their keys."""
     return {prefix + key: value for key, value in values.items()}

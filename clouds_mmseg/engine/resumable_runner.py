@@ -27,7 +27,7 @@ from clouds_mmseg.engine.schedule_replay import (
 )
 from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.saved_config import parse_config_text, plain_config
+from clouds_mmseg.weights.saved_config import literal_config, parse_config_text
 
 # Entries of a scheduler's state that change with every step.
 _VARYING = ('last_step', '_global_step', '_last_value', 'verbose')
@@ -189,7 +189,7 @@ class ResumableRunner(PortableRunner):
             checkpoint.pop('param_schedulers', None)
             return
         was = parse_config_text(meta.get('cfg'))
-        now = plain_config(self.cfg.to_dict() if self.cfg else {})
+        now = literal_config(self.cfg.to_dict() if self.cfg else {})
         facts = meta.get('training')
         wrapper = self.optim_wrapper
         changes = config_changes(
@@ -289,7 +289,7 @@ class ResumableRunner(PortableRunner):
         saved = checkpoint['optimizer'].get('param_groups', [])
         groups = getattr(self.optim_wrapper, 'param_groups', [])
         return all(
-            plain_config(old[key]) == plain_config(new[key])
+            literal_config(old[key]) == literal_config(new[key])
             for old, new in zip(saved, groups, strict=False)
             for key in old.keys() & new.keys()
             if key.startswith('initial_')
@@ -434,7 +434,7 @@ def _same_states(states, schedulers):
         own = scheduler.state_dict()
         for key in (state.keys() | own.keys()) - set(_VARYING):
             a, b = state.get(key), own.get(key)
-            if not callable(b) and plain_config(a) != plain_config(b):
+            if not callable(b) and literal_config(a) != literal_config(b):
                 return False
     return True
 

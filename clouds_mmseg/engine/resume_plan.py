@@ -20,7 +20,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.saved_config import (
     ABSENT,
     config_differences,
-    plain_config,
+    literal_config,
 )
 
 # Sections of a config that determine what an iteration does.
@@ -399,7 +399,7 @@ def group_changes(
     for old, new in zip(saved, groups, strict=False):
         for key in sorted(old.keys() & new.keys()):
             scheduled = key in SCHEDULED or key.startswith('initial_')
-            values = plain_config(old[key]), plain_config(new[key])
+            values = literal_config(old[key]), literal_config(new[key])
             if key not in ('params', 'param_names') and not scheduled:
                 if values[0] != values[1]:
                     found.setdefault(f'optim_wrapper.optimizer.{key}', values)

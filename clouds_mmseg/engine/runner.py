@@ -44,16 +44,16 @@ from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.result_warnings import warn_about_results
 from clouds_mmseg.weights.load import (
     CheckpointMismatchError,
+    disable_pretrained_init,
     has_prefix,
     load_strictly,
-    weights_come_later,
 )
 from clouds_mmseg.weights.locate import fetch_checkpoint
 from clouds_mmseg.weights.partial import (
     LoadOptions,
-    begin_anew,
     check_class_names,
     load_options,
+    reinitialise_parts,
 )
 from clouds_mmseg.weights.saved_config import model_differences
 
@@ -195,7 +195,7 @@ class DGRunner(ResumableRunner):
         overwritten = self._checkpoint_to_resume() is not None
         if self._load_from and not overwritten:
             overwritten = self._fills('backbone')
-        with weights_come_later(overwritten):
+        with disable_pretrained_init(overwritten):
             model = super().build_model(model)
         missing = getattr(unwrap_model(model), 'missing_weights', None)
         if missing is not None:
@@ -321,7 +321,7 @@ class DGRunner(ResumableRunner):
             check_class_names(
                 own, state_dict, found, classes, options, filename
             )
-            state_dict, lines = begin_anew(
+            state_dict, lines = reinitialise_parts(
                 own, state_dict, options, found=found, classes=classes
             )
         try:

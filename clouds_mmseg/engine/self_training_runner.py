@@ -9,7 +9,7 @@ from mmseg.registry import RUNNERS
 
 from clouds_mmseg.engine.runner import DGRunner
 from clouds_mmseg.generate.prompts import template_prompts, write_prompts
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import OutputLockedError, UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
@@ -110,7 +110,7 @@ def _generate_or_wait(out, **bank):
     waits = False
     while True:
         try:
-            return make_bank(out, **bank)
+            return generate_images(out, **bank)
         except OutputLockedError:
             if not waits:
                 print_log(
@@ -126,7 +126,7 @@ def generation_command(out: str, bank: dict) -> str:
 
     Args:
         out: Folder of the images.
-        bank: Arguments of ``make_bank``.
+        bank: Arguments of ``generate_images``.
 
     Returns:
         A shell command.

@@ -1,7 +1,8 @@
-"""Interface of image generators, and the images they are given and return."""
+"""Interface of image generation backends: requests, images, seeds, sources."""
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,26 +14,30 @@ from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.images import ImageFileError, read_image
 
 SEED_MODULUS = 2**32
-# torch's CPU generator looks at the low 32 bits of a seed only. Multiples of
-# this odd number (2**32 divided by the golden ratio) stay far from each
-# other modulo 2**32, so that a second attempt never meets the first attempt
-# of another image of the bank.
+# torch's CPU generator uses the low 32 bits of a seed only. Multiples of
+# this odd number (2**32 divided by the golden ratio) are far from each other
+# modulo 2**32, so that a second attempt never has the seed of another
+# image's first attempt.
 _ATTEMPT_STRIDE = 2654435761
 MAX_IMAGES = 10**8
+# In 1/255: a constant image may vary this much from rounding in a
+# decoder.
+_FLAT = 3
+_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.webp'}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image to make.
+    """One image to generate.
 
     Attributes:
-        index: Number of the image in the bank, from 0.
+        index: Number of the image in the image bank, from 0.
         prompt: The text.
         line: Line of the prompt file, from 1.
         seed: Of the random numbers, in 0..2**32 - 1.
-        attempt: How often the image came out blank before.
+        attempt: Number of blank images before.
         source: Path of the image to restyle, below the source root.
-        source_path: Where that image is; None without a source.
+        source_path: Its full path; None without a source.
     """
 
     index: int
@@ -45,15 +50,15 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image made.
+class GeneratedImage:
+    """One generated image.
 
     Attributes:
         image: (H, W, 3) RGB; uint8, or float in [0, 1] with NaN where the
             model failed.
-        label: (H, W) uint8 train ids where the backend knows them and was
-            asked to keep them.
-        unsafe: The safety checker of the model has blacked the image out.
+        label: (H, W) uint8 train ids where the backend knows and keeps
+            them.
+        unsafe: Whether the model's safety checker blacked the image out.
     """
 
     image: np.ndarray
@@ -62,71 +67,77 @@ class Picture:
 
 
 class Backend(Protocol):
-    """What makes images.
+    """Image generation backend.
 
     Attributes:
-        batch_size (int): How many requests it takes at once. It always gets
-            as many, except for a second attempt, which comes alone: an image
-            may depend on its place in a batch by a rounding error, never on
-            its neighbours.
-        keeps_labels (bool): Whether its pictures have labels.
+        batch_size: Requests per call. All calls have as many, except for a
+            second attempt, which is alone: an image may depend on its index
+            in a batch by a rounding error, never on the other images.
+        keeps_labels: Whether its images have labels.
     """
 
     batch_size: int
     keeps_labels: bool
 
-    def recipe(self):
+    def recipe(self) -> dict:
         """Return what its images depend on besides prompt, seed, source.
 
         Returns:
-            dict: JSON values; ``backend`` and ``model`` are among the keys.
+            JSON values; ``backend`` and ``model`` are among the keys.
         """
 
-    def info(self):
-        """Return what people may want to know: versions, device, words."""
+    def info(self) -> dict:
+        """Return further information: versions, device, a note."""
 
-    def check_prompts(self, prompts):
+    def check_prompts(self, prompts: Sequence[tuple[int, str]]) -> list[str]:
         """Return warnings about ``(line, text)`` pairs, each a sentence."""
 
-    def generate(self, requests):
-        """Make the images of some requests, as :class:`Picture` each."""
+    def generate(self, requests: Sequence[Request]) -> list[GeneratedImage]:
+        """Generate one image per request."""
 
 
-def seed_of(index, seed, attempt):
-    """Seed of an attempt at an image, in 0..2**32 - 1.
+def seed_of(index: int, seed: int, attempt: int) -> int:
+    """Return the seed of an attempt at an image, in 0..2**32 - 1.
 
     Args:
-        index (int): Number of the image.
-        seed (int): Of the bank.
-        attempt (int): 0 gives ``seed + index``.
+        index: Number of the image.
+        seed: Of the image bank.
+        attempt: 0 gives ``seed + index``.
     """
     return (seed + index + attempt * _ATTEMPT_STRIDE) % SEED_MODULUS
 
 
-def request_for(index, prompts, *, seed, sources=(), attempt=0):
-    """Say what image ``index`` of a bank is.
+def request_for(
+    index: int,
+    prompts: Sequence[tuple[int, str]],
+    *,
+    seed: int,
+    sources: Sequence[tuple[str, str]] = (),
+    attempt: int = 0,
+) -> Request:
+    """Return the request for one image of an image bank.
 
-    Prompts are taken in turn. With sources, these are taken in turn too, and
-    each further round moves on by one prompt, so that a source does not meet
+    Prompts are used in turn. With sources, these are used in turn too, and
+    each further round shifts by one prompt, so that a source does not get
     the same prompt again when there are as many prompts as sources.
 
     Args:
-        index (int): Number of the image, from 0.
-        prompts (Sequence[tuple[int, str]]): Line and text of each prompt.
-        seed (int): Of the bank.
-        sources (Sequence[tuple[str, str]]): Path below the source root and
-            full path of each image to restyle; empty for mode txt2img.
-        attempt (int): How often the image came out blank before.
+        index: Number of the image, from 0.
+        prompts: Line and text of each prompt.
+        seed: Of the image bank.
+        sources: Path below the source root and full path of each image to
+            restyle; empty for mode txt2img.
+        attempt: Number of blank images before.
 
     Returns:
-        Request: It does not depend on how many images the bank has.
+        Independent of the number of images in the bank.
     """
     source = source_path = None
     turn = index
     if sources:
-        rounds, place = divmod(index, len(sources))
-        source, source_path = sources[place]
-        turn = place + rounds
+        rounds, position = divmod(index, len(sources))
+        source, source_path = sources[position]
+        turn = position + rounds
     line, prompt = prompts[turn % len(prompts)]
     return Request(
         index=index,
@@ -139,70 +150,60 @@ def request_for(index, prompts, *, seed, sources=(), attempt=0):
     )
 
 
-def next_attempt(request, seed):
-    """Return the request to make the same image with the next seed."""
+def next_attempt(request: Request, seed: int) -> Request:
+    """Return the request for the same image with the next seed."""
     attempt = request.attempt + 1
     return replace(
         request, attempt=attempt, seed=seed_of(request.index, seed, attempt)
     )
 
 
-# In 1/255: a constant image may have gained some rounding on its way through
-# a decoder.
-_FLAT = 3
-
-
-def blank_reason(image):
-    """Say why an image is blank.
+def blank_reason(image: np.ndarray) -> str | None:
+    """Return why an image is blank.
 
     Args:
-        image (np.ndarray): (H, W, 3) RGB, uint8 or float in [0, 1].
+        image: (H, W, 3) RGB, uint8 or float in [0, 1].
 
     Returns:
-        str | None: ``'nan'`` (a number overflowed), ``'black'`` (as safety
-        checkers leave behind), ``'constant'``, or None for a picture.
+        ``'nan'`` (a number overflowed), ``'black'`` (the output of safety
+        checkers), ``'constant'``, or None if the image is not blank.
     """
     if image.dtype != np.uint8:
         if not np.isfinite(image).all():
             return 'nan'
         image = to_uint8(image)
-    # (3,): each channel on its own, so that a plain red is constant too.
+    # (3,): each channel on its own, so that a uniform red is constant too.
     spread = np.ptp(image.reshape(-1, 3), axis=0).max()
     if spread > _FLAT:
         return None
     return 'black' if image.max() <= _FLAT else 'constant'
 
 
-def to_uint8(image):
+def to_uint8(image: np.ndarray) -> np.ndarray:
     """Round a float image (H, W, 3) in [0, 1] to uint8; uint8 passes."""
     if image.dtype == np.uint8:
         return image
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def encode_png(image):
+def encode_png(image: np.ndarray) -> bytes:
     """Encode (H, W, 3) uint8 RGB or (H, W) uint8 as PNG.
 
-    Returns:
-        bytes: In memory, because Pillow reports a full disk without saying
-        that the disk is full.
+    In memory, because Pillow's error for a full disk does not name it.
     """
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, format='PNG', compress_level=4)
     return stream.getvalue()
 
 
-_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.webp'}
-
-
-def list_sources(root):
+def list_sources(root: str | Path) -> list[tuple[str, str]]:
     """Find the images to restyle.
 
     Args:
-        root (str | Path): Folder of the images, searched through.
+        root: Folder that is searched recursively.
 
     Returns:
-        list[tuple[str, str]]: Path below the root, with ``/``, and full path
+        Path below the root, with ``/``, and full path
         of each image; sorted by the first.
 
     Raises:
@@ -223,23 +224,20 @@ def list_sources(root):
     return [(name, str(root / name)) for name in names]
 
 
-def digest_sources(sources):
-    """Hash names and sizes of source files, which is what can be had fast.
+def hash_sources(sources: Sequence[tuple[str, str]]) -> str:
+    """Hash names and sizes of source files; their content takes too long.
 
     Args:
-        sources (Sequence[tuple[str, str]]): See :func:`list_sources`.
+        sources: See :func:`list_sources`.
     """
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, path in sources:
-        digest.update(f'{name}\0{Path(path).stat().st_size}\0'.encode())
-    return digest.hexdigest()[:16]
+        sha256.update(f'{name}\0{Path(path).stat().st_size}\0'.encode())
+    return sha256.hexdigest()[:16]
 
 
-def open_source(path):
-    """Read an image as RGB, upright as in training.
-
-    Returns:
-        PIL.Image.Image: Decoded.
+def open_source(path: str | Path) -> Image.Image:
+    """Read an image as RGB, with EXIF orientation applied as in training.
 
     Raises:
         GenerationError: It cannot be read.
@@ -253,20 +251,19 @@ def open_source(path):
         ) from error
 
 
-def working_size(size, wanted, multiple):
-    """Size at which a model sees a source image.
+def working_size(
+    size: tuple[int, int], target: tuple[int, int] | int, multiple: int
+) -> tuple[int, int]:
+    """Return width and height to which a source image is resized.
 
     Args:
-        size (tuple[int, int]): Width and height of the source.
-        wanted (tuple[int, int] | int): The size itself, or the short edge.
-        multiple (int): Both edges are multiples of it.
-
-    Returns:
-        tuple[int, int]: Width and height.
+        size: Width and height of the source.
+        target: The size itself, or the short edge.
+        multiple: Both edges are multiples of it.
     """
-    if isinstance(wanted, tuple):
-        return wanted
-    scale = wanted / min(size)
+    if isinstance(target, tuple):
+        return target
+    scale = target / min(size)
     return tuple(
         max(multiple, round(edge * scale / multiple) * multiple)
         for edge in size

@@ -1,8 +1,13 @@
-"""Images from a diffusion model of diffusers."""
+"""Image generation with a diffusion model of diffusers.
+
+:class:`DiffusionBackend` generates the images; :func:`load_pipeline` and the
+functions after it load and configure the pipeline.
+"""
 
 import inspect
 import logging
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +18,12 @@ import torch
 from mmengine.logging import print_log
 from PIL import Image
 
-from clouds_mmseg.generate.backends import Picture, open_source, working_size
+from clouds_mmseg.generate.backends import (
+    GeneratedImage,
+    Request,
+    open_source,
+    working_size,
+)
 from clouds_mmseg.generate.model_files import (
     fingerprint,
     local_folder,
@@ -28,12 +38,13 @@ from clouds_mmseg.weights.locate import (
     find_or_fetch_from_hub,
 )
 
-# The official CLOUDS code samples with it.
+# Scheduler of the official CLOUDS code.
 DEFAULT_SCHEDULER = 'EulerDiscreteScheduler'
 _MARKER = 'model_index.json'
+# Characters of the cut text that a warning quotes.
 _QUOTED = 60
-# diffusion_pytorch_model.fp16.safetensors, or with -00001-of-00002 behind
-# the variant; without a variant, that part is missing.
+# diffusion_pytorch_model[.fp16][-00001-of-00002].safetensors; group 1 is the
+# variant.
 _WEIGHTS = re.compile(
     r'(?:diffusion_pytorch_model|pytorch_model|model)'
     r'(?:\.([\w-]+?))?(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)'
@@ -41,13 +52,283 @@ _WEIGHTS = re.compile(
 SAFETY_CHECKERS = ('default', 'on', 'off')
 
 
-class Loaded(NamedTuple):
-    """A pipeline and which one it is.
+class DiffusionBackend:
+    """A text-to-image or image-to-image pipeline of diffusers.
+
+    Any pipeline that diffusers' ``AutoPipeline`` classes load will do:
+    Stable Diffusion 1.x, 2.x, XL and later ones. The noise of an image comes
+    from a CPU generator of its own, so that it does not depend on the device.
+
+    Args:
+        model: Folder that ``save_pretrained`` wrote, a checkpoint in one
+            file, or an id on the Hugging Face hub.
+        mode: ``'txt2img'`` or ``'img2img'``.
+        size: Width and height in pixels; an int is both of them, or in mode
+            img2img the short edge of the model's input. In that mode the
+            result is resized to the size of the source image, which its
+            label has.
+        scheduler: ``'auto'`` (Euler where the model allows it, else its
+            own), ``'model'`` (its own) or a class name of diffusers.
+        steps: Denoising steps.
+        guidance: Scale of classifier-free guidance.
+        negative_prompt: What the images should not show.
+        strength: Mode img2img: share of the steps that is done, in (0, 1];
+            1 ignores the source.
+        dtype: See :func:`~.model_files.pick_dtype`.
+        device: See :func:`~.model_files.pick_device`.
+        local: Rank of this process on its machine.
+        batch_size: Images per batch. Rounding depends on it, so an image
+            bank keeps the one that it was started with.
+        threads: On CPU, threads of torch; rounding depends on it.
+        variant: See :func:`load_pipeline`.
+        revision: Commit or branch on the hub.
+        safety_checker: See :func:`set_safety_checker`.
+        single_file_config: See :func:`load_pipeline`.
+
+    Raises:
+        GenerationError: diffusers is missing, the model is not there or of
+            an unknown kind, or an argument is out of its range.
+    """
+
+    keeps_labels = False
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        mode: str = 'txt2img',
+        size: tuple[int, int] | int = 768,
+        scheduler: str = 'auto',
+        steps: int = 50,
+        guidance: float = 7.5,
+        negative_prompt: str = '',
+        strength: float = 0.6,
+        dtype: str = 'auto',
+        device: str = 'auto',
+        local: int = 0,
+        batch_size: int = 1,
+        threads: int = 1,
+        variant: str | None = None,
+        revision: str | None = None,
+        safety_checker: str = 'default',
+        single_file_config: str | None = None,
+    ):
+        self.model = model
+        self.mode = mode
+        self.size = size
+        self.steps = steps
+        self.guidance = guidance
+        self.negative_prompt = negative_prompt
+        self.strength = strength
+        self.batch_size = batch_size
+        self.threads = threads
+        self._check_arguments()
+        self.device = pick_device(device, local)
+        self.dtype = pick_dtype(dtype, self.device)
+        loaded = load_pipeline(
+            model,
+            mode,
+            dtype=self.dtype,
+            variant=variant,
+            revision=revision,
+            single_file_config=single_file_config,
+        )
+        self.name, self.fingerprint = loaded.name, loaded.fingerprint
+        self.variant = loaded.variant
+        self.pipe = loaded.pipe.to(self.device)
+        if negative_prompt and 'negative_prompt' not in (
+            inspect.signature(self.pipe.__call__).parameters
+        ):
+            raise GenerationError(
+                f'--negative-prompt: {type(self.pipe).__name__} takes none'
+            )
+        self.scheduler = set_scheduler(self.pipe, scheduler, self.name)
+        self.checks_safety = set_safety_checker(
+            self.pipe, safety_checker, self.name
+        )
+        self._check_size()
+
+    def _check_arguments(self):
+        rules = (
+            (self.mode in ('txt2img', 'img2img'), '--mode', self.mode,
+             'txt2img or img2img'),
+            (self.steps >= 1, '--steps', self.steps, '1 or more'),
+            (self.guidance >= 0, '--guidance', self.guidance, '0 or more'),
+            (self.batch_size >= 1, '--batch-size', self.batch_size,
+             '1 or more'),
+            (self.threads >= 1, '--threads', self.threads, '1 or more'),
+            (0 < self.strength <= 1, '--strength', self.strength,
+             'in (0, 1]'),
+        )  # fmt: skip
+        for fine, name, value, rule in rules:
+            if not fine:
+                raise GenerationError(f'{name} must be {rule}, got {value!r}')
+        if self.mode == 'img2img' and int(self.steps * self.strength) < 1:
+            raise GenerationError(
+                f'--steps {self.steps} times --strength {self.strength} is '
+                'less than one step: nothing would change. Raise one of them.'
+            )
+
+    def _check_size(self):
+        self.multiple = max(getattr(self.pipe, 'vae_scale_factor', 8), 8)
+        if self.mode == 'txt2img' and isinstance(self.size, int):
+            self.size = (self.size, self.size)
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if any(s < self.multiple or s % self.multiple for s in sides):
+            raise GenerationError(
+                f'--size {"x".join(map(str, sides))}: {self.name} needs '
+                f'multiples of {self.multiple}'
+            )
+
+    def recipe(self) -> dict:
+        """Return what the images depend on besides prompt, seed, source."""
+        recipe = dict(
+            backend='diffusers',
+            model=self.name,
+            fingerprint=self.fingerprint,
+            mode=self.mode,
+            size=self.size,
+            scheduler=self.scheduler,
+            steps=self.steps,
+            guidance=self.guidance,
+            negative_prompt=self.negative_prompt,
+            dtype=str(self.dtype).removeprefix('torch.'),
+            batch_size=self.batch_size,
+            variant=self.variant,
+            safety_checker=self.checks_safety,
+        )
+        if self.mode == 'img2img':
+            recipe['strength'] = self.strength
+        if self.device.type == 'cpu':
+            recipe['threads'] = self.threads
+        return recipe
+
+    def info(self) -> dict:
+        """Return versions, device and origin of the model."""
+        device = str(self.device)
+        if self.device.type == 'cuda':
+            device += f' ({torch.cuda.get_device_name(self.device)})'
+        return dict(
+            model=self.model,
+            pipeline=type(self.pipe).__name__,
+            device=device,
+            torch=torch.__version__,
+            diffusers=metadata.version('diffusers'),
+            transformers=metadata.version('transformers'),
+        )
+
+    def check_prompts(self, prompts: Sequence[tuple[int, str]]) -> list[str]:
+        """Find the prompts that a text encoder truncates.
+
+        Args:
+            prompts: Line and text of each.
+
+        Returns:
+            A sentence for each line and tokenizer.
+        """
+        return find_truncations(self.pipe, self.name, prompts)
+
+    def generate(self, requests: Sequence[Request]) -> list[GeneratedImage]:
+        """Generate one image for each of B requests, float in [0, 1].
+
+        Raises:
+            GenerationError: The device runs out of memory, or a source image
+                cannot be read.
+        """
+        if self.mode == 'txt2img':
+            width, height = self.size
+            generated = self._run(requests, width=width, height=height)
+            self._check_output_size(generated, requests, self.size)
+            return generated
+        sources = [open_source(r.source_path) for r in requests]
+        sizes = [working_size(s.size, self.size, self.multiple)
+                 for s in sources]  # fmt: skip
+        images = [None] * len(requests)
+        # A pipeline takes images of one size. The groups depend on the batch
+        # alone, which is always the same.
+        for size in dict.fromkeys(sizes):
+            indices = [i for i, other in enumerate(sizes) if other == size]
+            group = [requests[i] for i in indices]
+            inputs = [sources[i].resize(size, Image.LANCZOS) for i in indices]
+            generated = self._run(group, image=inputs, strength=self.strength)
+            self._check_output_size(generated, group, size)
+            for i, one in zip(indices, generated, strict=True):
+                images[i] = _resize_to_source(one, sources[i].size)
+        return images
+
+    def _run(self, requests, **options):
+        options.update(
+            prompt=[r.prompt for r in requests],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            generator=[
+                torch.Generator('cpu').manual_seed(r.seed) for r in requests
+            ],
+            output_type='np',
+        )
+        if self.negative_prompt:
+            options['negative_prompt'] = [self.negative_prompt] * len(requests)
+        try:
+            with self._reproducible():
+                output = self.pipe(**options)
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(
+                f'{self.device} runs out of memory with --batch-size '
+                f'{self.batch_size} and --size {self.size}: make one of them '
+                'smaller (and begin another bank: rounding depends on them)'
+            ) from error
+        # None where the model has no safety checker.
+        unsafe = getattr(output, 'nsfw_content_detected', None)
+        unsafe = unsafe or [False] * len(requests)
+        return [
+            GeneratedImage(np.asarray(image), unsafe=bool(flag))  # (H, W, 3)
+            for image, flag in zip(output.images, unsafe, strict=True)
+        ]
+
+    def _check_output_size(self, images, requests, size):
+        """Refuse images of another size than requested."""
+        for one, request in zip(images, requests, strict=True):
+            found = one.image.shape[1::-1]
+            if found != tuple(size):
+                raise GenerationError(
+                    f'image {request.index} (prompt line {request.line}) came '
+                    f'out {found[0]}x{found[1]}, asked for was '
+                    f'{size[0]}x{size[1]}: {self.name} makes images of other '
+                    'sizes only. Change --size.'
+                )
+
+    @contextmanager
+    def _reproducible(self):
+        """Fix threads and cuDNN algorithms, on which rounding depends."""
+        threads = torch.get_num_threads()
+        if self.device.type == 'cpu':
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True
+            ):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _resize_to_source(picture, size):
+    """Resize an image to (width, height) of its source."""
+    image = picture.image
+    if image.shape[1::-1] == size or not np.isfinite(image).all():
+        return picture
+    image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    resized = Image.fromarray(image).resize(size, Image.LANCZOS)
+    return GeneratedImage(np.asarray(resized), unsafe=picture.unsafe)
+
+
+class LoadedPipeline(NamedTuple):
+    """A loaded pipeline and its identity.
 
     Attributes:
         pipe: The pipeline of diffusers, on the CPU.
         name: Name of its folder, or its id.
-        fingerprint: Of its files, or its commit on the hub.
+        fingerprint: Hash of its files, or its commit on the hub.
         variant: Of the weight files that were loaded.
     """
 
@@ -58,33 +339,30 @@ class Loaded(NamedTuple):
 
 
 def load_pipeline(
-    model,
-    mode,
+    model: str,
+    mode: str,
     *,
-    dtype,
-    variant=None,
-    revision=None,
-    single_file_config=None,
-):
+    dtype: torch.dtype,
+    variant: str | None = None,
+    revision: str | None = None,
+    single_file_config: str | None = None,
+) -> LoadedPipeline:
     """Load a pipeline of diffusers.
 
     Args:
-        model (str): Folder that ``save_pretrained`` wrote, a checkpoint in
-            one file (``.safetensors``, ``.ckpt``), or an id on the Hugging
-            Face hub.
-        mode (str): ``'txt2img'`` or ``'img2img'``.
-        dtype (torch.dtype): Of the weights.
-        variant (str, optional): Of the weight files, such as ``'fp16'``. By
-            default the plain ones, or where a part has none, the only
-            variant that there is.
-        revision (str, optional): Commit or branch on the hub.
-        single_file_config (str, optional): For a checkpoint in one file: the
-            folder of a pipeline of that kind, whose configs and tokenizer
-            are taken. By default that of the original model, where it is
-            in the pretrained folder or the hub's cache.
-
-    Returns:
-        Loaded: Without a progress bar of its own.
+        model: Folder that ``save_pretrained`` wrote, a checkpoint in one
+            file (``.safetensors``, ``.ckpt``), or an id on the Hugging Face
+            hub.
+        mode: ``'txt2img'`` or ``'img2img'``.
+        dtype: Of the weights.
+        variant: Of the weight files, such as ``'fp16'``. By default the
+            files without variant, or where a part has none, the only variant
+            of it.
+        revision: Commit or branch on the hub.
+        single_file_config: For a checkpoint in one file: the folder of a
+            pipeline of that kind, which provides configs and tokenizer. By
+            default that of the original model, where it is in the pretrained
+            folder or the hub's cache.
 
     Raises:
         GenerationError: diffusers is missing, the model is not there or of
@@ -133,7 +411,7 @@ def load_pipeline(
         else diffusers.AutoPipelineForImage2Image
     )
     try:
-        with _complete():
+        with _require_all_weights():
             pipe = loader.from_pretrained(
                 str(folder), dtype=dtype, variant=variant
             )
@@ -143,7 +421,7 @@ def load_pipeline(
             f'({type(error).__name__}: {error})'
         ) from error
     pipe.set_progress_bar_config(disable=True)
-    return Loaded(pipe, name, mark, variant)
+    return LoadedPipeline(pipe, name, mark, variant)
 
 
 def _load_file(model, mode, dtype, config):
@@ -153,10 +431,10 @@ def _load_file(model, mode, dtype, config):
     path = Path(model).expanduser()
     folder = _config_folder(path, config)
     try:
-        # diffusers reads pickles with weights_only: none of them runs.
+        # diffusers reads pickles with weights_only: no code is executed.
         index = diffusers.DiffusionPipeline.load_config(str(folder))
         kind = getattr(diffusers, index['_class_name'])
-        with _complete():
+        with _require_all_weights():
             pipe = kind.from_single_file(
                 str(path),
                 config=str(folder),
@@ -185,11 +463,11 @@ def _load_file(model, mode, dtype, config):
         ) from error
     pipe.set_progress_bar_config(disable=True)
     mark = f'{fingerprint(path)}-{fingerprint(folder, configs=True)}'
-    return Loaded(pipe, path.name, mark, None)
+    return LoadedPipeline(pipe, path.name, mark, None)
 
 
 def _config_folder(path, given):
-    """The folder with the configs and the tokenizer of a checkpoint."""
+    """Return the folder with the configs and tokenizer of a checkpoint."""
     from diffusers.loaders.single_file_utils import (
         fetch_diffusers_config,
         load_single_file_checkpoint,
@@ -226,21 +504,23 @@ def _config_folder(path, given):
         ) from error
 
 
-def pick_variant(folder: Path, wanted: str | None, model: str) -> str | None:
+def pick_variant(
+    folder: Path, requested: str | None, model: str
+) -> str | None:
     """Choose the variant of the weight files of a pipeline's folder.
 
     Args:
         folder: What ``save_pretrained`` wrote.
-        wanted: The variant asked for; None chooses.
-        model: What the user called it.
+        requested: Variant; None chooses one.
+        model: Its name in messages.
 
     Returns:
-        A variant that at least one part has, where the others have plain
-        files; None for the plain files.
+        A variant that at least one part has, where the others have files
+        without variant; None for files without variant.
 
     Raises:
         GenerationError: No part has the variant, a part has neither it nor
-            plain files, or there are several to choose from.
+            files without variant, or there are several to choose from.
     """
     parts = {}
     for path in sorted(folder.glob('*/*')):
@@ -248,30 +528,35 @@ def pick_variant(folder: Path, wanted: str | None, model: str) -> str | None:
         if match:
             parts.setdefault(path.parent.name, set()).add(match.group(1))
     present = sorted({v for found in parts.values() for v in found if v})
-    bare = sorted(name for name, found in parts.items() if None not in found)
-    there = (
+    variant_only = sorted(
+        name for name, found in parts.items() if None not in found
+    )
+    hint = (
         f'the variants there are {", ".join(present)}'
         if present
         else 'it has no variants: leave --variant out'
     )
-    if wanted is not None and wanted not in present:
+    if requested is not None and requested not in present:
         raise GenerationError(
-            f'--variant {wanted}: --model {model} has no such weight files; '
-            + there
+            f'--variant {requested}: --model {model} has no such weight '
+            f'files; {hint}'
         )
-    # What has no plain files must all have one variant.
-    fitting = [v for v in present if all(v in parts[name] for name in bare)]
-    if wanted is None and not bare:
+    # Parts without default files must have one variant in common.
+    fitting = [
+        v for v in present if all(v in parts[name] for name in variant_only)
+    ]
+    if requested is None and not variant_only:
         return None
-    if wanted is None and len(fitting) == 1:
+    if requested is None and len(fitting) == 1:
         print_log(
             f'{model} has plain weights for some parts or none; --variant '
-            f'{fitting[0]} is used, the only one that {", ".join(bare)} has',
+            f'{fitting[0]} is used, the only one that '
+            f'{", ".join(variant_only)} has',
             logger='current',
         )
         return fitting[0]
-    if wanted in fitting:
-        return wanted
+    if requested in fitting:
+        return requested
     having = '; '.join(
         f'{name}: {", ".join(sorted(v or "plain" for v in found))}'
         for name, found in parts.items()
@@ -286,14 +571,14 @@ def pick_variant(folder: Path, wanted: str | None, model: str) -> str | None:
     )
 
 
-def set_safety_checker(pipe: Any, wanted: str, name: str) -> bool:
+def set_safety_checker(pipe: Any, setting: str, name: str) -> bool:
     """Switch the check for unsafe images on or off.
 
     Args:
         pipe: A pipeline of diffusers; is changed.
-        wanted: ``'default'`` leaves it as the model has it, ``'on'`` demands
-            one, ``'off'`` removes it.
-        name: What the model is called in messages.
+        setting: ``'default'`` keeps the model's setting, ``'on'`` requires a
+            checker, ``'off'`` removes it.
+        name: Of the model, in messages.
 
     Returns:
         Whether the pipeline checks its images.
@@ -301,26 +586,26 @@ def set_safety_checker(pipe: Any, wanted: str, name: str) -> bool:
     Raises:
         GenerationError: ``'on'``, and the model has none.
     """
-    if wanted not in SAFETY_CHECKERS:
+    if setting not in SAFETY_CHECKERS:
         raise GenerationError(
             f'--safety-checker must be one of {", ".join(SAFETY_CHECKERS)}, '
-            f'got {wanted!r}'
+            f'got {setting!r}'
         )
-    if wanted == 'off' and getattr(pipe, 'safety_checker', None) is not None:
+    if setting == 'off' and getattr(pipe, 'safety_checker', None) is not None:
         pipe.safety_checker = None
         pipe.register_to_config(requires_safety_checker=False)
     there = getattr(pipe, 'safety_checker', None) is not None
-    if wanted == 'on' and not there:
+    if setting == 'on' and not there:
         raise GenerationError(f'--safety-checker on: {name} comes without one')
     return there
 
 
 @contextmanager
-def _complete():
-    """Turn a warning that some weights are random into an error.
+def _require_all_weights() -> Iterator[None]:
+    """Turn the warning about randomly initialised weights into an error.
 
-    diffusers and transformers initialise what a file lacks and go on; such a
-    model makes images of noise.
+    diffusers and transformers initialise weights that a file lacks and
+    continue; such a model generates noise.
     """
 
     class Collect(logging.Handler):
@@ -351,53 +636,55 @@ def _complete():
         )
 
 
-def set_scheduler(pipe, wanted, name):
-    """Give a pipeline another scheduler.
+def set_scheduler(pipe: Any, scheduler: str, name: str) -> str:
+    """Replace the scheduler of a pipeline.
 
     Args:
-        pipe (DiffusionPipeline): Is changed.
-        wanted (str): ``'auto'``, ``'model'`` or a class name of diffusers.
-        name (str): What the model is called in messages.
+        pipe: A pipeline of diffusers; is changed.
+        scheduler: ``'auto'``, ``'model'`` or a class name of diffusers.
+        name: Of the model, in messages.
 
     Returns:
-        str: Class name of the scheduler that it has now.
+        Class name of the scheduler that it has now.
 
     Raises:
         GenerationError: The scheduler does not fit the model.
     """
     own = type(pipe.scheduler)
-    if wanted == 'model':
+    if scheduler == 'model':
         return own.__name__
     fitting = {c.__name__: c for c in pipe.scheduler.compatibles}
     fitting[own.__name__] = own
-    if wanted == 'auto':
-        wanted = DEFAULT_SCHEDULER
-        if wanted not in fitting:
+    if scheduler == 'auto':
+        scheduler = DEFAULT_SCHEDULER
+        if scheduler not in fitting:
             print_log(
-                f'{name} is not made for {wanted}; its own {own.__name__} is '
-                'used',
+                f'{name} is not made for {scheduler}; its own '
+                f'{own.__name__} is used',
                 logger='current',
             )
             return own.__name__
-    if wanted not in fitting:
+    if scheduler not in fitting:
         raise GenerationError(
-            f'--scheduler {wanted!r} does not fit {name}; use auto, model or '
-            f'one of {", ".join(sorted(fitting))}'
+            f'--scheduler {scheduler!r} does not fit {name}; use auto, model '
+            f'or one of {", ".join(sorted(fitting))}'
         )
-    pipe.scheduler = fitting[wanted].from_config(pipe.scheduler.config)
-    return wanted
+    pipe.scheduler = fitting[scheduler].from_config(pipe.scheduler.config)
+    return scheduler
 
 
-def truncations(pipe, name, prompts):
-    """Find the prompts that a text encoder cuts.
+def find_truncations(
+    pipe: Any, name: str, prompts: Sequence[tuple[int, str]]
+) -> list[str]:
+    """Find the prompts that a text encoder truncates.
 
     Args:
-        pipe (DiffusionPipeline): Its tokenizers are asked.
-        name (str): What the model is called in messages.
-        prompts (Sequence[tuple[int, str]]): Line and text of each.
+        pipe: A pipeline of diffusers.
+        name: Of the model, in messages.
+        prompts: Line and text of each.
 
     Returns:
-        list[str]: A sentence for each line and tokenizer.
+        A sentence for each line and tokenizer.
     """
     found = []
     for key in ('tokenizer', 'tokenizer_2', 'tokenizer_3'):
@@ -410,7 +697,7 @@ def truncations(pipe, name, prompts):
             ids = tokenizer(text, truncation=False, verbose=False).input_ids
             if len(ids) <= limit:
                 continue
-            # The last place goes to the end token.
+            # The last token is the end token.
             lost = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
             if len(lost) > _QUOTED:
                 lost = lost[:_QUOTED] + '...'
@@ -419,282 +706,3 @@ def truncations(pipe, name, prompts):
                 f'{limit}: lost is {lost!r}'
             )
     return found
-
-
-class DiffusionBackend:
-    """A text-to-image or image-to-image pipeline of diffusers.
-
-    Any pipeline that diffusers' ``AutoPipeline`` classes load will do:
-    Stable Diffusion 1.x, 2.x, XL and later ones. The noise of an image comes
-    from a CPU generator of its own, so that it does not depend on the device.
-
-    Args:
-        model (str): Folder that ``save_pretrained`` wrote, a checkpoint in
-            one file, or an id on the Hugging Face hub.
-        mode (str): ``'txt2img'`` or ``'img2img'``.
-        size (tuple[int, int] | int): Width and height in pixels; an int is
-            both of them, or in mode img2img the short edge at which the
-            model sees a source image. There the result is resized to the
-            source's own size, which its label has.
-        scheduler (str): ``'auto'`` (Euler where the model allows it, else
-            its own), ``'model'`` (its own) or a class name of diffusers.
-        steps (int): Denoising steps.
-        guidance (float): Scale of classifier-free guidance.
-        negative_prompt (str): What the images should not show.
-        strength (float): Mode img2img: share of the steps that is done, in
-            (0, 1]; 1 forgets the source.
-        dtype (str): See :func:`~.model_files.pick_dtype`.
-        device (str): See :func:`~.model_files.pick_device`.
-        local (int): Number of this process on its machine.
-        batch_size (int): Images at once. Rounding depends on it, so a bank
-            keeps the one that it was begun with.
-        threads (int): On CPU, threads of torch; rounding depends on it.
-        variant (str, optional): See :func:`~.pipeline.load_pipeline`.
-        revision (str, optional): Commit or branch on the hub.
-        safety_checker (str): See :func:`~.pipeline.set_safety_checker`.
-        single_file_config (str, optional): See
-            :func:`~.pipeline.load_pipeline`.
-
-    Raises:
-        GenerationError: diffusers is missing, the model is not there or of
-            an unknown kind, or an argument is out of its range.
-    """
-
-    keeps_labels = False
-
-    def __init__(
-        self,
-        model,
-        *,
-        mode='txt2img',
-        size=768,
-        scheduler='auto',
-        steps=50,
-        guidance=7.5,
-        negative_prompt='',
-        strength=0.6,
-        dtype='auto',
-        device='auto',
-        local=0,
-        batch_size=1,
-        threads=1,
-        variant=None,
-        revision=None,
-        safety_checker='default',
-        single_file_config=None,
-    ):
-        self.model = model
-        self.mode = mode
-        self.size = size
-        self.steps = steps
-        self.guidance = guidance
-        self.negative_prompt = negative_prompt
-        self.strength = strength
-        self.batch_size = batch_size
-        self.threads = threads
-        self._check()
-        self.device = pick_device(device, local)
-        self.dtype = pick_dtype(dtype, self.device)
-        loaded = load_pipeline(
-            model,
-            mode,
-            dtype=self.dtype,
-            variant=variant,
-            revision=revision,
-            single_file_config=single_file_config,
-        )
-        self.name, self.fingerprint = loaded.name, loaded.fingerprint
-        self.variant = loaded.variant
-        self.pipe = loaded.pipe.to(self.device)
-        if negative_prompt and 'negative_prompt' not in (
-            inspect.signature(self.pipe.__call__).parameters
-        ):
-            raise GenerationError(
-                f'--negative-prompt: {type(self.pipe).__name__} takes none'
-            )
-        self.scheduler = set_scheduler(self.pipe, scheduler, self.name)
-        self.checks_safety = set_safety_checker(
-            self.pipe, safety_checker, self.name
-        )
-        self._check_size()
-
-    def _check(self):
-        rules = (
-            (self.mode in ('txt2img', 'img2img'), '--mode', self.mode,
-             'txt2img or img2img'),
-            (self.steps >= 1, '--steps', self.steps, '1 or more'),
-            (self.guidance >= 0, '--guidance', self.guidance, '0 or more'),
-            (self.batch_size >= 1, '--batch-size', self.batch_size,
-             '1 or more'),
-            (self.threads >= 1, '--threads', self.threads, '1 or more'),
-            (0 < self.strength <= 1, '--strength', self.strength,
-             'in (0, 1]'),
-        )  # fmt: skip
-        for fine, name, value, rule in rules:
-            if not fine:
-                raise GenerationError(f'{name} must be {rule}, got {value!r}')
-        if self.mode == 'img2img' and int(self.steps * self.strength) < 1:
-            raise GenerationError(
-                f'--steps {self.steps} times --strength {self.strength} is '
-                'less than one step: nothing would change. Raise one of them.'
-            )
-
-    def _check_size(self):
-        self.multiple = max(getattr(self.pipe, 'vae_scale_factor', 8), 8)
-        if self.mode == 'txt2img' and isinstance(self.size, int):
-            self.size = (self.size, self.size)
-        sides = self.size if isinstance(self.size, tuple) else (self.size,)
-        if any(s < self.multiple or s % self.multiple for s in sides):
-            raise GenerationError(
-                f'--size {"x".join(map(str, sides))}: {self.name} needs '
-                f'multiples of {self.multiple}'
-            )
-
-    def recipe(self):
-        """Return what the images depend on besides prompt, seed, source."""
-        recipe = dict(
-            backend='diffusers',
-            model=self.name,
-            fingerprint=self.fingerprint,
-            mode=self.mode,
-            size=self.size,
-            scheduler=self.scheduler,
-            steps=self.steps,
-            guidance=self.guidance,
-            negative_prompt=self.negative_prompt,
-            dtype=str(self.dtype).removeprefix('torch.'),
-            batch_size=self.batch_size,
-            variant=self.variant,
-            safety_checker=self.checks_safety,
-        )
-        if self.mode == 'img2img':
-            recipe['strength'] = self.strength
-        if self.device.type == 'cpu':
-            recipe['threads'] = self.threads
-        return recipe
-
-    def info(self):
-        """Return the versions, the device and where the model came from."""
-        device = str(self.device)
-        if self.device.type == 'cuda':
-            device += f' ({torch.cuda.get_device_name(self.device)})'
-        return dict(
-            model=self.model,
-            pipeline=type(self.pipe).__name__,
-            device=device,
-            torch=torch.__version__,
-            diffusers=metadata.version('diffusers'),
-            transformers=metadata.version('transformers'),
-        )
-
-    def check_prompts(self, prompts):
-        """Name the lines that a text encoder cuts.
-
-        Args:
-            prompts (Sequence[tuple[int, str]]): Line and text of each.
-
-        Returns:
-            list[str]: A sentence for each line and tokenizer.
-        """
-        return truncations(self.pipe, self.name, prompts)
-
-    def generate(self, requests):
-        """Make the images of some requests.
-
-        Args:
-            requests (Sequence[Request]): B of them.
-
-        Returns:
-            list[Picture]: B pictures, float in [0, 1].
-
-        Raises:
-            GenerationError: The device runs out of memory, or a source image
-                cannot be read.
-        """
-        if self.mode == 'txt2img':
-            width, height = self.size
-            made = self._run(requests, width=width, height=height)
-            self._check_made(made, requests, self.size)
-            return made
-        sources = [open_source(r.source_path) for r in requests]
-        sizes = [working_size(s.size, self.size, self.multiple)
-                 for s in sources]  # fmt: skip
-        pictures = [None] * len(requests)
-        # A pipeline takes images of one size. Which ones go together follows
-        # from the batch, which is always the same.
-        for size in dict.fromkeys(sizes):
-            at = [i for i, other in enumerate(sizes) if other == size]
-            made = self._run(
-                [requests[i] for i in at],
-                image=[sources[i].resize(size, Image.LANCZOS) for i in at],
-                strength=self.strength,
-            )
-            self._check_made(made, [requests[i] for i in at], size)
-            for i, picture in zip(at, made, strict=True):
-                pictures[i] = _restored(picture, sources[i].size)
-        return pictures
-
-    def _run(self, requests, **options):
-        options.update(
-            prompt=[r.prompt for r in requests],
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            generator=[
-                torch.Generator('cpu').manual_seed(r.seed) for r in requests
-            ],
-            output_type='np',
-        )
-        if self.negative_prompt:
-            options['negative_prompt'] = [self.negative_prompt] * len(requests)
-        try:
-            with self._reproducible():
-                output = self.pipe(**options)
-        except torch.OutOfMemoryError as error:
-            raise GenerationError(
-                f'{self.device} runs out of memory with --batch-size '
-                f'{self.batch_size} and --size {self.size}: make one of them '
-                'smaller (and begin another bank: rounding depends on them)'
-            ) from error
-        # None where the model has no safety checker.
-        unsafe = getattr(output, 'nsfw_content_detected', None)
-        unsafe = unsafe or [False] * len(requests)
-        return [
-            Picture(np.asarray(image), unsafe=bool(flag))  # (H, W, 3)
-            for image, flag in zip(output.images, unsafe, strict=True)
-        ]
-
-    def _check_made(self, pictures, requests, size):
-        """Refuse images of another size than was asked for."""
-        for picture, request in zip(pictures, requests, strict=True):
-            found = picture.image.shape[1::-1]
-            if found != tuple(size):
-                raise GenerationError(
-                    f'image {request.index} (prompt line {request.line}) came '
-                    f'out {found[0]}x{found[1]}, asked for was '
-                    f'{size[0]}x{size[1]}: {self.name} makes images of other '
-                    'sizes only. Change --size.'
-                )
-
-    @contextmanager
-    def _reproducible(self):
-        """Fix what rounding depends on, and put it back afterwards."""
-        threads = torch.get_num_threads()
-        if self.device.type == 'cpu':
-            torch.set_num_threads(self.threads)
-        try:
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True
-            ):
-                yield
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _restored(picture, size):
-    """Resize a picture to (width, height) of its source."""
-    image = picture.image
-    if image.shape[1::-1] == size or not np.isfinite(image).all():
-        return picture
-    image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    resized = Image.fromarray(image).resize(size, Image.LANCZOS)
-    return Picture(np.asarray(resized), unsafe=picture.unsafe)

@@ -1,9 +1,17 @@
-"""Writing of a generated image set by one or more processes."""
+"""Image banks: generated image sets, written by one or more processes.
+
+An image bank is a folder with ``bank.json`` (the recipe: everything that the
+images depend on), the images, and ``manifest.jsonl`` with one entry per
+image. While images are being added, each process appends its entries to a
+shard file of its own; :meth:`ImageBank.finish` merges these.
+"""
 
 import errno
+import io
 import json
 import logging
 import os
+from collections.abc import Container, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,177 +37,58 @@ try:
 except ImportError:  # Windows: two processes of one rank go unnoticed.
     fcntl = None
 
-
-class ShardFile:
-    """Appends entries, each of them on disk before the call returns.
-
-    The file is locked, so that the same command started twice fails instead
-    of doing the work twice. What a kill left of a last line is cut off.
-
-    Args:
-        path (Path): The file; its folder is made.
-
-    Raises:
-        OutputLockedError: Another process has it open.
-    """
-
-    def __init__(self, path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open_locked(path)
-        if self._stream is None:
-            raise OutputLockedError(
-                f'another process is writing {path}. Wait for it or stop it; '
-                'processes that share the work need different ranks '
-                '(torchrun and srun set them, or use --shard K/N).'
-            )
-        content = self._stream.read()
-        self._end = content.rfind(b'\n') + 1
-        self._stream.truncate(self._end)
-
-    def append(self, entry):
-        """Write a dict as one line and flush it to the disk.
-
-        Raises:
-            OSError: It could not be written whole; the file is as before.
-        """
-        line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
-        try:
-            self._stream.seek(self._end)
-            written = 0
-            while written < len(line):
-                written += self._stream.write(line[written:])
-            os.fsync(self._stream.fileno())
-        except OSError:
-            self._stream.truncate(self._end)
-            raise
-        self._end += len(line)
-
-    def remove(self):
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)
-        self.close()
-
-    def close(self):
-        """Give up the lock. A second call does nothing."""
-        self._stream.close()
-
-
-def open_locked(path):
-    """Open a file for reading and writing and lock it.
-
-    Returns:
-        io.FileIO | None: Unbuffered, so that a failed write leaves nothing
-        behind that closing would write; None if another process has it.
-    """
-    while True:
-        stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0)
-        try:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between open and lock its owner may have removed the file.
-            if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
-                return stream
-        except BlockingIOError:
-            stream.close()
-            return None
-        except FileNotFoundError:
-            pass
-        except OSError:
-            # A file system without locks: the check is given up.
-            return stream
-        stream.close()
-
-
-def remove_idle(folder):
-    """Delete the shards that no process is writing, and then the folder.
-
-    Args:
-        folder (Path): Holds the shards; their lines are in the manifest.
-    """
-    for path in folder.glob('*.jsonl'):
-        stream = open_locked(path)
-        if stream is not None:
-            path.unlink(missing_ok=True)
-            stream.close()
-    try:
-        folder.rmdir()
-    except OSError:
-        # Another process still has its shard there, and removes it itself.
-        pass
-
-
+# Characters of a value in a message.
 _LENGTH = 70
-# Not written by the first versions: what a bank of theirs was made with in
-# this respect is not known.
-_LATER = {'variant', 'safety_checker'}
+# Keys that recipes of the first versions lack; absent means unknown there.
+_ADDED_LATER = {'variant', 'safety_checker'}
 _NAMES = {
     'fingerprint': 'fingerprint (the files of the model have changed)',
     'threads': 'threads (rounding depends on it)',
     'batch_size': 'batch_size (rounding depends on it)',
 }
-
-
-def differences(found, asked):
-    """Name what differs between two recipes, one line each.
-
-    Args:
-        found (dict): Recipe of the bank on disk.
-        asked (dict): Recipe of this command.
-
-    Returns:
-        list[str]: Empty if the recipes are equal.
-    """
-    lines = []
-    for key in dict.fromkeys((*found, *asked)):
-        old, new = found.get(key), asked.get(key)
-        if old == new or (key in _LATER and key not in found):
-            continue
-        if key == 'prompts' and old and new:
-            lines.append(_prompts(old, new))
-            continue
-        name = _NAMES.get(key, key)
-        lines.append(f'{name}: the bank has {_short(old)}, now {_short(new)}')
-    return lines
-
-
-def _prompts(old, new):
-    for number, (a, b) in enumerate(zip(old, new, strict=False), 1):
-        if a != b:
-            return (
-                f'prompts: prompt {number} is {_short(a)} in the bank, now '
-                f'{_short(b)}'
-            )
-    return f'prompts: the bank has {len(old)} of them, now {len(new)}'
-
-
-def _short(value):
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LENGTH else text[: _LENGTH - 3] + '...'
-
-
-# Of the info: what images depend on beside the recipe, less than on that.
+# Entries of the info that images depend on slightly.
 _VERSIONS = ('torch', 'diffusers', 'transformers', 'device')
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Rank, number of processes, rank on this machine: torchrun and accelerate;
+# Slurm's srun (SLURM_NTASKS is set in a batch script's own process too, which
+# is alone, so the number of the step is what counts); Open MPI; MPICH.
+_LAUNCHERS = (
+    ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID'),
+    (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+    ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID'),
+)
 
 
-class Bank:
-    """A bank that images are added to.
+class ImageBank:
+    """An image bank that is opened for adding images.
 
     Args:
-        root (str | Path): Folder; made if there is none.
-        recipe (dict): What the images depend on; JSON values. A bank that is
-            there must have the same.
-        info (dict): What people may want to know; not compared.
-        num (int): Images asked for. A bank grows, but never shrinks.
-        rank (int): Number of this process among those that write.
+        root: Folder; created if it does not exist.
+        recipe: What the images depend on; JSON values. An existing bank must
+            have the same.
+        info: Further information; not compared.
+        num: Number of images. A bank can grow, but never shrinks.
+        rank: Rank of this process among those that write.
 
     Raises:
         GenerationError: The folder holds a bank of another recipe, or files
             but no bank, or cannot be written.
     """
 
-    def __init__(self, root, recipe, *, info, num, rank=0):
+    def __init__(
+        self,
+        root: str | Path,
+        recipe: dict,
+        *,
+        info: dict,
+        num: int,
+        rank: int = 0,
+    ):
         self.root = Path(root)
         # Through JSON and back: tuples become the lists that files hold.
         self.recipe = json.loads(json.dumps(recipe))
@@ -210,11 +99,11 @@ class Bank:
         with self._explained():
             self._open()
 
-    def begin(self):
-        """Claim the share of this process, before the first image is added.
+    def begin(self) -> None:
+        """Lock the shard of this process, before the first image is added.
 
         Raises:
-            OutputLockedError: Another process of the same rank is at work.
+            OutputLockedError: Another process of the same rank is writing.
             GenerationError: The folder cannot be written.
         """
         for key in _VERSIONS:
@@ -238,7 +127,7 @@ class Bank:
             others = self.root.is_dir() and any(
                 not p.name.startswith('.') for p in self.root.iterdir()
             )
-            # Asked again: another process may just have made the bank.
+            # Checked again: another process may just have created it.
             if others and not path.exists():
                 raise GenerationError(
                     f'{self.root} holds files but no bank ({BANK_FILE}). '
@@ -247,7 +136,7 @@ class Bank:
             self._create(path)
         found = read_bank(self.root)
         self.before = found.get('info') or {}
-        problems = differences(found['recipe'], self.recipe)
+        problems = recipe_differences(found['recipe'], self.recipe)
         if problems:
             raise GenerationError(
                 f'the bank {self.root} was made otherwise:\n'
@@ -259,7 +148,7 @@ class Bank:
             self._write(path, self.num)
 
     def _create(self, path):
-        """Write bank.json unless another process was faster."""
+        """Write bank.json unless another process has done so."""
         self.root.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f'.{BANK_FILE}-{os.getpid()}')
         try:
@@ -289,15 +178,12 @@ class Bank:
         with atomic_path(path) as temporary:
             self._dump(temporary, num)
 
-    def done(self, *, labels=False, verify=False):
-        """Find out which images are there.
+    def done(self, *, labels: bool = False, verify: bool = False) -> set[int]:
+        """Return the indices of the images whose entry and files exist.
 
         Args:
-            labels (bool): Whether an image counts only with its label.
-            verify (bool): Whether to compare hashes instead of file sizes.
-
-        Returns:
-            set[int]: Indices of the images whose entry and files are there.
+            labels: Whether an image counts only with its label.
+            verify: Whether to compare hashes instead of file sizes.
         """
         with self._explained():
             return {
@@ -320,14 +206,21 @@ class Bank:
             label is not None and (self.root / label).is_file()
         )
 
-    def add(self, index, payload, entry, *, label=None):
-        """Put an image into the bank.
+    def add(
+        self,
+        index: int,
+        payload: bytes,
+        entry: dict,
+        *,
+        label: bytes | None = None,
+    ) -> None:
+        """Write an image and its entry.
 
         Args:
-            index (int): Number of the image.
-            payload (bytes): The encoded PNG.
-            entry (dict): Of the manifest; the file and label are added here.
-            label (bytes, optional): The encoded label, for evaluation.
+            index: Number of the image.
+            payload: The encoded PNG.
+            entry: Of the manifest; the file and label are added here.
+            label: The encoded label, for evaluation.
 
         Raises:
             GenerationError: The disk is full or fails.
@@ -346,12 +239,11 @@ class Bank:
                     temporary.write_bytes(label)
             self._shard.append(entry)
 
-    def sweep(self, indices):
-        """Remove what a killed process left of images that it was writing.
+    def sweep(self, indices: Container[int]) -> None:
+        """Remove the temporary files that a killed process left behind.
 
         Args:
-            indices (Container[int]): Images that are this process's own; no
-                other process is writing them.
+            indices: Images of this process, which no other process writes.
         """
         for folder in (IMAGE_FOLDER, LABEL_FOLDER):
             for path in leftovers(self.root / folder / '*.png'):
@@ -359,14 +251,14 @@ class Bank:
                 if number.isdigit() and int(number) in indices:
                     path.unlink(missing_ok=True)
 
-    def finish(self):
-        """Gather the shards in one manifest if every image is there.
+    def finish(self) -> bool:
+        """Merge the shards into one manifest if every image exists.
 
         Processes that finish at the same time write the same manifest, so
-        that the files do not depend on how many there were.
+        the files do not depend on the number of processes.
 
         Returns:
-            bool: Whether the bank is complete.
+            Whether the bank is complete.
         """
         with self._explained():
             entries = read_entries(self.root)
@@ -380,9 +272,9 @@ class Bank:
             return True
 
     def _write_manifest(self, entries):
-        """Write the manifest, unless it says the same already.
+        """Write the manifest if it changes.
 
-        A bank that is complete may lie on a disk that cannot be written.
+        A complete bank may be on a read-only disk.
         """
         path = self.root / MANIFEST_FILE
         payload = b''.join(encode_entry(e) for e in entries.values())
@@ -391,13 +283,14 @@ class Bank:
         with atomic_path(path) as temporary:
             temporary.write_bytes(payload)
 
-    def close(self):
-        """Let other processes write to the shard of this one."""
+    def close(self) -> None:
+        """Release the lock on the shard of this process."""
         if self._shard is not None:
             self._shard.close()
 
     @contextmanager
     def _explained(self):
+        """Turn an OSError into a GenerationError with a remedy."""
         try:
             yield
         except OSError as error:
@@ -412,29 +305,149 @@ class Bank:
             ) from error
 
 
-def image_name(index):
+def image_name(index: int) -> str:
     """Return the file name of an image."""
     return f'{index:06d}.png'
 
 
-def encode_entry(entry):
+def encode_entry(entry: dict) -> bytes:
     """Return a line of a manifest, UTF-8 with its newline."""
     return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
 
 
-# Rank, number of processes, rank on this machine: torchrun and accelerate;
-# Slurm's srun (SLURM_NTASKS is set in a batch script's own process too, which
-# is alone, so the number of the step is what counts); Open MPI; MPICH.
-_LAUNCHERS = (
-    ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID'),
-    (
-        'OMPI_COMM_WORLD_RANK',
-        'OMPI_COMM_WORLD_SIZE',
-        'OMPI_COMM_WORLD_LOCAL_RANK',
-    ),
-    ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID'),
-)
+def recipe_differences(found: dict, requested: dict) -> list[str]:
+    """Describe the differences of two recipes, one line each.
+
+    Args:
+        found: Recipe of the bank on disk.
+        requested: Recipe of this command.
+    """
+    lines = []
+    for key in dict.fromkeys((*found, *requested)):
+        old, new = found.get(key), requested.get(key)
+        if old == new or (key in _ADDED_LATER and key not in found):
+            continue
+        if key == 'prompts' and old and new:
+            lines.append(_prompts(old, new))
+            continue
+        name = _NAMES.get(key, key)
+        lines.append(f'{name}: the bank has {_short(old)}, now {_short(new)}')
+    return lines
+
+
+def _prompts(old, new):
+    for number, (a, b) in enumerate(zip(old, new, strict=False), 1):
+        if a != b:
+            return (
+                f'prompts: prompt {number} is {_short(a)} in the bank, now '
+                f'{_short(b)}'
+            )
+    return f'prompts: the bank has {len(old)} of them, now {len(new)}'
+
+
+def _short(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LENGTH else text[: _LENGTH - 3] + '...'
+
+
+class ShardFile:
+    """File of manifest entries, each synced to disk when it is appended.
+
+    The file is locked, so that the same command started twice fails instead
+    of doing the work twice. An incomplete last line, left by a killed
+    process, is cut off.
+
+    Args:
+        path: The file; its folder is created.
+
+    Raises:
+        OutputLockedError: Another process has it open.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = open_locked(path)
+        if self._stream is None:
+            raise OutputLockedError(
+                f'another process is writing {path}. Wait for it or stop it; '
+                'processes that share the work need different ranks '
+                '(torchrun and srun set them, or use --shard K/N).'
+            )
+        content = self._stream.read()
+        self._end = content.rfind(b'\n') + 1
+        self._stream.truncate(self._end)
+
+    def append(self, entry: dict) -> None:
+        """Write a dict as one line and sync it to disk.
+
+        Raises:
+            OSError: The line could not be written; the file is as before.
+        """
+        line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
+        try:
+            self._stream.seek(self._end)
+            written = 0
+            while written < len(line):
+                written += self._stream.write(line[written:])
+            os.fsync(self._stream.fileno())
+        except OSError:
+            self._stream.truncate(self._end)
+            raise
+        self._end += len(line)
+
+    def remove(self):
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self):
+        """Release the lock. A second call does nothing."""
+        self._stream.close()
+
+
+def open_locked(path: Path) -> io.FileIO | None:
+    """Open a file for reading and writing and lock it.
+
+    Returns:
+        Unbuffered, so that after a failed write closing writes nothing more;
+        None if another process has it.
+    """
+    while True:
+        stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0)
+        try:
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and lock its owner may have removed the file.
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
+                return stream
+        except BlockingIOError:
+            stream.close()
+            return None
+        except FileNotFoundError:
+            pass
+        except OSError:
+            # A file system without locks: no check is possible.
+            return stream
+        stream.close()
+
+
+def remove_idle(folder: Path) -> None:
+    """Delete the shards that no process is writing, then the folder.
+
+    Args:
+        folder: Of shards whose entries are in the manifest.
+    """
+    for path in folder.glob('*.jsonl'):
+        stream = open_locked(path)
+        if stream is not None:
+            path.unlink(missing_ok=True)
+            stream.close()
+    try:
+        folder.rmdir()
+    except OSError:
+        # Another process still has its shard there, and removes it itself.
+        pass
 
 
 class Shard(NamedTuple):
@@ -442,24 +455,23 @@ class Shard(NamedTuple):
 
     Attributes:
         rank: Number of the process, from 0.
-        world: How many processes there are.
-        local: Number of the process on its machine, which picks its device.
+        world: Number of processes.
+        local: Rank on its machine, which selects the device.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
 
-    def owns(self, unit):
-        """Whether this process makes a unit of work (an int from 0)."""
+    def owns(self, unit: int) -> bool:
+        """Tell whether a unit of work, from 0, belongs to this process."""
         return unit % self.world == self.rank
 
 
-def shard_from_environment(environ=os.environ):
-    """Find the share of this process; one process alone has all of it.
+def shard_from_environment(environ: Mapping[str, str] = os.environ) -> Shard:
+    """Read the share of this process from the variables of its launcher.
 
-    Args:
-        environ (Mapping[str, str]): The environment.
+    A process without launcher has all of the work.
 
     Raises:
         GenerationError: A launcher's variables contradict each other.
@@ -482,8 +494,8 @@ def shard_from_environment(environ=os.environ):
     return Shard()
 
 
-def parse_shard(text):
-    """Read ``K/N``: share K, from 0, of N.
+def parse_shard(text: str) -> Shard:
+    """Parse ``K/N``: share K, from 0, of N.
 
     Raises:
         GenerationError: It is written otherwise or out of range.

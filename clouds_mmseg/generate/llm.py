@@ -1,4 +1,4 @@
-"""Prompts written by a language model."""
+"""Prompt generation with a language model."""
 
 import logging
 import random
@@ -17,17 +17,17 @@ from clouds_mmseg.generate.model_files import (
     unreachable,
 )
 from clouds_mmseg.generate.prompts import (
-    PLACES,
+    LOCATIONS,
     SEASONS,
     TIMES,
     WEATHERS,
-    Unique,
+    UniquePrompts,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import GenerationError
 
 _MIN_WORDS, _MAX_WORDS = 5, 60
-# `1.`, `2)`, `-`, `*`, quotes: what models put before and around list items.
+# `1.`, `2)`, `-`, `*` before list items, and quotes around them.
 _BULLET = re.compile(r'^\s*(?:[-*\u2022]+|\(?\d+[.):])\s+')
 _QUOTES = '"\'\u201c\u201d\u2018\u2019`*'
 
@@ -49,15 +49,15 @@ Rules: one prompt a line; 15 to 45 words each; plain English; no numbering, \
 no quotes, no headings, no remarks before or after the list."""
 
 
-def instruction_for(call, *, seed, count):
-    """Return the text that the model is asked with.
+def instruction_for(call: int, *, seed: int, count: int) -> str:
+    """Return the instruction of one call of the model.
 
     Args:
-        call (int): Number of the call, from 0. Classes and scenes of a call
-            depend on it and the seed alone; five calls in a row ask for
-            every class.
-        seed (int): Of the random numbers.
-        count (int): Prompts to ask for.
+        call: Number of the call, from 0. Classes and scenes of a call depend
+            on it and the seed alone; five consecutive calls request every
+            class.
+        seed: Of the random numbers.
+        count: Prompts to request.
     """
     deck = list(CLASSES)
     random.Random(f'{seed}/{call // 5}').shuffle(deck)
@@ -66,22 +66,19 @@ def instruction_for(call, *, seed, count):
     return INSTRUCTION.format(
         count=count,
         classes=', '.join(deck[call % 5 * 4 : call % 5 * 4 + 4]),
-        place=rng.choice(PLACES),
+        place=rng.choice(LOCATIONS),
         season=season,
         time=rng.choice(TIMES),
         weather=rng.choice([w for w, s in WEATHERS.items() if season in s]),
     )
 
 
-def parse_answer(text):
-    """Find the prompts in what a model has written.
-
-    Args:
-        text (str): Its answer.
+def parse_answer(text: str) -> tuple[list[str], int]:
+    """Extract the prompts from a response of the model.
 
     Returns:
-        tuple[list[str], int]: The prompts, and how many other lines there
-        were: headings, remarks, and lines too short or too long.
+        The prompts, and the number of other lines: headings, remarks, and
+        lines too short or too long.
     """
     prompts, rejected = [], 0
     for line in text.splitlines():
@@ -102,14 +99,14 @@ _MARKER = 'config.json'
 
 @dataclass
 class Written:
-    """What a language model wrote.
+    """Prompts of a language model.
 
     Attributes:
-        prompts: The prompts, all different.
-        duplicates: Prompts dropped because they were there already.
-        rejected: Lines dropped because they are no prompts.
-        calls: How often the model was asked.
-        how: What the prompts depend on, for the JSON file beside them.
+        prompts: All different.
+        duplicates: Number of repeated prompts that were dropped.
+        rejected: Number of lines that are no prompts.
+        calls: Number of calls of the model.
+        how: Provenance of the prompts, for the JSON file beside them.
     """
 
     prompts: list
@@ -120,19 +117,19 @@ class Written:
 
 
 class PromptWriter:
-    """Asks a causal language model for prompts.
+    """Prompt generation with a causal language model.
 
     Args:
-        model (str): Folder that ``save_pretrained`` wrote, or an id on the
+        model: Folder that ``save_pretrained`` wrote, or an id on the
             Hugging Face hub; instruction-tuned, any that ``transformers``
             loads without code of its own.
-        device (str): See :func:`~.model_files.pick_device`.
-        dtype (str): See :func:`~.model_files.pick_dtype`.
-        temperature (float): Above 0; higher is more varied.
-        top_p (float): In (0, 1]: share of the probability that is drawn from.
-        max_new_tokens (int): Length of an answer.
-        per_call (int): Prompts to ask for at a time.
-        revision (str, optional): Commit or branch on the hub.
+        device: See :func:`~.model_files.pick_device`.
+        dtype: See :func:`~.model_files.pick_dtype`.
+        temperature: Above 0; higher is more varied.
+        top_p: In (0, 1]: share of the probability that is drawn from.
+        max_new_tokens: Length of an answer.
+        per_call: Prompts to ask for at a time.
+        revision: Commit or branch on the hub.
 
     Raises:
         GenerationError: transformers is missing, the model is not there, or
@@ -141,15 +138,15 @@ class PromptWriter:
 
     def __init__(
         self,
-        model,
+        model: str,
         *,
-        device='auto',
-        dtype='auto',
-        temperature=0.9,
-        top_p=0.95,
-        max_new_tokens=1024,
-        per_call=10,
-        revision=None,
+        device: str = 'auto',
+        dtype: str = 'auto',
+        temperature: float = 0.9,
+        top_p: float = 0.95,
+        max_new_tokens: int = 1024,
+        per_call: int = 10,
+        revision: str | None = None,
     ):
         rules = (
             (temperature > 0, '--temperature', temperature, 'above 0'),
@@ -194,7 +191,7 @@ class PromptWriter:
                 dtype=self.dtype,
                 output_loading_info=True,
             )
-            # transformers initialises what a file lacks, and goes on.
+            # transformers initialises missing weights without an error.
             if report['missing_keys']:
                 raise ValueError(
                     f'its files lack {len(report["missing_keys"])} weights, '
@@ -228,18 +225,15 @@ class PromptWriter:
             f'model ({type(error).__name__}: {error})'
         )
 
-    def write(self, num, *, seed=0):
-        """Ask until there are enough different prompts.
+    def write(self, num: int, *, seed: int = 0) -> Written:
+        """Call the model until there are enough different prompts.
 
         Args:
-            num (int): How many.
-            seed (int): Of the instructions and of the model's sampling.
-
-        Returns:
-            Written: The prompts and how they came about.
+            num: Number of prompts.
+            seed: Of the instructions and of the model's sampling.
 
         Raises:
-            GenerationError: ``num`` is below 1, or the model's answers hold
+            GenerationError: ``num`` is below 1, or the model's responses have
                 too few prompts.
         """
         if num < 1:
@@ -247,7 +241,7 @@ class PromptWriter:
         # Five calls name every class once; a model that writes but a tenth
         # of what it is asked for still gets there.
         limit = 5 + 10 * -(-num // self.per_call)
-        unique, rejected, answer, call = Unique(), 0, '', 0
+        unique, rejected, answer, call = UniquePrompts(), 0, '', 0
         while len(unique.prompts) < num:
             if call == limit:
                 raise GenerationError(
@@ -296,7 +290,7 @@ class PromptWriter:
         )
 
     def _generate(self, instruction, seed):
-        """Return what the model answers to an instruction."""
+        """Return the model's response to an instruction."""
         import torch
 
         inputs = self._encode(instruction)
@@ -316,7 +310,7 @@ class PromptWriter:
         if pad is None:
             pad = self.tokenizer.eos_token_id
         devices = [self.device] if self.device.type == 'cuda' else []
-        # `generate` draws from the global generators: they are lent to it.
+        # `generate` uses the global generators, which are restored after it.
         with torch.random.fork_rng(devices), torch.inference_mode():
             torch.manual_seed(seed)
             output = self.lm.generate(

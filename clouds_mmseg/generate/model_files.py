@@ -1,4 +1,4 @@
-"""Where a model lies, and which one it is."""
+"""Local files of a generative model: folder, fingerprint, device, dtype."""
 
 import hashlib
 from pathlib import Path
@@ -12,28 +12,30 @@ from clouds_mmseg.weights.locate import (
     missing_error,
 )
 
-# Files up to this many bytes are hashed whole; of the larger ones (weights)
-# the size and both ends. Training changes every weight, and reading
-# gigabytes to see it would take longer than loading them.
+# Files up to this many bytes are hashed whole, larger ones (weights) by size
+# and both ends: training changes every weight, and hashing gigabytes takes
+# longer than loading them.
 _WHOLE = 1 << 22
 _END = 1 << 20
 _KEPT = {'.json', '.txt', '.model', '.safetensors', '.bin', '.jinja'}
 
 
-def local_folder(model, marker, *, option='--model'):
-    """Return the folder of a model that is on this machine.
+def local_folder(
+    model: str, marker: str, *, option: str = '--model'
+) -> Path | None:
+    """Return the folder of a model on this machine.
 
     Args:
-        model (str): Path of a folder, or the id of a model on a hub, which
-            is looked up in the pretrained folder (``--pretrained-dir``).
-        marker (str): Name of the file that such a folder must hold.
-        option (str): What names it, for the messages.
+        model: Path of a folder, or the id of a model on a hub, which is
+            looked up in the pretrained folder (``--pretrained-dir``).
+        marker: Name of a file that such a folder must contain.
+        option: Option that names the model, for the messages.
 
     Returns:
-        Path | None: None where the hub must be asked for an id.
+        None where an id has to be downloaded from the hub.
 
     Raises:
-        GenerationError: It is a path, but no such folder is there.
+        GenerationError: It is a path, but there is no such folder.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -58,21 +60,21 @@ def local_folder(model, marker, *, option='--model'):
 
 
 def reach_hub() -> None:
-    """Raise an OSError at once where the hub would be asked in vain.
+    """Raise an OSError at once if the hub does not respond.
 
-    Where ``HF_HUB_OFFLINE`` is set, its client looks into its cache only.
+    Where ``HF_HUB_OFFLINE`` is set, its client only uses its cache.
     """
     if not is_offline():
         check_hub_reachable()
 
 
-def unreachable(model, marker, error):
-    """Return the error for an id that cannot be had.
+def unreachable(model: str, marker: str, error: Exception) -> GenerationError:
+    """Return the error for a model that cannot be downloaded.
 
     Args:
-        model (str): The id.
-        marker (str): Name of the file that its folder would hold.
-        error (Exception): What the hub's client raised.
+        model: Its id.
+        marker: Name of a file of it.
+        error: Raised by the hub's client.
     """
     missing = missing_error(
         f'--model {model}',
@@ -84,18 +86,17 @@ def unreachable(model, marker, error):
     return GenerationError(str(missing))
 
 
-def fingerprint(folder, *, configs=False):
-    """Hash the files of a model, cheaply for large ones.
+def fingerprint(folder: Path, *, configs: bool = False) -> str:
+    """Hash the files of a model; large files by size and both ends.
 
     Args:
-        folder (Path): Folder of the model, or its one file, whose name does
-            not count.
-        configs (bool): Leave weights out.
+        folder: Folder of the model, or its one file, whose name is ignored.
+        configs: Leave weights out.
 
     Returns:
-        str: 16 hexadecimal digits; a moved or copied folder keeps them.
+        16 hexadecimal digits; the same for a moved or copied folder.
     """
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     kept = _KEPT - {'.safetensors', '.bin'} if configs else _KEPT
     files = [p for p in folder.rglob('*') if p.suffix in kept and p.is_file()]
     alone = folder.is_file()
@@ -104,15 +105,15 @@ def fingerprint(folder, *, configs=False):
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
         size = path.stat().st_size
         name = '' if alone else path.relative_to(folder).as_posix()
-        digest.update(f'{name}\0{size}\0'.encode())
+        sha256.update(f'{name}\0{size}\0'.encode())
         with open(path, 'rb') as stream:
             if size <= _WHOLE:
-                digest.update(stream.read())
+                sha256.update(stream.read())
             else:
-                digest.update(stream.read(_END))
+                sha256.update(stream.read(_END))
                 stream.seek(-_END, 2)
-                digest.update(stream.read())
-    return digest.hexdigest()[:16]
+                sha256.update(stream.read())
+    return sha256.hexdigest()[:16]
 
 
 def pick_device(device, local=0):

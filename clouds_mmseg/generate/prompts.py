@@ -1,9 +1,10 @@
-"""Text prompts: grammar, prompt files and class coverage."""
+"""Text prompts: a grammar of street scenes, prompt files, class coverage."""
 
 import hashlib
 import json
 import random
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clouds_mmseg.utils.atomic import atomic_path
@@ -11,7 +12,7 @@ from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import GenerationError, UserError
 from clouds_mmseg.utils.text_files import read_lines
 
-# Words, singular, under which a prompt may name a class.
+# Class -> singular words by which a prompt names it; | joins two words.
 WORDS = {
     'road': 'road street avenue boulevard lane highway crossroads'
     ' intersection alley roundabout asphalt carriageway',
@@ -38,168 +39,6 @@ WORDS = {
     'motorcycle': 'motorcycle motorbike scooter moped',
     'bicycle': 'bicycle bike',
 }
-_PLURALS = '(?:s|es)?'
-
-
-def _pattern(words):
-    choices = '|'.join(
-        re.escape(word).replace(r'\|', r'\s+') for word in words.split()
-    )
-    return re.compile(rf'\b(?:{choices}){_PLURALS}\b', re.IGNORECASE)
-
-
-_PATTERNS = {name: _pattern(words) for name, words in WORDS.items()}
-
-
-def classes_in(prompt):
-    """Return the classes that a prompt names.
-
-    Args:
-        prompt (str): Any text.
-
-    Returns:
-        list[str]: Names of :data:`CLASSES`, in their order.
-    """
-    return [name for name in CLASSES if _PATTERNS[name].search(prompt)]
-
-
-def class_coverage(prompts):
-    """Count the prompts that name each class.
-
-    Args:
-        prompts (Iterable[str]): Any texts.
-
-    Returns:
-        dict[str, int]: Class -> number of prompts, all 19 classes.
-    """
-    counts = dict.fromkeys(CLASSES, 0)
-    for prompt in prompts:
-        for name in classes_in(prompt):
-            counts[name] += 1
-    return counts
-
-
-def coverage_lines(counts, total):
-    """Write a coverage for people.
-
-    Args:
-        counts (dict[str, int]): Of :func:`class_coverage`.
-        total (int): Number of prompts.
-
-    Returns:
-        list[str]: One line a class, and one about those that are missing.
-    """
-    lines = [
-        f'  {name:<14} {count:>5}  {100 * count / total:5.1f} %'
-        for name, count in counts.items()
-    ]
-    missing = [name for name, count in counts.items() if not count]
-    if missing:
-        lines.append(f'no prompt names: {", ".join(missing)}')
-    return lines
-
-
-def read_prompts(path):
-    """Read a prompt file; empty lines are passed over.
-
-    Args:
-        path (str | Path): A UTF-8 text file, one prompt a line.
-
-    Returns:
-        list[tuple[int, str]]: Line number, from 1, and text of each prompt.
-
-    Raises:
-        GenerationError: The file is missing, not UTF-8, binary or empty.
-    """
-    path = Path(path)
-    hint = 'Make one with: python tools/generate_prompts.py --num 100 --out'
-    what = 'the prompt file'
-    try:
-        lines = read_lines(path, what)
-    except UserError as error:
-        raise GenerationError(f'{error}. {hint} FILE') from error
-    prompts = [(number, ' '.join(line.split())) for number, line in lines]
-    if not prompts:
-        raise GenerationError(
-            f'the prompt file {path} is empty: it must have one prompt a '
-            f'line. {hint} {path}'
-        )
-    return prompts
-
-
-def write_prompts(path, prompts, how):
-    """Write a prompt file and ``<name>.json`` beside it.
-
-    Args:
-        path (str | Path): The text file. The JSON file has the same name
-            with the suffix ``.json``.
-        prompts (Sequence[str]): One line each.
-        how (dict): How they were made; JSON values. Their number, coverage
-            and hash are added.
-
-    Returns:
-        Path: The JSON file.
-
-    Raises:
-        GenerationError: They cannot be written there.
-    """
-    path = Path(path)
-    beside = path.with_suffix('.json')
-    if beside == path:
-        raise GenerationError(
-            f'--out {path} is the name of the JSON file beside the prompts; '
-            'give the prompts another suffix, such as .txt'
-        )
-    payload = ''.join(f'{prompt}\n' for prompt in prompts).encode()
-    how = dict(
-        how,
-        num=len(prompts),
-        coverage=class_coverage(prompts),
-        sha256=hashlib.sha256(payload).hexdigest(),
-    )
-    text = json.dumps(how, indent=2, ensure_ascii=False) + '\n'
-    try:
-        for file, content in ((beside, text.encode()), (path, payload)):
-            # The same prompts may lie where nothing can be written.
-            if not (file.is_file() and file.read_bytes() == content):
-                with atomic_path(file) as temporary:
-                    temporary.write_bytes(content)
-    except OSError as error:
-        raise GenerationError(
-            f'the prompts cannot be written to {path}: {error}'
-        ) from error
-    return beside
-
-
-class Unique:
-    """Collects prompts that differ in more than case and punctuation."""
-
-    def __init__(self):
-        self.prompts = []
-        self.duplicates = 0
-        self._keys = set()
-
-    def add(self, prompt):
-        """Take a prompt in unless it is there.
-
-        Returns:
-            bool: Whether it was new.
-        """
-        key = normalise(prompt)
-        if key in self._keys:
-            self.duplicates += 1
-            return False
-        self._keys.add(key)
-        self.prompts.append(prompt)
-        return True
-
-
-def normalise(prompt):
-    """Return the words of a prompt in lower case, one space apart."""
-    kept = ''.join(c if c.isalnum() else ' ' for c in prompt.casefold())
-    return ' '.join(kept.split())
-
-
 VIEWS = (
     "photo from a car's dashboard of",
     'driving scene, view through the windscreen onto',
@@ -208,7 +47,7 @@ VIEWS = (
     'realistic wide-angle photo of',
     "driver's view along",
 )
-PLACES = (
+LOCATIONS = (
     'a busy avenue in a European city',
     'a narrow cobbled street in an old town',
     'a wide boulevard in an American city',
@@ -255,7 +94,7 @@ WEATHERS = {
     'melting snow at the kerb': ('winter', 'spring'),
 }
 _BY_DAY_ONLY = ('bright sun with hard shadows', 'haze')
-# Class -> things that show it.
+# Class -> objects of it.
 THINGS = {
     'road': ('an open road ahead', 'fresh lane markings on the road',
              'a road with patched asphalt'),
@@ -289,25 +128,166 @@ THINGS = {
     'bicycle': ('parked bicycles', 'a bicycle leaning on a pole',
                 'bicycles in a rack'),
 }  # fmt: skip
+# Classes per prompt.
 _FOCUS = 4
-# Draws without a new prompt after which the grammar counts as exhausted.
+# Consecutive duplicates after which the grammar counts as exhausted.
 _PATIENCE = 1000
+_PLURALS = '(?:s|es)?'
 
 
-def template_prompts(num, *, seed=0):
-    """Draw prompts from the grammar.
+def _pattern(words):
+    choices = '|'.join(
+        re.escape(word).replace(r'\|', r'\s+') for word in words.split()
+    )
+    return re.compile(rf'\b(?:{choices}){_PLURALS}\b', re.IGNORECASE)
 
-    The classes come from a shuffled deck, four a prompt, so that each of
-    them is named in at least one of any ten prompts in a row. The first
-    prompts of a longer list are those of a shorter one.
+
+_PATTERNS = {name: _pattern(words) for name, words in WORDS.items()}
+
+
+def classes_in(prompt: str) -> list[str]:
+    """Return the Cityscapes classes that a prompt names, in their order."""
+    return [name for name in CLASSES if _PATTERNS[name].search(prompt)]
+
+
+def class_coverage(prompts: Iterable[str]) -> dict[str, int]:
+    """Count the prompts that name each of the 19 classes."""
+    counts = dict.fromkeys(CLASSES, 0)
+    for prompt in prompts:
+        for name in classes_in(prompt):
+            counts[name] += 1
+    return counts
+
+
+def coverage_lines(counts: Mapping[str, int], total: int) -> list[str]:
+    """Format a coverage: a line per class, and one of the missing ones.
 
     Args:
-        num (int): How many.
-        seed (int): Of the random numbers.
+        counts: Of :func:`class_coverage`.
+        total: Number of prompts.
+    """
+    lines = [
+        f'  {name:<14} {count:>5}  {100 * count / total:5.1f} %'
+        for name, count in counts.items()
+    ]
+    missing = [name for name, count in counts.items() if not count]
+    if missing:
+        lines.append(f'no prompt names: {", ".join(missing)}')
+    return lines
+
+
+def read_prompts(path: str | Path) -> list[tuple[int, str]]:
+    """Read a prompt file; empty lines are skipped.
+
+    Args:
+        path: A UTF-8 text file, one prompt per line.
 
     Returns:
-        tuple[list[str], int]: The prompts, all different, and how many
-        duplicates were dropped.
+        Line number, from 1, and text of each prompt.
+
+    Raises:
+        GenerationError: The file is missing, not UTF-8, binary or empty.
+    """
+    path = Path(path)
+    hint = 'Make one with: python tools/generate_prompts.py --num 100 --out'
+    what = 'the prompt file'
+    try:
+        lines = read_lines(path, what)
+    except UserError as error:
+        raise GenerationError(f'{error}. {hint} FILE') from error
+    prompts = [(number, ' '.join(line.split())) for number, line in lines]
+    if not prompts:
+        raise GenerationError(
+            f'the prompt file {path} is empty: it must have one prompt a '
+            f'line. {hint} {path}'
+        )
+    return prompts
+
+
+def write_prompts(
+    path: str | Path, prompts: Sequence[str], how: Mapping
+) -> Path:
+    """Write a prompt file and ``<name>.json`` beside it.
+
+    Args:
+        path: The text file. The JSON file has the same name with the suffix
+            ``.json``.
+        prompts: One line each.
+        how: Their provenance; JSON values. Number, coverage and hash are
+            added.
+
+    Returns:
+        The JSON file.
+
+    Raises:
+        GenerationError: They cannot be written there.
+    """
+    path = Path(path)
+    beside = path.with_suffix('.json')
+    if beside == path:
+        raise GenerationError(
+            f'--out {path} is the name of the JSON file beside the prompts; '
+            'give the prompts another suffix, such as .txt'
+        )
+    payload = ''.join(f'{prompt}\n' for prompt in prompts).encode()
+    how = dict(
+        how,
+        num=len(prompts),
+        coverage=class_coverage(prompts),
+        sha256=hashlib.sha256(payload).hexdigest(),
+    )
+    text = json.dumps(how, indent=2, ensure_ascii=False) + '\n'
+    try:
+        for file, content in ((beside, text.encode()), (path, payload)):
+            # Unchanged files may be on a read-only disk.
+            if not (file.is_file() and file.read_bytes() == content):
+                with atomic_path(file) as temporary:
+                    temporary.write_bytes(content)
+    except OSError as error:
+        raise GenerationError(
+            f'the prompts cannot be written to {path}: {error}'
+        ) from error
+    return beside
+
+
+class UniquePrompts:
+    """Collection without prompts that differ only in case and punctuation."""
+
+    def __init__(self):
+        self.prompts = []
+        self.duplicates = 0
+        self._keys = set()
+
+    def add(self, prompt: str) -> bool:
+        """Add a prompt and return whether it was new."""
+        key = normalise(prompt)
+        if key in self._keys:
+            self.duplicates += 1
+            return False
+        self._keys.add(key)
+        self.prompts.append(prompt)
+        return True
+
+
+def normalise(prompt: str) -> str:
+    """Return the words of a prompt in lower case, one space apart."""
+    kept = ''.join(c if c.isalnum() else ' ' for c in prompt.casefold())
+    return ' '.join(kept.split())
+
+
+def template_prompts(num: int, *, seed: int = 0) -> tuple[list[str], int]:
+    """Draw prompts from the grammar.
+
+    The classes come from a shuffled deck, four per prompt, so that any ten
+    consecutive prompts name each of them. A shorter list is the beginning of
+    a longer one.
+
+    Args:
+        num: Number of prompts.
+        seed: Of the random numbers.
+
+    Returns:
+        The prompts, all different, and the number of duplicates dropped.
 
     Raises:
         GenerationError: ``num`` is below 1 or above what the grammar has.
@@ -315,14 +295,14 @@ def template_prompts(num, *, seed=0):
     if num < 1:
         raise GenerationError(f'--num must be 1 or more, got {num}')
     rng = random.Random(seed)
-    unique = Unique()
+    unique = UniquePrompts()
     deck = []
     failures = 0
     while len(unique.prompts) < num:
         if len(deck) < _FOCUS:
             fresh = list(CLASSES)
             rng.shuffle(fresh)
-            # What is left of the old deck comes first, and not twice.
+            # The rest of the old deck comes first, without repetition.
             deck += [name for name in fresh if name not in deck]
         focus, deck = deck[:_FOCUS], deck[_FOCUS:]
         failures = 0 if unique.add(_prompt(rng, focus)) else failures + 1
@@ -349,6 +329,6 @@ def _prompt(rng, focus):
     things = [rng.choice(THINGS[name]) for name in focus]
     listed = f'{", ".join(things[:-1])} and {things[-1]}'
     return (
-        f'{rng.choice(VIEWS)} {rng.choice(PLACES)}, {season}, {time}, '
+        f'{rng.choice(VIEWS)} {rng.choice(LOCATIONS)}, {season}, {time}, '
         f'{weather}, with {listed}'
     )

@@ -1,7 +1,7 @@
-"""Another weather and light for an image, by operations on its pixels.
+"""Weather and light changes of an image by pixel operations.
 
-Nothing is moved, so a label map of the image stays right. Depth is not
-known: it is guessed as that of a straight street between two rows of houses.
+Nothing is moved, so the label map of the image stays valid. Depth is not
+known; it is approximated by a straight street between two rows of houses.
 
 H and W are the size of the image; colours are float32 in 0 to 1.
 """
@@ -16,22 +16,23 @@ _HORIZON = 0.43
 _DOWN = 2.6
 _ASIDE = 8.0
 _FAR = 80.0
-# Labels stay as they are, so what they name has to stay visible.
+# Labels do not change, so labelled objects have to stay visible.
 _LEAST_CONTRAST = 0.15
 _MOST_DARKNESS = 0.85
 
 
-def restyle(image, style, rng):
-    """Restyle an image.
+def restyle(
+    image: np.ndarray, style: dict, rng: np.random.Generator
+) -> np.ndarray:
+    """Change weather, light, lens and sensor of an image.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8 RGB.
-        style (dict): Of :func:`~.toycity_words.style_for`; weather, light,
-            lens and sensor are followed.
-        rng (numpy.random.Generator): Source of the choices.
+        image: (H, W, 3) uint8 RGB.
+        style: Of :func:`~clouds_mmseg.generate.toycity.style_for`.
+        rng: Random generator.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB.
     """
     style = {
         name: value[0]
@@ -63,7 +64,7 @@ def restyle(image, style, rng):
 
 
 def _guess_depth(height, width):
-    """Metres to each pixel (H, W) of an empty street."""
+    """Return the depth in metres, (H, W), of an empty street."""
     rows = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
     columns = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
     road = _DOWN / np.maximum(rows - _HORIZON, 1e-3)
@@ -82,9 +83,9 @@ def _recolour(image, rng):
 def _noise(shape, step, rng):
     """Smooth noise (H, W) around 0, about -1 to 1."""
     height, width = shape
-    cells = rng.standard_normal((height // step + 2, width // step + 2))
+    coarse = rng.standard_normal((height // step + 2, width // step + 2))
     return cv2.resize(
-        cells.astype(np.float32), (width, height),
+        coarse.astype(np.float32), (width, height),
         interpolation=cv2.INTER_CUBIC,
     )  # fmt: skip
 
@@ -111,7 +112,7 @@ def _snow(picture, amount, rng):
 
 
 def _wet(picture, amount):
-    """A darker lower half in which the upper one is mirrored."""
+    """Darken the road and mirror the upper half in it."""
     height, width = picture.shape[:2]
     horizon = int(_HORIZON * height)
     rows = np.arange(height)
@@ -142,8 +143,8 @@ def _fall(picture, per_thousand, length, tone, rng):
     slope = rng.uniform(-0.2, 0.2)
     for x, y, size in rng.uniform(0, 1, (count, 3)):
         start = (int(x * width), int(y * height))
-        reach = length * height * (0.5 + size)
-        end = (int(start[0] + slope * reach), int(start[1] + reach))
+        extent = length * height * (0.5 + size)
+        end = (int(start[0] + slope * extent), int(start[1] + extent))
         # At least one pixel, however small the image.
         thick = 1 if length else max(1, round(width / 256 * (0.5 + size)))
         cv2.line(layer, start, end, 0.25 + 0.5 * size, thick, cv2.LINE_AA)

@@ -1,28 +1,41 @@
-"""Generation of an image set, resumable and sharded."""
+"""Generation of an image set: :func:`generate_images` and its steps.
+
+A generated image set, called image bank in options and configs, is a folder
+with images, a manifest and the recipe that they depend on; see
+:mod:`~clouds_mmseg.generate.image_bank`. A run creates the images that are
+missing, so it can be resumed, and several processes can share it.
+"""
 
 import hashlib
 import logging
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, ImageDraw, ImageFont
 
 from clouds_mmseg.generate.backends import (
     MAX_IMAGES,
     SEED_MODULUS,
+    Backend,
     blank_reason,
-    digest_sources,
     encode_png,
+    hash_sources,
     list_sources,
     next_attempt,
     request_for,
     to_uint8,
 )
-from clouds_mmseg.generate.image_bank import Bank, shard_from_environment
+from clouds_mmseg.generate.image_bank import (
+    ImageBank,
+    Shard,
+    shard_from_environment,
+)
 from clouds_mmseg.generate.prompts import class_coverage, read_prompts
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import GenerationError
@@ -33,315 +46,80 @@ from clouds_mmseg.utils.image_set import (
 )
 from clouds_mmseg.utils.images import read_image
 
-
-class Progress:
-    """Logs a line every few seconds.
-
-    Args:
-        total (int): Images of this process.
-        there (int): How many of them were there before.
-        interval (float): Seconds between two lines.
-        clock (Callable[[], float]): Seconds that never go back.
-    """
-
-    def __init__(self, total, there, *, interval=10.0, clock=time.monotonic):
-        self.total = total
-        self.there = there
-        self.made = 0
-        self.interval = interval
-        self.clock = clock
-        self.start = self.last = clock()
-
-    def step(self, count=1):
-        """Count images, and log if it is time."""
-        self.made += count
-        now = self.clock()
-        if now - self.last >= self.interval:
-            self.last = now
-            print_log(self.line(), logger='current')
-
-    def rate(self):
-        """Images a second in this run; None before there is a measurement."""
-        seconds = self.clock() - self.start
-        return self.made / seconds if self.made and seconds > 0 else None
-
-    def line(self):
-        """Return the line that is logged."""
-        done = self.there + self.made
-        text = f'{done}/{self.total} images'
-        rate = self.rate()
-        if rate is None:
-            return text
-        left = duration((self.total - done) / rate)
-        return f'{text}, {rate:.2f} images/s, {left} left'
-
-
-def duration(seconds):
-    """Write seconds as ``1:02:03``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{seconds:02d}'
-
-
+BACKENDS = ('toycity', 'diffusers')
+# Seeds that are tried for one image.
 MAX_ATTEMPTS = 6
+# Reason of a blank image -> advice in the error.
 _ADVICE = {
     'nan': 'The model overflows in this precision: use --dtype float32 or '
     'bfloat16 and another folder',
     'safety checker': 'Change the prompt, or use --safety-checker off and '
     'another folder',
 }
+SHEET_FILE = 'contact_sheet.png'
+# Of a tile of the contact sheet, in pixels; lines of text below it.
+_WIDTH = 256
+_LINES, _LINE_HEIGHT, _MARGIN = 3, 12, 6
 
 
 @dataclass
 class Summary:
-    """What a run did.
+    """Result of a run.
 
     Attributes:
-        made: Images made.
-        there: Images of this process that were there before.
-        blank: Reason -> how many images came out blank and were made again.
-        complete: Whether the bank has all its images now.
-        images_per_second: Of this run; None if it made none.
+        created: Number of images created.
+        existing: Number of images of this process that existed before.
+        blank: Reason -> number of blank images, which were created again.
+        complete: Whether the image bank has all its images now.
+        images_per_second: Of this run; None if it created none.
     """
 
-    made: int = 0
-    there: int = 0
+    created: int = 0
+    existing: int = 0
     blank: Counter = field(default_factory=Counter)
     complete: bool = False
     images_per_second: float | None = None
 
 
-def fill_bank(
-    bank, backend, prompts, *, seed, shard, sources=(), verify=False
-):
-    """Make the images of a bank that are missing and belong to a process.
-
-    The work is divided into batches of consecutive images, and a batch is
-    made whole even where a part of it is there already or lies beyond the
-    end. So each image has the same place in a batch of the same size however
-    often the run was interrupted and however many processes there are:
-    convolutions round differently with the size of a batch and with the
-    place in it (observed on CPU, about 1e-6), not with the other images.
-
-    Args:
-        bank (Bank): Where the images go.
-        backend (Backend): What makes them.
-        prompts (Sequence[tuple[int, str]]): Line and text of each prompt.
-        seed (int): Of image 0; image i has seed + i.
-        shard (Shard): Share of this process.
-        sources (Sequence[tuple[str, str]]): See :func:`request_for`.
-        verify (bool): Whether to read every image that is there and compare
-            its hash.
-
-    Returns:
-        Summary: What was done.
-
-    Raises:
-        GenerationError: The disk is full, or an image stays blank.
-    """
-    size = backend.batch_size
-    own = [
-        range(start, min(start + size, bank.num))
-        for unit, start in enumerate(range(0, bank.num, size))
-        if shard.owns(unit)
-    ]
-    indices = {index for batch in own for index in batch}
-
-    def found():
-        return indices & bank.done(labels=backend.keeps_labels, verify=verify)
-
-    done = found()
-    # A bank that lacks nothing may lie where nothing can be written.
-    if done != indices:
-        bank.begin()
-        bank.sweep(indices)
-        # Another process may have made some until it gave up its claim.
-        done = found()
-    summary = Summary(there=len(done))
-    progress = Progress(len(indices), len(done))
-    for batch in own:
-        if done.issuperset(batch):
-            continue
-        requests = [
-            request_for(batch.start + k, prompts, seed=seed, sources=sources)
-            for k in range(size)
-        ]
-        pictures = backend.generate(requests)
-        for request, picture in zip(requests, pictures, strict=True):
-            if request.index in done or request.index not in batch:
-                continue
-            request, picture = _until_not_blank(
-                backend, request, picture, seed, summary.blank
-            )
-            _add(bank, backend, request, picture)
-            summary.made += 1
-            progress.step()
-    summary.images_per_second = progress.rate()
-    summary.complete = bank.finish()
-    return summary
-
-
-def _until_not_blank(backend, request, picture, seed, counts):
-    """Try further seeds, alone, until the image shows something."""
-    while reason := _rejected(picture):
-        counts[reason] += 1
-        print_log(
-            f'image {request.index} (seed {request.seed}, prompt line '
-            f'{request.line}) came out blank ({reason}); it is made again '
-            'with the next seed',
-            logger='current',
-            level=logging.WARNING,
-        )
-        if request.attempt + 1 >= MAX_ATTEMPTS:
-            advice = _ADVICE.get(reason, 'Change the prompt or the model')
-            raise GenerationError(
-                f'image {request.index} came out blank ({reason}) with '
-                f'{MAX_ATTEMPTS} seeds, the last one {request.seed}; its '
-                f'prompt is line {request.line}: {request.prompt!r}. {advice}.'
-            )
-        request = next_attempt(request, seed)
-        (picture,) = backend.generate([request])
-    return request, picture
-
-
-def _rejected(picture):
-    """Say why an image must not be kept; None for a good one."""
-    if picture.unsafe:
-        return 'safety checker'
-    return blank_reason(picture.image)
-
-
-def _add(bank, backend, request, picture):
-    image = to_uint8(picture.image)
-    height, width = image.shape[:2]
-    payload = encode_png(image)
-    recipe = bank.recipe
-    entry = dict(
-        prompt=request.prompt,
-        line=request.line,
-        seed=request.seed,
-        attempt=request.attempt,
-        model=recipe['model'],
-        mode=recipe['mode'],
-        source=request.source,
-        width=width,
-        height=height,
-        bytes=len(payload),
-        sha256=hashlib.sha256(payload).hexdigest(),
-    )
-    if request.source_path is not None:
-        entry['source_sha256'] = sha256_of(request.source_path)
-    label = None
-    if backend.keeps_labels and picture.label is not None:
-        label = encode_png(picture.label)
-    bank.add(request.index, payload, entry, label=label)
-
-
-SHEET_FILE = 'contact_sheet.png'
-_WIDTH = 256
-_LINES, _LINE_HEIGHT, _MARGIN = 3, 12, 6
-
-
-def write_contact_sheet(root, *, count=24, columns=4):
-    """Write ``contact_sheet.png`` into a bank.
-
-    The images are spread evenly over the bank.
-
-    Args:
-        root (str | Path): Folder of the bank.
-        count (int): Images at most.
-        columns (int): Of the sheet.
-
-    Returns:
-        Path: The file.
-    """
-    root = Path(root)
-    entries = list(read_entries(root).values())
-    count = min(count, len(entries))
-    chosen = [entries[i * len(entries) // count] for i in range(count)]
-    tiles = [_tile(root, entry) for entry in chosen]
-    columns = min(columns, count)
-    rows = [tiles[i : i + columns] for i in range(0, count, columns)]
-    width = columns * (_WIDTH + _MARGIN) + _MARGIN
-    heights = [max(tile.height for tile in row) + _MARGIN for row in rows]
-    sheet = Image.new('RGB', (width, sum(heights) + _MARGIN), 'white')
-    y = _MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (_MARGIN + column * (_WIDTH + _MARGIN), y))
-        y += height
-    path = root / SHEET_FILE
-    with atomic_path(path) as temporary:
-        sheet.save(temporary)
-    return path
-
-
-def _tile(root, entry):
-    image = Image.fromarray(read_image(root / entry['file']))
-    height = max(1, round(image.height * _WIDTH / image.width))
-    image = image.resize((_WIDTH, height), Image.BILINEAR)
-    tile = Image.new('RGB', (_WIDTH, height + _LINES * _LINE_HEIGHT), 'white')
-    tile.paste(image, (0, 0))
-    text = f'{entry["index"]}: {entry["prompt"]}'
-    # The built-in font has Latin letters only.
-    text = text.encode('latin-1', 'replace').decode('latin-1')
-    lines = textwrap.wrap(text, 46)[:_LINES]
-    draw = ImageDraw.Draw(tile)
-    for number, line in enumerate(lines):
-        draw.text(
-            (1, height + number * _LINE_HEIGHT), line, fill='black',
-            font=ImageFont.load_default(10),
-        )  # fmt: skip
-    return tile
-
-
-BACKENDS = ('toycity', 'diffusers')
-
-
-def make_bank(
-    out,
+def generate_images(
+    out: str | Path,
     *,
-    prompts,
-    num,
-    backend='toycity',
-    seed=0,
-    mode='txt2img',
-    source=None,
-    keep_labels=False,
-    shard=None,
-    verify=False,
-    contact_sheet=True,
+    prompts: str | Path,
+    num: int,
+    backend: str = 'toycity',
+    seed: int = 0,
+    mode: str = 'txt2img',
+    source: str | Path | None = None,
+    keep_labels: bool = False,
+    shard: Shard | None = None,
+    verify: bool = False,
+    contact_sheet: bool = True,
     **options,
-):
-    """Make what is missing of a bank of generated images.
+) -> Summary:
+    """Create the missing images of a generated image set.
 
     Args:
-        out (str | Path): Folder of the bank.
-        prompts (str | Path): Prompt file.
-        num (int): Images that the bank shall have. More of them than before
-            make it grow; fewer change nothing.
-        backend (str): ``'toycity'`` or ``'diffusers'``.
-        seed (int): Image i has seed + i. In 0..2**32 - 1.
-        mode (str): ``'txt2img'``, or ``'img2img'`` to restyle the images of
+        out: Folder of the set.
+        prompts: Prompt file.
+        num: Size of the set. A larger number than before adds images, a
+            smaller one changes nothing.
+        backend: ``'toycity'`` or ``'diffusers'``.
+        seed: Image i has seed + i. In 0..2**32 - 1.
+        mode: ``'txt2img'``, or ``'img2img'`` to restyle the images of
             ``source``.
-        source (str | Path, optional): Folder of labelled images.
-        keep_labels (bool): ToyCity only: write the labels of the scenes to
+        source: Folder of labelled images.
+        keep_labels: ToyCity only: write the labels of the scenes to
             ``labels_for_evaluation``.
-        shard (Shard, optional): Share of this process; by default what its
-            launcher says.
-        verify (bool): Whether to compare the hash of each image that is
-            there.
-        contact_sheet (bool): Whether to write a contact sheet at the end.
+        shard: Share of this process; by default from its launcher.
+        verify: Whether to compare the hash of each existing image.
+        contact_sheet: Whether to write a contact sheet at the end.
         **options: Of the backend, see
             :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`
             and :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend`.
 
-    Returns:
-        Summary: What was done.
-
     Raises:
-        GenerationError: An argument is out of its range, the bank on disk is
-            another one, or making the images fails.
+        GenerationError: An argument is out of its range, the folder has
+            images of another recipe, or the generation fails.
     """
     if not 1 <= num <= MAX_IMAGES:
         raise GenerationError(f'--num must be in 1..{MAX_IMAGES}, got {num}')
@@ -357,25 +135,25 @@ def make_bank(
     lines = read_prompts(prompts)
     sources = list_sources(source) if source is not None else []
     shard = shard or shard_from_environment()
-    maker = _build(
+    generator = _build_backend(
         backend, mode=mode, keep_labels=keep_labels, local=shard.local,
         options=options,
     )  # fmt: skip
     recipe = dict(
-        maker.recipe(), seed=seed, prompts=[text for _, text in lines]
+        generator.recipe(), seed=seed, prompts=[text for _, text in lines]
     )
-    info = dict(maker.info(), prompt_file=str(prompts))
+    info = dict(generator.info(), prompt_file=str(prompts))
     if sources:
         recipe.update(
-            sources=len(sources), sources_digest=digest_sources(sources)
+            sources=len(sources), sources_digest=hash_sources(sources)
         )
         info['source_root'] = str(source)
-    bank = Bank(out, recipe, info=info, num=num, rank=shard.rank)
+    bank = ImageBank(out, recipe, info=info, num=num, rank=shard.rank)
     try:
         if shard.rank == 0:
-            _report(maker, lines, prompts)
-        summary = fill_bank(
-            bank, maker, lines, seed=seed, shard=shard, sources=sources,
+            _report(generator, lines, prompts)
+        summary = generate_missing(
+            bank, generator, lines, seed=seed, shard=shard, sources=sources,
             verify=verify,
         )  # fmt: skip
     finally:
@@ -383,27 +161,13 @@ def make_bank(
     if summary.complete:
         warn_of_copies(out, read_entries(out).values())
     if contact_sheet and summary.complete:
-        _look_after_sheet(Path(out), anew=summary.made > 0)
+        _update_contact_sheet(Path(out), anew=summary.created > 0)
     return summary
 
 
-def _look_after_sheet(out, *, anew):
-    """Write the contact sheet where it is missing or old."""
-    if not anew and (out / SHEET_FILE).is_file():
-        return
-    try:
-        write_contact_sheet(out)
-    except OSError as error:
-        print_log(
-            f'{out / SHEET_FILE} is not written: {error}',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-
-def _build(name, *, mode, keep_labels, local, options):
+def _build_backend(name, *, mode, keep_labels, local, options):
     if name == 'toycity':
-        # Imported here: a bank of diffusion images needs no renderer.
+        # Imported here: diffusion images need no renderer.
         from clouds_mmseg.generate.toycity import ToyCityBackend
 
         unknown = set(options) - {'size'}
@@ -438,23 +202,25 @@ def _build(name, *, mode, keep_labels, local, options):
     )
 
 
-def render_toycity(seed, style, size):
+def render_toycity(
+    seed: int, style: dict, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Render a ToyCity scene in a style given as a dict.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: (H, W, 3) uint8 RGB and (H, W) uint8.
+        Image, (H, W, 3) uint8 RGB, and label, (H, W) uint8.
     """
     from clouds_mmseg.toycity import Style, render_scene
 
     return render_scene(seed, Style('generated', **style), size)
 
 
-def target_ranges():
-    """Collect what the target domains of ToyCity look like.
+def target_ranges() -> dict[str, list[tuple[float, float]]]:
+    """Collect the style ranges of ToyCity's target domains.
 
     Returns:
-        dict[str, list[tuple[float, float]]]: Parameter of a style -> the
-        ranges that targets draw it from; a fixed number is a range too.
+        Parameter of a style -> the ranges that targets draw it from; a fixed
+        number is a range too.
     """
     from clouds_mmseg.toycity import STYLES
 
@@ -470,14 +236,15 @@ def target_ranges():
     return ranges
 
 
-def _report(maker, lines, prompts):
-    note = maker.info().get('note')
+def _report(generator, lines, prompts):
+    """Log what the prompts lack, repeat, or lose in the text encoder."""
+    note = generator.info().get('note')
     if note:
-        print_log(f'{maker.recipe()["backend"]}: {note}', logger='current')
+        print_log(f'{generator.recipe()["backend"]}: {note}', logger='current')
     texts = [text for _, text in lines]
     unnamed = [name for name, n in class_coverage(texts).items() if not n]
     if unnamed:
-        # The 19 classes may not be the user's; it is for him to judge.
+        # No warning: the user may have other classes.
         print_log(
             f'{prompts}: of the classes of Cityscapes no prompt names '
             + ', '.join(unnamed),
@@ -490,7 +257,7 @@ def _report(maker, lines, prompts):
             logger='current',
             level=logging.WARNING,
         )
-    warnings = maker.check_prompts(lines)
+    warnings = generator.check_prompts(lines)
     if warnings:
         print_log(
             f'{prompts}: the text encoder cuts {len(warnings)} prompts:\n'
@@ -498,3 +265,253 @@ def _report(maker, lines, prompts):
             logger='current',
             level=logging.WARNING,
         )
+
+
+def generate_missing(
+    bank: ImageBank,
+    backend: Backend,
+    prompts: Sequence[tuple[int, str]],
+    *,
+    seed: int,
+    shard: Shard,
+    sources: Sequence[tuple[str, str]] = (),
+    verify: bool = False,
+) -> Summary:
+    """Create the missing images of an image bank that belong to a process.
+
+    The work is divided into batches of consecutive images, and a batch is
+    generated whole even where some of its images exist or lie beyond the
+    end. So each image has the same index in a batch of the same size however
+    often the run was interrupted and however many processes there are:
+    convolutions round differently with the size of a batch and the index in
+    it (observed on CPU, about 1e-6), not with the other images.
+
+    Args:
+        bank: Receives the images.
+        backend: Generates them.
+        prompts: Line and text of each prompt.
+        seed: Of image 0; image i has seed + i.
+        shard: Share of this process.
+        sources: See :func:`~clouds_mmseg.generate.backends.request_for`.
+        verify: Whether to compare the hash of each existing image.
+
+    Raises:
+        GenerationError: The disk is full, or an image stays blank.
+    """
+    size = backend.batch_size
+    own = [
+        range(start, min(start + size, bank.num))
+        for unit, start in enumerate(range(0, bank.num, size))
+        if shard.owns(unit)
+    ]
+    indices = {index for batch in own for index in batch}
+
+    def found():
+        return indices & bank.done(labels=backend.keeps_labels, verify=verify)
+
+    done = found()
+    # A complete image bank may be on a read-only disk.
+    if done != indices:
+        bank.begin()
+        bank.sweep(indices)
+        # Another process may have added some before it released its lock.
+        done = found()
+    summary = Summary(existing=len(done))
+    progress = Progress(len(indices), len(done))
+    for batch in own:
+        if done.issuperset(batch):
+            continue
+        requests = [
+            request_for(batch.start + k, prompts, seed=seed, sources=sources)
+            for k in range(size)
+        ]
+        batch_images = backend.generate(requests)
+        for request, generated in zip(requests, batch_images, strict=True):
+            if request.index in done or request.index not in batch:
+                continue
+            request, generated = _until_not_blank(
+                backend, request, generated, seed, summary.blank
+            )
+            _add(bank, backend, request, generated)
+            summary.created += 1
+            progress.step()
+    summary.images_per_second = progress.rate()
+    summary.complete = bank.finish()
+    return summary
+
+
+def _until_not_blank(backend, request, generated, seed, counts):
+    """Generate a blank image again, alone, with further seeds."""
+    while reason := _rejected(generated):
+        counts[reason] += 1
+        print_log(
+            f'image {request.index} (seed {request.seed}, prompt line '
+            f'{request.line}) came out blank ({reason}); it is made again '
+            'with the next seed',
+            logger='current',
+            level=logging.WARNING,
+        )
+        if request.attempt + 1 >= MAX_ATTEMPTS:
+            advice = _ADVICE.get(reason, 'Change the prompt or the model')
+            raise GenerationError(
+                f'image {request.index} came out blank ({reason}) with '
+                f'{MAX_ATTEMPTS} seeds, the last one {request.seed}; its '
+                f'prompt is line {request.line}: {request.prompt!r}. {advice}.'
+            )
+        request = next_attempt(request, seed)
+        (generated,) = backend.generate([request])
+    return request, generated
+
+
+def _rejected(generated):
+    """Return why an image is rejected; None for a good one."""
+    if generated.unsafe:
+        return 'safety checker'
+    return blank_reason(generated.image)
+
+
+def _add(bank, backend, request, generated):
+    """Encode an image and add it with its manifest entry."""
+    image = to_uint8(generated.image)
+    height, width = image.shape[:2]
+    payload = encode_png(image)
+    recipe = bank.recipe
+    entry = dict(
+        prompt=request.prompt,
+        line=request.line,
+        seed=request.seed,
+        attempt=request.attempt,
+        model=recipe['model'],
+        mode=recipe['mode'],
+        source=request.source,
+        width=width,
+        height=height,
+        bytes=len(payload),
+        sha256=hashlib.sha256(payload).hexdigest(),
+    )
+    if request.source_path is not None:
+        entry['source_sha256'] = sha256_of(request.source_path)
+    label = None
+    if backend.keeps_labels and generated.label is not None:
+        label = encode_png(generated.label)
+    bank.add(request.index, payload, entry, label=label)
+
+
+class Progress:
+    """Log of the progress, a line every few seconds.
+
+    Args:
+        total: Images of this process.
+        existing: Number of them that existed before.
+        interval: Seconds between two lines.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        existing: int,
+        *,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total = total
+        self.existing = existing
+        self.created = 0
+        self.interval = interval
+        self.clock = clock
+        self.start = self.last = clock()
+
+    def step(self, count: int = 1) -> None:
+        """Count images, and log if it is time."""
+        self.created += count
+        now = self.clock()
+        if now - self.last >= self.interval:
+            self.last = now
+            print_log(self.line(), logger='current')
+
+    def rate(self) -> float | None:
+        """Images a second in this run; None before there is a measurement."""
+        seconds = self.clock() - self.start
+        return self.created / seconds if self.created and seconds > 0 else None
+
+    def line(self) -> str:
+        """Return the line that is logged."""
+        done = self.existing + self.created
+        text = f'{done}/{self.total} images'
+        rate = self.rate()
+        if rate is None:
+            return text
+        left = duration((self.total - done) / rate)
+        return f'{text}, {rate:.2f} images/s, {left} left'
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as ``1:02:03``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{seconds:02d}'
+
+
+def _update_contact_sheet(out, *, anew):
+    """Write the contact sheet if it is missing or outdated."""
+    if not anew and (out / SHEET_FILE).is_file():
+        return
+    try:
+        write_contact_sheet(out)
+    except OSError as error:
+        print_log(
+            f'{out / SHEET_FILE} is not written: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def write_contact_sheet(
+    root: str | Path, *, count: int = 24, columns: int = 4
+) -> Path:
+    """Write ``contact_sheet.png``, with images from all over the set.
+
+    Args:
+        root: Folder of the image bank.
+        count: Images at most.
+        columns: Of the sheet.
+    """
+    root = Path(root)
+    entries = list(read_entries(root).values())
+    count = min(count, len(entries))
+    chosen = [entries[i * len(entries) // count] for i in range(count)]
+    tiles = [_tile(root, entry) for entry in chosen]
+    columns = min(columns, count)
+    rows = [tiles[i : i + columns] for i in range(0, count, columns)]
+    width = columns * (_WIDTH + _MARGIN) + _MARGIN
+    heights = [max(tile.height for tile in row) + _MARGIN for row in rows]
+    sheet = Image.new('RGB', (width, sum(heights) + _MARGIN), 'white')
+    y = _MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (_MARGIN + column * (_WIDTH + _MARGIN), y))
+        y += height
+    path = root / SHEET_FILE
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+    return path
+
+
+def _tile(root, entry):
+    image = Image.fromarray(read_image(root / entry['file']))
+    height = max(1, round(image.height * _WIDTH / image.width))
+    image = image.resize((_WIDTH, height), Image.BILINEAR)
+    tile = Image.new('RGB', (_WIDTH, height + _LINES * _LINE_HEIGHT), 'white')
+    tile.paste(image, (0, 0))
+    text = f'{entry["index"]}: {entry["prompt"]}'
+    # Pillow's built-in font has Latin letters only.
+    text = text.encode('latin-1', 'replace').decode('latin-1')
+    lines = textwrap.wrap(text, 46)[:_LINES]
+    draw = ImageDraw.Draw(tile)
+    for number, line in enumerate(lines):
+        draw.text(
+            (1, height + number * _LINE_HEIGHT), line, fill='black',
+            font=ImageFont.load_default(10),
+        )  # fmt: skip
+    return tile

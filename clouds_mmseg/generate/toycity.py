@@ -1,16 +1,22 @@
-"""Images from the embedded street renderer, without a diffusion model."""
+"""Image generation with the ToyCity renderer, without a diffusion model.
+
+The words of a prompt select ranges of style parameters and colours
+(:func:`style_for`), from which a scene is drawn; ranges of the benchmark's
+target domains are excluded.
+"""
 
 import colorsys
 import hashlib
 import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from clouds_mmseg.generate.backends import Picture, open_source
+from clouds_mmseg.generate.backends import GeneratedImage, Request, open_source
 from clouds_mmseg.generate.restyle import restyle
 from clouds_mmseg.utils.errors import GenerationError
 
-# Parameter -> range, of which the parts that no target uses are drawn from.
+# Parameter of a style -> range; parts that a target uses are excluded.
 _BASE = {
     'camera_height': (1.2, 1.9),
     'focal': (0.82, 1.2),
@@ -33,8 +39,8 @@ _SOFT_LIGHT = {
     'clouds': (0.7, 0.97),
     'exposure': (0.6, 1.35),
 }
-# (pattern, parameters), first match wins in each group. The renderer darkens
-# the sky with the ground, so a low sun is a matter of colour alone.
+# (pattern, ranges), first match wins in each group. The renderer darkens sky
+# and ground alike, so a low sun only changes colours.
 _TIME = (
     (r'\b(night|after dark|midnight|nocturnal)\b',
      {'darkness': (0.6, 0.95), 'exposure': (1.0, 1.4), 'noise': (0.5, 11.0),
@@ -65,140 +71,23 @@ _WEATHER = (
     (r'\b(bright sun|sunny|hard shadows|clear)\b',
      {'ambient': (0.5, 0.65), 'shadow': (0.4, 0.6), 'clouds': (0.02, 0.25)}),
 )  # fmt: skip
-# Parameters of which targets may use the same values.
+# Parameters that may have the values of targets.
 SHARED = ('yaw', 'exposure')
-# Around what a target fixes or draws, in widths of the range asked for.
+# Margin around the ranges of targets, relative to the requested range.
 _MARGIN = 0.02
-# Where the targets leave less than this share of a range, it is widened.
+# A range of which the targets leave less than this share is widened.
 _ENOUGH = 0.15
-# These are shares: they end at 1.
+# Parameters with an upper limit of 1.
 _SHARES = (
     'ambient', 'texture', 'tint', 'shadow', 'clouds', 'vignette', 'horizon',
     'darkness', 'wetness', 'snow_cover',
 )  # fmt: skip
-# What Style takes as one number; the rest are ranges.
+# Parameters that Style takes as one number; the others are ranges.
 _SCALARS = {'ambient', 'texture', 'tint', 'shadow', 'clouds', 'vignette'}
 _YAW = (-2.5, 2.5)
-
-
-def ranges_for(prompt):
-    """Find the ranges that a prompt's words ask for.
-
-    Args:
-        prompt (str): Any text; without a known word the weather is fair.
-
-    Returns:
-        dict[str, tuple[float, float]]: Parameter of a style -> range.
-    """
-    text = prompt.lower()
-    ranges = dict(_BASE)
-    # Time comes second: at night the exposure is that of the night.
-    for group in (_WEATHER, _TIME):
-        for pattern, changed in group:
-            if re.search(pattern, text):
-                ranges.update(changed)
-                break
-    return ranges
-
-
-def outside(low, high, avoid):
-    """Cut pieces out of a range.
-
-    Args:
-        low (float): Lower end.
-        high (float): Upper end.
-        avoid (Iterable[tuple[float, float]]): The pieces; each grows by a
-            margin.
-
-    Returns:
-        list[tuple[float, float]]: What is left, ascending; slivers thinner
-        than the margin are left out.
-    """
-    margin = _MARGIN * (high - low)
-    left = []
-    for start, end in sorted(avoid):
-        if start - margin > low:
-            left.append((low, min(start - margin, high)))
-        low = max(low, end + margin)
-    left.append((low, high))
-    return [(a, b) for a, b in left if b - a > margin]
-
-
-def pieces_for(name, low, high, avoid):
-    """Find where a parameter may be drawn from.
-
-    Args:
-        name (str): The parameter.
-        low (float): Lower end of the range asked for.
-        high (float): Upper end.
-        avoid (Sequence[tuple[float, float]]): Ranges that targets use.
-
-    Returns:
-        list[tuple[float, float]]: Pieces of the range, or of a wider one
-        where the targets use nearly all of it.
-
-    Raises:
-        ValueError: There is nothing left near the range.
-    """
-    limit = 1.0 if name in _SHARES else float('inf')
-    start, end = low, high
-    for _ in range(5):
-        pieces = outside(start, end, avoid)
-        if sum(b - a for a, b in pieces) >= _ENOUGH * (high - low):
-            return pieces
-        half = (end - start) / 2
-        start, end = max(start - half, 0.0), min(end + half, limit)
-    raise ValueError(
-        f'{name} of generated scenes should lie near {low}..{high}, but the '
-        f'target styles use all of it: {sorted(avoid)}'
-    )
-
-
-def style_for(prompt, rng, avoid):
-    """Draw the style of one scene.
-
-    Args:
-        prompt (str): Any text.
-        rng (numpy.random.Generator): Source of the choices.
-        avoid (Mapping[str, Sequence[tuple[float, float]]]): Parameter ->
-            ranges that must not be used.
-
-    Returns:
-        dict: Keyword arguments of ToyCity's ``Style`` except its name; every
-        range holds one value.
-
-    Raises:
-        ValueError: ``avoid`` leaves nothing near a parameter's range.
-    """
-    style = dict(yaw=_YAW)
-    for name, (low, high) in ranges_for(prompt).items():
-        used = () if name in SHARED else avoid.get(name, ())
-        choices = pieces_for(name, low, high, used)
-        # Longer pieces are drawn from more often.
-        place = rng.uniform(0, sum(b - a for a, b in choices))
-        for a, b in choices:
-            value = min(a + place, b)
-            if place <= b - a:
-                break
-            place -= b - a
-        value = float(value)
-        style[name] = value if name in _SCALARS else (value, value)
-    white = rng.uniform(0.88, 1.12, 3)
-    style['white'] = tuple(float(part) for part in white / white.mean())
-    grey = rng.uniform(140, 240)
-    style['fog_colour'] = tuple(
-        int(part) for part in (grey + rng.uniform(-12, 12, 3)).clip(0, 255)
-    )
-    words = set(re.findall(r'[a-z]+', prompt.lower()))
-    if words & {'golden', 'sunrise'}:
-        words.add('sunset')
-    style['palette'] = sample_palette(words, rng)
-    return style
-
-
-# Kind of surface -> how many colours, and ranges of hue (degrees; may pass
-# 360), saturation and value (0 to 1). Wide on purpose: a student that meets a
-# kind in many colours cannot hold on to one.
+# Kind of surface -> number of colours, and ranges of hue (degrees; may pass
+# 360), saturation and value (0 to 1). Wide, so that a student does not learn
+# one colour per kind.
 RANGES = {
     'road': (2, (0, 360), (0.0, 0.14), (0.22, 0.55)),
     'paint': (1, (40, 60), (0.0, 0.6), (0.75, 1.0)),
@@ -259,17 +148,270 @@ WORD_RANGES = {
         'sky_low': (1, (15, 45), (0.3, 0.7), (0.85, 1.0)),
     },
 }
+# Separates the random numbers from those of the benchmark's scenes, whose
+# seeds are small integers too.
+_SALT = 0x67656E657261
+_PROBES = ('heavy rain at night in winter', 'a snowy sunset in the fog')
+_PROBE_SIZE = (64, 32)
 
 
-def sample_palette(words, rng):
+class ToyCityBackend:
+    """Backend that renders ToyCity scenes in the style of a prompt.
+
+    A prompt's words about weather, time, season and location set the style;
+    words about objects are ignored: every scene has the usual traffic. No
+    style is that of a target domain.
+
+    In mode img2img the source image is restyled by pixel operations (colour,
+    texture, haze by estimated depth, darkness, rain, snow, lens, noise),
+    which move nothing, so its label stays valid.
+
+    Args:
+        render: ``(seed, style, size) -> (image, label)`` with ``style`` a
+            dict of the renderer's style parameters, ``size`` (width,
+            height), image (H, W, 3) uint8 RGB, label (H, W) uint8.
+        mode: ``'txt2img'`` or ``'img2img'``.
+        size: Width and height in pixels; in mode img2img images keep their
+            own.
+        avoid: Parameter of a style -> ranges that the target domains use.
+        keep_labels: Whether to return the labels of the scenes, to evaluate
+            pseudo labels; no training uses them.
+
+    Raises:
+        GenerationError: Labels are to be kept in mode img2img.
+    """
+
+    batch_size = 1
+
+    def __init__(
+        self,
+        render: Callable[
+            [int, dict, tuple[int, int]], tuple[np.ndarray, np.ndarray]
+        ],
+        *,
+        avoid: Mapping[str, Sequence[tuple[float, float]]],
+        mode: str = 'txt2img',
+        size: tuple[int, int] | int = (256, 128),
+        keep_labels: bool = False,
+    ):
+        if mode not in ('txt2img', 'img2img'):
+            raise GenerationError(
+                f'--mode must be txt2img or img2img, got {mode!r}'
+            )
+        if keep_labels and mode == 'img2img':
+            raise GenerationError(
+                '--keep-labels is for scenes of their own; in mode img2img '
+                'each image keeps the label of its source'
+            )
+        self.render = render
+        self.avoid = avoid
+        self.mode = mode
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.keeps_labels = keep_labels
+
+    def recipe(self) -> dict:
+        """Return what the images depend on besides prompt, seed, source."""
+        recipe = dict(
+            backend='toycity',
+            model='toycity',
+            fingerprint=self._fingerprint(),
+            mode=self.mode,
+        )
+        if self.mode == 'txt2img':
+            recipe['size'] = self.size
+        return recipe
+
+    def info(self) -> dict:
+        """Return a note about the origin of the images."""
+        if self.mode == 'img2img':
+            return dict(
+                note='restyled by operations on pixels, without a diffusion '
+                'model'
+            )
+        return dict(
+            note='ToyCity scenes, without a diffusion model; weather, time, '
+            'season and place follow the prompt, objects do not. Colours, '
+            'camera, light, lens, noise and weather have values that no '
+            'target domain uses'
+        )
+
+    def check_prompts(self, prompts: Sequence[tuple[int, str]]) -> list[str]:
+        """Return no warnings: unknown words are ignored."""
+        return []
+
+    def generate(self, requests: Sequence[Request]) -> list[GeneratedImage]:
+        """Generate the images, (H, W, 3) uint8, one by one."""
+        return [self._generate_one(request) for request in requests]
+
+    def _generate_one(self, request):
+        rng = _generator(request)
+        if self.mode == 'img2img':
+            source = np.asarray(open_source(request.source_path))
+            style = style_for(request.prompt, rng, self.avoid)
+            return GeneratedImage(restyle(source, style, rng))
+        return self._scene(request.prompt, rng, self.size)
+
+    def _scene(self, prompt, rng, size):
+        style = style_for(prompt, rng, self.avoid)
+        image, label = self.render(int(rng.integers(2**63)), style, size)
+        return GeneratedImage(image, label if self.keeps_labels else None)
+
+    def _fingerprint(self):
+        """Hash small sample images, which change with the renderer."""
+        sha256 = hashlib.sha256()
+        for number, prompt in enumerate(_PROBES):
+            rng = np.random.default_rng(number)
+            if self.mode == 'txt2img':
+                image = self._scene(prompt, rng, _PROBE_SIZE).image
+            else:
+                width, height = _PROBE_SIZE
+                source = rng.integers(0, 256, (height, width, 3), np.uint8)
+                style = style_for(prompt, rng, self.avoid)
+                image = restyle(source, style, rng)
+            sha256.update(image.tobytes())
+        return sha256.hexdigest()[:16]
+
+
+def _generator(request):
+    """Return the random generator of an image, from prompt and seed alone."""
+    words = hashlib.sha256(request.prompt.encode()).digest()[:8]
+    return np.random.default_rng(
+        [_SALT, request.seed, int.from_bytes(words, 'little')]
+    )
+
+
+def ranges_for(prompt: str) -> dict[str, tuple[float, float]]:
+    """Return the ranges of style parameters that a prompt's words select.
+
+    Args:
+        prompt: Any text; without a known word the weather is fair.
+
+    Returns:
+        Parameter of a style -> range.
+    """
+    text = prompt.lower()
+    ranges = dict(_BASE)
+    # Time comes second: at night the exposure is that of the night.
+    for group in (_WEATHER, _TIME):
+        for pattern, changed in group:
+            if re.search(pattern, text):
+                ranges.update(changed)
+                break
+    return ranges
+
+
+def subtract_ranges(
+    low: float, high: float, avoid: Iterable[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Subtract ranges from a range.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        avoid: Ranges to subtract, each widened by a margin.
+
+    Returns:
+        The remaining ranges, ascending, without those thinner than the
+        margin.
+    """
+    margin = _MARGIN * (high - low)
+    left = []
+    for start, end in sorted(avoid):
+        if start - margin > low:
+            left.append((low, min(start - margin, high)))
+        low = max(low, end + margin)
+    left.append((low, high))
+    return [(a, b) for a, b in left if b - a > margin]
+
+
+def allowed_ranges(
+    name: str, low: float, high: float, avoid: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Return the ranges from which a parameter may be drawn.
+
+    Args:
+        name: The parameter.
+        low: Lower end of the requested range.
+        high: Upper end.
+        avoid: Ranges that targets use.
+
+    Returns:
+        Parts of the range, or of a wider one where the targets use nearly
+        all of it.
+
+    Raises:
+        ValueError: Nothing remains near the range.
+    """
+    limit = 1.0 if name in _SHARES else float('inf')
+    start, end = low, high
+    for _ in range(5):
+        pieces = subtract_ranges(start, end, avoid)
+        if sum(b - a for a, b in pieces) >= _ENOUGH * (high - low):
+            return pieces
+        half = (end - start) / 2
+        start, end = max(start - half, 0.0), min(end + half, limit)
+    raise ValueError(
+        f'{name} of generated scenes should lie near {low}..{high}, but the '
+        f'target styles use all of it: {sorted(avoid)}'
+    )
+
+
+def style_for(
+    prompt: str,
+    rng: np.random.Generator,
+    avoid: Mapping[str, Sequence[tuple[float, float]]],
+) -> dict:
+    """Draw the style of one scene.
+
+    Args:
+        prompt: Any text.
+        rng: Random generator.
+        avoid: Parameter -> ranges that must not be used.
+
+    Returns:
+        Keyword arguments of ToyCity's ``Style`` except its name; every
+        range holds one value.
+
+    Raises:
+        ValueError: ``avoid`` leaves nothing near a parameter's range.
+    """
+    style = dict(yaw=_YAW)
+    for name, (low, high) in ranges_for(prompt).items():
+        used = () if name in SHARED else avoid.get(name, ())
+        choices = allowed_ranges(name, low, high, used)
+        # Longer pieces are drawn from more often.
+        offset = rng.uniform(0, sum(b - a for a, b in choices))
+        for a, b in choices:
+            value = min(a + offset, b)
+            if offset <= b - a:
+                break
+            offset -= b - a
+        value = float(value)
+        style[name] = value if name in _SCALARS else (value, value)
+    white = rng.uniform(0.88, 1.12, 3)
+    style['white'] = tuple(float(part) for part in white / white.mean())
+    grey = rng.uniform(140, 240)
+    style['fog_colour'] = tuple(
+        int(part) for part in (grey + rng.uniform(-12, 12, 3)).clip(0, 255)
+    )
+    words = set(re.findall(r'[a-z]+', prompt.lower()))
+    if words & {'golden', 'sunrise'}:
+        words.add('sunset')
+    style['palette'] = sample_palette(words, rng)
+    return style
+
+
+def sample_palette(
+    words: Container[str], rng: np.random.Generator
+) -> dict[str, list[tuple[int, int, int]]]:
     """Draw the colours of one scene.
 
     Args:
-        words (Container[str]): Of the prompt, in lower case.
-        rng (numpy.random.Generator): Source of the choices.
+        words: Of the prompt, in lower case.
+        rng: Random generator.
 
     Returns:
-        dict[str, list[tuple[int, int, int]]]: Kind -> RGB choices.
+        Kind of surface -> RGB colours to choose from.
     """
     ranges = dict(RANGES)
     for word, changed in WORD_RANGES.items():
@@ -287,135 +429,3 @@ def _colours(rng, count, hues, saturations, values):
         )
         colours.append(tuple(int(255 * part) for part in rgb))
     return colours
-
-
-# Keeps the scenes apart from those of the benchmark, whose seeds are drawn
-# from small integers too.
-_SALT = 0x67656E657261
-_PROBES = ('heavy rain at night in winter', 'a snowy sunset in the fog')
-_PROBE_SIZE = (64, 32)
-
-
-class ToyCityBackend:
-    """Renders ToyCity scenes in the weather and light that a prompt names.
-
-    What a prompt says of weather, time, season and place sets the look;
-    what it says of objects is not followed: every scene has the usual
-    traffic. No look is that of a target domain
-    (see :mod:`~clouds_mmseg.generate.toycity`).
-
-    In mode img2img the image given is restyled by operations on its pixels
-    (colour, texture, haze by guessed depth, darkness, rain, snow, lens,
-    noise), which move nothing, so that its label stays right.
-
-    Args:
-        render (Callable): ``(seed, style, size) -> (image, label)`` with
-            ``style`` a dict of the renderer's style parameters, ``size``
-            (width, height), image (H, W, 3) uint8 RGB, label (H, W) uint8.
-        mode (str): ``'txt2img'`` or ``'img2img'``.
-        size (tuple[int, int]): Width and height in pixels; in mode img2img
-            images keep their own.
-        avoid (Mapping[str, Sequence[tuple[float, float]]]): Parameter of a
-            style -> ranges that the target domains use.
-        keep_labels (bool): Whether to hand out the labels of the scenes, for
-            measuring pseudo labels against; nothing trains on them.
-
-    Raises:
-        GenerationError: Labels are to be kept in mode img2img.
-    """
-
-    batch_size = 1
-
-    def __init__(
-        self,
-        render,
-        *,
-        avoid,
-        mode='txt2img',
-        size=(256, 128),
-        keep_labels=False,
-    ):
-        if mode not in ('txt2img', 'img2img'):
-            raise GenerationError(
-                f'--mode must be txt2img or img2img, got {mode!r}'
-            )
-        if keep_labels and mode == 'img2img':
-            raise GenerationError(
-                '--keep-labels is for scenes of their own; in mode img2img '
-                'each image keeps the label of its source'
-            )
-        self.render = render
-        self.avoid = avoid
-        self.mode = mode
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.keeps_labels = keep_labels
-
-    def recipe(self):
-        """Return what the images depend on besides prompt, seed, source."""
-        recipe = dict(
-            backend='toycity',
-            model='toycity',
-            fingerprint=self._fingerprint(),
-            mode=self.mode,
-        )
-        if self.mode == 'txt2img':
-            recipe['size'] = self.size
-        return recipe
-
-    def info(self):
-        """Say what these images are."""
-        if self.mode == 'img2img':
-            return dict(
-                note='restyled by operations on pixels, without a diffusion '
-                'model'
-            )
-        return dict(
-            note='ToyCity scenes, without a diffusion model; weather, time, '
-            'season and place follow the prompt, objects do not. Colours, '
-            'camera, light, lens, noise and weather have values that no '
-            'target domain uses'
-        )
-
-    def check_prompts(self, prompts):
-        """Return no warnings: words that are not known are passed over."""
-        return []
-
-    def generate(self, requests):
-        """Make the images, (H, W, 3) uint8, one by one."""
-        return [self._one(request) for request in requests]
-
-    def _one(self, request):
-        rng = _generator(request)
-        if self.mode == 'img2img':
-            source = np.asarray(open_source(request.source_path))
-            style = style_for(request.prompt, rng, self.avoid)
-            return Picture(restyle(source, style, rng))
-        return self._scene(request.prompt, rng, self.size)
-
-    def _scene(self, prompt, rng, size):
-        style = style_for(prompt, rng, self.avoid)
-        image, label = self.render(int(rng.integers(2**63)), style, size)
-        return Picture(image, label if self.keeps_labels else None)
-
-    def _fingerprint(self):
-        """Hash a few small images: it changes when, and only when, they do."""
-        digest = hashlib.sha256()
-        for number, prompt in enumerate(_PROBES):
-            rng = np.random.default_rng(number)
-            if self.mode == 'txt2img':
-                image = self._scene(prompt, rng, _PROBE_SIZE).image
-            else:
-                width, height = _PROBE_SIZE
-                source = rng.integers(0, 256, (height, width, 3), np.uint8)
-                style = style_for(prompt, rng, self.avoid)
-                image = restyle(source, style, rng)
-            digest.update(image.tobytes())
-        return digest.hexdigest()[:16]
-
-
-def _generator(request):
-    """Random numbers of an image: of its prompt and seed alone."""
-    words = hashlib.sha256(request.prompt.encode()).digest()[:8]
-    return np.random.default_rng(
-        [_SALT, request.seed, int.from_bytes(words, 'little')]
-    )

@@ -379,7 +379,7 @@ SLOPE = 0.45
 
 
 class Placer:
-    """Keeps what is placed, and refuses what would overlap.
+    """Collection of placed items, which refuses overlapping ones.
 
     Args:
         rng (numpy.random.Generator): Source of all choices.

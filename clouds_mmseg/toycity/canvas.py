@@ -9,7 +9,7 @@ import numpy as np
 from clouds_mmseg.toycity.camera import NEAR, Face, clip_near
 from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN
 
-# Binary places of a pixel that OpenCV's fill takes.
+# Fractional bits of a coordinate in OpenCV's polygon fill.
 SHIFT = 4
 ONE = 1 << SHIFT
 SKY = 10
@@ -207,7 +207,7 @@ INFINITY = 500
 
 
 class View:
-    """Class, depth, place and slope of what each pixel shows.
+    """Class, depth, position and slope of the surface at each pixel.
 
     All arrays are (H, W) of the picture, or (H, W, 3); they are computed
     when they are first asked for, because fair weather needs few.

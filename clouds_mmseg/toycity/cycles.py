@@ -1,4 +1,4 @@
-"""Bicycles and motorcycles, and who rides them."""
+"""Bicycles and motorcycles, and their riders."""
 
 import math
 from dataclasses import dataclass

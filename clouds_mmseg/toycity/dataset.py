@@ -1,4 +1,4 @@
-"""The benchmark on disk: one labelled source and five targets."""
+"""Files of the benchmark: one labelled source and five target domains."""
 
 import json
 from dataclasses import dataclass
@@ -161,35 +161,35 @@ def differences(found, plan):
 
 
 def write_toycity(
-    root,
+    root: str | Path,
     *,
-    num_source=320,
-    num_source_val=40,
-    num_target=40,
-    size=(256, 128),
-    seed=0,
-    workers=2,
-    overwrite=False,
-):
+    num_source: int = 320,
+    num_source_val: int = 40,
+    num_target: int = 40,
+    size: tuple[int, int] = (256, 128),
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
+) -> bool:
     """Render the benchmark below ``root``, in the real datasets' layouts.
 
-    Picture i of a domain depends on ``seed``, the domain and i alone. Files
+    Image i of a domain depends on ``seed``, the domain and i alone. Files
     that an interrupted run with the same arguments has left are kept; the
     manifest ``toycity.json`` is written last.
 
     Args:
-        root (str | Path): Folder; made if there is none.
-        num_source (int): Training images of the source.
-        num_source_val (int): Validation images of the source.
-        num_target (int): Images of each of the five targets.
-        size (tuple[int, int]): Width and height in pixels.
-        seed (int): Not negative.
-        workers (int): Processes; 1 renders in this one.
-        overwrite (bool): Whether the files of a ToyCity made with other
-            arguments are deleted.
+        root: Folder; created if it does not exist.
+        num_source: Training images of the source.
+        num_source_val: Validation images of the source.
+        num_target: Images of each of the five targets.
+        size: Width and height in pixels.
+        seed: Not negative.
+        workers: Processes; 1 renders in this process.
+        overwrite: Whether to delete the files of a ToyCity with other
+            arguments.
 
     Returns:
-        bool: Whether anything was written; False if all was there.
+        Whether anything was written; False if all files existed.
 
     Raises:
         UserError: An argument is out of its range, ``root`` is no folder, or

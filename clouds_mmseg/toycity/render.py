@@ -1,4 +1,4 @@
-"""From a seed and a style to a picture and its label map."""
+"""Rendering: seed and style -> image and label map."""
 
 import math
 
@@ -8,7 +8,7 @@ import numpy as np
 from clouds_mmseg.toycity.camera import Camera, expose
 from clouds_mmseg.toycity.canvas import Canvas, View, visible_items
 from clouds_mmseg.toycity.scene import sample_scene
-from clouds_mmseg.toycity.styles import Look, get_style, mix
+from clouds_mmseg.toycity.styles import Look, Style, get_style, mix
 from clouds_mmseg.toycity.weather import (
     add_flakes,
     add_fog,
@@ -28,21 +28,23 @@ SUN = (-0.48, 0.72, -0.5)
 MIN_SIZE = 32
 
 
-def render_scene(seed, style, size=(256, 128)):
+def render_scene(
+    seed: int, style: str | Style, size: tuple[int, int] = (256, 128)
+) -> tuple[np.ndarray, np.ndarray]:
     """Render one street scene.
 
     Args:
-        seed (int): Not negative. Styles with equal camera ranges show the
-            same street for the same seed.
-        style (str | Style): A name of ``STYLES``, or any style.
-        size (tuple[int, int]): Width and height in pixels, 32 or more.
+        seed: Not negative. Styles with equal camera ranges show the same
+            street for the same seed.
+        style: A name of ``STYLES``, or any style.
+        size: Width and height in pixels, 32 or more.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: The image (H, W, 3) uint8 RGB, and the
-        label (H, W) uint8 of train ids 0 to 18; no pixel is ignored.
+        The image, (H, W, 3) uint8 RGB, and the label, (H, W) uint8 of train
+        ids 0 to 18; no pixel is ignored.
 
     Raises:
-        UserError: The style is not known, or the size is too small.
+        UserError: The style is unknown, or the size is too small.
     """
     style = get_style(style)
     width, height = check_size(size)

@@ -1,4 +1,4 @@
-"""A street and what stands in it, sampled from a seed."""
+"""Sampling of a scene, a street and its objects, from a seed."""
 
 import math
 from dataclasses import dataclass

@@ -318,7 +318,7 @@ class Look:
     """Draws colours for the objects of one picture.
 
     It has a generator of its own, so that two styles give the same objects
-    at the same places in different colours.
+    at the same positions in different colours.
 
     Args:
         style (Style): Palette and how far colours stray from it.

@@ -43,7 +43,7 @@ def tyres(canvas, frame, class_id, *, half, axles, radius):
         frame (Frame): Axes of the vehicle.
         class_id (int): Train id of the vehicle.
         half (float): Distance of a tyre's outside from the middle in metres.
-        axles (Sequence[float]): Places of the axles forward in metres.
+        axles (Sequence[float]): Forward positions of the axles in metres.
         radius (float): Of the wheels, in metres.
     """
     if canvas.scale_at(frame.origin[2]) * 2 * radius < SMALL:

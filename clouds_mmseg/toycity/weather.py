@@ -1,4 +1,4 @@
-"""What weather and darkness do to a street.
+"""Effects of weather and darkness on a rendered street.
 
 Every step takes and returns colours as float32 (H, W, 3) in 0 to 1, H and W
 being the size of the picture.
@@ -32,9 +32,9 @@ def noise_tile(rng, octaves, *, size=128):
     """
     total = np.zeros((size, size), np.float32)
     for step in octaves:
-        cells = rng.random((size // step, size // step), np.float32)
-        cells = np.pad(cells, 1, mode='wrap')
-        big = cv2.resize(cells, None, fx=step, fy=step)
+        coarse = rng.random((size // step, size // step), np.float32)
+        coarse = np.pad(coarse, 1, mode='wrap')
+        big = cv2.resize(coarse, None, fx=step, fy=step)
         total += big[step : step + size, step : step + size]
     return (total - total.mean()) / total.std()
 

@@ -1,13 +1,14 @@
-"""Write files so that a kill at any moment leaves the old one or the new."""
+"""Atomic writes: a kill at any moment leaves the old file or the new one."""
 
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block succeeds.
 
     The temporary file lies in the same folder, because a rename is atomic
@@ -16,10 +17,10 @@ def atomic_path(path):
     so that a power cut cannot leave an empty file under the final name.
 
     Args:
-        path (str | Path): The final name. Its folder is created if needed.
+        path: The final name. Its folder is created if needed.
 
     Yields:
-        Path: Where to write.
+        The temporary path.
 
     Raises:
         Exception: Whatever the block raises; the temporary file is removed
@@ -45,16 +46,16 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def leftovers(pattern):
-    """Temporary files that a killed process left beside its targets.
+def leftovers(pattern: str | Path) -> list[Path]:
+    """Find temporary files that a killed process left beside its targets.
 
     Args:
-        pattern (str | Path): A final path as given to :func:`atomic_path`,
-            whose name may hold ``*``.
+        pattern: A final path as given to :func:`atomic_path`, whose name may
+            contain ``*``.
 
     Returns:
-        list[Path]: The temporary files, sorted. Another process may be
-        writing one of them this very moment.
+        The temporary files, sorted. Another process may still be writing one
+        of them.
     """
     pattern = Path(pattern)
     # mkstemp puts eight random characters between prefix and suffix.

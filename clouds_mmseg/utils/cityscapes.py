@@ -1,4 +1,4 @@
-"""The label space of the benchmarks: Cityscapes' classes and ids.
+"""Label space of the benchmarks: Cityscapes' classes and ids.
 
 Source: the label definitions of cityscapesScripts (``helpers/labels.py``).
 """

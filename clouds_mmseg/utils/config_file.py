@@ -1,4 +1,4 @@
-"""Reading a config file, with its mistakes as one message.
+"""Reading of config files, with mistakes in them as one message.
 
 Beside mmengine's reader because conversion, publishing, benchmark and the
 tools read configs, and none of them should end in a traceback for a comma.

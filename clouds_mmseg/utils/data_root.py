@@ -1,4 +1,4 @@
-"""Folders of the data sets and of the reports about them."""
+"""Folders of the datasets and of the reports about them."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The device of this process in words, for logs and results."""
+"""Description of the device of this process, for logs and results."""
 
 import logging
 import platform

@@ -1,4 +1,4 @@
-"""Exceptions that a mistake in the input raises.
+"""User-facing exceptions for mistakes in the input.
 
 The tools print their message without a traceback.
 """
@@ -20,20 +20,22 @@ class DataError(UserError):
     to do.
 
     Args:
-        finding (str): The message, or its part before the advice.
-        advice (str): What to do, where a list of many findings says it once.
-        kind (str): ``'damaged'``, ``'size'`` or ``'ids'``: what is wrong
-            with a single file.
+        finding: The message, or its part before the advice.
+        advice: What to do; given once where a report lists many findings.
+        kind: ``'damaged'``, ``'size'`` or ``'ids'``: the fault of a single
+            file.
     """
 
-    def __init__(self, finding, advice='', *, kind='damaged'):
+    def __init__(
+        self, finding: str, advice: str = '', *, kind: str = 'damaged'
+    ):
         super().__init__(f'{finding} {advice}' if advice else finding)
         self.finding = finding
         self.kind = kind
 
 
 class GenerationError(UserError):
-    """Prompts or images cannot be made as asked.
+    """Prompts or images cannot be generated as requested.
 
     The message names the argument or file, what was found, the rule, and
     what to do.
@@ -41,4 +43,4 @@ class GenerationError(UserError):
 
 
 class OutputLockedError(GenerationError):
-    """Another process is making the same share of the same bank."""
+    """Another process is writing the same share of a generated image set."""

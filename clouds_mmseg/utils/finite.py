@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found early, told with names."""
+"""Detection of NaN and infinite values, reported by name."""
 
 import torch
 from torch import nn
@@ -25,11 +25,11 @@ def nonfinite_weights(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Find the tensors of a module that are not finite.
 
     Parameters and running statistics have to be finite; other buffers may
-    hold infinities (masks of attention), but no NaN. One pass and one
-    synchronisation where all is well.
+    hold infinities (attention masks), but no NaN. One pass and one
+    synchronisation if all values are finite.
 
     Args:
-        module: Of any devices and types.
+        module: On any device, of any dtype.
 
     Returns:
         Key -> number of values that are NaN or infinite, and of all.

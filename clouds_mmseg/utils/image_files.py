@@ -1,7 +1,7 @@
-"""Whether an image file is whole, told from its bytes without decoding.
+"""Integrity checks of image files by their bytes, without decoding.
 
 A check here must never be stricter than the decoders: bytes behind the end of
-a file (motion photos, several pictures in one file) and damaged metadata are
+a file (motion photos, several images in one file) and damaged metadata are
 no damage to its pixels.
 """
 
@@ -42,9 +42,9 @@ def truncated(payload: bytes) -> str | None:
     size = len(payload)
     if not size:
         return 'is empty (0 bytes)'
-    wanted = _length(payload[:64])
-    if size < wanted:
-        return f'is truncated: it has {size} of its {wanted} bytes'
+    expected = _length(payload[:64])
+    if size < expected:
+        return f'is truncated: it has {size} of its {expected} bytes'
     if payload.startswith(PNG):
         whole = _has_png_end(payload)
     elif payload.startswith(JPEG):
@@ -95,14 +95,14 @@ def _length(head):
 
 
 def jpeg_end(payload: bytes) -> int:
-    """Find the end marker of the first picture in a JPEG file.
+    """Find the end marker of the first image in a JPEG file.
 
     Args:
         payload: The file.
 
     Returns:
         Place of the marker, -1 if there is none. Thumbnails inside of
-        the metadata and pictures behind the first one do not count.
+        the metadata and images behind the first one do not count.
 
     Source: ITU-T T.81, annex B.
     """

@@ -1,11 +1,11 @@
-"""How an image or label file becomes an array, for every reader of ours.
+"""Decoding of image and label files, the same for every reader.
 
 Rules, the same for training, testing, verification, preparation, corruption
 and generation:
 
 - Images are decoded by OpenCV into (H, W, 3) uint8, BGR. An alpha channel
   and ICC and gamma information are ignored, grey is repeated, of a file
-  with several pictures the first is read.
+  with several images the first is read.
 - An EXIF orientation is applied, to images and to labels, each its own.
 - 16-bit values are divided by 256. ``sBIT`` of PNG and ``MaxSampleValue`` of
   TIFF do not change that: both specifications say that stored values span

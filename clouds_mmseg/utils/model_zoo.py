@@ -1,4 +1,4 @@
-"""The registry of known weights: one YAML file, and a page made of it."""
+"""Registry of known weights: one YAML file, and the docs page made of it."""
 
 import re
 from pathlib import Path
@@ -133,11 +133,11 @@ def _numbers(entries):
         for entry in entries:
             known = [] if entry[key] == UNKNOWN else entry[key]
             for row in known:
-                cells = [
+                values = [
                     _code(row[column]) if column == 'command' else row[column]
                     for column in columns
                 ]
-                rows.append((entry['name'], *cells))
+                rows.append((entry['name'], *values))
             if not known:
                 empty = [''] * (len(columns) - 1)
                 rows.append((entry['name'], UNKNOWN, *empty))

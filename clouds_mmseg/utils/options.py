@@ -1,4 +1,4 @@
-"""Options that are lists of names, and what people give instead."""
+"""Checks of options that are lists of names, with suggestions."""
 
 import difflib
 from collections.abc import Iterable, Sequence

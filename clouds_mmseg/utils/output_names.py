@@ -1,4 +1,4 @@
-"""File names for what is written about images, one for each image."""
+"""File names of per-image outputs."""
 
 import os
 from collections.abc import Mapping

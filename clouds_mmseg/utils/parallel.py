@@ -1,9 +1,11 @@
-"""The same function on many items, in several processes."""
+"""Parallel map over items in several processes."""
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
+from typing import Any
 
 import cv2
 from tqdm import tqdm
@@ -11,11 +13,11 @@ from tqdm import tqdm
 from clouds_mmseg.utils.errors import UserError
 
 
-def available_cores():
-    """Number of cores that this process may use.
+def available_cores() -> int:
+    """Return the number of cores that this process may use.
 
     Returns:
-        int: At least 1; fewer than the machine has where the scheduler of a
+        At least 1; fewer than the machine has where the scheduler of a
         cluster has assigned some.
     """
     if hasattr(os, 'sched_getaffinity'):
@@ -23,20 +25,27 @@ def available_cores():
     return os.cpu_count() or 1
 
 
-def parallel_map(job, items, *, workers=None, title, unit='img'):
-    """Apply a function to items, in order, under a progress bar.
+def parallel_map(
+    job: Callable[[Any], Any],
+    items: Sequence,
+    *,
+    workers: int | None = None,
+    title: str,
+    unit: str = 'img',
+) -> Iterator[Any]:
+    """Apply a function to items, in order, with a progress bar.
 
     Args:
-        job (Callable): Of one item. It and the items are pickled; what it
-            raises ends the whole.
-        items (Sequence): What it is applied to.
-        workers (int, optional): Processes; 1 works in this one. Defaults to
-            the number of cores.
-        title (str): Stands before the bar, which a terminal alone shows.
-        unit (str): What an item is.
+        job: Function of one item. It and the items are pickled; an exception
+            in it ends the map.
+        items: Its arguments.
+        workers: Number of processes; 1 runs in this process. Defaults to the
+            number of cores.
+        title: Of the progress bar, which only a terminal shows.
+        unit: Of the progress bar.
 
     Yields:
-        Any: The results, in the order of the items.
+        The results, in the order of the items.
 
     Raises:
         UserError: ``workers`` is not positive, or a worker was killed.
@@ -56,9 +65,9 @@ def _results(job, items, workers):
     if workers <= 1:
         yield from map(job, items)
         return
-    # A spawned process would import the whole training stack anew. A forked
-    # one inherits OpenCV's pool without its threads and waits for them for
-    # ever; with one thread there is no pool.
+    # A spawned process would import the whole training stack again. A forked
+    # one inherits OpenCV's thread pool without its threads and waits for them
+    # forever; with one thread there is no pool.
     start = 'fork' if 'fork' in get_all_start_methods() else 'spawn'
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""Whether a server answers at all, asked once and for a few seconds."""
+"""Quick check whether a server responds, before slow client retries."""
 
 import errno
 import os

@@ -5,14 +5,16 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
-# Where a file keeps the hash of its own content, in `meta`.
+# Key of the content hash in `meta`.
 HASH_KEY = 'content_sha256'
-# A second time in a pickle of arrays, beside `meta`.
+# Key of its copy beside `meta`, in a pickle of arrays.
 HASH_BESIDE = '__content_sha256__'
-# Under which key training scripts put the weights, tried in this order.
+# Keys under which training scripts store the weights, in order of trial.
 WRAPPERS = ('state_dict', 'model_state_dict', 'model')
 
 
@@ -20,71 +22,69 @@ class DamagedError(Exception):
     """The bytes of a file contradict the checksums in it."""
 
 
-def content_sha256(weights, meta):
-    """Hash what a file holds, whichever format it is written in.
+def content_sha256(weights: Mapping[str, torch.Tensor], meta: Mapping) -> str:
+    """Hash the content of a weight file, independently of its format.
 
-    A file cannot contain the hash of its own bytes. This is the hash of what
-    is read from it: names, dtypes, shapes and values of the tensors, sorted
-    by name, and what is known about them.
+    A file cannot contain the hash of its own bytes. This one covers what is
+    read from it: names, dtypes, shapes and values of the tensors, sorted by
+    name, and the metadata.
 
     Args:
-        weights (dict[str, Tensor]): Names -> values, on any device.
-        meta (dict): Values that JSON holds; ``content_sha256`` itself is not
-            counted.
+        weights: Keys -> values, on any device.
+        meta: JSON values; ``content_sha256`` itself is left out.
 
     Returns:
-        str: 64 hexadecimal digits.
+        64 hexadecimal digits.
     """
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for key in sorted(weights):
         value = weights[key].detach().cpu().contiguous()
         head = [key, str(value.dtype), list(value.shape)]
-        digest.update(json.dumps(head).encode())
+        sha256.update(json.dumps(head).encode())
         if value.numel():
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+            sha256.update(value.reshape(-1).view(torch.uint8).numpy().data)
     rest = {key: value for key, value in meta.items() if key != HASH_KEY}
-    digest.update(json.dumps(rest, sort_keys=True).encode())
-    return digest.hexdigest()
+    sha256.update(json.dumps(rest, sort_keys=True).encode())
+    return sha256.hexdigest()
 
 
-def check_content(content):
-    """Compare what was read with the hash that was written with it.
+def check_content(content: dict) -> None:
+    """Compare the content of a file with the hash stored in it.
 
     Args:
-        content (dict): Weights under one of ``WRAPPERS``, and ``meta``.
-            Without a hash nothing is compared; one beside ``meta`` is taken
-            out.
+        content: Weights under one of ``WRAPPERS``, and ``meta``. Without a
+            hash nothing is compared; the one beside ``meta`` is removed.
 
     Raises:
         DamagedError: They differ.
     """
     stated = content.pop(HASH_BESIDE, None)
     meta = content.get('meta')
-    wanted = meta.get(HASH_KEY, stated) if isinstance(meta, dict) else stated
-    if wanted is None:
+    expected = meta.get(HASH_KEY, stated) if isinstance(meta, dict) else stated
+    if expected is None:
         return
     weights = next((content[key] for key in WRAPPERS if key in content), None)
     try:
         found = content_sha256(weights, meta or {})
     except (AttributeError, TypeError, ValueError) as error:
         raise DamagedError('its content cannot be hashed') from error
-    if found != wanted:
+    if found != expected:
         raise DamagedError(
             f'its content has the SHA-256 {found[:12]}..., it was written '
-            f'with {str(wanted)[:12]}...'
+            f'with {str(expected)[:12]}...'
         )
 
 
-def check_archive(path):
+def check_archive(path: Path) -> list[str]:
     """Compare each member of a zip archive with its CRC-32.
 
-    torch does not: a flipped bit in a weight would be read as a weight.
+    torch does not: a flipped bit in a weight would go unnoticed.
 
     Args:
-        path (Path): What :func:`zipfile.is_zipfile` takes for a zip.
+        path: A file for which :func:`zipfile.is_zipfile` holds.
 
     Returns:
-        list[str]: The names of the members.
+        The names of the members.
 
     Raises:
         DamagedError: A checksum or the directory is wrong.
@@ -96,8 +96,8 @@ def check_archive(path):
             unchecked = not any(info.CRC for info in archive.infolist())
             wrong = None if unchecked else archive.testzip()
     except Exception as error:
-        # Garbage in a header: BadZipFile, NotImplementedError (a way of
-        # compression), UnicodeDecodeError (a name), EOFError, OSError, ...
+        # Garbage in a header: BadZipFile, NotImplementedError (the
+        # compression method), UnicodeDecodeError (a name), EOFError, ...
         raise DamagedError(_first_line(error)) from error
     if wrong is not None:
         raise DamagedError(f'wrong CRC-32 of its member {wrong}')
@@ -107,16 +107,13 @@ def check_archive(path):
 
 
 class BoundedReader(io.BufferedReader):
-    """A file from which no more is asked for than it can have.
+    """Reader that never requests more bytes than the file has.
 
-    A damaged length field of a pickle asks for terabytes, and Python
-    reserves them before it reads.
-
-    Args:
-        path (Path): The file.
+    A damaged length field of a pickle requests terabytes, and Python
+    allocates them before it reads.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         super().__init__(io.FileIO(path))
         self._length = os.path.getsize(path)
 

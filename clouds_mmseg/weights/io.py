@@ -1,6 +1,7 @@
 """Reading and writing of weight files.
 
-Pickles are read without running what they may carry.
+Pickles are read without executing code in them: the unpicklers below know a
+closed list of names.
 """
 
 import json
@@ -8,9 +9,11 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,173 +36,25 @@ from clouds_mmseg.weights.integrity import (
     content_sha256,
 )
 
+SUFFIXES = ('.pth', '.pt', '.safetensors')
+# Prefixes that wrappers add to every key: data-parallel training,
+# torch.compile, Lightning.
+_PREFIXES = ('module.', '_orig_mod.', 'model.')
+# Numbers that OpenAI's archives keep beside the weights.
+_ARCHIVE_KEYS = ('input_resolution', 'context_length', 'vocab_size')
+# Magic bytes of torch.save before it wrote zip archives.
+_OLD_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+# JSON entries in the metadata of a safetensors file.
+_JSON_METADATA = ('dataset_meta', 'source', 'meta')
 # numpy renamed the module in version 2; files of both exist.
 _ARRAY_MODULES = ('numpy.core.multiarray', 'numpy._core.multiarray')
 _BUFFER_MODULES = ('numpy.core.numeric', 'numpy._core.numeric')
 # Protocol 2 names the modules of Python 2.
 _BUILTINS = ('builtins', '__builtin__')
-_PLAIN_KINDS = 'biufcSU'
+# Kinds of dtypes without Python objects: numbers and text.
+_DTYPE_KINDS = 'biufcSU'
 # Detectron's files were written by Python 2.
 _ENCODING = 'latin1'
-
-
-class RefusedPickleError(pickle.UnpicklingError):
-    """A pickle names something that does not belong to weights.
-
-    Attributes:
-        name (str): What it names, ``module.function``.
-    """
-
-    def __init__(self, name):
-        super().__init__(f'the pickle names {name}')
-        self.name = name
-
-
-class _Makers:
-    """Makers of arrays that pickles call, each refusing what is odd.
-
-    Their bound methods are what a pickle receives. Unlike plain functions
-    these have no attributes that it could set.
-    """
-
-    def reconstruct(self, subtype, shape, typecode):
-        if subtype is not np.ndarray:
-            raise RefusedPickleError(getattr(subtype, '__name__', '?'))
-        return np.ndarray.__new__(np.ndarray, shape, _plain(typecode))
-
-    def scalar(self, dtype, data):
-        return np.frombuffer(data, _plain(dtype), count=1)[0]
-
-    def frombuffer(self, data, dtype, shape, order, axes=None):
-        array = np.frombuffer(data, _plain(dtype))
-        if axes is not None:
-            return array.reshape(shape).transpose(axes)
-        return array.reshape(shape, order=order)
-
-    def no_bytes(self):
-        # How protocol 2 writes b''.
-        return b''
-
-    def encode(self, text, encoding='latin1'):
-        # How protocol 2 writes bytes. A codec may be any module.
-        if encoding not in ('latin1', 'latin-1'):
-            raise RefusedPickleError(f'the codec {encoding}')
-        return text.encode('latin1')
-
-    def history_method(self, owner, name):
-        # How protocol 2 writes the methods of mmengine's log buffers. The
-        # real getattr reaches the globals of any function.
-        if owner is not HistoryBuffer or name.startswith('_'):
-            raise RefusedPickleError(f'getattr(..., {name!r})')
-        return getattr(HistoryBuffer, name)
-
-
-def _plain(dtype):
-    """Return a dtype of numbers or text; objects could be anything."""
-    dtype = np.dtype(dtype)
-    if dtype.kind not in _PLAIN_KINDS:
-        raise RefusedPickleError(f'an array of {dtype}')
-    return dtype
-
-
-@lru_cache
-def _array_names():
-    makers = _Makers()
-    names = {
-        'numpy.ndarray': np.ndarray,
-        'numpy.dtype': np.dtype,
-        'collections.OrderedDict': OrderedDict,
-        '_codecs.encode': makers.encode,
-        **{f'{module}.bytes': makers.no_bytes for module in _BUILTINS},
-    }
-    for module in _ARRAY_MODULES:
-        names[f'{module}._reconstruct'] = makers.reconstruct
-        names[f'{module}.scalar'] = makers.scalar
-    for module in _BUFFER_MODULES:
-        names[f'{module}._frombuffer'] = makers.frombuffer
-    return names
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickle containers, numbers, text and numpy arrays, nothing else.
-
-    This is the form in which detectron2's model zoo publishes: a pickled
-    dict of numpy arrays (``.pkl``).
-    """
-
-    def __init__(self, stream):
-        super().__init__(stream, encoding=_ENCODING)
-
-    def find_class(self, module, name):
-        """Look up one of the few names that are allowed.
-
-        Raises:
-            RefusedPickleError: For any other; it is not imported.
-        """
-        full = f'{module}.{name}'
-        if full not in _array_names():
-            raise RefusedPickleError(full)
-        return _array_names()[full]
-
-
-@contextmanager
-def training_names():
-    """Let ``torch.load(weights_only=True)`` read what mmengine saves.
-
-    Beside tensors, the checkpoints of a run hold log buffers and numbers of
-    numpy. mmengine's own list has ``getattr``, with which a pickle gets at
-    the globals of any function; here that name is the maker of one method.
-    """
-    makers = _Makers()
-    codes = '?bBhHiIlLqQefdFDSU'
-    allowed = [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        slice,
-        *{type(np.dtype(code)) for code in codes},
-    ]
-    for module in _BUILTINS:
-        allowed.append((makers.history_method, f'{module}.getattr'))
-        allowed.append((makers.no_bytes, f'{module}.bytes'))
-    for module in _ARRAY_MODULES:
-        allowed.append((makers.reconstruct, f'{module}._reconstruct'))
-        allowed.append((makers.scalar, f'{module}.scalar'))
-    with torch.serialization.safe_globals(allowed):
-        yield
-
-
-def as_tensors(value):
-    """Turn the arrays in nested containers into tensors.
-
-    Args:
-        value (Any): Dicts, lists and tuples of arrays and plain values.
-
-    Returns:
-        Any: The same with tensors that own their memory. Text stays.
-    """
-    if isinstance(value, dict):
-        return type(value)((k, as_tensors(v)) for k, v in value.items())
-    if isinstance(value, list):
-        return [as_tensors(v) for v in value]
-    if isinstance(value, tuple):
-        return tuple(as_tensors(v) for v in value)
-    if isinstance(value, np.ndarray) and value.dtype.kind not in 'SU':
-        # torch has the byte order of the machine alone, and no strides < 0.
-        native = value.dtype.newbyteorder('=')
-        return torch.from_numpy(np.array(value, dtype=native, order='C'))
-    return value
-
-
-# What wrappers of a module put before all of its names: data-parallel
-# training, torch.compile, Lightning.
-_PREFIXES = ('module.', '_orig_mod.', 'model.')
-# Numbers that OpenAI's archives keep beside the weights.
-_ARCHIVE_NUMBERS = ('input_resolution', 'context_length', 'vocab_size')
-# With what torch.save began before it wrote zip archives.
-_OLD_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
-# Entries of a safetensors file's metadata that are JSON.
-_JSON_METADATA = ('dataset_meta', 'source', 'meta')
 
 
 class WeightFileError(UserError, RuntimeError):
@@ -212,13 +67,12 @@ def read_state_dict(
     """Read the weights of one file, whichever format it has.
 
     Args:
-        path (str | Path): A file as :func:`read_content` reads it.
-        trust (bool): As for :func:`read_content`.
+        path: A file as :func:`read_content` reads it.
+        trust: As for :func:`read_content`.
 
     Returns:
-        dict[str, Tensor]: Name -> value, on the CPU, dtypes as stored,
-        without the prefixes ``module.``, ``model.`` and ``_orig_mod.`` of
-        wrappers.
+        Key -> value, on the CPU, dtypes as stored, without the prefixes
+        ``module.``, ``model.`` and ``_orig_mod.`` of wrappers.
 
     Raises:
         WeightFileError: As :func:`read_content`, or it holds no tensors.
@@ -229,24 +83,27 @@ def read_state_dict(
 
 
 def read_content(
-    path: str | Path, *, map_location='cpu', trust: bool = False
+    path: str | Path,
+    *,
+    map_location: str | torch.device = 'cpu',
+    trust: bool = False,
 ) -> dict:
     """Read one file as it was saved.
 
-    Read are ``.safetensors``, files of ``torch.save`` (weights and what
-    mmengine saves with them), pickled numpy arrays as detectron2 publishes
-    them, and TorchScript archives, the form in which OpenAI published CLIP.
-    Nothing in them is executed. The content decides, except for
-    ``.safetensors``, not the name.
+    Supported formats are ``.safetensors``, files of ``torch.save`` (weights
+    and what mmengine saves with them), pickled numpy arrays as detectron2
+    publishes them, and TorchScript archives, in which OpenAI published CLIP.
+    No code in them is executed. The format is detected from the content,
+    except for ``.safetensors``, which the suffix tells.
 
     Args:
-        path (str | Path): The file.
-        map_location (str | torch.device): Where the tensors go.
-        trust (bool): Let a pickle run code. For files that the user made.
+        path: The file.
+        map_location: Device of the tensors.
+        trust: Let a pickle run code; for files that the user made.
 
     Returns:
-        dict: As saved; arrays are tensors. Of a safetensors file,
-        ``state_dict`` and what its metadata says as ``meta``.
+        As saved; arrays become tensors. A safetensors file gives
+        ``state_dict``, and its metadata as ``meta``.
 
     Raises:
         WeightFileError: If it does not exist, is empty, truncated, a web
@@ -283,20 +140,20 @@ def read_content(
 
 
 def split_content(content: dict, path: str | Path) -> tuple[dict, dict]:
-    """Take the weights out of what a training script saved.
+    """Split a checkpoint into the weights and everything else.
 
     Args:
-        content (dict): What :func:`read_content` returned.
-        path (str | Path): Where it came from, for the message.
+        content: Of :func:`read_content`.
+        path: Where it came from, for the message.
 
     Returns:
-        tuple[dict[str, Tensor], dict]: The weights, which lie under
-        ``state_dict``, ``model_state_dict``, ``model`` or at the top, without
-        the prefixes of wrappers; and all the rest.
+        The weights, found under ``state_dict``, ``model_state_dict``,
+        ``model`` or at the top, without the prefixes of wrappers; and the
+        rest.
 
     Raises:
-        WeightFileError: If there are no weights, or something among them is
-            no tensor.
+        WeightFileError: There are no weights, or a value among them is not a
+            tensor.
     """
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
@@ -305,29 +162,24 @@ def split_content(content: dict, path: str | Path) -> tuple[dict, dict]:
             break
     else:
         weights, rest = dict(content), {}
-    strangers = {
+    non_tensors = {
         k: type(v).__name__
         for k, v in weights.items()
         if not (isinstance(v, torch.Tensor) and isinstance(k, str))
     }
-    if strangers or not weights:
-        found = ', '.join(f'{k} ({t})' for k, t in list(strangers.items())[:5])
+    if non_tensors or not weights:
+        found = ', '.join(
+            f'{k} ({t})' for k, t in list(non_tensors.items())[:5]
+        )
         raise WeightFileError(
-            f'{path} holds no plain state dict (name -> tensor); found '
+            f'{path} holds no state dict (name -> tensor); found '
             f'{found or "nothing"}. Save model.state_dict() instead.'
         )
     return strip_prefixes(weights), rest
 
 
-def count_tensors(value):
-    """Count the tensors in nested containers.
-
-    Args:
-        value (Any): Dicts, lists and tuples.
-
-    Returns:
-        int: How many there are.
-    """
+def count_tensors(value: Any) -> int:
+    """Count the tensors in nested dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return 1
     if isinstance(value, dict):
@@ -337,15 +189,8 @@ def count_tensors(value):
     return 0
 
 
-def strip_prefixes(weights):
-    """Remove what wrappers of a module put before all of its names.
-
-    Args:
-        weights (dict[str, Any]): Names -> values.
-
-    Returns:
-        dict[str, Any]: Without the prefixes that every name has.
-    """
+def strip_prefixes(weights: dict[str, Any]) -> dict[str, Any]:
+    """Remove the prefixes of module wrappers that every key has."""
     for prefix in _PREFIXES:
         if weights and all(key.startswith(prefix) for key in weights):
             return strip_prefixes(
@@ -355,7 +200,7 @@ def strip_prefixes(weights):
 
 
 def _check_head(path):
-    """Reject what downloads leave behind in place of weights."""
+    """Reject web pages and LFS pointers saved as weights; return the head."""
     with open(path, 'rb') as stream:
         head = stream.read(512)
     text = head.lstrip().lower()
@@ -401,17 +246,11 @@ def _read_safetensors(path, map_location):
     return content
 
 
-def is_torchscript(path):
+def is_torchscript(path: Path) -> bool:
     """Tell a TorchScript archive from a file of torch.save; both are zips.
 
-    Args:
-        path (Path): An existing file.
-
-    Returns:
-        bool: False for what is no zip.
-
     Raises:
-        WeightFileError: It is a damaged zip.
+        WeightFileError: The file is a damaged zip.
     """
     return zipfile.is_zipfile(path) and _is_script(_members(path))
 
@@ -421,7 +260,7 @@ def _is_script(names):
 
 
 def _members(path):
-    """List a zip's members, each as it was written."""
+    """Return the names of a zip's members, whose checksums are verified."""
     try:
         return check_archive(path)
     except DamagedError as error:
@@ -432,9 +271,9 @@ def _read_torchscript(path):
     try:
         state_dict = torch.jit.load(path, map_location='cpu').state_dict()
     except Exception as error:
-        # Its code is compiled: damage shows as any error.
+        # torch compiles its code: damage shows as any error.
         raise _damaged(path, error) from error
-    for number in _ARCHIVE_NUMBERS:
+    for number in _ARCHIVE_KEYS:
         state_dict.pop(number, None)
     return dict(state_dict=state_dict)
 
@@ -442,11 +281,11 @@ def _read_torchscript(path):
 def _read_pickle(path, head, map_location, trust, is_zip):
     if not is_zip and head[:1].decode('latin1') not in pickletools.code2op:
         raise _damaged(path, 'it is neither an archive nor a pickle')
-    plain = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
+    bare_pickle = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
     try:
-        if plain or (path.suffix == '.pkl' and not is_zip):
+        if bare_pickle or (path.suffix == '.pkl' and not is_zip):
             return _read_arrays(path, trust)
-        with training_names(), BoundedReader(path) as stream:
+        with safe_training_globals(), BoundedReader(path) as stream:
             return torch.load(
                 stream, map_location=map_location, weights_only=not trust
             )
@@ -487,7 +326,7 @@ def _refused(path, what):
 
 def _damaged(path, error):
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    # torch goes on at length about what may have happened.
+    # torch's message continues with possible reasons.
     reason = reason.split('. ')[0]
     return WeightFileError(
         f'{path} ({path.stat().st_size} bytes) cannot be read as weights '
@@ -496,18 +335,15 @@ def _damaged(path, error):
     )
 
 
-SUFFIXES = ('.pth', '.pt', '.safetensors')
-
-
-def check_suffix(path, *, pickled=False):
-    """Refuse the name of a file that cannot be written.
+def check_suffix(path: str | Path, *, pickled: bool = False) -> Path:
+    """Check that weights can be written under a file name.
 
     Args:
-        path (str | Path): Where weights are to go.
-        pickled (bool): Whether ``.pkl`` is allowed as well.
+        path: The file to write.
+        pickled: Whether ``.pkl`` is allowed as well.
 
     Returns:
-        Path: The path, with ``~`` expanded.
+        The path, with ``~`` expanded.
 
     Raises:
         UserError: Another suffix than ``.pth``, ``.pt``, ``.safetensors``,
@@ -525,31 +361,34 @@ def check_suffix(path, *, pickled=False):
     return path
 
 
-def write_weights(path, weights, meta=None, *, wrapper='state_dict'):
-    """Write weights under a temporary name, then rename.
+def write_weights(
+    path: str | Path,
+    weights: Mapping[str, torch.Tensor],
+    meta: Mapping | None = None,
+    *,
+    wrapper: str = 'state_dict',
+) -> str:
+    """Write weights atomically, with the hash of their content.
 
-    The hash of the content is written with it, and compared by whatever
-    reads it with
-    :func:`~clouds_mmseg.weights.io.read_content`.
+    :func:`read_content` verifies the hash.
 
     Args:
-        path (str | Path): ``.pth`` or ``.pt`` for torch, ``.safetensors``
-            for safetensors, ``.pkl`` for detectron2's pickle of arrays.
-        weights (dict[str, Tensor]): Names -> values; on any device.
-        meta (dict, optional): What is known about them: ``cfg`` (the text of
-            a config), ``dataset_meta`` (``classes``, ``palette``),
-            ``source``, and plain values.
-        wrapper (str): The key of a torch file under which the weights lie.
+        path: ``.pth`` or ``.pt`` for torch, ``.safetensors`` for
+            safetensors, ``.pkl`` for detectron2's pickle of arrays.
+        weights: Keys -> values; on any device.
+        meta: Metadata: ``cfg`` (the text of a config), ``dataset_meta``
+            (``classes``, ``palette``), ``source``, and JSON values.
+        wrapper: Key of the weights in a torch file.
 
     Returns:
-        str: sha256 of the file, 64 hexadecimal digits.
+        sha256 of the file, 64 hexadecimal digits.
 
     Raises:
-        UserError: Another suffix, or no right to write.
+        UserError: Another suffix, or the file cannot be written.
     """
     path = check_suffix(path, pickled=True)
-    weights = _apart(weights)
-    meta = plain(dict(meta or {}, clouds_mmseg_version=__version__))
+    weights = _own_storages(weights)
+    meta = to_json_value(dict(meta or {}, clouds_mmseg_version=__version__))
     meta[HASH_KEY] = content_sha256(weights, meta)
     try:
         with atomic_path(path) as temporary:
@@ -558,7 +397,7 @@ def write_weights(path, weights, meta=None, *, wrapper='state_dict'):
             elif path.suffix == '.pkl':
                 arrays = {key: value.numpy() for key, value in weights.items()}
                 content = {wrapper: arrays, '__author__': 'clouds_mmseg'}
-                # By two names: damage to one does not hide the other.
+                # Under two keys: damage to one does not disable the check.
                 content |= {'meta': meta, HASH_BESIDE: meta[HASH_KEY]}
                 temporary.write_bytes(pickle.dumps(content))
             else:
@@ -568,16 +407,15 @@ def write_weights(path, weights, meta=None, *, wrapper='state_dict'):
         raise UserError(f'{path} cannot be written: {error}') from error
 
 
-def as_metadata(meta):
-    """Turn what is known about weights into text, as safetensors has it.
+def as_metadata(meta: Mapping) -> dict[str, str]:
+    """Encode metadata as text, the only type that safetensors stores.
 
     Args:
-        meta (dict): As for :func:`write_weights`.
+        meta: As for :func:`write_weights`.
 
     Returns:
-        dict[str, str]: ``cfg``, ``content_sha256`` and
-        ``clouds_mmseg_version`` as they are;
-        ``dataset_meta``, ``source`` and, with all the rest, ``meta`` as
+        ``cfg``, ``content_sha256`` and ``clouds_mmseg_version`` unchanged;
+        ``dataset_meta``, ``source`` and, with all other entries, ``meta`` as
         JSON.
     """
     meta = dict(meta)
@@ -585,7 +423,7 @@ def as_metadata(meta):
         format='pt', clouds_mmseg_version=meta.pop('clouds_mmseg_version')
     )
     if meta.get(HASH_KEY):
-        # By two names: damage to one does not hide the other.
+        # Under two keys: damage to one does not disable the check.
         metadata[HASH_BESIDE] = metadata[HASH_KEY] = meta.pop(HASH_KEY)
     if meta.get('cfg'):
         metadata['cfg'] = str(meta.pop('cfg'))
@@ -597,38 +435,182 @@ def as_metadata(meta):
     return metadata
 
 
-def plain(value):
-    """Turn a value into what JSON holds.
-
-    Args:
-        value (Any): Containers, numbers, text; numpy and tensors.
+def to_json_value(value: Any) -> Any:
+    """Convert nested containers, numpy values and tensors to JSON values.
 
     Returns:
-        Any: Dicts with text as keys, lists, numbers, text.
+        Dicts with text as keys, lists, numbers, text; the ``str`` of any
+        other object.
     """
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [plain(v) for v in value]
+        return [to_json_value(v) for v in value]
     if hasattr(value, 'tolist'):
-        return plain(value.tolist())
+        return to_json_value(value.tolist())
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
 
 
-def _apart(weights):
-    """Give each tensor a memory of its own, on the CPU.
+def _own_storages(weights):
+    """Give each tensor a storage of its own, on the CPU.
 
-    A slice would be saved with all of what it is a slice of, and safetensors
-    refuses tensors that share memory.
+    torch.save would write the whole storage of a view, and safetensors
+    refuses tensors that share one.
     """
-    apart, seen = {}, set()
+    result, seen = {}, set()
     for key, value in weights.items():
         value = value.detach().cpu().contiguous()
         storage = value.untyped_storage()
         if storage.nbytes() != value.nbytes or storage.data_ptr() in seen:
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
-        apart[key] = value
-    return apart
+        result[key] = value
+    return result
+
+
+class RefusedPickleError(pickle.UnpicklingError):
+    """A pickle refers to a global that weights do not need.
+
+    Attributes:
+        name: The global, ``module.function``.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(f'the pickle names {name}')
+        self.name = name
+
+
+class _SafeConstructors:
+    """Constructors of arrays that pickles may call, with checked arguments.
+
+    A pickle receives their bound methods, which unlike functions have no
+    attributes that it could set.
+    """
+
+    def reconstruct(self, subtype, shape, typecode):
+        if subtype is not np.ndarray:
+            raise RefusedPickleError(getattr(subtype, '__name__', '?'))
+        return np.ndarray.__new__(np.ndarray, shape, _checked_dtype(typecode))
+
+    def scalar(self, dtype, data):
+        return np.frombuffer(data, _checked_dtype(dtype), count=1)[0]
+
+    def frombuffer(self, data, dtype, shape, order, axes=None):
+        array = np.frombuffer(data, _checked_dtype(dtype))
+        if axes is not None:
+            return array.reshape(shape).transpose(axes)
+        return array.reshape(shape, order=order)
+
+    def no_bytes(self):
+        # How protocol 2 writes b''.
+        return b''
+
+    def encode(self, text, encoding='latin1'):
+        # How protocol 2 writes bytes. A codec may be any module.
+        if encoding not in ('latin1', 'latin-1'):
+            raise RefusedPickleError(f'the codec {encoding}')
+        return text.encode('latin1')
+
+    def history_method(self, owner, name):
+        # How protocol 2 writes the methods of mmengine's log buffers. The
+        # real getattr reaches the globals of any function.
+        if owner is not HistoryBuffer or name.startswith('_'):
+            raise RefusedPickleError(f'getattr(..., {name!r})')
+        return getattr(HistoryBuffer, name)
+
+
+def _checked_dtype(dtype):
+    """Return a dtype of numbers or text; refuse one of Python objects."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in _DTYPE_KINDS:
+        raise RefusedPickleError(f'an array of {dtype}')
+    return dtype
+
+
+@lru_cache
+def _array_globals():
+    """Return the globals that a pickle of numpy arrays may use."""
+    constructors = _SafeConstructors()
+    names = {
+        'numpy.ndarray': np.ndarray,
+        'numpy.dtype': np.dtype,
+        'collections.OrderedDict': OrderedDict,
+        '_codecs.encode': constructors.encode,
+        **{f'{module}.bytes': constructors.no_bytes for module in _BUILTINS},
+    }
+    for module in _ARRAY_MODULES:
+        names[f'{module}._reconstruct'] = constructors.reconstruct
+        names[f'{module}.scalar'] = constructors.scalar
+    for module in _BUFFER_MODULES:
+        names[f'{module}._frombuffer'] = constructors.frombuffer
+    return names
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickle containers, numbers, text and numpy arrays, nothing else.
+
+    This is the form in which detectron2's model zoo publishes: a pickled
+    dict of numpy arrays (``.pkl``).
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream, encoding=_ENCODING)
+
+    def find_class(self, module, name):
+        """Return an allowed global.
+
+        Raises:
+            RefusedPickleError: For any other; it is not imported.
+        """
+        full = f'{module}.{name}'
+        if full not in _array_globals():
+            raise RefusedPickleError(full)
+        return _array_globals()[full]
+
+
+@contextmanager
+def safe_training_globals() -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read what mmengine saves.
+
+    Beside tensors, the checkpoints of a run contain log buffers and numpy
+    numbers. mmengine's own list has ``getattr``, with which a pickle reaches
+    the globals of any function; here that name only returns methods of the
+    log buffer.
+    """
+    constructors = _SafeConstructors()
+    codes = '?bBhHiIlLqQefdFDSU'
+    allowed = [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        slice,
+        *{type(np.dtype(code)) for code in codes},
+    ]
+    for module in _BUILTINS:
+        allowed.append((constructors.history_method, f'{module}.getattr'))
+        allowed.append((constructors.no_bytes, f'{module}.bytes'))
+    for module in _ARRAY_MODULES:
+        allowed.append((constructors.reconstruct, f'{module}._reconstruct'))
+        allowed.append((constructors.scalar, f'{module}.scalar'))
+    with torch.serialization.safe_globals(allowed):
+        yield
+
+
+def as_tensors(value: Any) -> Any:
+    """Convert the arrays in nested dicts, lists and tuples to tensors.
+
+    The tensors own their memory; arrays of text stay arrays.
+    """
+    if isinstance(value, dict):
+        return type(value)((k, as_tensors(v)) for k, v in value.items())
+    if isinstance(value, list):
+        return [as_tensors(v) for v in value]
+    if isinstance(value, tuple):
+        return tuple(as_tensors(v) for v in value)
+    if isinstance(value, np.ndarray) and value.dtype.kind not in 'SU':
+        # torch supports neither foreign byte order nor negative strides.
+        native = value.dtype.newbyteorder('=')
+        return torch.from_numpy(np.array(value, dtype=native, order='C'))
+    return value

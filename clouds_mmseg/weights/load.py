@@ -1,6 +1,6 @@
 """All-or-nothing loading of weights into a module."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -9,39 +9,50 @@ from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 
-# A list longer than this hides the point of the message instead of making it.
+# Entries of a list in an error message; a longer one hides the point.
 _SHOWN = 20
 # The step counter of a batch norm. It changes no output, and torch itself
 # tolerates its absence, because files from before torch 0.4 do not have it.
 _COUNTER = 'num_batches_tracked'
+_DISABLED = ContextVar('pretrained_init_disabled', default=False)
 
 
 class CheckpointMismatchError(UserError, RuntimeError):
-    """The keys or the shapes of some weights are not those of the module.
+    """Keys or shapes of a state dict differ from those of the module.
 
     Attributes:
-        missing (dict[str, tuple]): Key -> shape the module has, the weights
-            have not.
-        unexpected (dict[str, tuple]): Key -> shape the weights have, the
-            module has not.
-        shape_mismatches (dict[str, tuple]): Key -> shape in the weights, and
-            in the module.
+        missing: Key that only the module has -> shape.
+        unexpected: Key that only the weights have -> shape.
+        shape_mismatches: Key -> shape in the weights, and in the module.
     """
 
     def __init__(
-        self, message, *, missing=(), unexpected=(), shape_mismatches=()
+        self,
+        message: str,
+        *,
+        missing: Mapping[str, tuple] | None = None,
+        unexpected: Mapping[str, tuple] | None = None,
+        shape_mismatches: Mapping[str, tuple] | None = None,
     ):
         super().__init__(message)
-        self.missing = dict(missing)
-        self.unexpected = dict(unexpected)
-        self.shape_mismatches = dict(shape_mismatches)
+        self.missing = dict(missing or {})
+        self.unexpected = dict(unexpected or {})
+        self.shape_mismatches = dict(shape_mismatches or {})
 
     @classmethod
-    def listing(cls, source, target, *, missing, unexpected, shape_mismatches):
-        """Make the error for weights of ``source`` that ``target`` rejects.
+    def listing(
+        cls,
+        source: str,
+        target: str,
+        *,
+        missing: Mapping[str, tuple],
+        unexpected: Mapping[str, tuple],
+        shape_mismatches: Mapping[str, tuple],
+    ) -> 'CheckpointMismatchError':
+        """Create the error for weights of ``source`` that ``target`` rejects.
 
-        At most 20 keys of each kind are in the message, all of them in the
-        attributes.
+        The message lists at most 20 keys of each kind, the attributes have
+        all of them.
         """
         lines = [
             f'{source} does not fit {target}: {len(missing)} keys missing, '
@@ -51,8 +62,8 @@ class CheckpointMismatchError(UserError, RuntimeError):
         lines += _listing('missing in the weights', missing)
         lines += _listing('unexpected in the weights', unexpected)
         both = {
-            key: f'{found} in the weights, {wanted} wanted'
-            for key, (found, wanted) in shape_mismatches.items()
+            key: f'{found} in the weights, {expected} expected'
+            for key, (found, expected) in shape_mismatches.items()
         }
         lines += _listing('of another shape', both)
         return cls(
@@ -76,7 +87,7 @@ def _listing(title, entries):
 
 
 def has_prefix(key: str, prefixes: Iterable[str]) -> bool:
-    """Tell whether a key lies under one of some dotted prefixes.
+    """Tell whether a key starts with one of some dotted prefixes.
 
     Whole segments count: ``head`` covers ``head`` and ``head.weight`` but
     not ``header.weight``. The empty prefix covers everything.
@@ -101,14 +112,14 @@ def load_strictly(
     ``num_batches_tracked`` is no error: it changes no output.
 
     Args:
-        module (nn.Module): Receives the weights. Keys are compared with
-            those of its ``state_dict()``.
-        state_dict (Mapping[str, Tensor]): The weights.
-        source (str): Where they come from (a path), for the message.
-        allow_missing (Iterable[str]): Dotted prefixes of keys of the module
-            that may be absent; they keep their values.
-        allow_unexpected (Iterable[str]): Dotted prefixes of keys that the
-            module does not have and that are passed over.
+        module: Receives the weights. Keys are compared with those of its
+            ``state_dict()``.
+        state_dict: The weights.
+        source: Where they come from (a path), for the message.
+        allow_missing: Dotted prefixes of keys of the module that may be
+            absent; they keep their values.
+        allow_unexpected: Dotted prefixes of keys that the module does not
+            have; these are skipped.
 
     Raises:
         CheckpointMismatchError: If any other key is missing or unexpected,
@@ -157,7 +168,7 @@ def load_strictly(
 
 
 def _prefixes(name, value):
-    """Return the prefixes as a tuple; one string would be read by letters."""
+    """Return the prefixes as a tuple; refuse a string, a list of letters."""
     if isinstance(value, str):
         raise TypeError(
             f'{name} must be a list of prefixes, got the string {value!r}; '
@@ -171,34 +182,28 @@ def _shape(value):
     return tuple(getattr(value, 'shape', ()))
 
 
-_COMING = ContextVar('weights_are_coming', default=False)
-
-
 @contextmanager
-def weights_come_later(coming):
-    """Let backbones that are built inside read no pretrained files.
+def disable_pretrained_init(disabled: bool) -> Iterator[None]:
+    """Keep backbones built in this context from reading pretrained files.
 
-    A checkpoint holds a frozen backbone too, and whoever is given one should
-    not need the files that its training began with.
+    A checkpoint contains the frozen backbone too, so whoever loads one
+    should not need the files that its training started from.
 
     Args:
-        coming (bool): Whether a checkpoint with every weight of the backbone
-            will be loaded.
-
-    Yields:
-        None: Once.
+        disabled: Whether a checkpoint with every weight of the backbone will
+            be loaded.
     """
-    token = _COMING.set(coming)
+    token = _DISABLED.set(disabled)
     try:
         yield
     finally:
-        _COMING.reset(token)
+        _DISABLED.reset(token)
 
 
-def are_weights_coming():
-    """Tell a constructor whether what it would load would be replaced.
+def pretrained_init_disabled() -> bool:
+    """Tell a constructor whether to skip pretrained files.
 
-    Returns:
-        bool: False outside of :func:`weights_come_later`.
+    True only inside of :func:`disable_pretrained_init`: a checkpoint will
+    replace the weights that would be read.
     """
-    return _COMING.get()
+    return _DISABLED.get()

@@ -1,12 +1,19 @@
-"""Location of pretrained files: local folders, hubs and URLs."""
+"""Location of pretrained files: local folder, caches, hubs and URLs.
+
+Every caller resolves weights here, in this order: the pretrained folder
+(``--pretrained-dir`` or ``CLOUDS_PRETRAINED_DIR``), the cache of torch or of
+the Hugging Face hub, and, unless ``HF_HUB_OFFLINE`` is set, a download.
+"""
 
 import difflib
 import fcntl
 import os
 import pickle
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -21,36 +28,37 @@ from mmengine.runner.checkpoint import (
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.reachable import check_reachable
-from clouds_mmseg.weights.io import read_content, training_names
+from clouds_mmseg.weights.io import read_content, safe_training_globals
 
 PRETRAINED_VARIABLE = 'CLOUDS_PRETRAINED_DIR'
-# The switch of Hugging Face's client, which holds here for every download.
+# The offline switch of Hugging Face's client; here for every download.
 OFFLINE_VARIABLE = 'HF_HUB_OFFLINE'
 _HUB = 'https://huggingface.co/'
 _NOT_ASKED = 'no server was asked for it'
-# OpenMMLab and PyTorch end a name with the beginning of the file's SHA-256.
+_FORCE_WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+# OpenMMLab and PyTorch end a name with the first digits of the SHA-256.
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
 
 
 class MissingWeightsError(UserError):
-    """Pretrained weights are not here and cannot be fetched.
+    """Pretrained weights are not on this machine and cannot be fetched.
 
-    The message names the files, the places where they were looked for, where
-    they are published, and what to do.
+    The message names the files, the paths that were searched, where they are
+    published, and what to do.
 
     Attributes:
-        fetchable (bool): Nobody was asked for them yet, and a run would be.
+        fetchable: No download was attempted; a run would attempt one.
     """
 
-    fetchable = False
+    fetchable: bool = False
 
 
-def use_pretrained_dir(folder):
-    """Make a folder the one in which pretrained files are looked up.
+def use_pretrained_dir(folder: str | Path | None) -> None:
+    """Set the folder in which pretrained files are looked up.
 
     Args:
-        folder (str | Path | None): The folder; None leaves what the
-            environment variable ``CLOUDS_PRETRAINED_DIR`` says.
+        folder: None keeps the environment variable
+            ``CLOUDS_PRETRAINED_DIR``.
 
     Raises:
         UserError: There is no such folder.
@@ -66,11 +74,8 @@ def use_pretrained_dir(folder):
     os.environ[PRETRAINED_VARIABLE] = str(path.absolute())
 
 
-def pretrained_dir():
-    """Return the folder of pretrained files.
-
-    Returns:
-        Path | None: None where neither option nor variable names one.
+def pretrained_dir() -> Path | None:
+    """Return the folder of pretrained files; None if none is set.
 
     Raises:
         UserError: The variable names no folder.
@@ -87,22 +92,22 @@ def pretrained_dir():
     return path
 
 
-def is_offline():
+def is_offline() -> bool:
     """Tell whether ``HF_HUB_OFFLINE`` forbids downloads."""
     value = os.environ.get(OFFLINE_VARIABLE, '')
     return value.strip().upper() in {'1', 'ON', 'YES', 'TRUE'}
 
 
-def in_repository(repository, names):
-    """Name the places of a repository's files below the pretrained folder.
+def in_repository(repository: str, names: Sequence[str]) -> list[str]:
+    """List where a repository's files may be below the pretrained folder.
 
     Args:
-        repository (str): ``owner/name`` on the Hugging Face hub.
-        names (Sequence[str]): Files of it, the preferred one first.
+        repository: ``owner/name`` on the Hugging Face hub.
+        names: Files of it, the preferred one first.
 
     Returns:
-        list[str]: Relative paths: ``owner/name/file``, ``name/file`` and the
-        layout of the hub's own cache, in which ``*`` is a commit.
+        Relative paths: ``owner/name/file``, ``name/file`` and the layout of
+        the hub's own cache, in which ``*`` is a commit.
     """
     folders = [
         repository,
@@ -112,15 +117,12 @@ def in_repository(repository, names):
     return [f'{folder}/{name}' for folder in folders for name in names]
 
 
-def find_pretrained(places):
-    """Look files up in the pretrained folder.
+def find_pretrained(paths: Sequence[str]) -> Path | None:
+    """Look up the first existing file in the pretrained folder.
 
     Args:
-        places (Sequence[str]): Relative paths, the preferred one first; of
-            several that match a ``*`` the newest is taken.
-
-    Returns:
-        Path | None: The first that exists.
+        paths: Relative paths, the preferred one first; of several matches of
+            a ``*`` the newest is taken.
 
     Raises:
         UserError: ``CLOUDS_PRETRAINED_DIR`` names no folder.
@@ -128,66 +130,63 @@ def find_pretrained(places):
     root = pretrained_dir()
     if root is None:
         return None
-    for place in places:
-        found = root.glob(place) if '*' in place else [root / place]
-        found = [path for path in found if path.is_file()]
+    for path in paths:
+        found = root.glob(path) if '*' in path else [root / path]
+        found = [file for file in found if file.is_file()]
         if found:
-            return max(found, key=lambda path: path.stat().st_mtime)
+            return max(found, key=lambda file: file.stat().st_mtime)
     return None
 
 
 def missing_error(
-    what,
-    places,
+    what: str,
+    paths: Sequence[str],
     *,
-    origin=None,
-    repository=None,
-    looked=(),
-    error=None,
-    reason=None,
-    instead=None,
-):
-    """Make the error for weights that are not here.
+    origin: str | None = None,
+    repository: str | None = None,
+    looked: Sequence[str | Path] = (),
+    error: Exception | None = None,
+    reason: str | None = None,
+    instead: str | None = None,
+) -> MissingWeightsError:
+    """Create the error for weights that are not on this machine.
 
     Args:
-        what (str): Whose weights, as the user named them.
-        places (Sequence[str]): Relative paths that were looked up in the
-            pretrained folder.
-        origin (str | None): Where they are published.
-        repository (str | None): Or the repository on the Hugging Face hub.
-        looked (Sequence[str | Path]): Other places that were looked at.
-        error (Exception | None): What the download said; None where
-            ``HF_HUB_OFFLINE`` forbade it.
-        reason (str | None): Why nothing was fetched, where it is another.
-        instead (str | None): Another way to name a local file.
-
-    Returns:
-        MissingWeightsError: To be raised.
+        what: Whose weights, as the user named them.
+        paths: Relative paths that were looked up in the pretrained folder.
+        origin: Where the weights are published.
+        repository: Or the repository on the Hugging Face hub.
+        looked: Other paths that were searched.
+        error: Raised by the download; None where there was none.
+        reason: Why there was no download, if not ``HF_HUB_OFFLINE``.
+        instead: Another way to name a local file.
     """
     root = pretrained_dir()
     if root is None:
-        seen = [f'no --pretrained-dir and no {PRETRAINED_VARIABLE} is given']
+        searched = [
+            f'no --pretrained-dir and no {PRETRAINED_VARIABLE} is given'
+        ]
     else:
-        seen = [str(root / place) for place in places]
-    put = f'put it at DIR/{places[0]}'
+        searched = [str(root / path) for path in paths]
+    remedy = f'put it at DIR/{paths[0]}'
     if repository:
         origin = _HUB + repository
         looked = [*looked, f"{hub_cache()}, the hub's cache"]
-        put = f'hf download {repository} --local-dir DIR/{repository}'
+        remedy = f'hf download {repository} --local-dir DIR/{repository}'
     if error is None:
         reason = reason or f'{OFFLINE_VARIABLE} is set: nothing is downloaded'
     else:
         first = (str(error).strip().splitlines() or [''])[0]
         reason = f'it could not be fetched ({type(error).__name__}: {first})'
-    names = dict.fromkeys(Path(place).name for place in places)
+    names = dict.fromkeys(Path(path).name for path in paths)
     missing = MissingWeightsError(
         '\n'.join(
             [
                 f'{what}: {" or ".join(names)} is not here',
-                *(f'  looked for: {place}' for place in [*seen, *looked]),
+                *(f'  looked for: {path}' for path in [*searched, *looked]),
                 f'  {reason}',
                 f'  published at: {origin}',
-                f'  to have it: {put}',
+                f'  to have it: {remedy}',
                 f'  and give --pretrained-dir DIR or {PRETRAINED_VARIABLE}=DIR'
                 + (f', or {instead}' if instead else ''),
             ]
@@ -197,33 +196,36 @@ def missing_error(
     return missing
 
 
-def hub_cache():
+def hub_cache() -> str:
     """Return the folder in which the Hugging Face client keeps files."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return HF_HUB_CACHE
 
 
-def find_or_fetch(address, what, *, folder=None, fetch=True):
-    """Return the file that an address names, fetched if it must be.
+def find_or_fetch(
+    address: str,
+    what: str,
+    *,
+    folder: str | Path | None = None,
+    fetch: bool = True,
+) -> Path:
+    """Return the local file of a URL, downloaded if necessary.
 
-    Looked up in the pretrained folder by its name, then where torch keeps
-    what it has fetched; only then is it fetched, under a temporary name, by
-    one process of a machine at a time. Where the name ends with the
-    beginning of the file's SHA-256, a download is compared with it.
+    The file name is looked up in the pretrained folder, then in torch's
+    download cache. A download goes to a temporary name first, and processes
+    of one machine take turns. Where the name ends with the first digits of a
+    SHA-256, the download is verified.
 
     Args:
-        address (str): ``http://`` or ``https://``.
-        what (str): Whose weights, for the messages.
-        folder (str | Path | None): Where fetched files are kept; by default
-            ``hub/checkpoints`` of torch's cache.
-        fetch (bool): False only looks.
-
-    Returns:
-        Path: An existing file.
+        address: ``http://`` or ``https://``.
+        what: Whose weights, for the messages.
+        folder: Download cache; by default ``hub/checkpoints`` of torch's
+            cache.
+        fetch: False never downloads.
 
     Raises:
-        MissingWeightsError: It is not here and cannot be fetched.
+        MissingWeightsError: The file is not here and cannot be fetched.
     """
     name = Path(urlparse(address).path).name
     found = find_pretrained([name])
@@ -251,32 +253,33 @@ def find_or_fetch(address, what, *, folder=None, fetch=True):
 
 
 def find_or_fetch_from_hub(
-    repository, names, what, *, places=(), instead=None, fetch=True
-):
-    """Return a file of a repository on the Hugging Face hub.
+    repository: str,
+    names: Sequence[str],
+    what: str,
+    *,
+    paths: Sequence[str] = (),
+    instead: str | None = None,
+    fetch: bool = True,
+) -> Path:
+    """Return the local file of a Hugging Face repository.
 
-    Looked up in the pretrained folder, then in the hub's own cache; only
-    then is the hub asked.
+    Looked up in the pretrained folder, then in the hub's own cache;
+    downloaded otherwise.
 
     Args:
-        repository (str): ``owner/name``, with ``@revision`` behind it if
-            not the main one is meant.
-        names (Sequence[str]): Files that would do, the preferred one first.
-        what (str): Whose weights, for the messages.
-        places (Sequence[str]): Further relative paths in the pretrained
-            folder.
-        instead (str | None): Another way to name a local file.
-        fetch (bool): False only looks.
-
-    Returns:
-        Path: An existing file.
+        repository: ``owner/name``, or ``owner/name@revision``.
+        names: Acceptable files, the preferred one first.
+        what: Whose weights, for the messages.
+        paths: Further relative paths in the pretrained folder.
+        instead: Another way to name a local file, for the message.
+        fetch: False never downloads.
 
     Raises:
         MissingWeightsError: None of them is here, or can be fetched.
     """
     repository, _, revision = repository.partition('@')
-    places = [*in_repository(repository, names), *places]
-    found = find_pretrained(places)
+    paths = [*in_repository(repository, names), *paths]
+    found = find_pretrained(paths)
     if found is None:
         found = _in_hub_cache(repository, names, revision or None)
     if found is not None:
@@ -289,7 +292,7 @@ def find_or_fetch_from_hub(
             error = problem
     raise missing_error(
         what,
-        places,
+        paths,
         repository=repository,
         error=error,
         reason=None if fetch else _NOT_ASKED,
@@ -297,10 +300,10 @@ def find_or_fetch_from_hub(
     ) from error
 
 
-def check_hub_reachable():
-    """Raise an OSError where the Hugging Face hub does not answer.
+def check_hub_reachable() -> None:
+    """Raise an OSError at once if the Hugging Face hub does not respond.
 
-    Its client tries again for half a minute, and for each file.
+    Its own client retries for half a minute, for each file.
     """
     from huggingface_hub.constants import ENDPOINT
 
@@ -318,7 +321,7 @@ def _in_hub_cache(repository, names, revision):
 
 
 def _fetch_from_hub(repository, names, revision):
-    """Ask the hub for the first of some files that a repository has."""
+    """Download the first of some files that the repository has."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -355,17 +358,16 @@ def _fetch(address, path):
 
 
 def missing_weights(cfg: dict, name: str = 'model') -> list[str]:
-    """Say which pretrained weights of a config are not on this machine.
+    """List the pretrained weights of a config that are not on this machine.
 
-    Nothing is fetched and no network is touched; nothing is built and no
-    weights are read. A class says what it needs by a static method
-    ``find_weights(cfg)``, which raises an error for what is not here;
-    weights that are named by ``init_cfg=dict(type='Pretrained', ...)`` or
+    Nothing is downloaded, built or read. A class declares what it needs by a
+    static method ``find_weights(cfg)``, which raises an error for a missing
+    file; weights named by ``init_cfg=dict(type='Pretrained', ...)`` or
     ``pretrained='torchvision://...'`` need none. The class must be in the
     registry of models (``import clouds_mmseg``).
 
-    What a checkpoint (``load_from``, ``--resume``) will replace is told as
-    well: whoever loads one need not ask.
+    Weights that a checkpoint (``load_from``, ``--resume``) would replace are
+    listed as well.
 
     Args:
         cfg: The ``model`` of a config, or any other part of one that names
@@ -374,12 +376,12 @@ def missing_weights(cfg: dict, name: str = 'model') -> list[str]:
         name: What it is called in the messages.
 
     Returns:
-        A message for each file that is missing: where the config names it,
-        where it was looked for, where it is published and how to have it.
-        Empty if everything is here. Other mistakes about weights, such as
-        an unknown tag, are among them.
+        A message for each missing file: where the config names it, where it
+        was looked for, where it is published and how to get it. Other
+        mistakes about weights, such as an unknown tag, are included. Empty if
+        everything is here.
     """
-    return [f'{place}: {error}' for place, error in weight_problems(cfg, name)]
+    return [f'{key}: {error}' for key, error in weight_problems(cfg, name)]
 
 
 def weight_problems(
@@ -392,13 +394,13 @@ def weight_problems(
         name: See :func:`missing_weights`.
 
     Returns:
-        Place in the config and error, each error once. Weights that are
+        Dotted key in the config and error, each error once. Weights that are
         published and could be fetched are a :class:`MissingWeightsError`.
     """
     from mmseg.registry import MODELS
 
     problems = {}
-    for place, node in _nodes(cfg, name):
+    for key, node in _nodes(cfg, name):
         kind = node.get('type')
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
         try:
@@ -406,12 +408,12 @@ def weight_problems(
             if hasattr(kind, 'find_weights'):
                 kind.find_weights(dict(node))
         except UserError as error:
-            problems.setdefault(str(error), (place, error))
+            problems.setdefault(str(error), (key, error))
     return list(problems.values())
 
 
 def _nodes(value, name):
-    """Dicts inside of a config, the outer ones first, and their names."""
+    """Yield key and value of the dicts in a config, outer ones first."""
     if isinstance(value, dict):
         yield name, value
         parts = [(f'{name}.{key}', part) for key, part in value.items()]
@@ -419,13 +421,12 @@ def _nodes(value, name):
         parts = [(f'{name}[{i}]', part) for i, part in enumerate(value)]
     else:
         return
-    for place, part in parts:
-        yield from _nodes(part, place)
+    for key, part in parts:
+        yield from _nodes(part, key)
 
 
 def _find_named(node):
-    """Look for weights that are named as mmengine names them."""
-
+    """Look for weights that are named in mmengine's ways."""
     named = node.get('pretrained')
     if node.get('type') == 'Pretrained':
         named = node.get('checkpoint')
@@ -443,7 +444,7 @@ def _find_named(node):
 
 
 def _openmmlab_models():
-    """Addresses by name; an old name has that of its successor."""
+    """Return name -> URL; a deprecated name has the URL of its successor."""
     models = get_external_models()
     renamed = get_deprecated_model_names()
     return models | {
@@ -451,7 +452,7 @@ def _openmmlab_models():
     }
 
 
-# As mmengine's CheckpointLoader knows them.
+# Schemes of mmengine's CheckpointLoader.
 _ZOOS = {
     'torchvision': get_torchvision_models,
     'modelzoo': get_torchvision_models,
@@ -461,16 +462,16 @@ _ZOOS = {
 }
 
 
-def resolve_address(name):
-    """Turn the name of a model zoo into the address of its file.
+def resolve_address(name: str) -> str | None:
+    """Return the URL of a model in a zoo.
 
     Args:
-        name (str): Such as ``torchvision://resnet50``,
+        name: Such as ``torchvision://resnet50``,
             ``open-mmlab://resnet50_v1c`` or ``https://...``.
 
     Returns:
-        str | None: An address beginning with ``http``; None for a scheme of
-        which there is no address, such as ``s3://``.
+        A URL beginning with ``http``; None for a scheme without one, such as
+        ``s3://``.
 
     Raises:
         UserError: The zoo has no such model.
@@ -490,48 +491,46 @@ def resolve_address(name):
     return models[model]
 
 
-def fetch_checkpoint(name, what, *, fetch=True):
-    """Return the local file of a checkpoint that is named by an address.
+def fetch_checkpoint(
+    name: str, what: str, *, fetch: bool = True
+) -> Path | None:
+    """Return the local file of a checkpoint that is named by a URL.
 
     Args:
-        name (str): See :func:`resolve_address`.
-        what (str): What it is for, for the messages.
-        fetch (bool): False only looks.
+        name: See :func:`resolve_address`.
+        what: What it is for, for the messages.
+        fetch: False never downloads.
 
     Returns:
-        Path | None: From the pretrained folder or torch's cache, or fetched;
-        None where mmengine itself must be asked.
+        From the pretrained folder, torch's cache, or a download; None for a
+        scheme that only mmengine reads.
 
     Raises:
-        MissingWeightsError: It is not here and cannot be fetched.
+        MissingWeightsError: The file is not here and cannot be fetched.
     """
     address = resolve_address(name)
     return address and find_or_fetch(address, f'{what}, {name}', fetch=fetch)
 
 
-_FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-
-
-def read_remote(address, map_location='cpu'):
-    """Read a checkpoint from an address, without running code in it.
+def read_remote(
+    address: str, map_location: str | torch.device = 'cpu'
+) -> dict[str, Any]:
+    """Read a checkpoint from a URL, without running code in it.
 
     Args:
-        address (str): ``https://...``, ``torchvision://resnet50`` and the
-            like: from the pretrained folder, torch's cache, or fetched; or
+        address: ``https://...``, ``torchvision://resnet50`` and the like:
+            from the pretrained folder, torch's cache, or a download; or
             another scheme of mmengine, such as ``s3://...``.
-        map_location (str | torch.device): Where the tensors go.
-
-    Returns:
-        dict: As saved.
+        map_location: Device of the tensors.
 
     Raises:
-        UserError: It cannot be fetched, or is not a checkpoint.
+        UserError: The file cannot be fetched, or is not a checkpoint.
     """
     path = fetch_checkpoint(address, 'the checkpoint')
     if path is not None:
         return read_content(path, map_location=map_location)
     try:
-        # mmengine reads what it fetched without asking for weights only.
+        # mmengine loads downloads without weights_only.
         with _weights_only():
             return CheckpointLoader.load_checkpoint(address, map_location)
     except (OSError, KeyError, pickle.UnpicklingError) as error:
@@ -542,15 +541,15 @@ def read_remote(address, map_location='cpu'):
 
 
 @contextmanager
-def _weights_only():
-    """Let torch.load read weights only, whatever its caller asks for."""
-    before = os.environ.get(_FORCE)
-    os.environ[_FORCE] = '1'
+def _weights_only() -> Iterator[None]:
+    """Make torch.load use weights_only, whatever its caller passes."""
+    before = os.environ.get(_FORCE_WEIGHTS_ONLY)
+    os.environ[_FORCE_WEIGHTS_ONLY] = '1'
     try:
-        with training_names():
+        with safe_training_globals():
             yield
     finally:
         if before is None:
-            del os.environ[_FORCE]
+            del os.environ[_FORCE_WEIGHTS_ONLY]
         else:
-            os.environ[_FORCE] = before
+            os.environ[_FORCE_WEIGHTS_ONLY] = before

@@ -1,14 +1,20 @@
-"""Fine-tuning from a checkpoint that fits in part: named parts start anew."""
+"""Fine-tuning from a checkpoint that fits in part.
+
+Parts named by ``load_cfg.reinit`` keep their initial values; everything else
+has to match.
+"""
 
 import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import has_prefix
+from clouds_mmseg.weights.load import CheckpointMismatchError, has_prefix
 
-# A layer (or buffer) with one row a class -> how many rows more it has.
+# Layer or buffer with one row per class -> number of its further rows.
 _CLASS_LAYERS = {
     'cls_embed': 1,
     'conv_seg': 0,
@@ -22,35 +28,29 @@ _SHOWN = 30
 
 @dataclass
 class LoadOptions:
-    """What ``load_cfg`` of a config allows.
+    """Options of ``load_cfg`` in a config.
 
     Attributes:
-        reinit (list[str]): Dotted names of parts that begin anew.
-        allow_missing (list[str]): Parts that the weights may lack.
-        allow_unexpected (list[str]): Parts that the model may lack.
-        class_rows (str): ``'by_name'``: rows of classes with equal names
-            are carried over where a classifier is named in ``reinit``, and
-            other names at equal places are an error. ``'new'``: none are
-            carried over. ``'by_position'``: names are not compared.
+        reinit: Dotted names of parts that are reinitialised.
+        allow_missing: Parts that the weights may lack.
+        allow_unexpected: Parts that the model may lack.
+        class_rows: ``'by_name'``: rows of classes with equal names are
+            copied where a classifier is named in ``reinit``, and different
+            names at the same index are an error. ``'new'``: no rows are
+            copied. ``'by_position'``: names are not compared.
     """
 
-    reinit: list = field(default_factory=list)
-    allow_missing: list = field(default_factory=list)
-    allow_unexpected: list = field(default_factory=list)
+    reinit: list[str] = field(default_factory=list)
+    allow_missing: list[str] = field(default_factory=list)
+    allow_unexpected: list[str] = field(default_factory=list)
     class_rows: str = 'by_name'
 
     @classmethod
-    def of(cls, load_cfg):
-        """Read ``load_cfg``.
-
-        Args:
-            load_cfg (dict | None): Of a config.
-
-        Returns:
-            LoadOptions: With lists for single names.
+    def of(cls, load_cfg: Mapping | None) -> 'LoadOptions':
+        """Parse ``load_cfg``; a single name becomes a list.
 
         Raises:
-            UserError: An option or a value that there is not.
+            UserError: An unknown option or value.
         """
         given = dict(load_cfg or {})
         known = list(cls.__dataclass_fields__)
@@ -81,19 +81,19 @@ class LoadOptions:
         return options
 
 
-def load_options(load_cfg, use, model):
-    """Read what may differ when weights are loaded for a purpose.
+def load_options(
+    load_cfg: Mapping | None, use: str, model: nn.Module
+) -> LoadOptions:
+    """Restrict ``load_cfg`` to what a use of the weights allows.
 
     Args:
-        load_cfg (dict | None): Of a config.
-        use (str): ``'train'``; ``'resume'``: nothing may differ, for what a
-            run saved itself is complete; ``'test'``: nothing may begin anew,
-            and only what the model itself calls optional may be missing.
-            Scores of random weights would look like any others.
-        model (nn.Module): May have ``optional_in_checkpoint``.
-
-    Returns:
-        LoadOptions: What holds for that purpose.
+        load_cfg: Of a config.
+        use: ``'train'``; ``'resume'``: nothing may differ, because a run
+            saves a complete checkpoint; ``'test'``: nothing is
+            reinitialised, and only what the model declares optional may be
+            missing, because scores of random weights would look like any
+            others.
+        model: May have ``optional_in_checkpoint``.
 
     Raises:
         UserError: See :meth:`LoadOptions.of`.
@@ -112,15 +112,15 @@ def load_options(load_cfg, use, model):
     return options
 
 
-def class_layer(key):
-    """Tell whether a weight has one row a class.
+def class_layer(key: str) -> tuple[str, int] | None:
+    """Return the layer of a weight that has one row per class.
 
     Args:
-        key (str): Whole name.
+        key: Whole name.
 
     Returns:
-        tuple[str, int] | None: The name of its layer, and how many rows it
-        has beside those of the classes ("no object"); None for any other.
+        The name of the layer, and the number of rows beside those of the
+        classes ("no object"); None for any other weight.
     """
     name, _, last = key.rpartition('.')
     layer = name if last in ('weight', 'bias') else key
@@ -128,34 +128,41 @@ def class_layer(key):
     return None if extra is None else (layer, extra)
 
 
-def plain_name(name):
-    """Spell a class as it is compared: case and separators do not count."""
+def normalised_name(name: str) -> str:
+    """Normalise a class name for comparison: case and separators."""
     return str(name).lower().replace('_', ' ').replace('-', ' ').strip()
 
 
-def check_class_names(own, weights, found, classes, options, source):
-    """Refuse rows that would stand for other classes than they learned.
+def check_class_names(
+    own: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    found: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    options: LoadOptions,
+    source: str,
+) -> None:
+    """Refuse classifier rows that were trained for other classes.
 
-    Their numbers may agree by chance: every score would be wrong, and
-    nothing would say so. A head that compares with text has no such rows.
+    The numbers of classes may agree by chance: every score would be wrong
+    without an error. A classifier on text embeddings has no such rows.
 
     Args:
-        own (dict[str, Tensor]): ``state_dict()`` of the model.
-        weights (dict[str, Tensor]): Of the checkpoint.
-        found (list[str] | None): Its classes; None if it does not say.
-        classes (Sequence[str] | None): Those of the data set.
-        options (LoadOptions): Parts that begin anew are not compared.
-        source (str): Where the weights come from.
+        own: ``state_dict()`` of the model.
+        weights: Of the checkpoint.
+        found: Classes of the checkpoint; None if it does not tell.
+        classes: Classes of the dataset.
+        options: Reinitialised parts are not compared.
+        source: Where the weights come from.
 
     Raises:
-        UserError: Names or order differ; the places are in the message.
+        UserError: Names or order differ; the message lists the indices.
     """
     if not found or not classes or len(found) != len(classes):
         return
     pairs = [
         (index, one, other)
         for index, (one, other) in enumerate(zip(found, classes, strict=True))
-        if plain_name(one) != plain_name(other)
+        if normalised_name(one) != normalised_name(other)
     ]
     layers = sorted(
         {
@@ -186,24 +193,30 @@ def check_class_names(own, weights, found, classes, options, source):
     )
 
 
-def begin_anew(own, weights, options, *, found=None, classes=None):
-    """Put the first values of named parts in place of what was learned.
+def reinitialise_parts(
+    own: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    options: LoadOptions,
+    *,
+    found: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Replace the weights of named parts by the model's initial values.
 
     Where a classifier itself is named (not the head that it belongs to),
-    the rows of classes that both sides know by name are kept. Where a part
-    is named that a teacher is a copy of, the teacher begins anew, too:
-    as a copy of the student.
+    the rows of classes that both sides have by name are kept. Where a named
+    part has a copy in a teacher, the teacher is reset as well: self-training
+    copies the student again.
 
     Args:
-        own (dict[str, Tensor]): ``state_dict()`` of the model, initialised.
-        weights (dict[str, Tensor]): Of the checkpoint.
-        options (LoadOptions): What begins anew.
-        found (list[str] | None): Classes of the checkpoint.
-        classes (Sequence[str] | None): Those of the data set.
+        own: ``state_dict()`` of the model, initialised.
+        weights: Of the checkpoint.
+        options: Names of the parts.
+        found: Classes of the checkpoint.
+        classes: Classes of the dataset.
 
     Returns:
-        tuple[dict[str, Tensor], list[str]]: Weights to be loaded, strict in
-        all that is not named; and lines that say what was done.
+        Weights to load, unchanged in all that is not named; and log lines.
 
     Raises:
         UserError: A name that is in neither, or nothing would be loaded.
@@ -251,27 +264,27 @@ def begin_anew(own, weights, options, *, found=None, classes=None):
 
 
 class _Rows:
-    """Rows of classes that both sides know by name."""
+    """Copying of classifier rows between classes of equal names."""
 
     def __init__(self, found, classes, options):
         self.named = options.reinit
         self.how = options.class_rows
         self.found, self.classes = found, classes
         self.layers = set()
-        there = {plain_name(n): i for i, n in enumerate(found or [])}
+        indices = {normalised_name(n): i for i, n in enumerate(found or [])}
         self.pairs = [
-            (i, there[plain_name(name)])
+            (i, indices[normalised_name(name)])
             for i, name in enumerate(classes or [])
-            if plain_name(name) in there
+            if normalised_name(name) in indices
         ]
         if self.how == 'by_position':
             count = min(len(found or []), len(classes or []))
             self.pairs = [(i, i) for i in range(count)]
 
     def fill(self, key, value, old):
-        """Return first values, with the rows that are carried over."""
+        """Return initial values, with the rows that are carried over."""
         layer = class_layer(key)
-        # A row says nothing to queries that begin anew as well.
+        # Learned rows are meaningless to reinitialised queries.
         if layer is None or not {layer[0], key} & set(self.named):
             return value
         self.layers.add(layer[0])
@@ -295,7 +308,7 @@ class _Rows:
         return value
 
     def lines(self):
-        """Say what became of the classes."""
+        """Describe which classes were carried over."""
         if not self.layers:
             return []
         where = ', '.join(sorted(self.layers))
@@ -323,7 +336,7 @@ class _Rows:
 
 
 def _near(name, keys):
-    """Name the parts that are spelled like a name."""
+    """Suggest parts with similar names."""
     parts = {}
     for key in keys:
         pieces = key.split('.')
@@ -337,20 +350,22 @@ def _near(name, keys):
     return f'it has: {", ".join(p for p in parts if "." not in p)}'
 
 
-def parts_that_differ(error, keys):
-    """Name the largest parts of a model in which nothing fits.
+def parts_that_differ(
+    error: CheckpointMismatchError, keys: Iterable[str]
+) -> list[str]:
+    """Find the largest parts of a model in which no key matches.
 
     Args:
-        error (CheckpointMismatchError): What differs.
-        keys (Iterable[str]): All names of model and weights.
+        error: The differences.
+        keys: All keys of model and weights.
 
     Returns:
-        list[str]: At most eight dotted names that cover all differences. A
-        classifier of which the number of classes alone differs is named by
-        itself, so that its rows can be carried over.
+        At most eight dotted names that cover all differences. A classifier
+        in which only the number of classes differs is named by itself, so
+        that its rows can be carried over.
     """
     differing = {*error.missing, *error.unexpected, *error.shape_mismatches}
-    # A counter fits whatever it counts.
+    # A batch norm counter matches in any case, so it is no evidence.
     keys = {*keys, *differing}
     fitting = {
         key

@@ -8,7 +8,9 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-# Settings of a model that change training, or only what weights begin with.
+from mmengine.config import Config
+
+# Settings that affect training or initialisation only.
 _TRAINING = {
     'init_cfg',
     'pretrained',
@@ -27,7 +29,7 @@ _TRAINING = {
     'size_divisor',
     'pad_val',
     'seg_pad_val',
-    # Told by the config of each test: which texts, and where they are.
+    # Chosen by the config of each test.
     'text_embeddings',
 }
 _PARTS = ('data_preprocessor', 'backbone', 'neck', 'decode_head')
@@ -44,9 +46,8 @@ def parse_config_text(text: str | None) -> dict | None:
         text: ``Config.pretty_text``, as mmengine saves it.
 
     Returns:
-        dict | None: Plain values, tuples as lists, what is neither a value
-        nor a container as its source text. None if there is no text or it
-        is no config.
+        Literals, tuples as lists, other expressions as source text. None if
+        there is no text or it is no config.
     """
     if not text or not isinstance(text, str):
         return None
@@ -89,19 +90,12 @@ def _pairs(node):
     }
 
 
-def plain_config(value: Any) -> Any:
-    """Bring a config into the form of :func:`parse_config_text`.
-
-    Args:
-        value: A config, or a part of it.
-
-    Returns:
-        Any: Plain values.
-    """
+def literal_config(value: Any) -> Any:
+    """Convert a config or a part as :func:`parse_config_text` does."""
     if hasattr(value, 'items'):
-        return {str(k): plain_config(v) for k, v in value.items()}
+        return {str(k): literal_config(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain_config(v) for v in value]
+        return [literal_config(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         # inf and nan have no literal.
         text = isinstance(value, float) and value - value != 0
@@ -116,16 +110,16 @@ def plain_config(value: Any) -> Any:
 def config_differences(
     was: Any, now: Any, key: str = ''
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Compare two plain configs.
+    """Compare two configs of :func:`literal_config`.
 
     Args:
-        was: The one.
-        now: The other.
-        key: Where both stand, dotted.
+        was: The first.
+        now: The second.
+        key: Dotted key of both.
 
     Yields:
-        tuple: Dotted key and both values, for the innermost values that
-        differ; :data:`ABSENT` where one has none.
+        Dotted key and both values, for the innermost values that differ;
+        :data:`ABSENT` where one has none.
     """
     if isinstance(was, dict) and isinstance(now, dict):
         if 'type' in was and 'type' in now and was['type'] != now['type']:
@@ -147,57 +141,57 @@ def config_differences(
         yield key, was, now
 
 
-def model_differences(meta, cfg):
+def model_differences(meta: dict | None, cfg: Config) -> list[str]:
     """Compare a model's settings with those it was trained with.
 
-    Weights of one shape fit models that compute different things: another
+    Weights of equal shapes fit models that compute different things: another
     mean of the pixels, number of attention heads, dilation.
 
     Args:
-        meta (dict | None): Of a checkpoint.
-        cfg (Config): Of the test.
+        meta: Of a checkpoint.
+        cfg: Of the test.
 
     Returns:
-        list[str]: ``model.name: value there -> value here``, without what
-        changes training alone; empty where the checkpoint has no config.
+        ``model.name: trained value -> current value``, without settings that
+        affect training only; empty where the checkpoint has no config.
     """
     text = meta.get('cfg') if isinstance(meta, dict) else None
     saved = parse_config_text(text)
     if not saved or not isinstance(saved.get('model'), dict):
         return []
-    there, here = saved['model'], plain_config(cfg.get('model') or {})
+    trained, current = saved['model'], literal_config(cfg.get('model') or {})
     # Test-time augmentation wraps the model.
-    here = here.get('module', here)
-    there = there.get('module', there)
+    current = current.get('module', current)
+    trained = trained.get('module', trained)
     lines = []
     for part in _PARTS:
         # Configs of mmseg 0.x have no preprocessor.
-        if part in there and part in here:
-            _compare(f'model.{part}', there[part], here[part], lines)
+        if part in trained and part in current:
+            _compare(f'model.{part}', trained[part], current[part], lines)
     return lines
 
 
-def _compare(name, there, here, lines):
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            # Dropping out is for training, whatever it is called.
+def _compare(name, trained, current, lines):
+    if isinstance(trained, dict) and isinstance(current, dict):
+        for key in dict.fromkeys([*trained, *current]):
+            # Dropout is for training, whatever the option is called.
             if key in _TRAINING or 'drop' in str(key):
                 continue
             default = 'the default'
             _compare(
                 f'{name}.{key}',
-                there.get(key, default),
-                here.get(key, default),
+                trained.get(key, default),
+                current.get(key, default),
                 lines,
             )
-    elif _plain(there) != _plain(here):
-        lines.append(f'{name}: {there!r} -> {here!r}')
+    elif _comparable(trained) != _comparable(current):
+        lines.append(f'{name}: {trained!r} -> {current!r}')
 
 
-def _plain(value):
+def _comparable(value):
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_comparable(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    # They differ in training only.
+        return {str(key): _comparable(item) for key, item in value.items()}
+    # BN and SyncBN differ in training only.
     return 'BN' if value == 'SyncBN' else value

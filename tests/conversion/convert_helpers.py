@@ -4,22 +4,22 @@ import torch
 
 from clouds_mmseg.conversion.convert import complete, from_ours, to_ours
 from clouds_mmseg.conversion.layouts import detect
-from clouds_mmseg.conversion.target_spec import deduce
+from clouds_mmseg.conversion.target_spec import spec_from_weights
 
 
 def convert(weights, kind='auto'):
     """To ours, compared with the model that they seem to be."""
     layout = detect(weights, kind)
     result = to_ours(weights, layout)
-    wanted, model = deduce(
+    spec, model = spec_from_weights(
         result.weights,
         backbone=bool(layout.backbone),
         renamed=layout.kind != 'mmseg',
     )
-    result.check(wanted, 'the file', model)
-    accounted = {old for old, _ in result.moved} | set(result.unused)
+    result.check(spec, 'the file', model)
+    accounted = {old for old, _ in result.renamed} | set(result.unused)
     assert accounted == set(weights)
-    assert set(result.weights) | set(result.absent) == set(wanted)
+    assert set(result.weights) | set(result.absent) == set(spec)
     return result
 
 
@@ -27,8 +27,8 @@ def back(ours, kind, fill=None):
     layout = detect(ours)
     result = from_ours(ours, layout, kind)
     complete(result, layout, kind, fill)
-    assert {old for old, _ in result.moved} | set(result.unused) == set(ours)
-    assert set(result.weights) | set(result.absent) == set(result.wanted)
+    assert {old for old, _ in result.renamed} | set(result.unused) == set(ours)
+    assert set(result.weights) | set(result.absent) == set(result.spec)
     return result
 
 

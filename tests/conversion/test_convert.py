@@ -2,9 +2,9 @@ import pytest
 import torch
 from convert_helpers import assert_same, back, convert
 
-from clouds_mmseg.checkpoints import CheckpointMismatchError
 from clouds_mmseg.conversion.layouts import detect
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.load import CheckpointMismatchError
 
 NAMES = ['rn50', 'rn101', 'convnext_large']
 
@@ -26,7 +26,7 @@ def test_official_manifests_convert_both_ways(official, name):
     again = back(ours.weights, 'clouds', fill=weights)
     assert again.absent == {}
     assert_same(again.weights, weights)
-    assert again.wanted == {k: tuple(v.shape) for k, v in weights.items()}
+    assert again.spec == {k: tuple(v.shape) for k, v in weights.items()}
     # Without the official file, what ours does not keep is listed.
     alone = back(ours.weights, 'clouds')
     assert set(alone.absent) == set(ours.unused) - {'criterion.empty_weight'}
@@ -63,7 +63,7 @@ def test_the_moving_average_becomes_the_teacher(official):
         teacher = ours[f'teacher.module.decode_head.{key}']
         assert torch.equal(teacher, ours[f'decode_head.{key}'] + 1)
     # With a count of 0 the first update would overwrite it.
-    assert ours['teacher.steps'] == 1 and 'teacher.steps' in result.made
+    assert ours['teacher.steps'] == 1 and 'teacher.steps' in result.created
     again = back(ours, 'clouds', fill=weights)
     assert_same(again.weights, weights)
     assert 'teacher.steps' in again.unused
@@ -136,7 +136,7 @@ def test_a_name_of_the_first_release(tiny_head):
         ({'strange.weight': (3,)}, r'strange\.weight \(3,\)'),
         (
             {'sem_seg_head.predictor.decoder_norm.bias': (3,)},
-            r'post_norm\.bias \(3,\) in the weights, \(32,\) wanted',
+            r'post_norm\.bias \(3,\) in the weights, \(32,\) expected',
         ),
     ],
 )

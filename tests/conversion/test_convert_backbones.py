@@ -5,8 +5,12 @@ from mmseg.models import ResNet, SwinTransformer
 from mmseg.models.utils.embed import PatchMerging
 from torch import nn
 
-from clouds_mmseg.conversion.layouts import authors_order, detect, merge_order
-from clouds_mmseg.conversion.target_spec import deduce
+from clouds_mmseg.conversion.layouts import (
+    detect,
+    mmseg_to_swin_order,
+    swin_to_mmseg_order,
+)
+from clouds_mmseg.conversion.target_spec import spec_from_weights
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -91,14 +95,14 @@ def test_merged_patches_mean_the_same():
     )
     for parameter in theirs.parameters():
         nn.init.normal_(parameter)
-    state = {k: merge_order(v) for k, v in theirs.state_dict().items()}
+    state = {k: swin_to_mmseg_order(v) for k, v in theirs.state_dict().items()}
     ours.load_state_dict(state)
     x = torch.randn(2, 4, 6, 3)
     found, size = ours(x.flatten(1, 2), (4, 6))
     assert size == (2, 3)
     torch.testing.assert_close(found, theirs(x).flatten(1, 2))
     for key, value in theirs.state_dict().items():
-        assert torch.equal(authors_order(state[key]), value)
+        assert torch.equal(mmseg_to_swin_order(state[key]), value)
 
 
 def test_other_backbones_are_not_renamed(tiny_head):
@@ -111,4 +115,4 @@ def test_other_backbones_are_not_renamed(tiny_head):
     ours['backbone.odd.weight'] = torch.ones(1)
     assert 'backbone.odd.weight' in convert(ours).weights
     with pytest.raises(UserError, match='neither a ResNet nor a Swin'):
-        deduce(ours, backbone=True, renamed=True)
+        spec_from_weights(ours, backbone=True, renamed=True)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from clouds_mmseg.conversion.layouts import (
     CLIP,
     HEAD,
-    OLD_HEAD,
+    LEGACY_HEAD,
     RESNET,
     SWIN,
     KeyTable,
 )
-from clouds_mmseg.conversion.target_spec import head_arguments
+from clouds_mmseg.conversion.target_spec import infer_head_arguments
 from clouds_mmseg.utils.errors import UserError
 
 TABLES = [HEAD, CLIP, RESNET, SWIN]
@@ -27,12 +27,12 @@ TABLES = [HEAD, CLIP, RESNET, SWIN]
     rest=st.sampled_from(['', '.weight', '.bias', '.running_mean']),
 )
 def test_every_part_comes_back(table, place, numbers, rest):
-    part = list(table.parts)[place % len(table.parts)]
-    key = part.format(*numbers) + rest
+    rule = list(table.rules)[place % len(table.rules)]
+    key = rule.format(*numbers) + rest
     there = table(key)
-    assert there == table.parts[part].format(*numbers) + rest
+    assert there == table.rules[rule].format(*numbers) + rest
     assert table.inverse()(there) == key
-    longer = table.under('a.b.', 'c.')
+    longer = table.with_prefixes('a.b.', 'c.')
     assert longer(f'a.b.{key}') == f'c.{there}'
     assert longer(key) is None
 
@@ -55,7 +55,7 @@ def test_whole_segments_are_compared():
     assert HEAD('predictor.transformer_ffn_layers.12.norm.bias') == (
         'transformer_decoder.layers.12.norms.2.bias'
     )
-    assert OLD_HEAD('predictor.static_query.weight') == 'query_feat.weight'
+    assert LEGACY_HEAD('predictor.static_query.weight') == 'query_feat.weight'
 
 
 def test_tables_are_joined():
@@ -65,13 +65,13 @@ def test_tables_are_joined():
 
 @pytest.mark.parametrize('table', TABLES)
 def test_no_part_hides_a_later_one(table):
-    for column in (list(table.parts), list(table.parts.values())):
-        for place, part in enumerate(column):
-            pattern = re.escape(part).replace(r'\{\}', '.+') + r'\..+'
+    for column in (list(table.rules), list(table.rules.values())):
+        for place, rule in enumerate(column):
+            pattern = re.escape(rule).replace(r'\{\}', '.+') + r'\..+'
             hidden = [p for p in column[place:] if re.fullmatch(pattern, p)]
-            assert not hidden, (part, hidden)
+            assert not hidden, (rule, hidden)
 
 
 def test_what_is_no_head_is_named():
     with pytest.raises(UserError, match='query_feat.weight is missing'):
-        head_arguments({'backbone.weight': (1,)})
+        infer_head_arguments({'backbone.weight': (1,)})

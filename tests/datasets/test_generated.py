@@ -7,7 +7,7 @@ from mmengine.dataset import ConcatDataset, pseudo_collate
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets import DataError, GeneratedDataset, GTA5Dataset
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 
 PIPELINE = [
     dict(type='LoadSegImage'),
@@ -23,7 +23,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp('generated')
     prompts = root / 'prompts.txt'
     prompts.write_text('a road in fog\nnight\n')
-    make_bank(
+    generate_images(
         root / 'bank', prompts=prompts, num=7, size=(48, 32), keep_labels=True
     )
     return root / 'bank'

@@ -9,7 +9,7 @@ from clouds_mmseg.datasets import (
     PackDGInputs,
 )
 from clouds_mmseg.datasets.transforms import diffusion_augment
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.image_set import read_entries
 
 
@@ -74,7 +74,7 @@ def restyled(tmp_path):
         Image.fromarray(pixels).save(images / f'{name}.png')
     prompts = tmp_path / 'p.txt'
     prompts.write_text('night\nfog\nsnow\n')
-    make_bank(
+    generate_images(
         tmp_path / 'bank', prompts=prompts, num=4, mode='img2img',
         source=images,
     )  # fmt: skip
@@ -182,6 +182,6 @@ def test_bad_banks(tmp_path, restyled):
     with pytest.raises(DataError, match='does not exist'):
         DiffusionAugment(str(tmp_path / 'none'))
     prompts = tmp_path / 'p.txt'
-    make_bank(tmp_path / 'scenes', prompts=prompts, num=1, size=(48, 32))
+    generate_images(tmp_path / 'scenes', prompts=prompts, num=1, size=(48, 32))
     with pytest.raises(DataError, match='--mode img2img'):
         DiffusionAugment(str(tmp_path / 'scenes'))

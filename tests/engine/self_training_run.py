@@ -20,7 +20,7 @@ from mmengine.hooks import Hook  # noqa: E402
 from tiny_run import CLASSES, PALETTE, read_config, write_config  # noqa: E402
 
 import clouds_mmseg  # noqa: E402, F401
-from clouds_mmseg.generate.run import make_bank  # noqa: E402
+from clouds_mmseg.generate.run import generate_images  # noqa: E402
 
 _TEXT = """
 _base_ = './tiny.py'
@@ -130,7 +130,9 @@ def write_bank(folder):
     prompts = Path(folder) / 'prompts.txt'
     prompts.write_text('a street in the rain\na street at night\n')
     out = Path(folder) / 'bank'
-    make_bank(out, prompts=prompts, num=5, size=(64, 32), contact_sheet=False)
+    generate_images(
+        out, prompts=prompts, num=5, size=(64, 32), contact_sheet=False
+    )
     return out
 
 

@@ -4,9 +4,9 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import nn
 
-from clouds_mmseg.checkpoints import WeightFileError
 from clouds_mmseg.engine.starting_weights import fetch_initial_weights
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.io import WeightFileError
 from clouds_mmseg.weights.locate import MissingWeightsError
 
 ADDRESS = 'https://example.invalid/small-0badcafe.pth'

@@ -16,7 +16,7 @@ from clouds_mmseg.engine.resume_plan import config_changes
 from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.saved_config import parse_config_text, plain_config
+from clouds_mmseg.weights.saved_config import literal_config, parse_config_text
 
 POLY = dict(type='PolyLR', power=0.9, eta_min=1e-4, by_epoch=False)
 EXACT = dict(type='ExactTrainLoop', max_iters=4, val_interval=100)
@@ -463,7 +463,7 @@ class TestAccumulation:
 def test_rows_of_the_ablation_share_their_warm_up(row, repo_root):
     paths = {r.name: repo_root / r.config for r in ROWS}
     was, now = (
-        plain_config(Config.fromfile(paths[name]).to_dict())
+        literal_config(Config.fromfile(paths[name]).to_dict())
         for name in (row.warm_up, row.name)
     )
     begin = now['train_cfg']['warmup_iters']
@@ -475,7 +475,7 @@ def test_rows_of_the_ablation_share_their_warm_up(row, repo_root):
 def test_the_text_of_a_config_has_its_values(repo_root):
     for name in ('toycity/clouds.py', 'clouds/gta2cs.py', 'warmup/syn2cs.py'):
         cfg = Config.fromfile(repo_root / 'configs' / name)
-        assert parse_config_text(cfg.pretty_text) == plain_config(
+        assert parse_config_text(cfg.pretty_text) == literal_config(
             cfg.to_dict()
         )
     assert parse_config_text("a = dict({'b c': [(1, -2.5), None]})") == {

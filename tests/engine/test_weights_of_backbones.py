@@ -7,7 +7,10 @@ import torch
 from clouds_mmseg.engine.runner import unwrap_model
 from clouds_mmseg.models import CLIPBackbone, FrozenTIMMBackbone
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import are_weights_coming, weights_come_later
+from clouds_mmseg.weights.load import (
+    disable_pretrained_init,
+    pretrained_init_disabled,
+)
 
 TIMM = 'test_resnet'  # timm's own for tests
 
@@ -125,11 +128,11 @@ def test_a_resume_that_finds_nothing_starts_with_load_from(
 
 
 def test_clip_too_is_told(tmp_path, caplog):
-    with weights_come_later(True):
-        assert are_weights_coming()
+    with disable_pretrained_init(True):
+        assert pretrained_init_disabled()
         tower = CLIPBackbone('RN50', pretrained=str(tmp_path / 'absent.pt'))
         timm_backbone = FrozenTIMMBackbone(TIMM, weights='absent.pth')
-    assert not are_weights_coming()
+    assert not pretrained_init_disabled()
     # The framework's initialisation has nothing to do.
     assert tower.weights_loaded and timm_backbone.weights_loaded
     assert 'random weights' not in caplog.text

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from clouds_mmseg.generate.image_bank import Bank, ShardFile
+from clouds_mmseg.generate.image_bank import ImageBank, ShardFile
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 
@@ -15,7 +15,9 @@ RECIPE = dict(model='m', mode='txt2img', seed=0, prompts=['a'], size=(8, 8))
 
 
 def make(root, num=3, rank=0, **changes):
-    return Bank(root, dict(RECIPE, **changes), info={}, num=num, rank=rank)
+    return ImageBank(
+        root, dict(RECIPE, **changes), info={}, num=num, rank=rank
+    )
 
 
 def add(bank, index, payload=b'image', **more):

@@ -16,7 +16,7 @@ from clouds_mmseg.generate.backends import (
 )
 from clouds_mmseg.generate.diffusion import DiffusionBackend
 from clouds_mmseg.generate.image_bank import Shard
-from clouds_mmseg.generate.run import MAX_ATTEMPTS, make_bank
+from clouds_mmseg.generate.run import MAX_ATTEMPTS, generate_images
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_set import read_bank, read_entries
 
@@ -195,7 +195,7 @@ def test_out_of_memory_is_explained(backend, monkeypatch):
 
 def bank(root, tiny_sd, prompt_file, num, **options):
     options = {**SMALL, 'batch_size': 2, **options}
-    return make_bank(
+    return generate_images(
         root, prompts=prompt_file, num=num, backend='diffusers',
         model=str(tiny_sd), contact_sheet=False, **options,
     )  # fmt: skip
@@ -205,7 +205,7 @@ def test_growing_mending_and_sharding_give_the_same_files(
     tmp_path, tiny_sd, prompt_file
 ):
     summary = bank(tmp_path / 'whole', tiny_sd, prompt_file, 5)
-    assert summary.made == 5 and summary.complete
+    assert summary.created == 5 and summary.complete
     expected = tree(tmp_path / 'whole')
     entry = read_entries(tmp_path / 'whole')[4]
     assert entry['prompt'] == 'night rain on a street with a bus'
@@ -214,16 +214,16 @@ def test_growing_mending_and_sharding_give_the_same_files(
     # Grown from an odd number, so that a batch is begun, cut and continued.
     grown = tmp_path / 'grown'
     bank(grown, tiny_sd, prompt_file, 3)
-    assert bank(grown, tiny_sd, prompt_file, 5).made == 2
+    assert bank(grown, tiny_sd, prompt_file, 5).created == 2
     assert tree(grown) == expected
     (grown / 'images/000001.png').unlink()
     again = bank(grown, tiny_sd, prompt_file, 5)
-    assert (again.made, again.there) == (1, 4)
+    assert (again.created, again.existing) == (1, 4)
     assert tree(grown) == expected
     # By two processes, the second of them first.
     shared = tmp_path / 'shared'
     late = bank(shared, tiny_sd, prompt_file, 5, shard=Shard(1, 2))
-    assert late.made == 2 and not late.complete
+    assert late.created == 2 and not late.complete
     assert bank(shared, tiny_sd, prompt_file, 5, shard=Shard(0, 2)).complete
     assert tree(shared) == expected
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from generate_helpers import tree
 
-from clouds_mmseg.generate.backends import Picture
-from clouds_mmseg.generate.image_bank import Bank, Shard
-from clouds_mmseg.generate.run import fill_bank
+from clouds_mmseg.generate.backends import GeneratedImage
+from clouds_mmseg.generate.image_bank import ImageBank, Shard
+from clouds_mmseg.generate.run import generate_missing
 from clouds_mmseg.utils.image_set import read_entries
 
 PROMPTS = [(1, 'a'), (2, 'b')]
@@ -27,7 +27,7 @@ class Noise:
 
     def generate(self, requests):
         self.sizes.append(len(requests))
-        return [Picture(self._image(r)) for r in requests]
+        return [GeneratedImage(self._image(r)) for r in requests]
 
     def _image(self, request):
         failures, value = self.blanks.get(request.index, (0, 0))
@@ -39,9 +39,9 @@ class Noise:
 
 
 def fill(root, backend, num, shard=Shard()):  # noqa: B008
-    bank = Bank(root, backend.recipe(), info={}, num=num, rank=shard.rank)
+    bank = ImageBank(root, backend.recipe(), info={}, num=num, rank=shard.rank)
     try:
-        return fill_bank(bank, backend, PROMPTS, seed=3, shard=shard)
+        return generate_missing(bank, backend, PROMPTS, seed=3, shard=shard)
     finally:
         bank.close()
 
@@ -50,7 +50,7 @@ def test_blank_images_are_made_again_and_counted(tmp_path):
     blanks = {1: (1, np.nan), 2: (3, 0.0), 4: (2, 0.5)}
     summary = fill(tmp_path, Noise(2, blanks), 5)
     assert dict(summary.blank) == {'nan': 1, 'black': 3, 'constant': 2}
-    assert summary.made == 5 and summary.complete
+    assert summary.created == 5 and summary.complete
     entries = read_entries(tmp_path)
     assert [e['attempt'] for e in entries.values()] == [0, 1, 3, 0, 2]
     assert len({e['sha256'] for e in entries.values()}) == 5
@@ -62,7 +62,7 @@ def test_batches_are_whole_and_second_attempts_alone(tmp_path):
     fill(tmp_path, backend, 6)
     assert backend.sizes == [4, 1, 4]
     backend.sizes.clear()
-    assert fill(tmp_path, backend, 6).there == 6
+    assert fill(tmp_path, backend, 6).existing == 6
     assert backend.sizes == []
 
 
@@ -79,5 +79,5 @@ def test_a_changed_number_of_processes_continues(tmp_path):
     fill(tmp_path / 'one', Noise(), 7)
     fill(tmp_path / 'many', Noise(), 7, Shard(1, 3))
     summary = fill(tmp_path / 'many', Noise(), 7)
-    assert summary.there == 2 and summary.made == 5
+    assert summary.existing == 2 and summary.created == 5
     assert tree(tmp_path / 'many') == tree(tmp_path / 'one')

@@ -52,7 +52,7 @@ def test_every_thing_is_recognised_as_its_class(name):
 
 
 def test_an_exhausted_grammar_says_so(monkeypatch):
-    for table in ('VIEWS', 'PLACES', 'TIMES', 'SEASONS'):
+    for table in ('VIEWS', 'LOCATIONS', 'TIMES', 'SEASONS'):
         monkeypatch.setattr(grammar, table, getattr(grammar, table)[:1])
     monkeypatch.setattr(
         grammar, 'WEATHERS', {'clear weather': grammar.SEASONS}

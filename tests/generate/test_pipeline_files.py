@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from clouds_mmseg.generate.backends import request_for
 from clouds_mmseg.generate.diffusion import DiffusionBackend
-from clouds_mmseg.generate.run import MAX_ATTEMPTS, make_bank
+from clouds_mmseg.generate.run import MAX_ATTEMPTS, generate_images
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_set import read_entries
 
@@ -70,9 +70,9 @@ def test_a_bank_keeps_its_variant(tmp_path, prompt_file):
         prompts=prompt_file, backend='diffusers', model=str(tmp_path / 'm'),
         contact_sheet=False, **SMALL,
     )  # fmt: skip
-    make_bank(tmp_path / 'bank', num=1, variant='ema', **options)
+    generate_images(tmp_path / 'bank', num=1, variant='ema', **options)
     with pytest.raises(GenerationError, match='variant: the bank has "ema"'):
-        make_bank(tmp_path / 'bank', num=2, **options)
+        generate_images(tmp_path / 'bank', num=2, **options)
 
 
 def test_variants_that_are_not_there_are_named(half, tiny_sd, tmp_path):
@@ -148,7 +148,7 @@ def test_an_image_that_is_blacked_out_is_made_again(
     tmp_path, prudish, tiny_sd, prompt_file, monkeypatch
 ):
     def bank(name, model=prudish):
-        return make_bank(
+        return generate_images(
             tmp_path / name, prompts=prompt_file, num=2, backend='diffusers',
             model=str(model), contact_sheet=False, **SMALL,
         )  # fmt: skip
@@ -217,13 +217,13 @@ def test_a_checkpoint_in_one_file_is_the_same_model(
 def test_a_checkpoint_in_one_file_restyles_too(
     single, tiny_sd, tmp_path, prompt_file, source_images
 ):
-    summary = make_bank(
+    summary = generate_images(
         tmp_path / 'bank', prompts=prompt_file, num=1, backend='diffusers',
         model=str(single), single_file_config=str(tiny_sd), mode='img2img',
         source=source_images, size=16, steps=2, device='cpu',
         contact_sheet=False,
     )  # fmt: skip
-    assert summary.made == 1
+    assert summary.created == 1
 
 
 def test_what_one_file_needs_beside_it_is_named(

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds_mmseg.generate.prompts import Unique, read_prompts, write_prompts
+from clouds_mmseg.generate.prompts import (
+    UniquePrompts,
+    read_prompts,
+    write_prompts,
+)
 from clouds_mmseg.utils.errors import GenerationError
 
 
@@ -58,14 +62,14 @@ def test_the_json_must_not_overwrite_the_prompts(tmp_path):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text('aBb ,\u00df', max_size=4), max_size=9))
 def test_unique_keeps_the_first_of_each(texts):
-    unique = Unique()
+    unique = UniquePrompts()
     added = [text for text in texts if unique.add(text)]
     assert unique.prompts == added
     assert len(added) + unique.duplicates == len(texts)
 
 
 def test_case_and_punctuation_do_not_make_a_prompt_new():
-    unique = Unique()
+    unique = UniquePrompts()
     assert unique.add('A road, at night.')
     assert not unique.add('a ROAD at night')
     assert unique.duplicates == 1

@@ -9,7 +9,7 @@ from generate_helpers import tree
 
 from clouds_mmseg.generate.image_bank import encode_entry
 from clouds_mmseg.generate.prompts import write_prompts
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils import image_set as bank_manifest
 from clouds_mmseg.utils.errors import GenerationError
 
@@ -41,22 +41,22 @@ def read_only(monkeypatch):
 
 
 def test_a_complete_bank_needs_no_writing(tmp_path, prompt_file, read_only):
-    first = make_bank(tmp_path / 'bank', prompts=prompt_file, **SMALL)
-    assert first.made == 3
+    first = generate_images(tmp_path / 'bank', prompts=prompt_file, **SMALL)
+    assert first.created == 3
     before = tree(tmp_path / 'bank')
     read_only()
     for verify in (False, True):
-        again = make_bank(
+        again = generate_images(
             tmp_path / 'bank', prompts=prompt_file, verify=verify, **SMALL
         )
-        assert again.complete and (again.made, again.there) == (0, 3)
-    fewer = make_bank(
+        assert again.complete and (again.created, again.existing) == (0, 3)
+    fewer = generate_images(
         tmp_path / 'bank', prompts=prompt_file, **{**SMALL, 'num': 2}
     )
     assert fewer.complete
     assert tree(tmp_path / 'bank') == before
     with pytest.raises(GenerationError, match='Read-only file system'):
-        make_bank(
+        generate_images(
             tmp_path / 'bank', prompts=prompt_file, **{**SMALL, 'num': 4}
         )
 
@@ -64,21 +64,23 @@ def test_a_complete_bank_needs_no_writing(tmp_path, prompt_file, read_only):
 def test_what_lacks_an_image_says_that_it_cannot_be_written(
     tmp_path, prompt_file, read_only
 ):
-    make_bank(tmp_path / 'bank', prompts=prompt_file, **SMALL)
+    generate_images(tmp_path / 'bank', prompts=prompt_file, **SMALL)
     (tmp_path / 'bank/images/000001.png').unlink()
     read_only()
     with pytest.raises(GenerationError, match='cannot be written.*Read-only'):
-        make_bank(tmp_path / 'bank', prompts=prompt_file, **SMALL)
+        generate_images(tmp_path / 'bank', prompts=prompt_file, **SMALL)
 
 
 def test_a_missing_contact_sheet_is_no_failure(
     tmp_path, prompt_file, read_only
 ):
-    make_bank(
+    generate_images(
         tmp_path / 'bank', prompts=prompt_file, contact_sheet=False, **SMALL
     )
     read_only()
-    assert make_bank(tmp_path / 'bank', prompts=prompt_file, **SMALL).complete
+    assert generate_images(
+        tmp_path / 'bank', prompts=prompt_file, **SMALL
+    ).complete
 
 
 def test_the_same_prompts_are_not_written_again(tmp_path, read_only):
@@ -106,13 +108,15 @@ def logged(monkeypatch):
 
 
 def test_images_that_are_copies_are_told(tmp_path, prompt_file, logged):
-    make_bank(tmp_path / 'bank', prompts=prompt_file, **SMALL)
+    generate_images(tmp_path / 'bank', prompts=prompt_file, **SMALL)
     assert not any('are copies of others' in text for text in logged)
     entries = list(bank_manifest.read_entries(tmp_path / 'bank').values())
     entries[2]['sha256'] = entries[0]['sha256']
     manifest = tmp_path / 'bank' / bank_manifest.MANIFEST_FILE
     manifest.write_bytes(b''.join(encode_entry(e) for e in entries))
-    assert make_bank(tmp_path / 'bank', prompts=prompt_file, **SMALL).complete
+    assert generate_images(
+        tmp_path / 'bank', prompts=prompt_file, **SMALL
+    ).complete
     (text,) = [text for text in logged if 'are copies of others' in text]
     assert text.startswith('1 of the 3 images of the bank')
     assert 'images/000002.png of images/000000.png' in text
@@ -125,7 +129,7 @@ def test_other_versions_in_a_bank_are_told(
         prompts=prompt_file, backend='diffusers', model=str(tiny_sd), size=32,
         steps=1, device='cpu', contact_sheet=False,
     )  # fmt: skip
-    make_bank(tmp_path / 'bank', num=1, **options)
+    generate_images(tmp_path / 'bank', num=1, **options)
     path = tmp_path / 'bank/bank.json'
     import torch
 
@@ -133,9 +137,9 @@ def test_other_versions_in_a_bank_are_told(
     assert now in path.read_text()
     path.write_text(path.read_text().replace(now, '"torch": "1.0"'))
     logged.clear()
-    make_bank(tmp_path / 'bank', num=1, **options)
+    generate_images(tmp_path / 'bank', num=1, **options)
     assert not any('begun with torch' in text for text in logged)
-    make_bank(tmp_path / 'bank', num=2, **options)
+    generate_images(tmp_path / 'bank', num=2, **options)
     (text,) = [text for text in logged if 'begun with' in text]
     assert 'begun with torch 1.0, the rest of it is made with' in text
 
@@ -143,7 +147,7 @@ def test_other_versions_in_a_bank_are_told(
 def test_prompts_that_leave_classes_out_or_repeat_are_told(tmp_path, logged):
     prompts = tmp_path / 'p.txt'
     prompts.write_text('a car on a road\na car on a road\nrain\n')
-    make_bank(tmp_path / 'bank', prompts=prompts, **SMALL)
+    generate_images(tmp_path / 'bank', prompts=prompts, **SMALL)
     text = '\n'.join(logged)
     assert '1 of 3 prompts stand there more than once' in text
     (unnamed,) = [t for t in logged if 'no prompt names' in t]

@@ -6,14 +6,14 @@ from PIL import Image
 
 from clouds_mmseg.generate.backends import (
     blank_reason,
-    digest_sources,
     encode_png,
+    hash_sources,
     list_sources,
     open_source,
     to_uint8,
     working_size,
 )
-from clouds_mmseg.generate.image_bank import differences
+from clouds_mmseg.generate.image_bank import recipe_differences
 from clouds_mmseg.generate.model_files import fingerprint
 from clouds_mmseg.generate.run import Progress, duration
 from clouds_mmseg.utils.errors import GenerationError
@@ -80,15 +80,15 @@ def test_duration():
 
 def test_differences_name_the_key_and_both_values():
     old = dict(model='a', steps=5, prompts=['x', 'y'])
-    assert differences(old, dict(old)) == []
-    (line,) = differences(old, dict(old, steps=9))
+    assert recipe_differences(old, dict(old)) == []
+    (line,) = recipe_differences(old, dict(old, steps=9))
     assert line == 'steps: the bank has 5, now 9'
-    (line,) = differences(old, dict(old, prompts=['x', 'z']))
+    (line,) = recipe_differences(old, dict(old, prompts=['x', 'z']))
     assert line == 'prompts: prompt 2 is "y" in the bank, now "z"'
-    (line,) = differences(old, dict(old, prompts=['x']))
+    (line,) = recipe_differences(old, dict(old, prompts=['x']))
     assert line == 'prompts: the bank has 2 of them, now 1'
-    assert len(differences(old, dict(backend='toycity'))) == 4
-    (line,) = differences(dict(p='x' * 99), dict(p='y' * 99))
+    assert len(recipe_differences(old, dict(backend='toycity'))) == 4
+    (line,) = recipe_differences(dict(p='x' * 99), dict(p='y' * 99))
     assert len(line) < 200 and '...' in line
 
 
@@ -113,8 +113,8 @@ def test_sources(source_images, tmp_path):
         'part1/3.png',
     ]  # fmt: skip
     assert open_source(sources[0][1]).mode == 'RGB'
-    assert digest_sources(sources) == digest_sources(sources)
-    assert digest_sources(sources) != digest_sources(sources[1:])
+    assert hash_sources(sources) == hash_sources(sources)
+    assert hash_sources(sources) != hash_sources(sources[1:])
     with pytest.raises(GenerationError, match='no such folder'):
         list_sources(tmp_path / 'missing')
     with pytest.raises(GenerationError, match='holds no image'):

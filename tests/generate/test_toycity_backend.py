@@ -10,14 +10,18 @@ from PIL import Image
 from clouds_mmseg.generate.backends import Request, list_sources, request_for
 from clouds_mmseg.generate.prompts import template_prompts
 from clouds_mmseg.generate.restyle import restyle
-from clouds_mmseg.generate.run import make_bank, render_toycity, target_ranges
+from clouds_mmseg.generate.run import (
+    generate_images,
+    render_toycity,
+    target_ranges,
+)
 from clouds_mmseg.generate.toycity import (
     SHARED,
     ToyCityBackend,
-    outside,
-    pieces_for,
+    allowed_ranges,
     ranges_for,
     style_for,
+    subtract_ranges,
 )
 from clouds_mmseg.toycity import STYLES, Style
 from clouds_mmseg.utils.errors import GenerationError
@@ -61,15 +65,15 @@ def as_range(value):
 
 
 def test_a_range_in_use_is_widened():
-    pieces = pieces_for('contrast', 1.0, 2.0, [(1.5, 1.6)])
+    pieces = allowed_ranges('contrast', 1.0, 2.0, [(1.5, 1.6)])
     assert np.allclose(pieces, [(1.0, 1.48), (1.62, 2.0)])
-    pieces = pieces_for('contrast', 1.0, 2.0, [(0.9, 2.2)])
+    pieces = allowed_ranges('contrast', 1.0, 2.0, [(0.9, 2.2)])
     assert all(b < 0.9 or a > 2.2 for a, b in pieces)
     assert all(a >= 0.5 and b <= 2.5 for a, b in pieces)
-    ((a, b),) = pieces_for('wetness', 0.5, 0.9, [(0.4, 1.0)])
+    ((a, b),) = allowed_ranges('wetness', 0.5, 0.9, [(0.4, 1.0)])
     assert 0 <= a < b < 0.4
     with pytest.raises(ValueError, match='target styles use all of it'):
-        pieces_for('wetness', 0.5, 0.9, [(0.0, 1.0)])
+        allowed_ranges('wetness', 0.5, 0.9, [(0.0, 1.0)])
 
 
 RANGE = st.tuples(st.floats(-2, 2), st.floats(-2, 2)).map(
@@ -79,7 +83,7 @@ RANGE = st.tuples(st.floats(-2, 2), st.floats(-2, 2)).map(
 
 @given(st.lists(RANGE, max_size=5), st.floats(0, 1))
 def test_outside_is_what_remains(avoid, share):
-    pieces = outside(-1, 1, avoid)
+    pieces = subtract_ranges(-1, 1, avoid)
     margin = 0.04
     for a, b in pieces:
         assert -1 <= a < b <= 1
@@ -208,7 +212,7 @@ def test_restyling_is_seeded_and_leaves_its_source_alone():
 
 def make(root, prompt_file, num, **options):
     options = {'size': SMALL, **options}
-    return make_bank(root, prompts=prompt_file, num=num, **options)
+    return generate_images(root, prompts=prompt_file, num=num, **options)
 
 
 def test_a_bank_of_scenes_with_labels_aside(tmp_path, prompt_file):
@@ -226,7 +230,7 @@ def test_a_bank_of_scenes_with_labels_aside(tmp_path, prompt_file):
     # Asked for later, the labels are added and the images are the same.
     later = tmp_path / 'later'
     make(later, prompt_file, 4)
-    assert make(later, prompt_file, 4, keep_labels=True).made == 4
+    assert make(later, prompt_file, 4, keep_labels=True).created == 4
     assert tree(later) == tree(root)
 
 

@@ -15,7 +15,7 @@ from clouds_mmseg.models import CLIPBackbone
 from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.text_embeddings import class_text_embeddings
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import weights_come_later
+from clouds_mmseg.weights.load import disable_pretrained_init
 from clouds_mmseg.weights.locate import MissingWeightsError
 
 IMAGE = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
@@ -233,7 +233,7 @@ def test_a_checkpoint_in_place_of_the_weights(saved, tmp_path):
         path.unlink()
     with pytest.raises(UserError, match='holds no weights'):
         CLIPBackbone(pretrained=str(folder))
-    with weights_come_later(True):
+    with disable_pretrained_init(True):
         CLIPBackbone(pretrained=str(folder))
         shutil.rmtree(folder)
         # On another machine the name is enough.

@@ -12,7 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from clouds_mmseg.conversion.convert import to_ours
 from clouds_mmseg.conversion.layouts import OURS, detect
-from clouds_mmseg.conversion.target_spec import deduce, head_arguments, under
+from clouds_mmseg.conversion.target_spec import (
+    infer_head_arguments,
+    spec_from_weights,
+    strip_prefix,
+)
 from clouds_mmseg.models.mask2former.criterion import (
     MaskCriterion,
     count_masks,
@@ -89,7 +93,7 @@ def check_zoo_head(config, tensors):
     Yields:
         Comparison: Of memories, mask features, logits and scores.
     """
-    weights = under('state.', tensors)
+    weights = strip_prefix('state.', tensors)
     head = _build(weights, config['heads'], config['groups'])
     feats = [tensors[f'feat.{i}'] for i in range(4)]
     metas = [dict(img_shape=tuple(config['hw']))] * len(feats[0])
@@ -117,9 +121,9 @@ def check_official_head(config, tensors):
     Yields:
         Comparison: Of the logits of every output.
     """
-    theirs = under('state.', tensors)
+    theirs = strip_prefix('state.', tensors)
     converted = to_ours(theirs, detect(theirs, 'mask2former'))
-    weights = under(OURS, converted.weights)
+    weights = strip_prefix(OURS, converted.weights)
     classifier = None
     if 'text_classifier' in tensors:
         *rows, void = tensors['text_classifier'].split(1)
@@ -257,7 +261,7 @@ def check_names(config, shapes):
     weights = {k: torch.empty(s, device='meta') for k, s in shapes.items()}
     layout = detect(weights)
     converted = to_ours(weights, layout).weights
-    wanted, _ = deduce(
+    wanted, _ = spec_from_weights(
         converted,
         backbone=bool(layout.backbone),
         renamed=layout.kind != 'mmseg',
@@ -279,7 +283,7 @@ def _numbered(name, values):
 def _build(weights, num_heads, num_groups, num_classes=None, classifier=None):
     """Build the head that has such weights and load them."""
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    arguments = head_arguments(shapes, num_heads=num_heads)
+    arguments = infer_head_arguments(shapes, num_heads=num_heads)
     arguments.setdefault('num_classes', num_classes)
     head = CLOUDSHead(
         num_groups=num_groups, classifier=classifier, **arguments

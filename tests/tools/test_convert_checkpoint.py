@@ -224,12 +224,12 @@ model = dict(
 
 def test_a_text_config_needs_no_text_tower(tmp_path):
     """Only the model's shapes are wanted; nothing is fetched."""
-    from clouds_mmseg.conversion.target_spec import of_config
+    from clouds_mmseg.conversion.target_spec import spec_from_config
 
     path = tmp_path / 'text.py'
     path.write_text(f'classes = {list("abc")}\n' + TEXT)
     void = 'decode_head.cls_embed.void_embedding.weight'
-    wanted, _, cfg = of_config(path, {void: torch.zeros(1, 12)})
+    wanted, _, cfg = spec_from_config(path, {void: torch.zeros(1, 12)})
     assert wanted[void] == (1, 12)
     assert 'backbone.model.conv1.weight' in wanted or any(
         key.startswith('backbone.') for key in wanted

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.image_set import read_entries, sha256_of
 
 
@@ -83,7 +83,9 @@ def sources(tmp_path_factory):
 
 
 def _restyle(root, prompts, sources):
-    make_bank(root, prompts=prompts, num=40, mode='img2img', source=sources)
+    generate_images(
+        root, prompts=prompts, num=40, mode='img2img', source=sources
+    )
 
 
 def test_killed_at_any_moment_nothing_but_the_image_in_flight_is_lost(
@@ -135,7 +137,7 @@ def test_torchrun_gives_the_files_of_one_process(repo_root, tmp_path, prompts):
         if 'images made' in line
     )
     assert made == ['2 images made, 0', '3 images made, 0']
-    make_bank(tmp_path / 'one', prompts=prompts, num=5, size=(64, 32))
+    generate_images(tmp_path / 'one', prompts=prompts, num=5, size=(64, 32))
     assert tree(tmp_path / 'two') == tree(tmp_path / 'one')
 
 

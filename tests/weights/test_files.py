@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from clouds_mmseg.checkpoints import WeightFileError, read_state_dict
+from clouds_mmseg.weights.io import WeightFileError, read_state_dict
 
 # torch.jit still reads and writes the archives, and says it is old.
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning')

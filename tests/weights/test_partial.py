@@ -7,11 +7,11 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import CheckpointMismatchError
 from clouds_mmseg.weights.partial import (
     LoadOptions,
-    begin_anew,
     check_class_names,
     class_layer,
     load_options,
     parts_that_differ,
+    reinitialise_parts,
 )
 
 HEAD = 'decode_head.cls_embed'
@@ -31,7 +31,7 @@ def model_of(classes, value):
 
 def anew(names, **changes):
     options = LoadOptions.of(dict(reinit=names, **changes))
-    return begin_anew(
+    return reinitialise_parts(
         model_of(NEW, 100.0),
         model_of(OLD, 0.0),
         options,
@@ -73,7 +73,7 @@ def test_a_whole_head_begins_anew_with_its_rows():
 
 def test_unknown_classes_begin_anew_and_it_is_said():
     options = LoadOptions(reinit=[HEAD])
-    weights, lines = begin_anew(
+    weights, lines = reinitialise_parts(
         model_of(NEW, 100.0), model_of(OLD, 0.0), options, classes=NEW
     )
     assert weights[f'{HEAD}.bias'].min() == 100
@@ -92,19 +92,23 @@ def test_a_teacher_follows_what_begins_anew():
     old = with_teacher(model_of(OLD, 0.0), 9)
     own = with_teacher(model_of(NEW, 100.0), 0)
     options = LoadOptions(reinit=[HEAD])
-    weights, lines = begin_anew(own, old, options, found=OLD, classes=NEW)
+    weights, lines = reinitialise_parts(
+        own, old, options, found=OLD, classes=NEW
+    )
     # Zero updates: it will be copied from the student.
     assert weights['teacher.steps'] == 0
     assert weights.keys() == own.keys()
     assert 'copy of the student' in '\n'.join(lines)
     # Without a teacher in the model, that of the checkpoint is left out.
     alone = model_of(NEW, 100.0)
-    weights, _ = begin_anew(alone, old, options, found=OLD, classes=NEW)
+    weights, _ = reinitialise_parts(
+        alone, old, options, found=OLD, classes=NEW
+    )
     assert weights.keys() == alone.keys()
     # A part of which it is no copy leaves it as it is.
     own['auxiliary_head.x'] = torch.ones(1)
     options = LoadOptions(reinit=['auxiliary_head'])
-    weights, _ = begin_anew(own, old, options)
+    weights, _ = reinitialise_parts(own, old, options)
     assert weights['teacher.steps'] == 9
 
 

@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clouds_mmseg.checkpoints import CheckpointMismatchError, load_strictly
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import has_prefix
+from clouds_mmseg.weights.load import (
+    CheckpointMismatchError,
+    has_prefix,
+    load_strictly,
+)
 
 
 def make_module():
@@ -76,7 +79,7 @@ def test_message_names_source_module_keys_and_shapes():
     assert '1 keys missing, 1 unexpected, 1 of another shape' in message
     assert 'conv.bias (3,)' in message
     assert 'head.fc (7, 5)' in message
-    assert 'bn.weight (9,) in the weights, (3,) wanted' in message
+    assert 'bn.weight (9,) in the weights, (3,) expected' in message
     assert isinstance(caught.value, UserError)
     assert isinstance(caught.value, RuntimeError)
 

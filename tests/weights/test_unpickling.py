@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mmengine.logging import HistoryBuffer
 
-from clouds_mmseg.checkpoints import WeightFileError, read_state_dict
-from clouds_mmseg.weights.io import ArrayUnpickler, as_tensors, read_content
+from clouds_mmseg.weights.io import (
+    ArrayUnpickler,
+    WeightFileError,
+    as_tensors,
+    read_content,
+    read_state_dict,
+)
 
 DTYPES = ['<f4', '>f4', 'f8', 'f2', 'i8', '>i4', 'u1', '?']
 ARRAYS = hnp.arrays(

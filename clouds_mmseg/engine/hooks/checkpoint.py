@@ -15,7 +15,7 @@ from clouds_mmseg.conversion.diagnose import classes_of
 from clouds_mmseg.engine.finite_weights import require_finite_weights
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.partial import LoadOptions, plain_name
+from clouds_mmseg.weights.partial import LoadOptions, normalised_name
 
 # Message hub key: checkpoints that a resumed run still has to remove.
 _RETIRED = 'retired_ckpt_ids'
@@ -218,7 +218,9 @@ class CheckpointClassesHook(Hook):
                 level=logging.WARNING,
             )
             return
-        if [plain_name(n) for n in found] == [plain_name(n) for n in tested]:
+        if [normalised_name(n) for n in found] == [
+            normalised_name(n) for n in tested
+        ]:
             return
         how = LoadOptions.of(runner.cfg.get('load_cfg')).class_rows
         if how == 'by_position' and len(found) == len(tested):

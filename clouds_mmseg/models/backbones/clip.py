@@ -15,7 +15,7 @@ from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import read_state_dict
-from clouds_mmseg.weights.load import are_weights_coming, load_strictly
+from clouds_mmseg.weights.load import load_strictly, pretrained_init_disabled
 
 STRIDES = [4, 8, 16, 32]
 # H and W of the probe image. Not the image size of any tower: one that takes
@@ -87,7 +87,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 f'{frozen=}. Leave one of them out.'
             )
         super().__init__(init_cfg)
-        coming = are_weights_coming()
+        coming = pretrained_init_disabled()
         source = find_clip(model_name, pretrained, weights=not coming)
         pyramid = probe_pyramid(source.model)
         self.channels = pyramid.channels

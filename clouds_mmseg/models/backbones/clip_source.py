@@ -210,7 +210,7 @@ def _file_of_tag(name, tag, config, fetch):
         [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME],
         what,
         # OpenAI's own archives are published under a URL as well.
-        places=[os.path.basename(url)] if url else [],
+        paths=[os.path.basename(url)] if url else [],
         instead=_INSTEAD,
         fetch=fetch,
     )

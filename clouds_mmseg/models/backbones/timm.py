@@ -18,8 +18,8 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import read_state_dict
 from clouds_mmseg.weights.load import (
     CheckpointMismatchError,
-    are_weights_coming,
     load_strictly,
+    pretrained_init_disabled,
 )
 from clouds_mmseg.weights.locate import (
     find_or_fetch,
@@ -122,7 +122,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         )
         self.channels = list(self.timm_model.feature_info.channels())
         self.strides = list(self.timm_model.feature_info.reduction())
-        coming = are_weights_coming()
+        coming = pretrained_init_disabled()
         if (weights or pretrained) and not coming:
             self._load(model_name, weights, kwargs)
         elif frozen and not given and not coming:
@@ -422,7 +422,7 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
         repository,
         [config.hf_hub_filename] if config.hf_hub_filename else _FILES,
         what,
-        places=[Path(urlparse(url).path).name] if url else [],
+        paths=[Path(urlparse(url).path).name] if url else [],
         instead='the path of the file as weights=',
         fetch=fetch,
     )

@@ -18,7 +18,7 @@ from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.checks import check_input, check_test_cfg
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import require_finite_scores
-from clouds_mmseg.weights.load import weights_come_later
+from clouds_mmseg.weights.load import disable_pretrained_init
 
 
 @MODELS.register_module()
@@ -71,7 +71,7 @@ class DGSegmentor(EncoderDecoder):
             # Raised again unless missing files are the reason. The first
             # attempt has already moved `pretrained` into the backbone's
             # config.
-            with weights_come_later(True):
+            with disable_pretrained_init(True):
                 super().__init__(**dict(kwargs, pretrained=None))
             missing = error
         self.missing_weights = missing

@@ -21,7 +21,7 @@ from clouds_mmseg.data_tools.verify.report import (
     report_of,
 )
 from clouds_mmseg.datasets import DataError, GeneratedDataset
-from clouds_mmseg.generate.run import make_bank
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.parallel import parallel_map
 
@@ -274,7 +274,9 @@ def test_a_bank_is_read_and_has_no_report(tmp_path, truncate):
     prompts = tmp_path / 'prompts.txt'
     prompts.write_text('night\n')
     out = tmp_path / 'bank'
-    make_bank(out, prompts=prompts, num=2, size=(64, 32), contact_sheet=False)
+    generate_images(
+        out, prompts=prompts, num=2, size=(64, 32), contact_sheet=False
+    )
     bank = GeneratedDataset(bank=str(out), lazy_init=True, pipeline=[])
     (report,) = verify([Task('train generated', bank, True)], workers=1)
     assert report.findings == [] and report.images == 2
