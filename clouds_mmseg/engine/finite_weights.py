@@ -6,7 +6,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.runner import Runner
 from torch import nn
 
-from clouds_mmseg.engine.runner import is_training, unwrap_model
+from clouds_mmseg.engine.run_state import is_training, unwrap_model
 from clouds_mmseg.utils.finite import (
     NonFiniteError,
     listed,

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import RUNNERS
 from torch import nn
@@ -25,11 +23,14 @@ from clouds_mmseg.engine.data_check import (
     check_ignored,
     check_overlap,
     check_same_classes,
-    domain_counts,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
-from clouds_mmseg.engine.finite_weights import last_good, stop
+from clouds_mmseg.engine.finite_weights import last_good_checkpoint, stop
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
+from clouds_mmseg.engine.run_state import (
+    run_header,
+    unwrap_model,
+)
 from clouds_mmseg.engine.starting_weights import (
     fetch_initial_weights,
     find_last_checkpoint,
@@ -38,7 +39,6 @@ from clouds_mmseg.engine.starting_weights import (
     require_checkpoint,
 )
 from clouds_mmseg.models import DGSegmentor
-from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.result_warnings import warn_about_results
@@ -59,85 +59,6 @@ from clouds_mmseg.weights.saved_config import model_differences
 
 # Datasets of more domains than this are summarised, not listed.
 _MAX_LISTED_DOMAINS = 12
-
-
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """Return the model inside distributed and test-time augmentation wrappers.
-
-    Args:
-        model: ``model`` of a runner.
-
-    Returns:
-        The segmentor.
-    """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def is_training(runner: Runner) -> bool:
-    """Return whether a runner has built its training loop.
-
-    ``runner.train_loop`` and ``runner.iter`` would build the loop of a run
-    that only validates or tests.
-    """
-    return hasattr(runner._train_loop, 'iter')
-
-
-def checkpoint_path(runner: Runner) -> str | None:
-    """Return the checkpoint that a run starts from or resumes, if any."""
-    return runner._load_from
-
-
-def run_header(runner: Runner, *splits: str) -> str:
-    """Summarise a run for the log.
-
-    Args:
-        runner: The runner, with its model built.
-        *splits: The loops that will run: ``'train'``, ``'val'``, ``'test'``.
-            Their datasets are built by this.
-
-    Returns:
-        Config, folder, device, model, images of each domain, schedule.
-    """
-    model = unwrap_model(runner.model)
-    parameters = list(model.parameters())
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    device = device_name()
-    if runner.world_size > 1:
-        device += f', {runner.world_size} processes'
-    rows = [
-        ('config', runner.cfg.filename),
-        ('work dir', runner.work_dir),
-        ('device', device),
-        (
-            'model',
-            f'{type(model).__name__}, {total / 1e6:.2f} M parameters, '
-            f'{trained / 1e6:.2f} M trainable',
-        ),
-    ]
-    path = checkpoint_path(runner)
-    if path is not None:
-        rows.append(('resume' if runner._resume else 'weights', path))
-    for split in splits:
-        loop = getattr(runner, f'{split}_loop')
-        if loop is not None:
-            counts = domain_counts(loop.dataloader.dataset)
-            text = ', '.join(f'{k} {v}' for k, v in counts.items())
-            if len(counts) > _MAX_LISTED_DOMAINS:
-                text = f'{sum(counts.values())} images, {len(counts)} domains'
-            rows.append((split, text))
-    if 'train' in splits:
-        batch = runner.train_dataloader.batch_size
-        rows.append(
-            (
-                'schedule',
-                f'{runner.max_iters} iterations, batch {batch}'
-                f' x {runner.world_size}, seed {runner.seed}',
-            )
-        )
-    return 'The run:' + ''.join(f'\n  {k:<9} {v}' for k, v in rows)
 
 
 @RUNNERS.register_module()
@@ -254,7 +175,7 @@ class DGRunner(ResumableRunner):
                 raise
             # Of the model, which does not know where the training stands.
             done = f'training stopped after iteration {self.iter}'
-            stop(self, f'{done}: {error}. {last_good(self)}')
+            stop(self, f'{done}: {error}. {last_good_checkpoint(self)}')
 
     def val(self) -> dict:
         """Check the data, then validate.

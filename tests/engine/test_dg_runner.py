@@ -7,7 +7,7 @@ from mmengine.runner import load_checkpoint
 from tiny_run import read_config, write_config
 
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import DictAction
 from tiny_run import CLASSES
 
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 OPTION = re.compile(r'load_cfg\.(\w+)="(\[[^\]"]*\])"')

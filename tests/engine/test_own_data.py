@@ -12,7 +12,7 @@ from mmseg.registry import RUNNERS
 from PIL import Image
 from tiny_run import read_config
 
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 TEXT = dict(context_length=8, vocab_size=49408, width=64, heads=1, layers=1)

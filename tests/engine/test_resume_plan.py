@@ -13,7 +13,7 @@ from ablation.rows import ROWS
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.engine.resume_plan import config_changes
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.saved_config import literal_config, parse_config_text

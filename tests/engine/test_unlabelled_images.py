@@ -13,7 +13,7 @@ from PIL import Image
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.cli.test_options import enable_tta, write_predictions
 from clouds_mmseg.engine.data_check import check_classes
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.models import CLIPBackbone, FrozenTIMMBackbone
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import (

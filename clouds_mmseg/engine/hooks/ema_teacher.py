@@ -5,7 +5,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.finite_weights import require_finite_weights
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 
 
 @HOOKS.register_module()

@@ -19,7 +19,7 @@ from clouds_mmseg.engine.finite_weights import (
     stop,
 )
 from clouds_mmseg.engine.hooks.checkpoint import SafeCheckpointHook
-from clouds_mmseg.engine.runner import (
+from clouds_mmseg.engine.run_state import (
     checkpoint_path,
     is_training,
     unwrap_model,

@@ -13,7 +13,7 @@ from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from clouds_mmseg.engine.hooks.results import to_json
 from clouds_mmseg.engine.hooks.visualization import strip
-from clouds_mmseg.engine.runner import unwrap_model
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.evaluation.dg_iou_metric import (
     confusion_matrix,
     intersect_and_union,

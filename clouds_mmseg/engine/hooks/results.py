@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
-from clouds_mmseg.engine.runner import (
+from clouds_mmseg.engine.run_state import (
     checkpoint_path,
     is_training,
     unwrap_model,

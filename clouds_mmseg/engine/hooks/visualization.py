@@ -13,7 +13,7 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
-from clouds_mmseg.engine.runner import is_training
+from clouds_mmseg.engine.run_state import is_training
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.output_names import OutputNames
