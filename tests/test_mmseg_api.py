@@ -5,6 +5,8 @@ Models are small, images too; pipelines and all else are the configs'.
 
 import copy
 import gc
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -205,3 +207,13 @@ def test_a_pipeline_meant_for_the_datasets(step):
     pipeline = [dict(type='LoadImageFromFile'), dict(type=step)]
     with pytest.raises(UserError, match=f'has {step}.*each of its datasets'):
         DGConcatDataset([], pipeline=pipeline)
+
+
+def test_configs_are_read_where_nobody_imported_the_package():
+    """MMSegmentation's functions read the config before anything else."""
+    path = CONFIG_DIR / 'toycity/deeplabv3plus.py'
+    code = f'from mmengine import Config; Config.fromfile({str(path)!r})'
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 
@@ -274,6 +275,8 @@ def _read_torchscript(path):
 
 
 def _read_pickle(path, head, map_location, trust, is_zip):
+    if not is_zip and head[:1].decode('latin1') not in pickletools.code2op:
+        raise _damaged(path, 'it is neither an archive nor a pickle')
     plain = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
     try:
         if plain or (path.suffix == '.pkl' and not is_zip):

@@ -4,7 +4,10 @@ import os
 
 from mmseg.datasets import BaseSegDataset
 
-from clouds_mmseg.datasets.data_root import resolve_data_root
+from clouds_mmseg.datasets.data_root import (
+    find_beside_data,
+    resolve_data_root,
+)
 from clouds_mmseg.datasets.file_checks import FileChecks
 from clouds_mmseg.datasets.label_table import build_label_table
 from clouds_mmseg.datasets.pairing import unique_names
@@ -58,8 +61,10 @@ class DGDataset(FileChecks, BaseSegDataset):
             different number is a warning. None: do not compare.
         skip (Sequence[str] | str): Images to leave out, or a text file with
             one per line: paths below the image folder or file names, with or
-            without the suffix. What ``tools/verify_dataset.py --fix`` has
-            moved aside is left out in any case.
+            without the suffix. The text file lies where its path says, from
+            the working folder or below ``data_root``. What
+            ``tools/verify_dataset.py --fix`` has moved aside is left out in
+            any case.
         rare_class (dict, optional): Draw rare classes more often in
             training: arguments of :class:`RareClassDataset`, ``dict()`` for
             its defaults. :class:`KeyedDataset` sees to it.
@@ -141,6 +146,8 @@ class DGDataset(FileChecks, BaseSegDataset):
         self.expected = expected
         if not isinstance(skip, str):
             name_list(skip, 'skip', unique=False)
+        elif skip:
+            skip = find_beside_data(skip, data_root)
         self.skip = skip
         self.rare_class = rare_class
         self.image_range = check_image_range(image_range)

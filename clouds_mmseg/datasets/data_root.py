@@ -24,3 +24,21 @@ def resolve_data_root(data_root):
     if not parts or parts[0] != 'data':
         return data_root
     return str(Path(moved).expanduser().joinpath(*parts[1:]))
+
+
+def find_beside_data(path, data_root):
+    """Find a list or table of a data set, wherever its path is meant from.
+
+    Args:
+        path (str): From the working folder, as a data root is, or below the
+            data root, as ``ann_file`` is.
+        data_root (str | None): Of the data set.
+
+    Returns:
+        str: The first of these that is a file; ``path`` if none is.
+    """
+    roots = [resolve_data_root(path)]
+    if data_root is not None:
+        roots.append(os.path.join(resolve_data_root(data_root), path))
+    found = [name for name in (path, *roots) if os.path.isfile(name)]
+    return found[0] if found else path

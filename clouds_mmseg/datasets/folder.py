@@ -1,9 +1,12 @@
 """Your own images and classes."""
 
-from mmengine.logging import print_log
+from functools import lru_cache
+
+from mmengine.logging import MMLogger, print_log
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.data_root import find_beside_data
 from clouds_mmseg.datasets.label_map import map_labels, read_names
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
@@ -24,10 +27,12 @@ class FolderDataset(DGDataset):
         metainfo (dict): ``classes`` (names) and optionally ``palette`` (an
             RGB triple for each).
         domain (str): Name under which results are reported.
+        data_root (str, optional): See :class:`DGDataset`.
         names (dict | Sequence[str] | str, optional): What the ids in the
             label files are called, see
             :func:`~clouds_mmseg.datasets.label_map.read_names`. Names that
-            no class takes are ignored, and logged.
+            no class takes are ignored, and logged. A file lies where its
+            path says, from the working folder or below ``data_root``.
         label_map (dict[str, Sequence[str]], optional): Class -> names that
             make it up: ``{'road': ['lane marking', 'road']}``. A class that
             is left out is the name that it has itself.
@@ -49,6 +54,7 @@ class FolderDataset(DGDataset):
     def __init__(
         self,
         *,
+        data_root=None,
         metainfo=None,
         names=None,
         label_map=None,
@@ -69,6 +75,8 @@ class FolderDataset(DGDataset):
                     'FolderDataset takes names or ids, not both: they say '
                     'the same'
                 )
+            if isinstance(names, str):
+                names = find_beside_data(names, data_root)
             ids, left = map_labels(classes, read_names(names), label_map)
         elif label_map is not None:
             raise UserError(
@@ -100,12 +108,11 @@ class FolderDataset(DGDataset):
         # What was asked for, without the names that no class takes.
         self.ignored = frozenset(ignored)
         self._ignored = set(ignored).union(*left.values())
-        super().__init__(metainfo=metainfo, **kwargs)
+        super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
         if left:
-            print_log(
+            _say_once(
                 f'FolderDataset (domain {self.domain}): no class takes '
-                f'{", ".join(left)}: ignored',
-                logger='current',
+                f'{", ".join(left)}: ignored'
             )
 
     def label_ids(self, metainfo):
@@ -115,3 +122,14 @@ class FolderDataset(DGDataset):
     def ignored_ids(self):
         """Return the ids given as ignored, and 255."""
         return self._ignored | ({IGNORE} - set(self._ids))
+
+
+@lru_cache(maxsize=1024)
+def _say(text, logger):
+    """Log a text; a test set is opened for checks, val and test alike."""
+    print_log(text, logger=logger)
+
+
+def _say_once(text):
+    """Log a text, unless the log of this run has it already."""
+    _say(text, MMLogger.get_current_instance())

@@ -35,8 +35,9 @@ def read_skip_list(skip):
         return {name.replace('\\', '/') for name in names}
     if not fileio.isfile(skip):
         raise DataError(
-            f'the skip list {skip} does not exist: skip= takes a text '
-            'file with an image name per line, or a list of names'
+            f'the skip list {skip} does not exist, neither from '
+            f'{os.getcwd()} nor below data_root: skip= takes a text file '
+            'with an image name per line, or a list of names'
         )
     lines = read_lines(skip, 'the skip list')
     return {line.replace('\\', '/') for _, line in lines}

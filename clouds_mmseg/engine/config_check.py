@@ -289,6 +289,16 @@ def _wrong_numbers(cfg):
                 f'{path} must be a whole number of at least {least}, got '
                 f'{value!r}'
             )
+    loop = cfg.get('train_cfg')
+    loop = loop if isinstance(loop, dict) else {}
+    warmup, planned = loop.get('warmup_iters'), loop.get('max_iters')
+    numbers = all(isinstance(n, (int, float)) for n in (warmup, planned))
+    if numbers and warmup > planned:
+        yield (
+            f'train_cfg.warmup_iters={warmup} is more than '
+            f'train_cfg.max_iters={planned}: change both, or give the same '
+            'number for a run without self-training'
+        )
 
 
 def _misspelt_top_keys(cfg):
@@ -474,7 +484,10 @@ def _hands_on(function):
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return False
-    name = tree.body[0].args.kwarg.arg
+    made = tree.body[0]
+    if not isinstance(made, ast.FunctionDef) or made.args.kwarg is None:
+        return False  # A lambda, or what a decorator puts in its place.
+    name = made.args.kwarg.arg
     uses = [
         node
         for node in ast.walk(tree)

@@ -33,6 +33,7 @@ from clouds_mmseg.engine.data_check import (
     check_same_classes,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
+from clouds_mmseg.engine.finite_weights import last_good, stop
 from clouds_mmseg.engine.initial_weights import fetch_initial_weights
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.resume import (
@@ -44,6 +45,7 @@ from clouds_mmseg.engine.resume import (
 from clouds_mmseg.engine.run_header import bare_model, run_header
 from clouds_mmseg.models import DGSegmentor
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.later_weights import weights_come_later
 from clouds_mmseg.utils.result_warnings import warn_about_results
 from clouds_mmseg.utils.zoo_address import fetch_checkpoint
@@ -159,7 +161,14 @@ class DGRunner(ResumableRunner):
             check_same_classes(trained, tested, 'val')
             check_overlap(trained, tested, metrics, 'val')
         self.logger.info(run_header(self, 'train', 'val'))
-        return super().train()
+        try:
+            return super().train()
+        except NonFiniteError as error:
+            if error.is_told:
+                raise
+            # Of the model, which does not know where the training stands.
+            done = f'training stopped after iteration {self.iter}'
+            stop(self, f'{done}: {error}. {last_good(self)}')
 
     def val(self):
         """Check the data, then validate.

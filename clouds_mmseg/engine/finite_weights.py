@@ -100,4 +100,6 @@ def stop(runner, message):
     """
     # Not shown on the terminal, where the error itself will be.
     runner.logger.info(f'Stopped: {message}')
-    raise NonFiniteError(message)
+    error = NonFiniteError(message)
+    error.is_told = True
+    raise error

@@ -183,6 +183,9 @@ class ResumableRunner(PortableRunner):
         meta.pop('config', None)
         iteration = self._require_iterations_left(meta, filename)
         if iteration is None:
+            # Nothing steps any more: their states need not fit this config.
+            checkpoint.pop('optimizer', None)
+            checkpoint.pop('param_schedulers', None)
             return
         was = parse_config_text(meta.get('cfg'))
         now = plain_config(self.cfg.to_dict() if self.cfg else {})

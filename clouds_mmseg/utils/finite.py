@@ -11,7 +11,13 @@ _NAMED = 8
 
 
 class NonFiniteError(UserError):
-    """A loss, gradient, weight or score is NaN or infinite."""
+    """A loss, gradient, weight or score is NaN or infinite.
+
+    Attributes:
+        is_told (bool): Whether the message says where a training stood.
+    """
+
+    is_told = False
 
 
 @torch.no_grad()
@@ -90,7 +96,8 @@ def require_finite_best(best: torch.Tensor, image: str | None) -> None:
         f'the scores that the model predicts for {image or "an image"} are '
         f'not finite at {int(bad.sum())} of {bad.numel()} pixels (NaN or '
         'infinite): no class can be read from them. Look at the values of '
-        'the image; in mixed precision (--amp) try without'
+        'the image and, of a training, at its losses: too high a learning '
+        'rate makes weights so large; in mixed precision (--amp) try without'
     )
 
 

@@ -1,3 +1,7 @@
+# Bases named mmseg::... are found once the package is imported, also by
+# MMSegmentation's init_model; custom_imports comes after them. (With an import
+# statement, mmengine takes the file for a config of its other style.)
+__import__('clouds_mmseg')
 # Registers the package's classes before a type is looked up.
 custom_imports = dict(imports=['clouds_mmseg'], allow_failed_imports=False)
 default_scope = 'mmseg'

@@ -104,6 +104,8 @@ def test_damaged_torchscript(archive):
         ('w.safetensors', b'<html>404</html>', 'web page'),
         ('w.pth', b'version https://git-lfs.github.com/spec/v1\n', 'LFS'),
         ('w.pth', b'just some text that is no pickle', 'cannot be read'),
+        ('w.pth', b'# A document', 'neither an archive nor a pickle'),
+        ('w.pkl', b'\xff\xd8\xff\xe0\0\x10JFIF', 'neither an archive nor'),
         ('w.safetensors', b'1234567890' * 9, 'safetensors'),
     ],
 )

@@ -123,6 +123,21 @@ def test_skip_file(pairs, tmp_path):
     )
 
 
+def test_lists_lie_below_the_data_root_too(pairs, tmp_path, monkeypatch):
+    (pairs / 'skip.txt').write_text('00000\n')
+    (pairs / 'names.json').write_text('{"road": 0, "sky": [1, 2, 3]}')
+    (pairs / 'some.txt').write_text('00000\n00001\n')
+    root = dict(data_root=str(pairs), ann_file='some.txt', skip='skip.txt')
+    assert len(GTA5Dataset(**root)) == 1
+    mine = dict(domain='mine', metainfo=dict(classes=['road', 'sky']))
+    dataset = FolderDataset(**root, **mine, names='names.json')
+    assert len(dataset) == 1 and dataset.label_table[3] == 1
+    # What is meant from the working folder comes first.
+    monkeypatch.chdir(tmp_path)
+    Path('skip.txt').write_text('00000\n00001\n')
+    assert 'skip names every image' in message(**root)
+
+
 def test_a_skipped_image_needs_no_label(pairs):
     (pairs / 'labels/00001.png').unlink()
     assert len(GTA5Dataset(data_root=str(pairs), skip=['00001'])) == 2

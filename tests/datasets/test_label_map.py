@@ -115,20 +115,24 @@ def build(root, **options):
 
 def test_labels_are_read_by_name(tmp_path, files, monkeypatch):
     said = []
+    folder._say.cache_clear()
     monkeypatch.setattr(
         folder, 'print_log', lambda text, **kwargs: said.append(text)
     )
     files.image(tmp_path / 'images/1.png')
     ids = files.label_of([0, 1, 2, 3, 4, 255])
     files.label(tmp_path / 'labels/1.png', ids)
-    dataset = build(
-        tmp_path,
+    options = dict(
         names=dict(void=0, road=1, marking=2, car=3, tree=4),
         label_map=dict(road=['marking', 'road']),
     )
+    dataset = build(tmp_path, **options)
+    build(tmp_path, **options)
     table = np.array([255, 0, 0, 1, 255])
     expected = np.where(ids == 255, 255, table[np.minimum(ids, 4)])
     np.testing.assert_array_equal(dataset[0]['gt_seg_map'], expected)
+    # Of one set that is opened for val and for test there is one line.
+    assert len(said) == 1
     assert 'no class takes void, tree: ignored' in said[0]
 
 

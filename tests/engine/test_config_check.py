@@ -4,6 +4,7 @@ from pathlib import Path
 import mmseg
 import pytest
 from mmengine.config import Config
+from mmseg.registry import MODELS
 from tiny_run import write_config
 
 from clouds_mmseg.engine.config_check import (
@@ -163,6 +164,25 @@ def test_numbers_that_cannot_be(cfg, key, value):
     apply_options(cfg, {key: value})
     with pytest.raises(UserError, match=f'{key} must be a whole number of at'):
         check_config(cfg)
+
+
+def test_a_constructor_that_is_no_def(cfg, monkeypatch):
+    class Made:
+        __init__ = lambda self, **options: None  # noqa: E731
+
+    monkeypatch.setitem(MODELS._module_dict, 'Made', Made)
+    cfg.model.backbone = dict(type='Made', anything=1)
+    check_config(cfg)
+
+
+def test_a_warmup_longer_than_the_run(cfg):
+    cfg.train_cfg = dict(
+        type='SelfTrainingLoop', max_iters=2, warmup_iters=200
+    )
+    with pytest.raises(UserError, match=r'warmup_iters=200 is more than .*=2'):
+        check_config(cfg)
+    cfg.train_cfg.warmup_iters = 2
+    check_config(cfg)
 
 
 def test_sections_of_another_kind(cfg):

@@ -132,6 +132,19 @@ def test_more_than_half_ignored(tmp_path, said):
     assert '59 % of the pixels in the labels belong to no class' in said.text
 
 
+def test_the_background_of_one_class_is_not_ignored(tmp_path, said):
+    write(tmp_path, [0, 255, 255])
+    check_labels(folder(tmp_path, ['fg'], ignored=[255]), 'train')
+    names = dict(names={'fg': 255}, ignored=[0])
+    check_labels(folder(tmp_path, ['fg'], **names), 'train')
+    assert not said.text
+    # Masks of 0 and 255: which of them is the class?
+    check_labels(folder(tmp_path, ['fg']), 'train')
+    assert "the id 0 is 'fg' here, and 255 (66 % of the pixels)" in said.text
+    assert "names={'fg': 255}, ignored=[0]; if it is" in said.text
+    assert 'belong to no class' not in said.text
+
+
 def test_a_look_is_bounded_and_uses_what_was_counted(tmp_path, monkeypatch):
     from clouds_mmseg.datasets.verify import label_look
 

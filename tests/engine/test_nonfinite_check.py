@@ -329,6 +329,19 @@ def test_scores_that_mean_nothing_are_not_counted(
     assert 'of 1024 pixels' in str(caught.value)
 
 
+def test_a_validation_says_where_the_training_stood(build, tmp_path):
+    runner = build()
+    for dataset in runner.val_dataloader.dataset.datasets:
+        transform = TRANSFORMS.build(dict(type='PoisonForTest', name='001'))
+        dataset.pipeline.transforms.insert(2, transform)
+    with pytest.raises(NonFiniteError) as caught:
+        runner.train()
+    text = str(caught.value)
+    assert text.startswith('training stopped after iteration 4: the scores')
+    assert 'day_val/images/001.png' in text
+    assert f'{tmp_path}' in text and 'iter_4.pth' in text
+
+
 def test_a_rate_of_zero_is_refused(build):
     with pytest.raises(UserError, match='the learning rate is 0'):
         build(optim_wrapper__optimizer__lr=0.0).train()

@@ -16,6 +16,7 @@ from clouds_mmseg.checkpoints.saved_config import (
 )
 from clouds_mmseg.engine.launch import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
+from clouds_mmseg.engine.resume import read_checkpoint
 from clouds_mmseg.engine.resume_plan import config_changes
 from clouds_mmseg.engine.run_header import bare_model
 from clouds_mmseg.utils.errors import UserError
@@ -311,6 +312,20 @@ def test_a_finished_run_has_nothing_left_to_train(run, trained):
     runner = run('new', resume=str(trained / 'iter_4.pth'))
     assert runner.iter == 4
     assert 'nothing is left to train' in log_of(runner)
+
+
+def test_a_finished_run_need_not_fit_another_optimiser(run, trained):
+    before = read_checkpoint(str(trained / 'iter_4.pth'))['state_dict']
+    runner = run(
+        'new',
+        resume=str(trained / 'iter_4.pth'),
+        optim_wrapper__paramwise_cfg=dict(
+            custom_keys=dict(backbone=dict(lr_mult=0.1))
+        ),
+    )
+    assert 'nothing is left to train' in log_of(runner)
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value, before[key])
 
 
 def test_other_images_are_known(build, run, trained, tmp_path):

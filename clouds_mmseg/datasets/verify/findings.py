@@ -22,6 +22,7 @@ ERRORS = {
 WARNINGS = {
     'duplicate': 'images that occur twice',
     'absent': 'classes that no label of training shows',
+    'one_class': 'the only class may be the id 255, which is background',
     'much_ignored': 'more than half of all pixels ignored',
     'all_ignored': 'images whose label is ignored as a whole',
     'orientation': 'images that are turned, and labels that are not',

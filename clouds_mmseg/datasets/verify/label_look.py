@@ -217,7 +217,20 @@ def label_findings(
         if only_default and count.pixels[IGNORE] and len(absent) == 1:
             text += f' {share} are 255, which is ignored: is that the class?'
         findings.append(Finding('absent', text))
-    if count.ignored_share > MUCH and (training or own):
+    # Of one class alone, what is ignored is its background.
+    many = len(classes) > 1
+    zero = dataset.label_table[0] == 0
+    if not many and only_default and zero and count.pixels[IGNORE]:
+        findings.append(
+            Finding(
+                'one_class',
+                f'the id 0 is {classes[0]!r} here, and 255 ({share}) is '
+                f'background. If 255 is {classes[0]!r}, write '
+                f'names={{{classes[0]!r}: 255}}, ignored=[0]; if it is '
+                'background, write ignored=[255].',
+            )
+        )
+    if many and count.ignored_share > MUCH and (training or own):
         findings.append(
             Finding(
                 'much_ignored',
