@@ -95,7 +95,7 @@ def test_generator(names, tmp_path, monkeypatch):
         assert name == 'noise'
         return names['NoiseBackend']()
 
-    monkeypatch.setattr(run, '_build', build)
+    monkeypatch.setattr(run, '_build_backend', build)
     prompts = tmp_path / 'prompts.txt'
     prompts.write_text('a street\n')
     summary = run.generate_images(
