@@ -7,6 +7,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, LABEL_ID_TO_TRAIN_ID
+from clouds_mmseg.utils.errors import UserError
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
 # Class of Mapillary Vistas 1.2 -> train id.
@@ -134,7 +135,7 @@ class ACDCDataset(DGDataset):
 
     def __init__(self, *, condition: str, domain: str | None = None, **kwargs):
         if condition not in CONDITIONS:
-            raise ValueError(
+            raise UserError(
                 f'condition={condition!r} is not one of ACDC: '
                 + ', '.join(CONDITIONS)
             )

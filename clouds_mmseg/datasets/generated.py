@@ -9,7 +9,7 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.pipeline_check import check_pipeline
 from clouds_mmseg.utils.data_root import resolve_data_root
-from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import (
     BankError,
     read_bank,
@@ -65,7 +65,7 @@ class GeneratedDataset(DGDataset):
     ):
         for name in ('data_root', 'data_prefix', 'ann_file'):
             if name in kwargs:
-                raise ValueError(
+                raise UserError(
                     f'GeneratedDataset takes bank=..., not {name}=...: the '
                     'manifest of the image bank lists its files'
                 )

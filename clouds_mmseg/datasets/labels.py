@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.errors import UserError
 
 # Marks the ids that a dataset does not define. A pixel with such an id means
 # that the wrong files are read, so it must not turn into "ignored" silently.
@@ -30,24 +31,24 @@ def build_label_table(
         255 for ignored ids and :data:`UNDEFINED` for ids that may not occur.
 
     Raises:
-        ValueError: An id is outside 0..65535, a class index is outside 0..253,
+        UserError: An id is outside 0..65535, a class index is outside 0..253,
             or an id is both a class and ignored.
     """
     ignored = set(ignored)
     for number in (*ids, *ignored):
         if not 0 <= number <= MAX_ID:
-            raise ValueError(
+            raise UserError(
                 f'label id {number} is outside 0..{MAX_ID}, the range of a '
                 '16-bit label file'
             )
     for number, index in ids.items():
         if not 0 <= index < UNDEFINED:
-            raise ValueError(
+            raise UserError(
                 f'label id {number} is mapped to class {index}, but class '
                 f'indices must lie in 0..{UNDEFINED - 1}'
             )
         if number in ignored:
-            raise ValueError(
+            raise UserError(
                 f'label id {number} is mapped to class {index} and ignored at '
                 'the same time: remove it from one of the two'
             )

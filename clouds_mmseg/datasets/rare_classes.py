@@ -11,7 +11,7 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.class_statistics import class_pixels
 from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
-from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.seeds import mix_seed
 
 
@@ -39,7 +39,7 @@ class RareClassDataset:
         classes: Names of the classes to draw. Defaults to all that occur.
 
     Raises:
-        ValueError: An option is out of its range.
+        UserError: An option is out of its range.
         DataError: There are no labels, or ``min_pixels`` leaves a class
             without image.
 
@@ -58,22 +58,22 @@ class RareClassDataset:
         classes: Sequence[str] | None = None,
     ):
         if not temperature > 0:
-            raise ValueError(
+            raise UserError(
                 f'rare_class.temperature={temperature} must be greater than 0'
             )
         if min_pixels < 0 or min_crop_ratio < 0:
-            raise ValueError(
+            raise UserError(
                 f'rare_class.min_pixels={min_pixels} and min_crop_ratio='
                 f'{min_crop_ratio} must not be negative'
             )
         if tries < 1:
-            raise ValueError(f'rare_class.tries={tries} must be at least 1')
+            raise UserError(f'rare_class.tries={tries} must be at least 1')
         if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
         names = list(dataset.metainfo['classes'])
         unknown = [name for name in classes or () if name not in names]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f'rare_class.classes names {unknown[0]!r}, which is none of '
                 f'the classes: {", ".join(names)}'
             )
@@ -233,10 +233,10 @@ def class_probabilities(
         are not drawn.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or there is no pixel.
+        UserError: ``temperature`` is not positive, or there is no pixel.
     """
     if not temperature > 0:
-        raise ValueError(
+        raise UserError(
             f'rare_class.temperature={temperature} must be greater than 0'
         )
     pixels = np.asarray(pixels, np.float64)
@@ -244,7 +244,7 @@ def class_probabilities(
     if drawn is not None:
         occurs &= drawn
     if not occurs.any():
-        raise ValueError('no class that is drawn has a pixel')
+        raise UserError('no class that is drawn has a pixel')
     rarity = (1 - pixels[occurs] / pixels.sum()) / temperature
     # Relative to the maximum: exp overflows above 709.
     weights = np.exp(rarity - rarity.max())

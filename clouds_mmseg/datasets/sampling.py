@@ -10,6 +10,7 @@ from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Sampler
 
 from clouds_mmseg.datasets.rare_classes import RareClassDataset
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.seeds import mix_seed, seed_everything
 
 
@@ -84,7 +85,7 @@ class KeyedSampler(Sampler):
         generated_share: In [0, 1).
 
     Raises:
-        ValueError: There is no second group to take generated samples from, or
+        UserError: There is no second group to take generated samples from, or
             the share is out of range.
     """
 
@@ -98,12 +99,12 @@ class KeyedSampler(Sampler):
         generated_share: float = 0.0,
     ):
         if not 0 <= generated_share < 1:
-            raise ValueError(
+            raise UserError(
                 f'generated_share must lie in [0, 1), got {generated_share}'
             )
         sizes = dataset.group_sizes
         if generated_share and len(sizes) != 2:
-            raise ValueError(
+            raise UserError(
                 f'generated_share={generated_share} needs a dataset of two '
                 f'groups, source and generated; this one has {len(sizes)}'
             )

@@ -4,6 +4,7 @@ from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
 
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.seeds import mix_seed, seed_everything
 
 
@@ -79,7 +80,7 @@ class SelfTrainingLoop(ExactTrainLoop):
         **kwargs: As for :class:`ExactTrainLoop`.
 
     Raises:
-        ValueError: ``warmup_iters`` or ``generated_share`` is out of range.
+        UserError: ``warmup_iters`` or ``generated_share`` is out of range.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class SelfTrainingLoop(ExactTrainLoop):
         **kwargs,
     ):
         if not 0 <= warmup_iters <= max_iters:
-            raise ValueError(
+            raise UserError(
                 'train_cfg.warmup_iters must lie in [0, max_iters], got '
                 f'{warmup_iters} with max_iters={max_iters}'
             )
         if not 0 < generated_share < 1:
-            raise ValueError(
+            raise UserError(
                 'train_cfg.generated_share must lie in (0, 1), got '
                 f'{generated_share}'
             )

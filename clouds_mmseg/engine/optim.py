@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from clouds_mmseg.utils.device import warn_of_emulated_bf16
+from clouds_mmseg.utils.errors import UserError
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -60,7 +61,7 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
             given: the runner reads it from the config to find the end.
 
     Raises:
-        ValueError: ``period`` is not positive, or ``by_epoch`` not False.
+        UserError: ``period`` is not positive, or ``by_epoch`` not False.
     """
 
     def __init__(
@@ -73,12 +74,12 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         **kwargs,
     ):
         if period < 1:
-            raise ValueError(f'period must be at least 1, got {period}')
+            raise UserError(f'period must be at least 1, got {period}')
         self.period = period
         self.power = power
         self.warmup = warmup
         if kwargs.get('by_epoch', True):
-            raise ValueError(
+            raise UserError(
                 'PolyRestartLR counts iterations: give by_epoch=False'
             )
         super().__init__(optimizer, **kwargs)

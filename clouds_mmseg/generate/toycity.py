@@ -14,7 +14,7 @@ import numpy as np
 
 from clouds_mmseg.generate.backends import GeneratedImage, Request, open_source
 from clouds_mmseg.generate.restyle import restyle
-from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.errors import GenerationError, UserError
 
 # Parameter of a style -> range; parts that a target uses are excluded.
 _BASE = {
@@ -340,7 +340,7 @@ def allowed_ranges(
         all of it.
 
     Raises:
-        ValueError: Nothing remains near the range.
+        UserError: Nothing remains near the range.
     """
     limit = 1.0 if name in _SHARES else float('inf')
     start, end = low, high
@@ -350,7 +350,7 @@ def allowed_ranges(
             return pieces
         half = (end - start) / 2
         start, end = max(start - half, 0.0), min(end + half, limit)
-    raise ValueError(
+    raise UserError(
         f'{name} of generated scenes should lie near {low}..{high}, but the '
         f'target styles use all of it: {sorted(avoid)}'
     )
@@ -373,7 +373,7 @@ def style_for(
         range holds one value.
 
     Raises:
-        ValueError: ``avoid`` leaves nothing near a parameter's range.
+        UserError: ``avoid`` leaves nothing near a parameter's range.
     """
     style = dict(yaw=_YAW)
     for name, (low, high) in ranges_for(prompt).items():

@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.robustness.corruptions import CLEAN, check_choice, domain_of
-from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.errors import DataError, UserError
 
 SET_FILE = 'corruptions.json'
 MANIFEST_FILE = 'manifest.jsonl'
@@ -45,7 +45,7 @@ class CorruptedDataset(ConcatDataset):
         UserError: An unknown corruption or severity.
         DataError: The folder is incomplete, or made from other images or with
             another seed.
-        ValueError: The dataset is not a :class:`DGDataset`.
+        UserError: The dataset is not a :class:`DGDataset`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CorruptedDataset(ConcatDataset):
         self.seed = seed
         kind = DATASETS.get(dataset['type'])
         if not issubclass(kind, DGDataset):
-            raise ValueError(
+            raise UserError(
                 'CorruptedDataset needs a dataset of clouds_mmseg with one '
                 f'image folder, got {kind.__name__}'
             )

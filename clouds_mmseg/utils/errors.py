@@ -1,16 +1,26 @@
 """User-facing exceptions for mistakes in the input.
 
-The tools print their message without a traceback.
+The tools print their message without a traceback; every other exception is a
+bug and keeps it.
 """
 
+import os
+import traceback
 
-class UserError(Exception):
+
+class UserError(ValueError):
     """A mistake in the input: a path, an option, a file, a config value.
 
     The tools print its message without a traceback, so the message has to
     say on its own which argument or file is meant, which value was found,
-    which rule it breaks and what to do.
+    which rule it breaks and what to do. Constructors that a config calls
+    raise it for their arguments, and transforms and losses for data that the
+    config combines wrongly.
     """
+
+
+class ConfigError(UserError):
+    """A part of a config cannot be built with the values that it has."""
 
 
 class DataError(UserError):
@@ -44,3 +54,51 @@ class GenerationError(UserError):
 
 class OutputLockedError(GenerationError):
     """Another process is writing the same share of a generated image set."""
+
+
+def config_error(error: Exception) -> ConfigError | None:
+    """Describe an error that a constructor raised for values of a config.
+
+    Constructors of torch, timm or MMSegmentation raise whatever they like for
+    an argument that they do not take. Where mmengine's registries called
+    one, the argument came from the config, which has to change.
+
+    Args:
+        error: As caught, with its traceback.
+
+    Returns:
+        The error for the user, which names the part of the config; None if
+        no part of a config was being built.
+    """
+    part = unknown = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        unknown = None
+        if f'{os.sep}mmengine{os.sep}' not in frame.f_code.co_filename:
+            continue
+        name = frame.f_code.co_name
+        if name in ('build_from_cfg', 'build_runner_from_cfg'):
+            # The registry's own KeyError: it has no such type.
+            unknown = error if isinstance(error, KeyError) else None
+        if name == 'build_from_cfg':
+            part = frame.f_locals.get('cfg')
+        elif name == 'build_dataloader':
+            part = frame.f_locals.get('dataloader')
+    if unknown is not None:
+        return ConfigError(unknown.args[0])
+    if not isinstance(part, dict):
+        return None
+    return ConfigError(
+        f'{_short(part)} of the config cannot be built: '
+        f'{type(error).__name__}: {error}\n'
+        '(CLOUDS_TRACEBACK=1 shows where)'
+    )
+
+
+def _short(part: dict) -> str:
+    """Format a part of a config in one line."""
+    values = [
+        f'{key}={value!r}' if not isinstance(value, (dict, list)) else key
+        for key, value in part.items()
+        if key != 'type'
+    ]
+    return f'{part.get("type", "a data loader")}({", ".join(values)})'

@@ -124,8 +124,8 @@ def load_strictly(
     Raises:
         CheckpointMismatchError: If any other key is missing or unexpected,
             or a shape differs. A shape that differs is never allowed.
-        TypeError: If a prefix argument is one string, or a value that would
-            be loaded is not a tensor.
+        UserError: If a value that would be loaded is not a tensor.
+        TypeError: If a prefix argument is one string.
     """
     allow_missing = _prefixes('allow_missing', allow_missing)
     allow_unexpected = _prefixes('allow_unexpected', allow_unexpected)
@@ -135,9 +135,9 @@ def load_strictly(
         if isinstance(own[key], torch.Tensor) and not isinstance(
             value, torch.Tensor
         ):
-            raise TypeError(
+            raise UserError(
                 f'{source}: the value of {key} must be a tensor, got '
-                f'{type(value).__name__}.'
+                f'{type(value).__name__}; give a file of weights'
             )
     missing = {
         k: _shape(v)

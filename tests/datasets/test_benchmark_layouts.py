@@ -7,6 +7,7 @@ from mmseg.registry import DATASETS
 from prepare_bytes import SYNTHIA, VISTAS
 
 from clouds_mmseg.utils.cityscapes import CLASSES
+from clouds_mmseg.utils.errors import UserError
 
 PIPELINE = [
     dict(type='LoadSegImage'),
@@ -154,5 +155,5 @@ def test_synthia_with_8_bits_in_one_channel(files, tmp_path):
 
 
 def test_unknown_condition():
-    with pytest.raises(ValueError, match="'hail'.*fog, night, rain, snow"):
+    with pytest.raises(UserError, match="'hail'.*fog, night, rain, snow"):
         DATASETS.build(dict(type='ACDCDataset', condition='hail'))

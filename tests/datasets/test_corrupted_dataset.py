@@ -130,5 +130,5 @@ def test_wrong_arguments(city):
     with pytest.raises(UserError, match='unknown corruptions: mist'):
         build(city, corruptions=['mist'])
     nested = dict(type='ConcatDataset', datasets=[])
-    with pytest.raises(ValueError, match='one image folder'):
+    with pytest.raises(UserError, match='one image folder'):
         build(city, dataset=nested)

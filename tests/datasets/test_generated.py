@@ -8,6 +8,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets import DataError, GeneratedDataset, GTA5Dataset
 from clouds_mmseg.generate.run import generate_images
+from clouds_mmseg.utils.errors import UserError
 
 PIPELINE = [
     dict(type='LoadSegImage'),
@@ -168,5 +169,5 @@ def test_the_data_root_can_be_moved(bank, monkeypatch):
 
 
 def test_arguments_that_it_does_not_take(bank):
-    with pytest.raises(ValueError, match='bank=..., not data_root='):
+    with pytest.raises(UserError, match='bank=..., not data_root='):
         build(bank, data_root='data/x')

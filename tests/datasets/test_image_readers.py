@@ -160,7 +160,7 @@ def test_backends_of_mmcv_turn_alike(tmp_path, backend):
 
 
 def test_images_are_never_replaced():
-    with pytest.raises(ValueError, match='ignore_empty'):
+    with pytest.raises(UserError, match='ignore_empty'):
         LoadSegImage(ignore_empty=True)
 
 

@@ -16,6 +16,7 @@ from clouds_mmseg.datasets.sampling import (
     KeyedSampler,
     ShuffledStream,
 )
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.seeds import mix_seed
 
 
@@ -166,5 +167,5 @@ def test_one_group_needs_no_share():
     ],
 )
 def test_impossible_mixtures_are_refused(dataset, share, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         KeyedSampler(dataset, batch_size=2, generated_share=share)

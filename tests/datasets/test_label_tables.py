@@ -11,6 +11,7 @@ from clouds_mmseg.datasets.labels import (
     apply_label_table,
     build_label_table,
 )
+from clouds_mmseg.utils.errors import UserError
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
 # Ids of 8 bits in the one half of the cases, of 16 bits in the other.
@@ -66,11 +67,11 @@ def test_ids_that_8_bits_cannot_hold(number):
 
 def test_marker_is_no_class():
     assert UNDEFINED == 254
-    with pytest.raises(ValueError, match='0..253'):
+    with pytest.raises(UserError, match='0..253'):
         build_label_table({0: 254})
-    with pytest.raises(ValueError, match='outside 0..65535'):
+    with pytest.raises(UserError, match='outside 0..65535'):
         build_label_table({65536: 0})
-    with pytest.raises(ValueError, match='outside 0..65535'):
+    with pytest.raises(UserError, match='outside 0..65535'):
         build_label_table({}, [-1])
-    with pytest.raises(ValueError, match='at the same time'):
+    with pytest.raises(UserError, match='at the same time'):
         build_label_table({3: 0}, [3])

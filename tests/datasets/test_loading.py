@@ -20,6 +20,7 @@ from clouds_mmseg.datasets import (
     PackDGInputs,
 )
 from clouds_mmseg.datasets.labels import build_label_table
+from clouds_mmseg.utils.errors import UserError
 
 
 def cut(path, keep):
@@ -201,7 +202,7 @@ class TestPack:
 
     @pytest.mark.parametrize('domain', [{}, dict(domain='')])
     def test_neither(self, domain):
-        with pytest.raises(ValueError, match='a.png has no domain'):
+        with pytest.raises(UserError, match='a.png has no domain'):
             PackDGInputs()(dict(img_path='a.png', **domain))
 
 
@@ -229,7 +230,7 @@ class TestEvaluateAtInputSize:
         assert sample.ori_shape == (10, 17)
 
     def test_wrong_order(self, info):
-        with pytest.raises(ValueError, match='before Resize'):
+        with pytest.raises(UserError, match='before Resize'):
             self.pipeline('resize', 'labels')(info)
 
     def test_repr(self):

@@ -23,6 +23,7 @@ from clouds_mmseg.datasets.rare_classes import (
     class_probabilities,
     images_by_class,
 )
+from clouds_mmseg.utils.errors import UserError
 
 PIPELINE = [
     dict(type='LoadSegImage'),
@@ -89,12 +90,12 @@ def test_frequencies_count_all_classes_that_are_not_drawn_too():
 
 @pytest.mark.parametrize('temperature', [0, -1, float('nan')])
 def test_temperatures_that_are_none(temperature):
-    with pytest.raises(ValueError, match='temperature=.* greater than 0'):
+    with pytest.raises(UserError, match='temperature=.* greater than 0'):
         class_probabilities([1, 2], temperature)
 
 
 def test_nothing_to_draw():
-    with pytest.raises(ValueError, match='no class that is drawn'):
+    with pytest.raises(UserError, match='no class that is drawn'):
         class_probabilities([0, 0], 1)
 
 
@@ -262,7 +263,7 @@ def test_what_is_drawn_is_said(scenes, caplog):
 def test_classes_can_be_chosen(scenes):
     (rare,) = keyed(scenes, classes=['ground'], min_pixels=100).datasets
     assert rare.probabilities.tolist() == [1, 0, 0]
-    with pytest.raises(ValueError, match="names 'car', .* ground, box, bird"):
+    with pytest.raises(UserError, match="names 'car', .* ground, box, bird"):
         keyed(scenes, classes=['car'])
     with pytest.raises(DataError, match='none of bird occurs'):
         keyed(scenes, classes=['bird'])
@@ -277,7 +278,7 @@ def test_classes_can_be_chosen(scenes):
     ],
 )
 def test_options_out_of_range(scenes, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         keyed(scenes, **options)
 
 

@@ -10,6 +10,7 @@ from clouds_mmseg.datasets import (
 )
 from clouds_mmseg.datasets.transforms import diffusion_augment
 from clouds_mmseg.generate.run import generate_images
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import read_entries
 
 
@@ -45,7 +46,7 @@ def test_a_step_that_works_in_place_does_not_reach_it():
 
 
 def test_a_clean_view_behind_a_flip_is_refused():
-    with pytest.raises(ValueError, match='before RandomFlip'):
+    with pytest.raises(UserError, match='before RandomFlip'):
         KeepCleanView()(results(flip=True))
     assert 'clean_img' in KeepCleanView()(results(flip=False))
 
@@ -53,7 +54,7 @@ def test_a_clean_view_behind_a_flip_is_refused():
 def test_a_clean_view_before_a_crop_is_refused():
     kept = KeepCleanView()(results())
     kept['img'] = kept['img'][:4]
-    with pytest.raises(ValueError, match='after the steps that resize, crop'):
+    with pytest.raises(UserError, match='after the steps that resize, crop'):
         PackDGInputs()(kept)
 
 
@@ -177,7 +178,7 @@ def test_moved_sources(restyled, monkeypatch):
 
 
 def test_bad_banks(tmp_path, restyled):
-    with pytest.raises(ValueError, match='prob must lie in'):
+    with pytest.raises(UserError, match='prob must lie in'):
         DiffusionAugment(str(restyled / 'bank'), prob=1.5)
     with pytest.raises(DataError, match='does not exist'):
         DiffusionAugment(str(tmp_path / 'none'))

@@ -395,7 +395,7 @@ def test_no_validation_is_told(build, caplog):
 
 
 def test_options_are_checked(build):
-    with pytest.raises(ValueError, match='max_skipped_steps'):
+    with pytest.raises(UserError, match='max_skipped_steps'):
         build(**{CHECK: -1})
 
 

@@ -17,6 +17,7 @@ from clouds_mmseg.engine.hooks.visualization import (
 )
 from clouds_mmseg.utils.cityscapes import CLASSES as CITY
 from clouds_mmseg.utils.cityscapes import PALETTE as CITY_PALETTE
+from clouds_mmseg.utils.errors import UserError
 
 
 @settings(max_examples=30, deadline=None)
@@ -165,7 +166,7 @@ def runner_pictures(runner):
 
 @pytest.mark.parametrize('wrong', [dict(per_domain=0), dict(width=0)])
 def test_wrong_arguments_are_named(wrong):
-    with pytest.raises(ValueError, match=f'{next(iter(wrong))} .* got 0'):
+    with pytest.raises(UserError, match=f'{next(iter(wrong))} .* got 0'):
         PredictionPicturesHook(**wrong)
 
 

@@ -343,15 +343,15 @@ def test_hooks_refuse_impossible_values():
         SAMRefineHook,
     )
 
-    with pytest.raises(ValueError, match='interval must be at least 1'):
+    with pytest.raises(UserError, match='interval must be at least 1'):
         EMATeacherHook(interval=0)
-    with pytest.raises(ValueError, match='interval must be at least 1'):
+    with pytest.raises(UserError, match='interval must be at least 1'):
         PseudoLabelReportHook(interval=0)
-    with pytest.raises(ValueError, match='num_pictures must be at least 1'):
+    with pytest.raises(UserError, match='num_pictures must be at least 1'):
         SAMRefineHook({}, num_pictures=0)
-    with pytest.raises(ValueError, match='period must be at least 1'):
+    with pytest.raises(UserError, match='period must be at least 1'):
         PolyRestartLR(None, period=0, by_epoch=False)
-    with pytest.raises(ValueError, match='give by_epoch=False'):
+    with pytest.raises(UserError, match='give by_epoch=False'):
         PolyRestartLR(None, period=4)
 
 
@@ -361,7 +361,7 @@ def test_refiner_needs_a_model_that_labels(build):
             dict(type='SAMRefineHook', refiner=dict(type='SuperpixelRefiner'))
         ]
     )
-    with pytest.raises(TypeError, match='SelfTrainingSegmentor'):
+    with pytest.raises(UserError, match='SelfTrainingSegmentor'):
         runner.train()
 
 

@@ -24,7 +24,7 @@ from clouds_mmseg.generate.toycity import (
     subtract_ranges,
 )
 from clouds_mmseg.toycity import STYLES, Style
-from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.errors import GenerationError, UserError
 from clouds_mmseg.utils.image_set import read_bank, read_entries
 
 pytestmark = pytest.mark.usefixtures('one_process')
@@ -72,7 +72,7 @@ def test_a_range_in_use_is_widened():
     assert all(a >= 0.5 and b <= 2.5 for a, b in pieces)
     ((a, b),) = allowed_ranges('wetness', 0.5, 0.9, [(0.4, 1.0)])
     assert 0 <= a < b < 0.4
-    with pytest.raises(ValueError, match='target styles use all of it'):
+    with pytest.raises(UserError, match='target styles use all of it'):
         allowed_ranges('wetness', 0.5, 0.9, [(0.0, 1.0)])
 
 

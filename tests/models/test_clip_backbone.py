@@ -126,7 +126,7 @@ def test_sizes_that_no_stride_divides(clip, size):
 
 
 def test_too_small_an_image_is_named(clip):
-    with pytest.raises(ValueError, match=r'at least 32 .* got \(31, 64\)'):
+    with pytest.raises(UserError, match=r'at least 32 .* got \(31, 64\)'):
         CLIPBackbone(clip[0])(torch.zeros(1, 3, 31, 64))
 
 

@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmseg.models import EncoderDecoder
+from mmseg.registry import HOOKS
 from PIL import Image
 
 
@@ -127,6 +129,68 @@ def test_mistakes_are_one_line(
     assert len(errors) == 1
     assert message in errors[0]
     assert not any('Traceback' in line for line in err)
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        # Constructors of this package,
+        (
+            'model.decode_head={_delete_: True, type: CLOUDSHead, '
+            'in_channels: [8, 16, 32, 64], num_classes: 3, threshold: 2}',
+            'threshold of CLOUDSHead must be between 0 and 1, got 2',
+        ),
+        (
+            'custom_hooks=[{type: PredictionPicturesHook, width: 0}]',
+            'width must be positive, got 0',
+        ),
+        # of MMSegmentation and of torch,
+        (
+            'model.backbone.depth=7',
+            'ResNet(depth=7, stem_channels=8, base_channels=8, out_indices',
+        ),
+        (
+            'optim_wrapper.optimizer.lr=-1',
+            'cannot be built: ValueError: Invalid learning rate: -1',
+        ),
+        # and what is no constructor's business.
+        (
+            'train_dataloader.batch_size=2.5',
+            'train_dataloader.batch_size mus',
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_one_message(
+    run_tool, tiny_config, tmp_path, capsys, option, message
+):
+    status = run_tool(
+        'train.py',
+        *(tiny_config, '--work-dir', tmp_path / 'work'),
+        *('--cfg-options', option),
+    )
+    assert status == 1
+    err = capsys.readouterr().err
+    assert 'error: ' in err and message in err
+    assert 'Traceback' not in err
+
+
+def test_a_bug_keeps_its_traceback(run_tool, tiny_config, tmp_path):
+    """Whatever its type is, and wherever the raising line stands."""
+
+    class Broken(Hook):
+        def before_train(self, runner):
+            raise ValueError('a bug')
+
+    HOOKS.register_module(name='BrokenForATest', module=Broken)
+    try:
+        with pytest.raises(ValueError, match='a bug'):
+            run_tool(
+                'train.py',
+                *(tiny_config, '--work-dir', tmp_path / 'work'),
+                *('--cfg-options', 'custom_hooks=[{type: BrokenForATest}]'),
+            )
+    finally:
+        del HOOKS.module_dict['BrokenForATest']
 
 
 def test_two_processes_train_and_test(

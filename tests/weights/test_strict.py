@@ -157,5 +157,5 @@ def test_wrong_types_are_named():
     with pytest.raises(TypeError, match=r"write \['head'\]"):
         load_strictly(make_module(), {}, source='w', allow_unexpected='head')
     weights = snapshot(make_module()) | {'conv.bias': 'abc'}
-    with pytest.raises(TypeError, match='conv.bias must be a tensor, got str'):
+    with pytest.raises(UserError, match='conv.bias must be a tensor, got str'):
         load_strictly(make_module(), weights, source='w')

@@ -88,6 +88,8 @@ class PanopticConverters:
                 )
                 for a in content['annotations']
             }
+        except DataError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f'{name} is no panoptic annotation file ({error!r})'

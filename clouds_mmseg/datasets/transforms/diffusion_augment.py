@@ -12,7 +12,7 @@ from mmseg.registry import TRANSFORMS
 
 from clouds_mmseg.datasets.transforms.loading import LoadSegImage
 from clouds_mmseg.utils.data_root import resolve_data_root
-from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 
 
@@ -68,7 +68,7 @@ class DiffusionAugment(BaseTransform):
             that is elsewhere on this machine.
 
     Raises:
-        ValueError: ``prob`` is out of its range.
+        UserError: ``prob`` is out of its range.
         DataError: There is no image set, or it was not made from images.
     """
 
@@ -76,7 +76,7 @@ class DiffusionAugment(BaseTransform):
         self, bank: str, prob: float = 0.5, source_root: str | None = None
     ):
         if not 0 <= prob <= 1:
-            raise ValueError(f'prob must lie in [0, 1], got {prob}')
+            raise UserError(f'prob must lie in [0, 1], got {prob}')
         self.bank = resolve_data_root(bank)
         self.prob = prob
         self.source_root, self.variants = self._read(source_root)

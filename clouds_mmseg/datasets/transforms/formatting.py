@@ -7,6 +7,8 @@ from mmengine.structures import PixelData
 from mmseg.datasets import PackSegInputs
 from mmseg.registry import TRANSFORMS
 
+from clouds_mmseg.utils.errors import UserError
+
 
 @TRANSFORMS.register_module()
 class EvaluateAtInputSize(BaseTransform):
@@ -23,12 +25,12 @@ class EvaluateAtInputSize(BaseTransform):
         """Set ``ori_shape`` to ``img_shape``.
 
         Raises:
-            ValueError: The label does not have the size of the image.
+            UserError: The label does not have the size of the image.
         """
         shape = tuple(results['img_shape'][:2])
         label = results.get('gt_seg_map')
         if label is not None and label.shape != shape:
-            raise ValueError(
+            raise UserError(
                 f'EvaluateAtInputSize: the label is {label.shape}, the image '
                 f'{shape} (height, width). LoadSegLabels must stand before '
                 'Resize in this pipeline.'
@@ -55,10 +57,10 @@ class KeepCleanView(BaseTransform):
         """Add ``clean_img``: a copy of ``img``, (H, W, 3) uint8, BGR.
 
         Raises:
-            ValueError: The image was flipped already.
+            UserError: The image was flipped already.
         """
         if results.get('flip'):
-            raise ValueError(
+            raise UserError(
                 'KeepCleanView must stand before RandomFlip in the pipeline: '
                 f'the image {results.get("img_path")} is flipped already, '
                 'and its label would be mirrored once more'
@@ -95,13 +97,13 @@ class PackDGInputs(PackSegInputs):
         (3, H, W) uint8 in the channel order of ``inputs``.
 
         Raises:
-            ValueError: Neither the dataset nor the argument names a domain, or
+            UserError: Neither the dataset nor the argument names a domain, or
                 the clean view has another size than the image.
         """
         if self.domain is not None:
             results['domain'] = self.domain
         if not results.get('domain'):
-            raise ValueError(
+            raise UserError(
                 'PackDGInputs: the sample of '
                 f'{results.get("img_path")} has no domain. Use a dataset of '
                 'clouds_mmseg, or give PackDGInputs(domain=...).'
@@ -115,7 +117,7 @@ class PackDGInputs(PackSegInputs):
     def _clean_view(results):
         clean, shape = results['clean_img'], results['img'].shape
         if clean.shape != shape:
-            raise ValueError(
+            raise UserError(
                 f'PackDGInputs: the clean view of {results.get("img_path")} '
                 f'is {clean.shape}, the image {shape}. KeepCleanView must '
                 'stand after the steps that resize, crop or pad.'

@@ -9,7 +9,7 @@ from mmengine import fileio
 from mmseg.registry import TRANSFORMS
 
 from clouds_mmseg.datasets.labels import UNDEFINED, apply_label_table
-from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_files import truncated
 from clouds_mmseg.utils.images import (
     ImageFileError,
@@ -45,14 +45,14 @@ class LoadSegImage(LoadImageFromFile):
             ``imdecode_backend`` than the defaults, depth is that backend's.
 
     Raises:
-        ValueError: ``ignore_empty=True``, which would replace images that
+        UserError: ``ignore_empty=True``, which would replace images that
             cannot be read by others silently.
     """
 
     def __init__(self, image_range: Sequence[float] | None = None, **kwargs):
         super().__init__(**kwargs)
         if self.ignore_empty:
-            raise ValueError(
+            raise UserError(
                 'LoadSegImage does not take ignore_empty=True: images that '
                 'cannot be read would be replaced by others silently; '
                 'name them in skip of the dataset'

@@ -6,6 +6,7 @@ from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.finite_weights import require_finite_weights
 from clouds_mmseg.engine.run_state import unwrap_model
+from clouds_mmseg.utils.errors import UserError
 
 
 @HOOKS.register_module()
@@ -23,7 +24,7 @@ class EMATeacherHook(Hook):
             every 100 (and writes a decay of 0.999 an update).
 
     Raises:
-        ValueError: ``interval`` is not positive.
+        UserError: ``interval`` is not positive.
         NonFiniteError: In a run, before an update: a weight of the student
             is NaN or infinite. It would stay in the average forever.
     """
@@ -32,7 +33,7 @@ class EMATeacherHook(Hook):
 
     def __init__(self, interval: int = 100):
         if interval < 1:
-            raise ValueError(f'interval must be at least 1, got {interval}')
+            raise UserError(f'interval must be at least 1, got {interval}')
         self.interval = interval
         self._initialized = False
 

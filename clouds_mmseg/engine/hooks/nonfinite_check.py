@@ -138,7 +138,7 @@ class NonFiniteCheckHook(Hook):
             it. The default stops at the first.
 
     Raises:
-        ValueError: ``max_skipped_steps`` is negative.
+        UserError: ``max_skipped_steps`` is negative.
         NonFiniteError: In a run; the message has the iteration, the losses,
             the files of the batch and the last good checkpoint.
     """
@@ -148,7 +148,7 @@ class NonFiniteCheckHook(Hook):
 
     def __init__(self, *, max_skipped_steps: int = 0):
         if max_skipped_steps < 0:
-            raise ValueError(
+            raise UserError(
                 'nonfinite_check.max_skipped_steps must be at least 0, got '
                 f'{max_skipped_steps}'
             )

@@ -21,6 +21,7 @@ from clouds_mmseg.evaluation.dg_iou_metric import (
 )
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.errors import UserError
 
 # Written by PseudoLabelAccuracyHook to the work dir.
 FILE_NAME = 'pseudo_labels.json'
@@ -45,7 +46,7 @@ class SAMRefineHook(Hook):
         width: Width of one image, pixels.
 
     Raises:
-        ValueError: A number is out of range.
+        UserError: A number is out of range.
     """
 
     priority = 'NORMAL'
@@ -68,7 +69,7 @@ class SAMRefineHook(Hook):
             ('width', width, 1),
         ):
             if value < low:
-                raise ValueError(f'{name} must be at least {low}, got {value}')
+                raise UserError(f'{name} must be at least {low}, got {value}')
         self.refiner_cfg = refiner
         self.start_iter = start_iter
         self.refine_interval = refine_interval
@@ -83,11 +84,11 @@ class SAMRefineHook(Hook):
         """Build the refiner on the model's device; tests need none.
 
         Raises:
-            TypeError: The model is not a ``SelfTrainingSegmentor``.
+            UserError: The model is not a ``SelfTrainingSegmentor``.
         """
         model = unwrap_model(runner.model)
         if not hasattr(model, 'refiner'):
-            raise TypeError(
+            raise UserError(
                 'SAMRefineHook needs a model that labels its images, '
                 f'SelfTrainingSegmentor; the config has {type(model).__name__}'
             )
@@ -166,7 +167,7 @@ class PseudoLabelReportHook(Hook):
         interval: Iterations between two reports.
 
     Raises:
-        ValueError: ``interval`` is not positive.
+        UserError: ``interval`` is not positive.
     """
 
     # Before LoggerHook, which reads the message hub.
@@ -174,7 +175,7 @@ class PseudoLabelReportHook(Hook):
 
     def __init__(self, interval: int = 500):
         if interval < 1:
-            raise ValueError(f'interval must be at least 1, got {interval}')
+            raise UserError(f'interval must be at least 1, got {interval}')
         self.interval = interval
 
     def after_train_iter(
@@ -223,7 +224,7 @@ class PseudoLabelAccuracyHook(Hook):
         batch_size: Images per forward pass of the teacher.
 
     Raises:
-        ValueError: A number is not positive.
+        UserError: A number is not positive.
     """
 
     # After EMATeacherHook has initialised or updated the teacher.
@@ -237,7 +238,7 @@ class PseudoLabelAccuracyHook(Hook):
             ('batch_size', batch_size),
         ):
             if value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
+                raise UserError(f'{name} must be at least 1, got {value}')
         self.dataset_cfg = dataset
         self.num_images = num_images
         self.batch_size = batch_size

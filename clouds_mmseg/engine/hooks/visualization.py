@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clouds_mmseg.engine.run_state import is_training
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.output_names import OutputNames
 
@@ -224,7 +225,7 @@ class PredictionPicturesHook(Hook):
         wait_time: Seconds that a window stays; 0 waits for a key.
 
     Raises:
-        ValueError: ``per_domain`` or ``width`` is not positive.
+        UserError: ``per_domain`` or ``width`` is not positive.
     """
 
     # Rows of an overview.
@@ -242,11 +243,9 @@ class PredictionPicturesHook(Hook):
         wait_time: float = 0.0,
     ):
         if per_domain is not None and per_domain < 1:
-            raise ValueError(
-                f'per_domain must be at least 1, got {per_domain}'
-            )
+            raise UserError(f'per_domain must be at least 1, got {per_domain}')
         if width < 1:
-            raise ValueError(f'width must be positive, got {width}')
+            raise UserError(f'width must be positive, got {width}')
         self.per_domain = per_domain
         self.on_val = on_val
         self.on_test = on_test

@@ -143,10 +143,10 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             32.
 
         Raises:
-            ValueError: If the image is smaller than the last stride.
+            UserError: If the image is smaller than the last stride.
         """
         if min(x.shape[-2:]) < self.strides[-1]:
-            raise ValueError(
+            raise UserError(
                 f'CLIPBackbone needs images of at least {self.strides[-1]} '
                 f'pixels a side, got {tuple(x.shape[-2:])}.'
             )

@@ -122,17 +122,17 @@ def check_widths(
         groups: Groups of the group normalisations.
 
     Raises:
-        ValueError: Names the argument, the rule and the value.
+        UserError: Names the argument, the rule and the value.
     """
     for name, values in (('in_channels', in_channels), ('strides', strides)):
         if not _four_counts(values):
-            raise ValueError(
+            raise UserError(
                 f'{name} must be four positive integers, one for each map '
                 f'of the backbone, finest first; got {values!r}'
             )
     for a, b in zip(strides[:-1], strides[1:], strict=True):
         if a >= b:
-            raise ValueError(
+            raise UserError(
                 f'strides must grow from map to map, got {list(strides)}'
             )
     for name, divisor in (
@@ -142,7 +142,7 @@ def check_widths(
         ('4', 4),
     ):
         if feat_channels % divisor:
-            raise ValueError(
+            raise UserError(
                 f'feat_channels must be a multiple of {name}'
                 f'{"" if name == "4" else f"={divisor}"}, got {feat_channels}'
             )
@@ -155,11 +155,11 @@ def check_counts(**values: int) -> None:
         **values: The arguments by name.
 
     Raises:
-        ValueError: Names the argument and the value.
+        UserError: Names the argument and the value.
     """
     for name, value in values.items():
         if not _is_count(value):
-            raise ValueError(
+            raise UserError(
                 f'{name} must be a positive integer, got {value!r}'
             )
 
@@ -180,24 +180,22 @@ def check_loss(
         **weights: Not negative.
 
     Raises:
-        ValueError: Names the option, the rule and the value.
+        UserError: Names the option, the rule and the value.
     """
     check_counts(**{'loss.num_points': num_points})
     if not _in(oversample_ratio, 1, float('inf')):
-        raise ValueError(
+        raise UserError(
             f'loss.oversample_ratio must be at least 1, got '
             f'{oversample_ratio!r}'
         )
     if not _in(importance_sample_ratio, 0, 1):
-        raise ValueError(
+        raise UserError(
             'loss.importance_sample_ratio must be in [0, 1], got '
             f'{importance_sample_ratio!r}'
         )
     for name, value in weights.items():
         if not _in(value, 0, _LARGEST):
-            raise ValueError(
-                f'loss.{name} must not be negative, got {value!r}'
-            )
+            raise UserError(f'loss.{name} must not be negative, got {value!r}')
 
 
 def read_class_weights(

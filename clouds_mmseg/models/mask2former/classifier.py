@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.layers import mlp
 from clouds_mmseg.models.text_embeddings import load_text_embeddings
+from clouds_mmseg.utils.errors import UserError
 
 
 def build_classifier(
@@ -31,7 +32,7 @@ def build_classifier(
         A module that is called with queries, mask features and mask logits.
 
     Raises:
-        ValueError: For an unknown type or option.
+        UserError: For an unknown type or option.
         UserError: For text embeddings that do not fit the classes.
     """
     options = dict(config)
@@ -41,11 +42,11 @@ def build_classifier(
         'text': {'text_embeddings', 'num_synonyms', 'embed_dim'},
     }
     if name not in known:
-        raise ValueError(
+        raise UserError(
             f"classifier.type must be 'linear' or 'text', got {name!r}"
         )
     if unknown := set(options) - known[name]:
-        raise ValueError(
+        raise UserError(
             f'classifier of type {name!r} has no option {sorted(unknown)}; '
             f'it has {sorted(known[name])}'
         )

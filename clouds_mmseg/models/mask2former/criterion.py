@@ -26,6 +26,7 @@ from clouds_mmseg.models.mask2former.point_sampling import (
     point_sample_labels,
     sample_uncertain_points,
 )
+from clouds_mmseg.utils.errors import UserError
 
 # Bound on the number of classes: comparing 16 bits is faster than 64.
 _MAX_CLASSES = 1 << 15
@@ -86,7 +87,7 @@ class MaskCriterion:
             the one of this class.
 
     Raises:
-        ValueError: For an option outside its range.
+        UserError: For an option outside its range.
         UserError: For an option that does not exist, and for class weights
             that do not fit the classes.
     """
@@ -157,7 +158,7 @@ class MaskCriterion:
             ``d<i>.`` before the name for the others.
 
         Raises:
-            ValueError: For a label that is not a class.
+            UserError: For a label that is not a class.
         """
         with torch.autocast(labels.device.type, enabled=False):
             cls_logits = [x.float() for x in cls_logits]
@@ -211,12 +212,12 @@ class MaskCriterion:
             shows the class.
 
         Raises:
-            ValueError: For a label that is not a class.
+            UserError: For a label that is not a class.
         """
         ignored = labels == self.ignore_index
         wrong = ((labels < 0) | (labels >= self.num_classes)) & ~ignored
         if wrong.any():
-            raise ValueError(
+            raise UserError(
                 f'labels hold the ids {labels[wrong].unique().tolist()}; '
                 f'they must be below num_classes={self.num_classes} or equal '
                 f'to ignore_index={self.ignore_index}: map them when they '

@@ -39,6 +39,7 @@ from clouds_mmseg.models.mask2former.transformer_decoder import (
     predict_masks,
 )
 from clouds_mmseg.models.text_embeddings import find_text_source
+from clouds_mmseg.utils.errors import UserError
 
 
 @MODELS.register_module()
@@ -80,7 +81,7 @@ class CLOUDSHead(BaseModule):
             the one of this class.
 
     Raises:
-        ValueError: For an argument that breaks one of the rules above.
+        UserError: For an argument that breaks one of the rules above.
         UserError: For text embeddings that do not fit the classes.
     """
 
@@ -317,7 +318,7 @@ class CLOUDSHead(BaseModule):
             The losses by name, see :meth:`MaskCriterion.__call__`.
 
         Raises:
-            ValueError: If a label is missing, of another size, or has an id
+            UserError: If a label is missing, of another size, or has an id
                 that is not a class.
         """
         del train_cfg
@@ -350,7 +351,7 @@ class CLOUDSHead(BaseModule):
             (N, K, H, W) float32 scores, not negative.
 
         Raises:
-            ValueError: If the metainfo does not fit the features.
+            UserError: If the metainfo does not fit the features.
         """
         size = self._input_size(x, batch_img_metas, test_cfg)
         return semantic_scores(*self.last_prediction(x), size)
@@ -411,7 +412,7 @@ def input_size(
         Height and width in pixels.
 
     Raises:
-        ValueError: If no size fits.
+        UserError: If no size fits.
     """
     candidates = [_cropped(metas), *_padded(metas), _greatest(metas)]
     if not slide:
@@ -424,7 +425,7 @@ def input_size(
             for side, length in zip(size, feature_size, strict=True)
         ):
             return size
-    raise ValueError(
+    raise UserError(
         f'features of size {tuple(feature_size)} at stride {stride} fit none '
         f'of the sizes in the metainfo, {candidates}: give the size of the '
         "network's input as img_shape, or the head's true strides"
@@ -470,7 +471,7 @@ def stack_labels(samples: list[SegDataSample]) -> Tensor:
         (N, H, W) int64.
 
     Raises:
-        ValueError: A label is missing or of another size.
+        UserError: A label is missing or of another size.
     """
     missing = [
         sample.metainfo.get('img_path', f'number {index} of the batch')
@@ -478,14 +479,14 @@ def stack_labels(samples: list[SegDataSample]) -> Tensor:
         if 'gt_sem_seg' not in sample
     ]
     if missing:
-        raise ValueError(
+        raise UserError(
             f'no gt_sem_seg in the training sample {missing[0]}: load the '
             'labels in the training pipeline'
         )
     labels = [sample.gt_sem_seg.data.squeeze(0) for sample in samples]
     sizes = {tuple(label.shape) for label in labels}
     if len(sizes) > 1:
-        raise ValueError(
+        raise UserError(
             f'labels of one batch must have one size, got {sorted(sizes)}: '
             'pad them in the data preprocessor'
         )

@@ -52,7 +52,7 @@ class DGSegmentor(EncoderDecoder):
             ``test_cfg.keep_scores`` is not given.
 
     Raises:
-        ValueError: ``decode_head`` has no ``in_channels`` and the backbone no
+        UserError: ``decode_head`` has no ``in_channels`` and the backbone no
             attribute ``channels``.
         UserError: ``test_cfg`` or the preprocessor contradicts the model.
     """
@@ -101,7 +101,7 @@ class DGSegmentor(EncoderDecoder):
         if 'in_channels' not in decode_head:
             channels = getattr(self.backbone, 'channels', None)
             if channels is None:
-                raise ValueError(
+                raise UserError(
                     f'{type(self.backbone).__name__} does not say how many '
                     'channels its feature maps have: give '
                     'model.decode_head.in_channels in the config, one number '

@@ -12,6 +12,7 @@ from torch import nn
 
 from clouds_mmseg.models import CLOUDSHead
 from clouds_mmseg.models.mask2former.transformer_decoder import build_attn_mask
+from clouds_mmseg.utils.errors import UserError
 
 SIZES = [(48, 64), (33, 47), (61, 100)]
 
@@ -128,13 +129,13 @@ def test_training_lowers_the_loss(head, make_feats, make_samples, make_labels):
 def test_missing_and_unequal_labels_are_named(head, make_feats, make_samples):
     samples = make_samples(torch.zeros(2, 48, 64).long())
     samples[1] = SegDataSample(metainfo=dict(img_path='b.png'))
-    with pytest.raises(ValueError, match='no gt_sem_seg.*b.png'):
+    with pytest.raises(UserError, match='no gt_sem_seg.*b.png'):
         head.loss(make_feats(), samples)
     samples = [
         *make_samples(torch.zeros(1, 48, 64).long()),
         *make_samples(torch.zeros(1, 48, 60).long()),
     ]
-    with pytest.raises(ValueError, match=r'one size, got .*\(48, 60\)'):
+    with pytest.raises(UserError, match=r'one size, got .*\(48, 60\)'):
         head.loss(make_feats(), samples)
 
 
@@ -343,7 +344,7 @@ def test_results_without_metainfo():
 
 
 def test_metainfo_that_does_not_fit_is_an_error(built_head, make_feats):
-    with pytest.raises(ValueError, match='fit none of the sizes'):
+    with pytest.raises(UserError, match='fit none of the sizes'):
         built_head.predict(make_feats((48, 64)), [dict(img_shape=(96, 64))])
 
 
@@ -368,5 +369,5 @@ def test_metainfo_that_does_not_fit_is_an_error(built_head, make_feats):
     ],
 )
 def test_bad_arguments_are_named(tiny, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         CLOUDSHead(**{**tiny, **change})

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds_mmseg.models.mask2former.head import input_size
+from clouds_mmseg.utils.errors import UserError
 
 SIDE = st.integers(8, 300)
 ROUND = st.sampled_from([math.floor, math.ceil])
@@ -73,5 +74,5 @@ def test_a_stale_pad_shape_is_passed_over():
     'meta', [dict(img_shape=(40, 40)), dict(ori_shape=(80, 80))]
 )
 def test_sizes_that_do_not_fit_are_named(meta):
-    with pytest.raises(ValueError, match=r'\(20, 20\) at stride 4'):
+    with pytest.raises(UserError, match=r'\(20, 20\) at stride 4'):
         input_size([meta], (20, 20), 4)

@@ -11,6 +11,7 @@ from clouds_mmseg.models.mask2former.criterion import (
     count_masks,
     matched_masks,
 )
+from clouds_mmseg.utils.errors import UserError
 
 CLASSES, QUERIES = 5, 9
 
@@ -159,7 +160,7 @@ def test_one_image_of_the_batch_ignored(criterion, make_labels):
 def test_an_id_that_is_no_class_is_named(criterion, make_labels, wrong):
     labels = make_labels()
     labels[1, 5, 5] = wrong
-    with pytest.raises(ValueError, match=rf'\[{wrong}\].*num_classes=5'):
+    with pytest.raises(UserError, match=rf'\[{wrong}\].*num_classes=5'):
         criterion(*predict(1, 2), labels)
 
 
@@ -222,7 +223,7 @@ def test_half_precision_masks_give_float32_losses(criterion, make_labels):
 )
 def test_options_out_of_range_are_named(option):
     (name, value), *_ = option.items()
-    with pytest.raises(ValueError, match=rf'loss\.{name} .*{value}'):
+    with pytest.raises(UserError, match=rf'loss\.{name} .*{value}'):
         MaskCriterion(num_classes=CLASSES, **option)
 
 

@@ -1,0 +1,70 @@
+"""Which exceptions the package raises, and which of them the user is told."""
+
+import ast
+
+import pytest
+
+from clouds_mmseg.utils.errors import DataError, UserError, config_error
+
+# Exceptions of Python that the package raises: file -> functions. They are
+# contracts between its own functions, or are caught in the same function.
+# Whatever a user can cause by a config, an option or a file is a UserError.
+CONTRACTS = {
+    'data_tools/prepare/archives.py': {'read'},
+    'data_tools/verify/report.py': {'read_reports'},
+    'generate/diffusion.py': {'_load_file', '_require_all_weights'},
+    'generate/llm.py': {'_load'},
+    'models/backbones/clip_source.py': {'_read_config'},
+    'models/mask2former/deform_attn.py': {'_check'},
+    'models/segmentors/pseudo_labels.py': {'flip_label'},
+    # Arguments of a config: reached through mmengine's registry.
+    'models/segmentors/self_training_segmentor.py': {'__init__'},
+    'refine/arguments.py': {'as_rgb_array', 'check_label'},
+    'refine/sam_prompts.py': {'find_components'},
+    'toycity/dataset.py': {'read_manifest'},
+    'weights/load.py': {'_prefixes'},
+}
+_OF_PYTHON = {
+    name
+    for name, kind in vars(__import__('builtins')).items()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+}
+
+
+def raised_in(path):
+    """Yield function and name of the exceptions of Python that it raises."""
+    tree = ast.parse(path.read_text())
+    for function in ast.walk(tree):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                name = ast.unparse(node.exc.func)
+                if name in _OF_PYTHON:
+                    yield function.name, name
+
+
+def test_mistakes_of_the_user_have_a_type(repo_root):
+    package = repo_root / 'clouds_mmseg'
+    found = [
+        (str(path.relative_to(package)), function, kind)
+        for path in sorted(package.rglob('*.py'))
+        for function, kind in raised_in(path)
+    ]
+    assert len(found) >= 10
+    unknown = [
+        each for each in found if each[1] not in CONTRACTS.get(each[0], ())
+    ]
+    assert unknown == []
+
+
+def test_callers_that_expect_a_value_error_get_one():
+    for kind in (UserError, DataError):
+        with pytest.raises(ValueError, match='x'):
+            raise kind('x')
+
+
+def test_an_error_of_no_config_is_none():
+    with pytest.raises(ZeroDivisionError) as caught:
+        1 / 0  # noqa: B018
+    assert config_error(caught.value) is None
