@@ -62,6 +62,15 @@ def repo_root():
     return ROOT
 
 
+@pytest.fixture(autouse=True)
+def no_folder_is_chosen():
+    """What an option of a tool has set for the process ends with the test."""
+    yield
+    folders = sys.modules.get('clouds_mmseg.utils.data_root')
+    if folders is not None:
+        folders._chosen.clear()
+
+
 @pytest.fixture
 def pretrained_folder(tmp_path, monkeypatch):
     """The folder where alone weights are looked for, without network."""

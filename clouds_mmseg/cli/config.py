@@ -26,6 +26,7 @@ from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.data_root import (
     DATA_ROOT_VARIABLE,
     REPORT_DIR_VARIABLE,
+    use_folder,
 )
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.locate import use_pretrained_dir
@@ -246,13 +247,13 @@ def _benchmark_path(name):
 
 
 def use_report_dir(folder: str | None) -> None:
-    """Set the folder of data reports for this process and its children.
+    """Set the folder of data reports.
 
     Args:
-        folder: None leaves the environment as it is.
+        folder: None keeps the environment variable ``CLOUDS_REPORT_DIR``.
     """
     if folder is not None:
-        os.environ[REPORT_DIR_VARIABLE] = osp.abspath(folder)
+        use_folder(REPORT_DIR_VARIABLE, folder)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -284,7 +285,7 @@ def load_config(args: argparse.Namespace) -> Config:
                 f'--data-root {args.data_root}: there is no such folder; '
                 "give the folder that stands in for 'data'"
             )
-        os.environ[DATA_ROOT_VARIABLE] = osp.abspath(args.data_root)
+        use_folder(DATA_ROOT_VARIABLE, args.data_root)
     use_report_dir(getattr(args, 'report_dir', None))
     use_pretrained_dir(getattr(args, 'pretrained_dir', None))
     cfg = read_config(args.config)

@@ -25,7 +25,7 @@ from clouds_mmseg.models.backbones.clip import build_visual, probe_pyramid
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import disable_pretrained_init, has_prefix
+from clouds_mmseg.weights.load import has_prefix, without_pretrained_init
 
 _BACKBONE = 'backbone.'
 _VISUAL = 'backbone.visual.'
@@ -119,9 +119,8 @@ def spec_from_config(
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     model = copy.deepcopy(cfg.model)
     dimensions = weights[_VOID].shape[1] if _VOID in weights else None
-    _remove_weight_files(model, dimensions)
-    with disable_pretrained_init(True):
-        shapes = shapes_of(MODELS.build(model))
+    _remove_text_files(model, dimensions)
+    shapes = shapes_of(MODELS.build(without_pretrained_init(model)))
     return shapes, f'the model of {path}', cfg
 
 
@@ -363,22 +362,20 @@ def _swin_arguments(shapes):
     )
 
 
-def _remove_weight_files(config, dimensions):
-    """Remove from a model's config, in place, all that reads weight files."""
+def _remove_text_files(config, dimensions):
+    """Remove from a model's config, in place, all that reads text towers."""
     if isinstance(config, (list, tuple)):
         for item in config:
-            _remove_weight_files(item, dimensions)
+            _remove_text_files(item, dimensions)
     if not isinstance(config, dict):
         return
     kind = config.get('type')
-    if kind == 'TIMMBackbone':
-        config['pretrained'] = False
-    elif kind == 'text' and dimensions is not None:
+    if kind == 'text' and dimensions is not None:
         # Only its width shows in the weights.
         config.pop('num_synonyms', None)
         config['text_embeddings'] = None
     for value in config.values():
-        _remove_weight_files(value, dimensions)
+        _remove_text_files(value, dimensions)
     classifier = config.get('classifier')
     if isinstance(classifier, dict) and classifier.get('type') == 'text':
         if dimensions is not None:

@@ -44,9 +44,9 @@ from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.result_warnings import warn_about_results
 from clouds_mmseg.weights.load import (
     CheckpointMismatchError,
-    disable_pretrained_init,
     has_prefix,
     load_strictly,
+    without_pretrained_init,
 )
 from clouds_mmseg.weights.locate import fetch_checkpoint
 from clouds_mmseg.weights.partial import (
@@ -116,8 +116,9 @@ class DGRunner(ResumableRunner):
         overwritten = self._checkpoint_to_resume() is not None
         if self._load_from and not overwritten:
             overwritten = self._fills('backbone')
-        with disable_pretrained_init(overwritten):
-            model = super().build_model(model)
+        if overwritten and isinstance(model, dict):
+            model = without_pretrained_init(model)
+        model = super().build_model(model)
         missing = getattr(unwrap_model(model), 'missing_weights', None)
         if missing is not None:
             raise missing

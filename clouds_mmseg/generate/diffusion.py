@@ -33,8 +33,8 @@ from clouds_mmseg.generate.model_files import (
     unreachable,
 )
 from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.weights.io import MissingWeightsError
 from clouds_mmseg.weights.locate import (
-    MissingWeightsError,
     find_or_fetch_from_hub,
 )
 

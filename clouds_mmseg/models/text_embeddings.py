@@ -24,9 +24,12 @@ from clouds_mmseg.models.backbones.clip_source import CLIPSource, find_clip
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
-from clouds_mmseg.weights.io import is_torchscript, read_state_dict
+from clouds_mmseg.weights.io import (
+    MissingWeightsError,
+    is_torchscript,
+    read_state_dict,
+)
 from clouds_mmseg.weights.load import load_strictly
-from clouds_mmseg.weights.locate import MissingWeightsError
 
 # Accepted values of classifier.text_embeddings, for messages.
 _SOURCES = (

@@ -1,4 +1,8 @@
-"""Folders of the datasets and of the reports about them."""
+"""Folders that are set for a whole process: data, reports, weights.
+
+An option of the tools sets them (:func:`use_folder`); without it, an
+environment variable does. Both are read here and nowhere else.
+"""
 
 import hashlib
 import os
@@ -7,20 +11,39 @@ from pathlib import Path
 DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
 # A folder for reports and class statistics where the data is read-only.
 REPORT_DIR_VARIABLE = 'CLOUDS_REPORT_DIR'
+PRETRAINED_VARIABLE = 'CLOUDS_PRETRAINED_DIR'
+
+# Like the folder of torch.hub.set_dir: variable -> folder of the option.
+_chosen: dict[str, str] = {}
 
 
-def resolve_data_root(data_root):
-    """Apply the environment variable that moves all data roots at once.
+def use_folder(variable: str, folder: str | Path) -> None:
+    """Set a folder of this process and the workers that it forks.
 
     Args:
-        data_root (str | None): As in a config, for example ``data/gta5``.
+        variable: One of the environment variables, which it overrules.
+        folder: An existing folder, or for reports one that will be made.
+    """
+    _chosen[variable] = os.path.abspath(os.path.expanduser(folder))
+
+
+def chosen_folder(variable: str) -> str | None:
+    """Return the folder that the option or else the variable names."""
+    return _chosen.get(variable) or os.environ.get(variable) or None
+
+
+def resolve_data_root(data_root: str | None) -> str | None:
+    """Apply the folder that moves all data roots at once.
+
+    Args:
+        data_root: As in a config, for example ``data/gta5``.
 
     Returns:
-        str | None: With ``CLOUDS_DATA_ROOT=/disk`` set, ``data/gta5`` becomes
-        ``/disk/gta5``. Roots that do not begin with ``data/`` are returned as
-        they are.
+        With ``--data-root /disk`` or ``CLOUDS_DATA_ROOT=/disk``, ``data/gta5``
+        becomes ``/disk/gta5``. Roots that do not begin with ``data/`` are
+        returned as they are.
     """
-    moved = os.environ.get(DATA_ROOT_VARIABLE)
+    moved = chosen_folder(DATA_ROOT_VARIABLE)
     if not moved or data_root is None:
         return data_root
     parts = Path(data_root).parts
@@ -29,16 +52,16 @@ def resolve_data_root(data_root):
     return str(Path(moved).expanduser().joinpath(*parts[1:]))
 
 
-def find_beside_data(path, data_root):
+def find_beside_data(path: str, data_root: str | None) -> str:
     """Find a list or table of a data set, wherever its path is meant from.
 
     Args:
-        path (str): From the working folder, as a data root is, or below the
-            data root, as ``ann_file`` is.
-        data_root (str | None): Of the data set.
+        path: From the working folder, as a data root is, or below the data
+            root, as ``ann_file`` is.
+        data_root: Of the data set.
 
     Returns:
-        str: The first of these that is a file; ``path`` if none is.
+        The first of these that is a file; ``path`` if none is.
     """
     roots = [resolve_data_root(path)]
     if data_root is not None:
@@ -47,17 +70,17 @@ def find_beside_data(path, data_root):
     return found[0] if found else path
 
 
-def report_folder(root):
-    """Where reports and class statistics of a data set are written.
+def report_folder(root: str) -> str:
+    """Return where reports and class statistics of a data set are written.
 
     Args:
-        root (str): ``files_root`` of the data set.
+        root: ``files_root`` of the data set.
 
     Returns:
-        str: The root; with ``CLOUDS_REPORT_DIR`` a folder below that, whose
-        name tells roots apart.
+        The root; with ``--report-dir`` or ``CLOUDS_REPORT_DIR`` a folder below
+        that, whose name tells roots apart.
     """
-    elsewhere = os.environ.get(REPORT_DIR_VARIABLE)
+    elsewhere = chosen_folder(REPORT_DIR_VARIABLE)
     if not elsewhere or '://' in root:
         return root
     whole = os.path.abspath(root)
@@ -65,15 +88,15 @@ def report_folder(root):
     return os.path.join(elsewhere, f'{os.path.basename(whole)}-{digest}')
 
 
-def existing_file(root, name):
-    """Where a file about a data set is read.
+def existing_file(root: str, name: str) -> str:
+    """Return where a file about a data set is read.
 
     Args:
-        root (str): ``files_root`` of the data set.
-        name (str): Of the file.
+        root: ``files_root`` of the data set.
+        name: Of the file.
 
     Returns:
-        str: Its path in :func:`report_folder`, unless only the root has it.
+        Its path in :func:`report_folder`, unless only the root has it.
     """
     path = os.path.join(report_folder(root), name)
     beside = os.path.join(root, name)

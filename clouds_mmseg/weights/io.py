@@ -61,6 +61,19 @@ class WeightFileError(UserError, RuntimeError):
     """A file does not exist, or no weights can be read from it."""
 
 
+class MissingWeightsError(WeightFileError):
+    """Weights are not on this machine and cannot be fetched.
+
+    The message names the files, the paths that were searched, and what to
+    do; of published weights also where to find them.
+
+    Attributes:
+        fetchable: No download was attempted; a run would attempt one.
+    """
+
+    fetchable: bool = False
+
+
 def read_state_dict(
     path: str | Path, *, trust: bool = False
 ) -> dict[str, torch.Tensor]:
@@ -115,7 +128,7 @@ def read_content(
     path = Path(path).expanduser()
     if not path.is_file():
         kind = 'a folder, not a file' if path.is_dir() else 'no such file'
-        raise WeightFileError(f'Weights {path}: {kind}.')
+        raise MissingWeightsError(f'Weights {path}: {kind}.')
     head = _check_head(path)
     if path.suffix == '.safetensors':
         content = _read_safetensors(path, map_location)

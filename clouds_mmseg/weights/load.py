@@ -1,8 +1,8 @@
 """All-or-nothing loading of weights into a module."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ _SHOWN = 20
 # The step counter of a batch norm. It changes no output, and torch itself
 # tolerates its absence, because files from before torch 0.4 do not have it.
 _COUNTER = 'num_batches_tracked'
-_DISABLED = ContextVar('pretrained_init_disabled', default=False)
 
 
 class CheckpointMismatchError(UserError, RuntimeError):
@@ -182,28 +181,40 @@ def _shape(value):
     return tuple(getattr(value, 'shape', ()))
 
 
-@contextmanager
-def disable_pretrained_init(disabled: bool) -> Iterator[None]:
-    """Keep backbones built in this context from reading pretrained files.
+def without_pretrained_init(cfg: Mapping) -> dict:
+    """Return a model's config whose constructors read no pretrained files.
 
     A checkpoint contains the frozen backbone too, so whoever loads one
-    should not need the files that its training started from.
+    should not need the files that its training started from. Files that are
+    read after construction (``init_cfg=dict(type='Pretrained', ...)``) are
+    left in: :meth:`init_weights` reads them, and a test does not call it.
 
     Args:
-        disabled: Whether a checkpoint with every weight of the backbone will
-            be loaded.
+        cfg: ``model`` of a config. It is not changed. A class that reads
+            files in its constructor takes ``load_pretrained``, or a bool
+            ``pretrained`` as timm's models do.
+
+    Returns:
+        A copy with ``load_pretrained=False`` for the first kind, and
+        ``pretrained=False`` for the other.
     """
-    token = _DISABLED.set(disabled)
-    try:
-        yield
-    finally:
-        _DISABLED.reset(token)
+    from mmseg.registry import MODELS
 
-
-def pretrained_init_disabled() -> bool:
-    """Tell a constructor whether to skip pretrained files.
-
-    True only inside of :func:`disable_pretrained_init`: a checkpoint will
-    replace the weights that would be read.
-    """
-    return _DISABLED.get()
+    cfg = copy.copy(cfg)
+    for key, value in list(cfg.items()):
+        if isinstance(value, Mapping):
+            cfg[key] = without_pretrained_init(value)
+        elif isinstance(value, (list, tuple)):
+            cfg[key] = [
+                without_pretrained_init(v) if isinstance(v, Mapping) else v
+                for v in value
+            ]
+    kind = cfg.get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    if kind is None:
+        return cfg
+    if 'load_pretrained' in inspect.signature(kind).parameters:
+        cfg['load_pretrained'] = False
+    elif cfg.get('pretrained') is True:
+        cfg['pretrained'] = False
+    return cfg

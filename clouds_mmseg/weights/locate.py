@@ -26,11 +26,19 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from clouds_mmseg.utils.data_root import (
+    PRETRAINED_VARIABLE,
+    chosen_folder,
+    use_folder,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.reachable import check_reachable
-from clouds_mmseg.weights.io import read_content, safe_training_globals
+from clouds_mmseg.weights.io import (
+    MissingWeightsError,
+    read_content,
+    safe_training_globals,
+)
 
-PRETRAINED_VARIABLE = 'CLOUDS_PRETRAINED_DIR'
 # The offline switch of Hugging Face's client; here for every download.
 OFFLINE_VARIABLE = 'HF_HUB_OFFLINE'
 _HUB = 'https://huggingface.co/'
@@ -38,19 +46,6 @@ _NOT_ASKED = 'no server was asked for it'
 _FORCE_WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 # OpenMMLab and PyTorch end a name with the first digits of the SHA-256.
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
-
-
-class MissingWeightsError(UserError):
-    """Pretrained weights are not on this machine and cannot be fetched.
-
-    The message names the files, the paths that were searched, where they are
-    published, and what to do.
-
-    Attributes:
-        fetchable: No download was attempted; a run would attempt one.
-    """
-
-    fetchable: bool = False
 
 
 def use_pretrained_dir(folder: str | Path | None) -> None:
@@ -71,7 +66,7 @@ def use_pretrained_dir(folder: str | Path | None) -> None:
             f'--pretrained-dir {folder}: there is no such folder; give the '
             'folder in which pretrained weights are kept'
         )
-    os.environ[PRETRAINED_VARIABLE] = str(path.absolute())
+    use_folder(PRETRAINED_VARIABLE, path)
 
 
 def pretrained_dir() -> Path | None:
@@ -80,7 +75,7 @@ def pretrained_dir() -> Path | None:
     Raises:
         UserError: The variable names no folder.
     """
-    value = os.environ.get(PRETRAINED_VARIABLE)
+    value = chosen_folder(PRETRAINED_VARIABLE)
     if not value:
         return None
     path = Path(value).expanduser()

@@ -6,8 +6,7 @@ from torch import nn
 
 from clouds_mmseg.engine.starting_weights import fetch_initial_weights
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.io import WeightFileError
-from clouds_mmseg.weights.locate import MissingWeightsError
+from clouds_mmseg.weights.io import MissingWeightsError, WeightFileError
 
 ADDRESS = 'https://example.invalid/small-0badcafe.pth'
 

@@ -19,16 +19,16 @@ from clouds_mmseg.cli.test_options import (
     write_predictions,
 )
 from clouds_mmseg.compat import IncompatibleStackError
+from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.locate import pretrained_dir
 
 
 @pytest.fixture
 def options(monkeypatch):
     """Parse a command line as the tools do."""
-    # load_config sets these for good; give them back.
+    # load_config sets it for good; give it back.
     monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setenv('CLOUDS_DATA_ROOT', '')
-    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '')
 
     def parse(*words):
         parser = argparse.ArgumentParser()
@@ -64,14 +64,24 @@ def test_settings_are_overridden(options, tiny_config):
     assert cfg.val_evaluator.domains == ['day']
 
 
-def test_the_data_root_reaches_the_datasets(options, tiny_config, tmp_path):
+def test_the_data_root_reaches_the_datasets(
+    options, tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('CLOUDS_DATA_ROOT', '/the/option/wins')
+    before = dict(os.environ)
     load_config(options(tiny_config, '--data-root', tmp_path))
-    assert os.environ['CLOUDS_DATA_ROOT'] == str(tmp_path)
+    assert resolve_data_root('data/gta5') == str(tmp_path / 'gta5')
+    assert os.environ == before
 
 
-def test_the_pretrained_dir_reaches_the_models(options, tiny_config, tmp_path):
+def test_the_pretrained_dir_reaches_the_models(
+    options, tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '/the/option/wins')
+    before = dict(os.environ)
     load_config(options(tiny_config, '--pretrained-dir', tmp_path))
-    assert os.environ['CLOUDS_PRETRAINED_DIR'] == str(tmp_path)
+    assert pretrained_dir() == tmp_path
+    assert os.environ == before
 
 
 def test_a_config_of_the_zoo_is_named_by_its_scope(options):

@@ -1,7 +1,6 @@
 """From a config to what is said about its data."""
 
 import argparse
-import os
 import shlex
 
 import pytest
@@ -10,6 +9,7 @@ from tiny_run import read_config, write_config, write_data
 
 from clouds_mmseg.cli.config import add_common_arguments, load_config
 from clouds_mmseg.cli.data import config_command, config_tasks, verify_data
+from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -72,7 +72,6 @@ def test_a_config_without_data():
 
 def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setenv('CLOUDS_DATA_ROOT', '')
     parser = argparse.ArgumentParser()
     add_common_arguments(parser)
     words = [str(tiny_config), '--data-root', str(tmp_path), '--cfg-options']
@@ -102,4 +101,4 @@ def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
         }
     )
     load_config(again)
-    assert os.environ['CLOUDS_DATA_ROOT'] == str(tmp_path)
+    assert resolve_data_root('data/x') == str(tmp_path / 'x')

@@ -3,14 +3,12 @@
 import pytest
 import timm
 import torch
+from mmengine.config import ConfigDict
 
 from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.models import CLIPBackbone, FrozenTIMMBackbone
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import (
-    disable_pretrained_init,
-    pretrained_init_disabled,
-)
+from clouds_mmseg.weights.load import without_pretrained_init
 
 TIMM = 'test_resnet'  # timm's own for tests
 
@@ -128,13 +126,55 @@ def test_a_resume_that_finds_nothing_starts_with_load_from(
 
 
 def test_clip_too_is_told(tmp_path, caplog):
-    with disable_pretrained_init(True):
-        assert pretrained_init_disabled()
-        tower = CLIPBackbone('RN50', pretrained=str(tmp_path / 'absent.pt'))
-        timm_backbone = FrozenTIMMBackbone(TIMM, weights='absent.pth')
-    assert not pretrained_init_disabled()
+    absent = str(tmp_path / 'absent.pt')
+    tower = CLIPBackbone('RN50', pretrained=absent, load_pretrained=False)
+    timm_backbone = FrozenTIMMBackbone(
+        TIMM, weights=absent, load_pretrained=False
+    )
     # The framework's initialisation has nothing to do.
     assert tower.weights_loaded and timm_backbone.weights_loaded
     assert 'random weights' not in caplog.text
     with pytest.raises(UserError, match='absent.pt'):
-        CLIPBackbone('RN50', pretrained=str(tmp_path / 'absent.pt'))
+        CLIPBackbone('RN50', pretrained=absent)
+
+
+def test_every_kind_of_backbone_is_told():
+    clip = dict(type='CLIPBackbone', model_name='RN50', pretrained='openai')
+    timm_backbone = dict(type='FrozenTIMMBackbone', model_name=TIMM)
+    zoo = dict(type='mmseg.TIMMBackbone', model_name=TIMM, pretrained=True)
+    resnet = dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained'))
+    model = ConfigDict(
+        type='SegTTAModel',
+        module=dict(type='DGSegmentor', backbone=clip, necks=[zoo, resnet]),
+        backbone=timm_backbone,
+    )
+    before = model.to_dict()
+    found = without_pretrained_init(model)
+    assert model.to_dict() == before
+    assert found == dict(
+        type='SegTTAModel',
+        module=dict(
+            type='DGSegmentor',
+            backbone=dict(clip, load_pretrained=False),
+            # init_weights reads the last: a test does not call it.
+            necks=[dict(zoo, pretrained=False), resnet],
+        ),
+        backbone=dict(timm_backbone, load_pretrained=False),
+    )
+
+
+@pytest.mark.parametrize('phase', ['train', 'test'])
+def test_a_checkpoint_without_the_backbone_is_refused(
+    build, weights, changes, tmp_path, phase
+):
+    """Its random weights would otherwise be tested, or trained upon."""
+    weights.unlink()
+    whole = build(
+        **dict(changes, model__backbone__weights=None)
+    ).model.state_dict()
+    path = tmp_path / 'of_a_head.pth'
+    head = {k: v for k, v in whole.items() if not k.startswith('backbone.')}
+    torch.save(dict(state_dict=head), path)
+    runner = build(load_from=str(path), **changes)
+    with pytest.raises(UserError, match='75 keys missing'):
+        getattr(runner, phase)()

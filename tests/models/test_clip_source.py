@@ -15,8 +15,7 @@ from clouds_mmseg.models import CLIPBackbone
 from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.text_embeddings import class_text_embeddings
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.load import disable_pretrained_init
-from clouds_mmseg.weights.locate import MissingWeightsError
+from clouds_mmseg.weights.io import MissingWeightsError
 
 IMAGE = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
 WORDS = ['road', 'car', 'sky']
@@ -233,14 +232,14 @@ def test_a_checkpoint_in_place_of_the_weights(saved, tmp_path):
         path.unlink()
     with pytest.raises(UserError, match='holds no weights'):
         CLIPBackbone(pretrained=str(folder))
-    with disable_pretrained_init(True):
-        CLIPBackbone(pretrained=str(folder))
-        shutil.rmtree(folder)
-        # On another machine the name is enough.
-        CLIPBackbone('tiny-rn', str(folder))
-        CLIPBackbone('tiny-rn', f'local-dir:{folder}')
-        with pytest.raises(UserError, match='there is no folder'):
-            CLIPBackbone(pretrained=f'local-dir:{folder}')
+    coming = dict(load_pretrained=False)
+    CLIPBackbone(pretrained=str(folder), **coming)
+    shutil.rmtree(folder)
+    # On another machine the name is enough.
+    CLIPBackbone('tiny-rn', str(folder), **coming)
+    CLIPBackbone('tiny-rn', f'local-dir:{folder}', **coming)
+    with pytest.raises(UserError, match='there is no folder'):
+        CLIPBackbone(pretrained=f'local-dir:{folder}', **coming)
 
 
 def test_another_model_than_the_folders(saved):

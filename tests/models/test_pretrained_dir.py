@@ -16,7 +16,7 @@ from clouds_mmseg.models.backbones.timm import (
 )
 from clouds_mmseg.refine.sam_model import PUBLISHED, find_weights
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.locate import MissingWeightsError
+from clouds_mmseg.weights.io import MissingWeightsError
 
 
 def locate_weights(model_name, pretrained):

@@ -25,7 +25,6 @@ def tiny_config(tmp_path, tool_data):
 def run_tool(repo_root, monkeypatch):
     """Run tools/NAME in this process; returns the exit status."""
     monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setenv('CLOUDS_DATA_ROOT', '')
 
     def run(name, *words):
         path = str(repo_root / 'tools' / name)

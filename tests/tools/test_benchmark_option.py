@@ -119,7 +119,6 @@ def test_a_missing_checkpoint_of_the_zoo_says_where_it_is_published(
     run_tool, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '')
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
     address = 'https://example.invalid/zoo/segformer-0badcafe.pth'
     status = run_tool(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights import locate as pretrained
+from clouds_mmseg.weights.io import MissingWeightsError
 from clouds_mmseg.weights.locate import (
-    MissingWeightsError,
     fetch_checkpoint,
     find_or_fetch,
     find_pretrained,
@@ -51,13 +51,14 @@ def test_the_folder_is_an_option_or_a_variable(tmp_path, monkeypatch):
     use_pretrained_dir(None)
     assert pretrained_dir() is None
     monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '')
+    assert pretrained_dir() is None
+    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '/no/where')
+    with pytest.raises(UserError, match='CLOUDS_PRETRAINED_DIR=/no/where'):
+        find_pretrained(['a.pth'])
     use_pretrained_dir(tmp_path)
     assert pretrained_dir() == tmp_path
     with pytest.raises(UserError, match='--pretrained-dir /no/where'):
         use_pretrained_dir('/no/where')
-    monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', '/no/where')
-    with pytest.raises(UserError, match='CLOUDS_PRETRAINED_DIR=/no/where'):
-        find_pretrained(['a.pth'])
 
 
 def test_each_layout_of_a_repository_is_found(folder):

@@ -15,7 +15,7 @@ from clouds_mmseg.models.backbones.clip_source import find_clip
 from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import read_state_dict
-from clouds_mmseg.weights.load import load_strictly, pretrained_init_disabled
+from clouds_mmseg.weights.load import load_strictly
 
 STRIDES = [4, 8, 16, 32]
 # H and W of the probe image. Not the image size of any tower: one that takes
@@ -46,13 +46,14 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             whole CLIP checkpoint, OpenAI's TorchScript archive, or a visual
             tower alone) or its URL; ``hf-hub:owner/name``,
             ``local-dir:folder`` or a folder in open_clip's layout, with its
-            config; or None for random weights. Not loaded if a checkpoint
-            replaces them, as in a test.
+            config; or None for random weights.
         frozen: No gradients, eval mode, constant statistics.
         compile: Run the tower through ``torch.compile``, with these arguments
             if a dict. Every new image size is compiled once, which takes
             about a minute on a CPU and needs a compiler there. Names of
             weights do not change. Only for a frozen tower.
+        load_pretrained: False leaves the files of ``pretrained`` unread. The
+            runner gives it where a checkpoint replaces the weights.
         init_cfg: mmengine's initialisation.
 
     Attributes:
@@ -74,6 +75,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
         frozen: bool = True,
         *,
         compile: bool | dict = False,
+        load_pretrained: bool = True,
         init_cfg: dict | None = None,
     ):
         if pretrained and init_cfg:
@@ -87,8 +89,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 f'{frozen=}. Leave one of them out.'
             )
         super().__init__(init_cfg)
-        coming = pretrained_init_disabled()
-        source = find_clip(model_name, pretrained, weights=not coming)
+        source = find_clip(model_name, pretrained, weights=load_pretrained)
         pyramid = probe_pyramid(source.model)
         self.channels = pyramid.channels
         self.strides = pyramid.strides
@@ -102,7 +103,7 @@ class CLIPBackbone(FreezableMixin, BaseModule):
                 source=str(source.weights),
                 allow_unexpected=pyramid.unused,
             )
-        elif frozen and not init_cfg and not coming:
+        elif frozen and not init_cfg and load_pretrained:
             print_log(
                 f'{source.name} is frozen with random weights; give '
                 'pretrained= or a checkpoint, or set frozen=False.',

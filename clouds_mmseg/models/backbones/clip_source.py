@@ -16,6 +16,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.io import MissingWeightsError
 from clouds_mmseg.weights.locate import find_or_fetch, find_or_fetch_from_hub
 
 _HUB, _FOLDER = 'hf-hub:', 'local-dir:'
@@ -184,7 +185,8 @@ def _find_listed(model_name, pretrained, fetch, weights):
         return CLIPSource(name, name)
     if not config:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        raise UserError(
+        kind = MissingWeightsError if _is_path(pretrained) else UserError
+        raise kind(
             f'{pretrained=} is neither a file nor a folder nor a tag of '
             f'{name}; its tags: {tags or "none"}.' + _hint(pretrained)
         )
@@ -249,7 +251,9 @@ def _find_in_source(source_name, named, fetch, weights):
 
 def _find_in_folder(source_name, folder, named, weights):
     if not folder.is_dir():
-        raise UserError(f'{source_name!r}: there is no folder {folder}')
+        raise MissingWeightsError(
+            f'{source_name!r}: there is no folder {folder}'
+        )
     config = folder / HF_CONFIG_NAME
     if not config.is_file():
         other = _other_layout(folder)
@@ -302,12 +306,15 @@ def _weights_in(folder):
     )
     if len(others) == 1:
         return others[0]
+    expected = f'{HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is expected'
+    if not others:
+        raise MissingWeightsError(
+            f'{folder} holds no weights; {expected}. Download it.'
+        )
     found = ', '.join(path.name for path in others)
     raise UserError(
-        f'{folder} holds '
-        + (f'several files of weights ({found})' if others else 'no weights')
-        + f'; {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME} is expected. '
-        + ('Give the path of one of them.' if others else 'Download it.')
+        f'{folder} holds several files of weights ({found}); {expected}. '
+        'Give the path of one of them.'
     )
 
 
@@ -345,16 +352,21 @@ def _hint(name):
     """Suggest what was meant by an unknown name."""
     if name.replace('hf_hub:', _HUB, 1) != name:
         return f' Write {name.replace("hf_hub:", _HUB, 1)!r}?'
-    path = Path(name)
-    if (
-        path.is_absolute()
-        or name.startswith(('.', '~'))
-        or path.suffix in ('.pt', '.pth', '.bin', '.safetensors')
-    ):
+    if _is_path(name):
         return ' There is no such file or folder.'
     if name.count('/') == 1:
         return f' A repository of the hub is written {_HUB + name!r}.'
     return ''
+
+
+def _is_path(name):
+    """Return whether a name is meant as the path of a file or folder."""
+    path = Path(name)
+    return (
+        path.is_absolute()
+        or name.startswith(('.', '~'))
+        or path.suffix in ('.pt', '.pth', '.bin', '.safetensors')
+    )
 
 
 def _check_same_model(source, named):

