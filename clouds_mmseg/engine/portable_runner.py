@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import inspect
 import itertools
+import logging
 import os
 
 import torch
@@ -16,7 +17,6 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from clouds_mmseg.engine.hooks.progress import install_terminal_filter
 from clouds_mmseg.utils.errors import UserError
 
 # Loader options that only apply to worker processes.
@@ -26,6 +26,24 @@ _WORKER_OPTIONS = (
     'multiprocessing_context',
     'timeout',
 )
+# Prefixes of mmengine's messages that are written to the log file only: on a
+# terminal they would push the run's own lines off the screen.
+_FILE_ONLY = (
+    '-' * 60,  # the environment
+    'Config:\n',
+    'Hooks will be executed',
+    'paramwise_options -- ',
+    'Distributed training is not used',
+    'Exp name:',
+    'Checkpoints will be saved to',
+    'Advance dataloader',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    'The prefix is not set in metric class',
+    'Stopped: ',  # The tool prints the error itself.
+)
+# Logged for every frozen parameter; the run header counts them.
+_FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)
 # Loader options that mmengine's runner reads itself.
 _RUNNER_OPTIONS = ('num_batch_per_epoch', 'disable_subprocess_warning')
 
@@ -102,6 +120,78 @@ def _is_count(value, *, least):
     )
 
 
+class TerminalFilter(logging.Filter):
+    """Keep the framework's long or repeated messages off the terminal.
+
+    Attributes:
+        hidden (set[str]): Further prefixes of messages to hide, for a progress
+            line that shows the same.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is shown on the terminal.
+
+        Args:
+            record: Record of the run's logger.
+
+        Returns:
+            Whether it is shown.
+        """
+        if record.levelno >= logging.ERROR:
+            return True
+        message = record.getMessage().strip()
+        return not (
+            message.startswith((*_FILE_ONLY, *self.hidden))
+            or message.endswith(_FILE_ONLY_ENDINGS)
+        )
+
+
+def terminal_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
+    """Return handlers of a logger that write to a terminal or a redirect.
+
+    Args:
+        logger: The run's logger.
+
+    Returns:
+        Without handlers that write to files.
+    """
+    return [
+        handler
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+    ]
+
+
+def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
+    """Filter the terminal output of a logger.
+
+    Args:
+        logger: The run's logger.
+
+    Returns:
+        The filter, installed once however often called.
+    """
+    terminal = next(
+        (
+            f
+            for handler in terminal_handlers(logger)
+            for f in handler.filters
+            if isinstance(f, TerminalFilter)
+        ),
+        None,
+    )
+    if terminal is None:
+        terminal = TerminalFilter()
+        for handler in terminal_handlers(logger):
+            handler.addFilter(terminal)
+    return terminal
+
+
 class PortableRunner(Runner):
     """mmengine's runner with CPU and gloo support.
 
@@ -111,6 +201,25 @@ class PortableRunner(Runner):
     - Scalars go to TensorBoard where it is installed.
     - The terminal shows a short log; the log file is complete.
     """
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the training loop is built.
+
+        ``train_loop`` and ``iter`` would build the loop of a run that only
+        validates or tests.
+        """
+        return hasattr(self._train_loop, 'iter')
+
+    @property
+    def start_checkpoint(self) -> str | None:
+        """Checkpoint that the run starts from or resumes, if any."""
+        return self._load_from
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run continues ``start_checkpoint``."""
+        return bool(self._resume)
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up distributed training, with gloo where there is no GPU.

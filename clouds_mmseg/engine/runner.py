@@ -25,10 +25,11 @@ from clouds_mmseg.engine.data_check import (
     check_same_classes,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
-from clouds_mmseg.engine.finite_weights import last_good_checkpoint, stop
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.run_state import (
+    last_good_checkpoint,
     run_header,
+    stop,
     unwrap_model,
 )
 from clouds_mmseg.engine.starting_weights import (

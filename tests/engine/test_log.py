@@ -2,7 +2,7 @@ import logging
 
 from mmengine.logging import MMLogger
 
-from clouds_mmseg.engine.hooks.progress import (
+from clouds_mmseg.engine.portable_runner import (
     install_terminal_filter,
     terminal_handlers,
 )

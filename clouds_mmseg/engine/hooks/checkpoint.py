@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.conversion.diagnose import classes_of
-from clouds_mmseg.engine.finite_weights import require_finite_weights
+from clouds_mmseg.engine.run_state import require_finite_weights
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.partial import LoadOptions, normalised_name

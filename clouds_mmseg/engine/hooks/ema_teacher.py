@@ -4,8 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from clouds_mmseg.engine.finite_weights import require_finite_weights
-from clouds_mmseg.engine.run_state import unwrap_model
+from clouds_mmseg.engine.run_state import require_finite_weights, unwrap_model
 from clouds_mmseg.utils.errors import UserError
 
 

@@ -12,16 +12,12 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from clouds_mmseg.engine.finite_weights import (
+from clouds_mmseg.engine.hooks.checkpoint import SafeCheckpointHook
+from clouds_mmseg.engine.run_state import (
     last_good_checkpoint,
     record_good_step,
     require_finite_weights,
     stop,
-)
-from clouds_mmseg.engine.hooks.checkpoint import SafeCheckpointHook
-from clouds_mmseg.engine.run_state import (
-    checkpoint_path,
-    is_training,
     unwrap_model,
 )
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
@@ -187,7 +183,7 @@ class NonFiniteCheckHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Refuse to evaluate weights that are not finite."""
-        training = is_training(runner)
+        training = runner.is_training
         what = f'the weights at iteration {runner.iter}' if training else None
         require_finite_weights(runner, what or _origin(runner))
         if training:
@@ -486,7 +482,7 @@ def _describe(runner, reports):
 
 def _origin(runner):
     """Describe the origin of the weights that a run starts with."""
-    path = checkpoint_path(runner)
+    path = runner.start_checkpoint
     if path:
         return f'the weights of {path}'
     return 'the weights that the model was built with'

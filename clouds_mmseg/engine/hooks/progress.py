@@ -1,6 +1,5 @@
 """Progress of a run on the terminal and in the log."""
 
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -11,100 +10,15 @@ from mmengine.runner import LogProcessor, Runner
 from mmseg.registry import HOOKS, LOG_PROCESSORS
 from tqdm import tqdm
 
-# Prefixes of mmengine's messages that are written to the log file only: on a
-# terminal they would push the run's own lines off the screen.
-_FILE_ONLY = (
-    '-' * 60,  # the environment
-    'Config:\n',
-    'Hooks will be executed',
-    'paramwise_options -- ',
-    'Distributed training is not used',
-    'Exp name:',
-    'Checkpoints will be saved to',
-    'Advance dataloader',
-    '"FileClient" will be deprecated',
-    '"HardDiskBackend" is the alias',
-    'The prefix is not set in metric class',
-    'Stopped: ',  # The tool prints the error itself.
+from clouds_mmseg.engine.portable_runner import (
+    install_terminal_filter,
+    terminal_handlers,
 )
-# Logged for every frozen parameter; the run header counts them.
-_FILE_ONLY_ENDINGS = ('is skipped since its requires_grad=False',)
+
 # Prefixes of LoggerHook's lines that the progress line replaces.
 _REPLACED = ('Iter(train)', 'Iter(val)', 'Iter(test)', 'Saving checkpoint at')
 # Iterations over which the displayed loss is averaged.
 _WINDOW = 20
-
-
-class TerminalFilter(logging.Filter):
-    """Keep the framework's long or repeated messages off the terminal.
-
-    Attributes:
-        hidden (set[str]): Further prefixes of messages to hide, for a progress
-            line that shows the same.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.hidden = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is shown on the terminal.
-
-        Args:
-            record: Record of the run's logger.
-
-        Returns:
-            Whether it is shown.
-        """
-        if record.levelno >= logging.ERROR:
-            return True
-        message = record.getMessage().strip()
-        return not (
-            message.startswith((*_FILE_ONLY, *self.hidden))
-            or message.endswith(_FILE_ONLY_ENDINGS)
-        )
-
-
-def terminal_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
-    """Return handlers of a logger that write to a terminal or a redirect.
-
-    Args:
-        logger: The run's logger.
-
-    Returns:
-        Without handlers that write to files.
-    """
-    return [
-        handler
-        for handler in logger.handlers
-        if isinstance(handler, logging.StreamHandler)
-        and not isinstance(handler, logging.FileHandler)
-    ]
-
-
-def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
-    """Filter the terminal output of a logger.
-
-    Args:
-        logger: The run's logger.
-
-    Returns:
-        The filter, installed once however often called.
-    """
-    terminal = next(
-        (
-            f
-            for handler in terminal_handlers(logger)
-            for f in handler.filters
-            if isinstance(f, TerminalFilter)
-        ),
-        None,
-    )
-    if terminal is None:
-        terminal = TerminalFilter()
-        for handler in terminal_handlers(logger):
-            handler.addFilter(terminal)
-    return terminal
 
 
 def is_interactive() -> bool:

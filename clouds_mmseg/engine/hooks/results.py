@@ -17,8 +17,6 @@ from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.engine.run_state import (
-    checkpoint_path,
-    is_training,
     unwrap_model,
 )
 from clouds_mmseg.utils.atomic import atomic_path
@@ -139,9 +137,9 @@ class ResultsHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         """Record older warnings; warn about weights that were not loaded."""
         self._known_warnings = result_warnings(runner.message_hub)
-        if is_training(runner):
+        if runner.is_training:
             return
-        path = checkpoint_path(runner)
+        path = runner.start_checkpoint
         if not path:
             warn_about_results(
                 'No checkpoint was loaded: the weights are those that the '
@@ -219,7 +217,7 @@ class ResultsHook(Hook):
 
     def _provenance(self, runner):
         """Collect the information to reproduce an evaluation."""
-        if is_training(runner):
+        if runner.is_training:
             iteration, seed = runner.iter, runner.seed
             saved = runner.message_hub.runtime_info.get('last_ckpt_iter')
             checkpoint = None
@@ -228,7 +226,7 @@ class ResultsHook(Hook):
         else:
             iteration = self._loaded.get('iter')
             seed = self._loaded.get('seed', runner.seed)
-            checkpoint = checkpoint_path(runner)
+            checkpoint = runner.start_checkpoint
         versions = {
             name: metadata.version(distribution)
             for name, distribution in _DISTRIBUTIONS.items()

@@ -13,7 +13,6 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
-from clouds_mmseg.engine.run_state import is_training
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
@@ -315,7 +314,7 @@ class PredictionPicturesHook(Hook):
         return Path(root) / name
 
     def _val_folder(self, runner):
-        name = f'iter_{runner.iter}' if is_training(runner) else 'val'
+        name = f'iter_{runner.iter}' if runner.is_training else 'val'
         return self._folder(runner, name)
 
     @master_only
