@@ -1,7 +1,6 @@
 """Loading of configs, and the options shared by the command line tools."""
 
 import argparse
-import difflib
 import gc
 import importlib.util
 import logging
@@ -29,6 +28,7 @@ from clouds_mmseg.utils.data_root import (
     use_folder,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import closest_names
 from clouds_mmseg.weights.locate import use_pretrained_dir
 from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
 from clouds_mmseg_cli.options import (  # noqa: F401
@@ -92,7 +92,7 @@ def _zoo_path(name):
             for p in root.glob('*/*.py')
             if p.parent.name != '_base_'
         }
-        near = difflib.get_close_matches(path.name, known, n=3, cutoff=0.4)
+        near = closest_names(path.name, known, most=3, cutoff=0.4)
         raise UserError(
             f'{name}: the installed MMSegmentation has no such config; near: '
             f'{", ".join(known[n] for n in near) or "none"}'

@@ -1,7 +1,6 @@
 """Checks of a config for misspelt keys and unknown types."""
 
 import ast
-import difflib
 import functools
 import inspect
 import logging
@@ -17,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import closest_names
 
 # Keys read by mmengine besides its runner's arguments, or by this package.
 _MORE_KEYS = (
@@ -495,5 +495,5 @@ def _forwards_kwargs(function):
 
 def _near(name, names):
     """Return a suffix of a message that lists similar names."""
-    near = difflib.get_close_matches(name, sorted(map(str, names)), n=3)
+    near = closest_names(name, sorted(map(str, names)), most=3)
     return f'; near: {", ".join(near)}' if near else ''

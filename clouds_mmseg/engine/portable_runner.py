@@ -1,7 +1,6 @@
 """Runner with CPU and gloo support, in one process or several."""
 
 import copy
-import difflib
 import importlib.util
 import inspect
 import itertools
@@ -18,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import near_names
 
 # Loader options that only apply to worker processes.
 _WORKER_OPTIONS = (
@@ -67,11 +67,9 @@ def consistent_loader(loader: dict) -> dict:
     known = [*inspect.signature(DataLoader).parameters, *_RUNNER_OPTIONS]
     for name in loader:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise UserError(
                 f'a data loader has no option {name!r}'
-                + (f'; did you mean {near[0]!r}?' if near else '')
-                + f' It has {", ".join(known)}'
+                + near_names([name], known)
             )
     for name in ('dataset', 'sampler'):
         if loader.get(name) is None:

@@ -88,10 +88,24 @@ def near_names(wrong: Iterable[str], known: Iterable[str]) -> str:
         ``'; perhaps 'road'. There are: road, car'``: the end of a message.
     """
     known = [str(name) for name in known]
-    near = {
-        match
-        for name in wrong
-        for match in difflib.get_close_matches(str(name), known, n=1)
-    }
+    near = {match for name in wrong for match in closest_names(name, known)}
     said = f'; perhaps {", ".join(map(repr, sorted(near)))}' if near else ''
     return f'{said}. There are: {", ".join(known)}'
+
+
+def closest_names(
+    name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6
+) -> list[str]:
+    """Return the names that are spelt most like another.
+
+    Args:
+        name: Perhaps misspelt.
+        known: Names that there are.
+        most: Number of names at the most.
+        cutoff: Least similarity, in [0, 1].
+
+    Returns:
+        The closest first; none where no name is similar.
+    """
+    known = [str(each) for each in known]
+    return difflib.get_close_matches(str(name), known, n=most, cutoff=cutoff)

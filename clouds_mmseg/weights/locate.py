@@ -5,7 +5,6 @@ Every caller resolves weights here, in this order: the pretrained folder
 the Hugging Face hub, and, unless ``HF_HUB_OFFLINE`` is set, a download.
 """
 
-import difflib
 import fcntl
 import os
 import pickle
@@ -32,6 +31,7 @@ from clouds_mmseg.utils.data_root import (
     use_folder,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import closest_names
 from clouds_mmseg.utils.reachable import check_reachable
 from clouds_mmseg.weights.io import (
     MissingWeightsError,
@@ -478,7 +478,7 @@ def resolve_address(name: str) -> str | None:
         return None
     models = _ZOOS[scheme]()
     if model not in models:
-        near = difflib.get_close_matches(model, models, n=5, cutoff=0.4)
+        near = closest_names(model, models, most=5, cutoff=0.4)
         raise UserError(
             f'{name}: {scheme} has no model {model!r}; near: '
             f'{", ".join(near) or "none"}'

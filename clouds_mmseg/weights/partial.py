@@ -4,7 +4,6 @@ Parts named by ``load_cfg.reinit`` keep their initial values; everything else
 has to match.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import closest_names, near_names
 from clouds_mmseg.weights.load import CheckpointMismatchError, has_prefix
 
 # Layer or buffer with one row per class -> number of its further rows.
@@ -57,8 +57,8 @@ class LoadOptions:
         for key, value in given.items():
             if key not in known:
                 raise UserError(
-                    f'load_cfg has no option {key!r}; it has '
-                    f'{", ".join(known)}'
+                    f'load_cfg has no option {key!r}'
+                    + near_names([key], known)
                 )
             if key == 'class_rows':
                 continue
@@ -344,7 +344,7 @@ def _near(name, keys):
             parts['.'.join(pieces[:depth])] = None
     name = name.strip('.')
     near = [p for p in parts if p.endswith('.' + name)][:3]
-    near += difflib.get_close_matches(name, parts, n=3, cutoff=0.6)
+    near += closest_names(name, parts, most=3)
     if near:
         return f'near are: {", ".join(dict.fromkeys(near))}'
     return f'it has: {", ".join(p for p in parts if "." not in p)}'

@@ -58,7 +58,7 @@ def test_windows_are_described(change, message):
             dict(mode='whole', crop_size=(9, 9)),
             "crop_size, not used in the mode 'whole'",
         ),
-        (dict(WINDOWS, crop_sise=(9, 9)), "did you mean 'crop_size'"),
+        (dict(WINDOWS, crop_sise=(9, 9)), "perhaps 'crop_size'"),
     ],
 )
 def test_what_is_not_used_is_told(test_cfg, message, warnings):

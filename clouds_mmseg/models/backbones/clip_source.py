@@ -1,6 +1,5 @@
 """Find the CLIP model that a config names, and its weights."""
 
-import difflib
 import json
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import closest_names
 from clouds_mmseg.weights.io import MissingWeightsError
 from clouds_mmseg.weights.locate import find_or_fetch, find_or_fetch_from_hub
 
@@ -133,7 +133,7 @@ def check_model_name(model_name: str | None) -> str:
     if name in known:
         return name
     folded = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)
+    near = closest_names(name.lower(), folded, most=5, cutoff=0.5)
     raise UserError(
         f'model_name={model_name!r} is not a model of open_clip '
         f'{open_clip.__version__}. Near: {[folded[n] for n in near]}; '

@@ -1,11 +1,11 @@
 """Checks of the arguments of the head, before anything is built."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import near_names
 
 _LARGEST = 1e30
 # Options of mmdet's and mmseg's Mask2FormerHead, and of transformers'
@@ -79,16 +79,10 @@ def refuse_unknown(name: str, unknown: dict, function: Callable) -> None:
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     option = next(iter(unknown))
-    near = difflib.get_close_matches(option, known, n=1)
-    hint = ''
+    hint = near_names([option], known)
     if option in _UPSTREAM:
-        hint = f'; here it is {_UPSTREAM[option]}.'
-    elif near:
-        hint = f'; did you mean {near[0]!r}?'
-    raise UserError(
-        f'{name} has no option {option!r}{hint or "."} It has '
-        f'{", ".join(known)}'
-    )
+        hint = f'; here it is {_UPSTREAM[option]}'
+    raise UserError(f'{name} has no option {option!r}{hint}')
 
 
 def check_threshold(threshold: float) -> None:

@@ -1,12 +1,12 @@
 """Checks of the settings of a segmentor."""
 
-import difflib
 import logging
 
 import torch
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import near_names
 from clouds_mmseg.utils.result_warnings import keep_for_results
 
 _TEST_CFG = ('mode', 'crop_size', 'stride', 'window_batch', 'keep_scores')
@@ -23,11 +23,9 @@ def check_test_cfg(test_cfg: dict | None) -> None:
     """
     test_cfg = test_cfg or {}
     for name in set(test_cfg) - set(_TEST_CFG):
-        near = difflib.get_close_matches(name, _TEST_CFG, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
         print_log(
-            f'model.test_cfg.{name} is not used{hint} There are '
-            f'{", ".join(_TEST_CFG)}',
+            f'model.test_cfg.{name} is not used'
+            + near_names([name], _TEST_CFG),
             logger='current',
             level=logging.WARNING,
         )

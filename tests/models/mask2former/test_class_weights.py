@@ -98,7 +98,7 @@ def test_nothing_matched_and_no_object_without_weight(logits):
             'no_object_weight 0.2',
         ),
         (dict(class_loss_weight=2.0), 'class_loss_weight is for'),
-        (dict(clas_weight=1.0), "'clas_weight'; did you mean 'class_weight'"),
+        (dict(clas_weight=1.0), "'clas_weight'; perhaps 'class_weight'"),
         (dict(loss_weight=1.0), "no option 'loss_weight'; here it is class_w"),
     ],
 )
@@ -110,7 +110,7 @@ def test_one_error(options, message):
 @pytest.mark.parametrize(
     'option, message',
     [
-        (dict(num_querys=9), "'num_querys'; did you mean 'num_queries'"),
+        (dict(num_querys=9), "'num_querys'; perhaps 'num_queries'"),
         (dict(loss_cls=dict()), 'here it is loss=dict.class_weight'),
         (dict(transformer_decoder=dict()), 'num_decoder_layers'),
         (dict(train_cfg=dict()), 'loss=dict.num_points'),
