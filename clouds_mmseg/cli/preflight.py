@@ -26,6 +26,7 @@ from clouds_mmseg.weights.locate import (
     is_offline,
     weight_problems,
 )
+from clouds_mmseg.weights.partial import LoadOptions
 
 # Optional package -> how to install it.
 _EXTRAS = dict(
@@ -266,17 +267,9 @@ def _resumed(cfg):
 def _weights(cfg):
     """Return missing pretrained weights and packages of model and refiner."""
     found = []
-    load_cfg = cfg.get('load_cfg') or {}
-    excluded = [
-        *(load_cfg.get('allow_missing') or ()),
-        *(load_cfg.get('reinit') or ()),
-    ]
     overwritten = _resumed(cfg) or (
         cfg.get('load_from')
-        and not any(
-            prefix.startswith('backbone') or 'backbone.'.startswith(prefix)
-            for prefix in excluded
-        )
+        and LoadOptions.of(cfg.get('load_cfg')).fills('backbone')
     )
     if not overwritten:
         found += _named_weights(cfg.get('model') or {}, 'model')

@@ -124,16 +124,8 @@ def convert_file(
         UserError: A file cannot be read or written, or the weights do not
             pass the check; nothing is written then.
     """
-    source = Path(source).expanduser()
-    target = check_suffix(target, pickled=destination != 'ours')
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f'{target} is the source; give another name.')
-
-    # Read.
-    content = read_content(source, trust=trust)
-    weights, rest = split_content(content, source)
-    meta = rest.pop('meta', None)
-    meta = dict(meta) if isinstance(meta, dict) else {}
+    source, target = check_paths(source, target, pickled=destination != 'ours')
+    weights, meta, rest = read_with_meta(source, trust=trust)
 
     # Detect.
     layout = detect(weights, kind, str(source))
@@ -178,6 +170,42 @@ def convert_file(
         leftovers,
         sha256,
     )
+
+
+def check_paths(
+    source: str | Path, target: str | Path, *, pickled: bool = False
+) -> tuple[Path, Path]:
+    """Return source and target of a file that is written anew.
+
+    Args:
+        source: May begin with ``~``.
+        target: ``.pth`` or ``.safetensors``.
+        pickled: ``.pkl`` may be written too.
+
+    Raises:
+        UserError: They are one file, or the target has another suffix.
+    """
+    source = Path(source).expanduser()
+    target = check_suffix(target, pickled=pickled)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f'{target} is the source; give another name.')
+    return source, target
+
+
+def read_with_meta(
+    source: Path, *, trust: bool = False
+) -> tuple[dict[str, torch.Tensor], dict, dict]:
+    """Read weights, their metadata and what else a file has.
+
+    Returns:
+        The weights, ``meta`` (empty where it is missing), and the rest.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    weights, rest = split_content(read_content(source, trust=trust), source)
+    meta = rest.pop('meta', None)
+    return weights, dict(meta) if isinstance(meta, dict) else {}, rest
 
 
 def _to_ours(

@@ -4,17 +4,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clouds_mmseg.conversion.convert_file import check_paths, read_with_meta
 from clouds_mmseg.conversion.diagnose import classes_of, classes_of_config
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
-from clouds_mmseg.weights.io import (
-    check_suffix,
-    count_tensors,
-    read_content,
-    split_content,
-    write_weights,
-)
+from clouds_mmseg.weights.io import count_tensors, write_weights
 
 _TEACHER = 'teacher.'
 # Quoted absolute paths, which other machines do not have.
@@ -65,14 +60,8 @@ def publish(
     Raises:
         UserError: A file cannot be read or written.
     """
-    source = Path(source).expanduser()
-    target = check_suffix(target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f'{target} is the source; give another name.')
-    content = read_content(source, trust=trust)
-    weights, rest = split_content(content, source)
-    meta = rest.pop('meta', None)
-    meta = dict(meta) if isinstance(meta, dict) else {}
+    source, target = check_paths(source, target)
+    weights, meta, rest = read_with_meta(source, trust=trust)
     # Training state that only a resumed run needs.
     meta.pop('training', None)
     dropped = {key: count_tensors(value) for key, value in rest.items()}

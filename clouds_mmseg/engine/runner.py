@@ -330,11 +330,7 @@ class DGRunner(ResumableRunner):
         # The teacher is initialised from the student.
         if has_prefix(part, ['teacher']):
             return True
-        options = LoadOptions.of(self.cfg.get('load_cfg'))
-        return not any(
-            has_prefix(part, [name]) or has_prefix(name, [part])
-            for name in [*options.allow_missing, *options.reinit]
-        )
+        return LoadOptions.of(self.cfg.get('load_cfg')).fills(part)
 
     def _check_prerequisites(self):
         """Check or create what training needs, before datasets are built."""

@@ -80,6 +80,21 @@ class LoadOptions:
             )
         return options
 
+    def fills(self, part: str) -> bool:
+        """Return whether a checkpoint provides all weights of a part.
+
+        Args:
+            part: Dotted name, such as ``'backbone'``.
+
+        Returns:
+            False if the checkpoint may lack any of it, or some of it is
+            reinitialised.
+        """
+        return not any(
+            has_prefix(part, [name]) or has_prefix(name, [part])
+            for name in [*self.allow_missing, *self.reinit]
+        )
+
 
 def load_options(
     load_cfg: Mapping | None, use: str, model: nn.Module

@@ -128,7 +128,7 @@ def test_the_whole_model_is_refused():
 @pytest.mark.parametrize(
     ('load_cfg', 'words'),
     [
-        (dict(reinti=['x']), 'no option .reinti.; it has reinit, allow_'),
+        (dict(reinti=['x']), 'no option .reinti.; perhaps .reinit.. There a'),
         (dict(reinit=3), r'load_cfg.reinit must be a list .* got 3'),
         (dict(class_rows='all'), 'by_name, by_position, new, got .all.'),
     ],
@@ -223,3 +223,21 @@ def test_at_most_eight_parts_are_named():
     }
     old = {k: torch.ones(2) if k[-1] == 'a' else v for k, v in own.items()}
     assert differing(own, old) == ['backbone']
+
+
+@pytest.mark.parametrize(
+    ('named', 'filled'),
+    [
+        ([], True),
+        (['decode_head.cls_embed'], True),
+        # A part of another name, and parts of this one.
+        (['backbone2', 'back'], True),
+        (['backbone'], False),
+        (['backbone.'], False),
+        (['backbone.stem'], False),
+        ([''], False),
+    ],
+)
+def test_a_checkpoint_fills_what_nothing_exempts(named, filled):
+    for key in ('reinit', 'allow_missing'):
+        assert LoadOptions.of({key: named}).fills('backbone') is filled

@@ -283,7 +283,8 @@ def _pair_jobs(layout, images, labels, found):
         if key not in images:
             where = found[label.source][0].describe(label.member)
             unpaired.append(f'{where}: there is no image for this label')
-    jobs.sort(key=lambda job: (job.source, str(job.member.location)))
+    # As stored: offsets in a tar archive are numbers, names elsewhere are not.
+    jobs.sort(key=lambda job: (job.source, job.member.location))
     sources = sorted({j.label_source for j in jobs if j.part == 'label'})
     return Plan(
         jobs=jobs,

@@ -353,8 +353,9 @@ class CLOUDSHead(BaseModule):
         Raises:
             UserError: If the metainfo does not fit the features.
         """
-        size = self._input_size(x, batch_img_metas, test_cfg)
-        return semantic_scores(*self.last_prediction(x), size)
+        return semantic_scores(
+            *self._prediction_and_size(x, batch_img_metas, test_cfg)
+        )
 
     def predict_labels(
         self,
@@ -374,19 +375,20 @@ class CLOUDSHead(BaseModule):
             :meth:`predict`. If K is 1: 0 where the score is above
             ``threshold``, 255 elsewhere.
         """
-        size = self._input_size(x, batch_img_metas, test_cfg)
         return semantic_labels(
-            *self.last_prediction(x),
-            size,
+            *self._prediction_and_size(x, batch_img_metas, test_cfg),
             threshold=self.threshold,
             images=[meta.get('img_path') for meta in batch_img_metas],
         )
 
-    def _input_size(self, x, batch_img_metas, test_cfg):
+    def _prediction_and_size(self, x, batch_img_metas, test_cfg):
+        """Return class and mask logits, and the size of the input."""
         slide = (test_cfg or {}).get('mode', 'whole') == 'slide'
-        return input_size(
+        # First: it is cheap, and refuses metainfo that does not fit.
+        size = input_size(
             batch_img_metas, x[0].shape[-2:], self.strides[0], slide=slide
         )
+        return *self.last_prediction(x), size
 
 
 def input_size(

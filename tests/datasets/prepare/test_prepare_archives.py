@@ -16,6 +16,7 @@ from prepare_fake import write_archives, write_files, write_zip
 from prepare_fakes import MAKERS
 from zip_volumes import cut_zip
 
+from clouds_mmseg.data_tools.prepare import run
 from clouds_mmseg.data_tools.prepare.archives import (
     ConcatenatedFile,
     safe_name,
@@ -135,6 +136,27 @@ def test_tar_archives(tmp_path, suffix, mode):
     image = fake.archives['01_images.zip']['images/00001.png']
     assert (out / 'images/00001.png').read_bytes() == image
     assert prepare_dataset('gta5', [files], out, ONE).existing == 6
+
+
+def test_a_tar_archive_is_read_in_its_order(tmp_path, monkeypatch):
+    """Offsets are numbers: as text, 10240 would come before 2048."""
+    fake = MAKERS['gta5']()
+    names = sorted(
+        (n, c) for files in fake.archives.values() for n, c in files.items()
+    )
+    with tarfile.open(tmp_path / 'gta5.tar', 'w') as archive:
+        for name, content in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    plans = []
+    make = run.make_plan
+    monkeypatch.setattr(
+        run, 'make_plan', lambda *a: plans.append(make(*a)) or plans[-1]
+    )
+    prepare_dataset('gta5', [tmp_path], tmp_path / 'out', ONE)
+    offsets = [job.member.location for job in plans[0].jobs]
+    assert offsets == sorted(offsets) != sorted(offsets, key=str)
 
 
 @pytest.mark.parametrize('kind', ['zip', 'tar.gz'])
