@@ -5,15 +5,15 @@ from clouds_mmseg.engine.hooks.checkpoint import (
     CheckpointClassesHook,
     SafeCheckpointHook,
 )
-from clouds_mmseg.engine.hooks.ema_teacher import EMATeacherHook
 from clouds_mmseg.engine.hooks.nonfinite_check import NonFiniteCheckHook
 from clouds_mmseg.engine.hooks.progress import DGLogProcessor, ProgressHook
-from clouds_mmseg.engine.hooks.pseudo_labels import (
+from clouds_mmseg.engine.hooks.results import ResultsHook
+from clouds_mmseg.engine.hooks.self_training import (
+    EMATeacherHook,
     PseudoLabelAccuracyHook,
     PseudoLabelReportHook,
     SAMRefineHook,
 )
-from clouds_mmseg.engine.hooks.results import ResultsHook
 from clouds_mmseg.engine.hooks.visualization import PredictionPicturesHook
 from clouds_mmseg.engine.loops import ExactTrainLoop, SelfTrainingLoop
 from clouds_mmseg.engine.optim import BF16OptimWrapper, PolyRestartLR

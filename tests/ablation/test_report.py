@@ -10,7 +10,7 @@ from ablation.report import (
     teacher_table,
 )
 from ablation.rows import ROWS, choose
-from clouds_mmseg.engine.hooks.pseudo_labels import _Score
+from clouds_mmseg.engine.hooks.self_training import _Score
 
 
 def test_spread_is_mean_and_sample_deviation():

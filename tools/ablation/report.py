@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from ablation.schedule import Run
-from clouds_mmseg.engine.hooks.pseudo_labels import FILE_NAME
+from clouds_mmseg.engine.hooks.self_training import FILE_NAME
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
