@@ -12,7 +12,7 @@ from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.class_statistics import class_pixels
 from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
 from clouds_mmseg.utils.errors import DataError, UserError
-from clouds_mmseg.utils.seeds import mix_seed
+from clouds_mmseg.utils.hashing import mix_seed
 
 
 @DATASETS.register_module()

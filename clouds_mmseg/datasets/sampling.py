@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from clouds_mmseg.datasets.rare_classes import RareClassDataset
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.seeds import mix_seed, seed_everything
+from clouds_mmseg.utils.hashing import mix_seed, seed_everything
 
 
 @DATASETS.register_module()

@@ -5,7 +5,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
 
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.seeds import mix_seed, seed_everything
+from clouds_mmseg.utils.hashing import mix_seed, seed_everything
 
 
 @LOOPS.register_module()

@@ -1,20 +1,23 @@
-"""Content hashes of arrays, tensors and settings."""
+"""Content hashes of arrays and settings, and seeds made of numbers."""
 
 import hashlib
+import random
+from pathlib import Path
 
 import numpy as np
+import torch
 
 _BYTES = 16
 
 
-def digest_array(array):
+def digest_array(array: np.ndarray) -> str:
     """Hash the values, the shape and the dtype of an array.
 
     Args:
-        array (np.ndarray): Any shape, any dtype but object.
+        array: Any shape, any dtype but object.
 
     Returns:
-        str: 32 hexadecimal digits.
+        32 hexadecimal digits.
     """
     array = np.ascontiguousarray(array)
     digest = hashlib.blake2b(
@@ -24,30 +27,52 @@ def digest_array(array):
     return digest.hexdigest()
 
 
-def digest_text(*parts):
+def digest_text(*parts: object) -> str:
     """Hash some values by their ``str``, order and borders included.
 
     Args:
-        *parts (object): Values whose ``str`` is stable between processes.
+        *parts: Values whose ``str`` is stable between processes.
 
     Returns:
-        str: 32 hexadecimal digits.
+        32 hexadecimal digits.
     """
     content = repr([str(part) for part in parts])
     return hashlib.blake2b(content.encode(), digest_size=_BYTES).hexdigest()
 
 
-def digest_file(path):
+def digest_file(path: str | Path) -> str:
     """Hash the bytes of a file.
 
-    Args:
-        path (str | Path): The file.
-
     Returns:
-        str: 32 hexadecimal digits.
+        32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=_BYTES)
     with open(path, 'rb') as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def mix_seed(*numbers: int) -> int:
+    """Make one seed of several numbers, all of which matter.
+
+    Args:
+        *numbers: Not negative.
+
+    Returns:
+        In [0, 2**32).
+    """
+    # SeedSequence ignores trailing zeros: the length keeps (1,) from (1, 0).
+    sequence = np.random.SeedSequence((len(numbers), *numbers))
+    return int(sequence.generate_state(1)[0])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what transforms and models draw from, in this process.
+
+    Args:
+        seed: In [0, 2**32).
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

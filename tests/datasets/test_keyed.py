@@ -17,7 +17,7 @@ from clouds_mmseg.datasets.sampling import (
     ShuffledStream,
 )
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.seeds import mix_seed
+from clouds_mmseg.utils.hashing import mix_seed
 
 
 class Numbers(BaseDataset):

@@ -14,7 +14,7 @@ from benchmark.measure import CLOCKS
 from benchmark.parts import RegionTimer, TimedMethod
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import DataError
-from clouds_mmseg.utils.seeds import seed_everything
+from clouds_mmseg.utils.hashing import seed_everything
 
 # Name of MMSegmentation's own loading transforms as a decoder.
 MMSEG = 'mmseg'
