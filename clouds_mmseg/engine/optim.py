@@ -1,7 +1,15 @@
-"""bfloat16 optimiser wrapper and polynomial schedule with restarts."""
+"""Optimiser wrappers and learning rate schedules, and the replay of these.
 
-from collections.abc import Iterator
+mmengine's schedulers compute each rate from the previous one. Stepping them
+is the only way to obtain the rates of an uninterrupted run bit for bit.
+Groups with equal settings have the same rates, so one group of each kind is
+stepped: the 425 groups of a shipped config are of 3 kinds.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -14,6 +22,9 @@ from torch.optim import Optimizer
 
 from clouds_mmseg.utils.device import warn_of_emulated_bf16
 from clouds_mmseg.utils.errors import UserError
+
+# Entries of a parameter group that are not settings.
+NO_SETTINGS = ('params', 'param_names')
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -91,3 +102,194 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         if step < self.warmup:
             factor *= (step + 1) / self.warmup
         return [base * factor for base in self.base_values]
+
+
+class RateChange(NamedTuple):
+    """First iteration at which two schedules differ.
+
+    Attributes:
+        name: ``'lr'`` or ``'momentum'``.
+        iteration: Counted from 1.
+        was: The rate of the first schedule there.
+        now: The rate of the second schedule there.
+    """
+
+    name: str
+    iteration: int
+    was: float
+    now: float
+
+
+class _GroupHolder(Optimizer):
+    """Optimiser without parameters, for schedulers to act on its groups."""
+
+    def step(self, closure=None) -> None:
+        """Do nothing; schedulers count its calls."""
+
+
+def hold_groups(groups: Sequence[dict], defaults: dict) -> Optimizer:
+    """Build an optimiser without parameters, to build schedulers on.
+
+    Args:
+        groups: Parameter groups; their parameters are not used.
+        defaults: ``defaults`` of the real optimiser: the momentum
+            schedulers look there for what to change.
+
+    Returns:
+        With the same settings in groups of no parameters.
+    """
+    holder = _GroupHolder([dict(params=[])], dict(defaults))
+    holder.param_groups = [
+        {k: v for k, v in group.items() if k not in NO_SETTINGS}
+        for group in groups
+    ]
+    return holder
+
+
+def can_replay(schedulers: list | dict | None) -> bool:
+    """Return whether the rates are a function of the iteration alone.
+
+    Args:
+        schedulers: As the runner has them.
+
+    Returns:
+        False for schedulers that count epochs or watch a metric, and for
+        several optimisers.
+    """
+    return schedulers is None or (
+        isinstance(schedulers, list)
+        and all(isinstance(s, _ParamScheduler) for s in schedulers)
+        and not any(
+            s.by_epoch or getattr(s, 'need_val_args', False)
+            for s in schedulers
+        )
+    )
+
+
+class Replay:
+    """Copies of schedulers that step copies of some parameter groups.
+
+    Args:
+        schedulers: At any step. They are not changed.
+        groups: All groups that they act on.
+        chosen: Indices of the groups to step.
+    """
+
+    def __init__(
+        self,
+        schedulers: Sequence[_ParamScheduler],
+        groups: Sequence[dict],
+        chosen: Sequence[int],
+    ):
+        self.groups = [
+            {k: v for k, v in groups[i].items() if k not in NO_SETTINGS}
+            for i in chosen
+        ]
+        step = SimpleNamespace(_with_counter=True)
+        holder = SimpleNamespace(
+            param_groups=self.groups, step=step, _global_step=0
+        )
+        self.schedulers = []
+        for scheduler in schedulers:
+            # Not copy.copy: it would step the copy of a torch optimiser.
+            stepped = object.__new__(type(scheduler))
+            stepped.__dict__.update(scheduler.__dict__, optimizer=holder)
+            for name in ('base_values', '_last_value'):
+                values = getattr(scheduler, name)
+                setattr(stepped, name, [values[i] for i in chosen])
+            self.schedulers.append(stepped)
+
+    def step(self) -> None:
+        """Advance by one iteration, in the order of the schedulers."""
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+
+def _kind(schedulers, groups, index):
+    """Return a key that is equal for groups with equal rates."""
+    settings = sorted(
+        (k, repr(v)) for k, v in groups[index].items() if k not in NO_SETTINGS
+    )
+    return str(settings + [repr(s.base_values[index]) for s in schedulers])
+
+
+def fast_forward(
+    schedulers: Sequence[_ParamScheduler], steps: int
+) -> list[dict]:
+    """Advance new schedulers and their groups to a later iteration.
+
+    The groups then have the rates of an uninterrupted run at that iteration.
+
+    Args:
+        schedulers: Just built, all on one optimiser; see :func:`can_replay`.
+        steps: Number of iterations, not negative.
+
+    Returns:
+        The groups, changed in place.
+    """
+    groups = list(schedulers[0].optimizer.param_groups)
+    kinds = {}
+    kind_of_group = [
+        kinds.setdefault(_kind(schedulers, groups, i), (len(kinds), i))[0]
+        for i in range(len(groups))
+    ]
+    replay = Replay(schedulers, groups, [i for _, i in kinds.values()])
+    for _ in range(steps):
+        replay.step()
+    for group, kind in zip(groups, kind_of_group, strict=True):
+        group.update(replay.groups[kind])
+    for scheduler, stepped in zip(schedulers, replay.schedulers, strict=True):
+        scheduler._global_step = stepped._global_step
+        scheduler.last_step = stepped.last_step
+        scheduler._last_value = [stepped._last_value[k] for k in kind_of_group]
+    return groups
+
+
+def first_difference(
+    was: tuple[Sequence[_ParamScheduler], Sequence[dict]],
+    now: tuple[Sequence[_ParamScheduler], Sequence[dict]],
+    steps: int,
+) -> tuple[RateChange | None, list[dict]]:
+    """Compare two schedules over the iterations that have been trained.
+
+    Args:
+        was: Schedulers just built, and their groups at the first iteration.
+        now: The same of the other schedule, with as many groups.
+        steps: Number of iterations to compare.
+
+    Returns:
+        The first difference in what a scheduler may set, or None; and the
+        settings of every group under the first schedule after these
+        iterations.
+    """
+    kinds = {}
+    kind_of_group = []
+    for index in range(len(was[1])):
+        kind = _kind(*was, index) + _kind(*now, index)
+        kind_of_group.append(kinds.setdefault(kind, (len(kinds), index))[0])
+    chosen = [index for _, index in kinds.values()]
+    replays = [Replay(*plan, chosen) for plan in (was, now)]
+    names = {'lr'}.union(s.param_name for plan in (was, now) for s in plan[0])
+    found = None
+    for iteration in range(1, steps + 1):
+        if found is None:
+            found = _compare(*replays, sorted(names), iteration)
+        for replay in replays:
+            replay.step()
+    return found, [replays[0].groups[kind] for kind in kind_of_group]
+
+
+def _compare(was, now, names, iteration):
+    for old, new in zip(was.groups, now.groups, strict=True):
+        for name in names:
+            # Without a scheduler Adam's momentum is the first of its betas.
+            a, b = (_rate(group, name) for group in (old, new))
+            if a != b:
+                return RateChange(name, iteration, a, b)
+    return None
+
+
+def _rate(group, name):
+    if name == 'momentum' and 'betas' in group:
+        return group['betas'][0]
+    return group.get(name)

@@ -7,6 +7,13 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from clouds_mmseg.engine.optim import (
+    NO_SETTINGS,
+    can_replay,
+    fast_forward,
+    first_difference,
+    hold_groups,
+)
 from clouds_mmseg.engine.portable_runner import PortableRunner
 from clouds_mmseg.engine.resume_plan import (
     SCHEDULED,
@@ -18,16 +25,9 @@ from clouds_mmseg.engine.resume_plan import (
     require_same_plan,
     training_facts,
 )
-from clouds_mmseg.engine.schedule_replay import (
-    NO_SETTINGS,
-    can_replay,
-    fast_forward,
-    first_difference,
-    hold_groups,
-)
 from clouds_mmseg.engine.starting_weights import read_checkpoint
+from clouds_mmseg.utils.config_file import literal_config, parse_config_text
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.saved_config import literal_config, parse_config_text
 
 # Entries of a scheduler's state that change with every step.
 _VARYING = ('last_step', '_global_step', '_last_value', 'verbose')

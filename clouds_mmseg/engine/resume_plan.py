@@ -4,7 +4,7 @@ A resumed run equals an uninterrupted one only if its config would have
 trained the same iterations up to the checkpoint. The two are compared:
 config with config, and what a config does not show (images, processes,
 parameters) with the facts that the checkpoint stores. Learning rates are
-compared by value, in ``schedule_replay.py``.
+compared by value, in ``optim.py``.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from clouds_mmseg.engine.data_check import leaf_datasets
-from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.weights.saved_config import (
+from clouds_mmseg.utils.config_file import (
     ABSENT,
     config_differences,
     literal_config,
 )
+from clouds_mmseg.utils.errors import UserError
 
 # Sections of a config that determine what an iteration does.
 _SECTIONS = (

@@ -40,6 +40,7 @@ from clouds_mmseg.engine.starting_weights import (
     require_checkpoint,
 )
 from clouds_mmseg.models import DGSegmentor
+from clouds_mmseg.utils.config_file import model_differences
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.result_warnings import warn_about_results
@@ -56,7 +57,6 @@ from clouds_mmseg.weights.partial import (
     load_options,
     reinitialise_parts,
 )
-from clouds_mmseg.weights.saved_config import model_differences
 
 # Datasets of more domains than this are summarised, not listed.
 _MAX_LISTED_DOMAINS = 12

@@ -1,24 +1,58 @@
-"""Reading of config files, with mistakes in them as one message.
+"""Configs: reading of files, and of the text that a checkpoint keeps.
 
-Beside mmengine's reader because conversion, publishing, benchmark and the
+A mistake in a file is one message: conversion, publishing, benchmark and the
 tools read configs, and none of them should end in a traceback for a comma.
+
+The text of a config is a program, and a checkpoint may come from anywhere: it
+is read without executing it. What mmengine saves is assignments of literals
+and ``dict(...)``.
 """
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.utils.errors import UserError
 
+# Settings that affect training or initialisation only.
+_TRAINING = {
+    'init_cfg',
+    'pretrained',
+    'weights',
+    'train_cfg',
+    'test_cfg',
+    'loss',
+    'loss_decode',
+    'sampler',
+    'ignore_index',
+    'frozen_stages',
+    'norm_eval',
+    'with_cp',
+    'batch_augments',
+    'size',
+    'size_divisor',
+    'pad_val',
+    'seg_pad_val',
+    # Chosen by the config of each test.
+    'text_embeddings',
+}
+_PARTS = ('data_preprocessor', 'backbone', 'neck', 'decode_head')
+ABSENT = '(not set)'
 
-def read_file(path, **kwargs):
+
+def read_file(path: str | Path, **kwargs) -> Config:
     """Read a config file; whatever it raises is a mistake in it.
 
     Args:
-        path (str | Path): An existing file.
+        path: An existing file.
         **kwargs: Of ``Config.fromfile``.
 
     Returns:
-        Config: The config.
+        The config.
 
     Raises:
         UserError: It is no Python, imports what is not installed, has a
@@ -38,3 +72,164 @@ def read_file(path, **kwargs):
         said = error.args[0] if error.args else ''
         said = f'{type(error).__name__}: {said}'
     raise UserError(f'the config {path} cannot be read: {said}')
+
+
+def parse_config_text(text: str | None) -> dict | None:
+    """Read the text of a config without executing it.
+
+    mmengine's own reader runs the text as a program, and a checkpoint may
+    come from anywhere.
+
+    Args:
+        text: ``Config.pretty_text``, as mmengine saves it.
+
+    Returns:
+        Literals, tuples as lists, other expressions as source text. None if
+        there is no text or it is no config.
+    """
+    if not text or not isinstance(text, str):
+        return None
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    return {
+        node.targets[0].id: _value(node.value)
+        for node in body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+    } or None
+
+
+def _value(node):
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(child) for child in node.elts]
+    if isinstance(node, ast.Dict):
+        return _pairs(node)
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict':
+        # A key that is no identifier: dict({'a b': 1}).
+        values = {}
+        for argument in node.args:
+            if isinstance(argument, ast.Dict):
+                values.update(_pairs(argument))
+        values.update({k.arg: _value(k.value) for k in node.keywords if k.arg})
+        return values
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return ast.unparse(node)
+
+
+def _pairs(node):
+    return {
+        str(_value(key)): _value(value)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if key is not None
+    }
+
+
+def literal_config(value: Any) -> Any:
+    """Convert a config or a part as :func:`parse_config_text` does."""
+    if hasattr(value, 'items'):
+        return {str(k): literal_config(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [literal_config(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        # inf and nan have no literal.
+        text = isinstance(value, float) and value - value != 0
+        return str(value) if text else value
+    if isinstance(value, type):
+        module = value.__module__
+        prefix = '' if module == 'builtins' else f'{module}.'
+        return prefix + value.__name__
+    return str(value)
+
+
+def config_differences(
+    was: Any, now: Any, key: str = ''
+) -> Iterator[tuple[str, Any, Any]]:
+    """Compare two configs of :func:`literal_config`.
+
+    Args:
+        was: The first.
+        now: The second.
+        key: Dotted key of both.
+
+    Yields:
+        Dotted key and both values, for the innermost values that differ;
+        :data:`ABSENT` where one has none.
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        if 'type' in was and 'type' in now and was['type'] != now['type']:
+            yield f'{key}.type', was['type'], now['type']
+            return
+        for name in sorted(was.keys() | now.keys()):
+            yield from config_differences(
+                was.get(name, ABSENT),
+                now.get(name, ABSENT),
+                f'{key}.{name}' if key else name,
+            )
+    elif isinstance(was, list) and isinstance(now, list):
+        if len(was) != len(now):
+            yield key, was, now
+            return
+        for index, (a, b) in enumerate(zip(was, now, strict=True)):
+            yield from config_differences(a, b, f'{key}.{index}')
+    elif was != now:
+        yield key, was, now
+
+
+def model_differences(meta: dict | None, cfg: Config) -> list[str]:
+    """Compare a model's settings with those it was trained with.
+
+    Weights of equal shapes fit models that compute different things: another
+    mean of the pixels, number of attention heads, dilation.
+
+    Args:
+        meta: Of a checkpoint.
+        cfg: Of the test.
+
+    Returns:
+        ``model.name: trained value -> current value``, without settings that
+        affect training only; empty where the checkpoint has no config.
+    """
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    saved = parse_config_text(text)
+    if not saved or not isinstance(saved.get('model'), dict):
+        return []
+    trained, current = saved['model'], literal_config(cfg.get('model') or {})
+    # Test-time augmentation wraps the model.
+    current = current.get('module', current)
+    trained = trained.get('module', trained)
+    lines = []
+    for part in _PARTS:
+        # Configs of mmseg 0.x have no preprocessor.
+        if part in trained and part in current:
+            _compare(f'model.{part}', trained[part], current[part], lines)
+    return lines
+
+
+def _compare(name, trained, current, lines):
+    if isinstance(trained, dict) and isinstance(current, dict):
+        for key in dict.fromkeys([*trained, *current]):
+            # Dropout is for training, whatever the option is called.
+            if key in _TRAINING or 'drop' in str(key):
+                continue
+            default = 'the default'
+            _compare(
+                f'{name}.{key}',
+                trained.get(key, default),
+                current.get(key, default),
+                lines,
+            )
+    elif _comparable(trained) != _comparable(current):
+        lines.append(f'{name}: {trained!r} -> {current!r}')
+
+
+def _comparable(value):
+    if isinstance(value, (list, tuple)):
+        return [_comparable(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _comparable(item) for key, item in value.items()}
+    # BN and SyncBN differ in training only.
+    return 'BN' if value == 'SyncBN' else value

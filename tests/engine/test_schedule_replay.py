@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmseg.registry import PARAM_SCHEDULERS
 
 import clouds_mmseg  # noqa: F401
-from clouds_mmseg.engine.schedule_replay import (
+from clouds_mmseg.engine.optim import (
     can_replay,
     fast_forward,
     first_difference,

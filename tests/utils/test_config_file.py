@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from clouds_mmseg.weights.saved_config import (
+from clouds_mmseg.utils.config_file import (
     model_differences,
     parse_config_text,
 )
