@@ -8,7 +8,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from PIL import Image, ImageDraw
 
-from clouds_mmseg.data_tools.prepare.vistas import CLASSES_OF_VISTAS, IGNORED
+from clouds_mmseg.datasets.labels import CLASSES_OF_VISTAS, IGNORED_OF_VISTAS
 
 HEIGHT, WIDTH = 12, 20
 # The tables of DESIGN, written independently of the package's.
@@ -61,7 +61,9 @@ def label_bytes(ids, kind='grey'):
 
 def vistas_config(version, names=None):
     """A config_v*.json; the official lists are in alphabetical order."""
-    names = names or sorted({*CLASSES_OF_VISTAS[version], *IGNORED[version]})
+    names = names or sorted(
+        {*CLASSES_OF_VISTAS[version], *IGNORED_OF_VISTAS[version]}
+    )
     labels = [
         dict(
             name=name,
