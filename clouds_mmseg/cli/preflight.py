@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.cli.config import dataset_configs
-from clouds_mmseg.data_tools.prepare.sets import NAMES
+from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.engine.self_training_runner import generation_command
 from clouds_mmseg.engine.starting_weights import (
     find_last_checkpoint,
@@ -206,7 +206,7 @@ def _data_remedy(root):
         below = str(Path(*parts[: index + 1]))
         if part == 'toycity':
             return f'python tools/make_toycity.py {below}; or {moved}'
-        if part in NAMES:
+        if part in SETS:
             return (
                 f'python tools/prepare_dataset.py {part} --src DOWNLOADS '
                 f'--out {below}; or {moved}'

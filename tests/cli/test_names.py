@@ -3,16 +3,16 @@
 from ablation.rows import ROWS
 from benchmark import files, measure, random_sam, setting
 from clouds_mmseg.conversion.layouts import KINDS
-from clouds_mmseg.data_tools.prepare.sets import NAMES
 from clouds_mmseg.data_tools.prepare.write import RECODES
-from clouds_mmseg.data_tools.verify import SETS
+from clouds_mmseg.data_tools.verify import VERIFIED_SETS
+from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.generate.run import BACKENDS
 from clouds_mmseg_cli import names
 
 
 def test_the_names_of_the_options_are_those_of_the_package():
-    assert names.PREPARED_SETS == tuple(NAMES)
-    assert names.VERIFIED_SETS == tuple(SETS)
+    assert names.PREPARED_SETS == tuple(SETS)
+    assert names.VERIFIED_SETS == VERIFIED_SETS
     assert names.RECODES == tuple(RECODES)
     assert names.IMAGE_BACKENDS == tuple(BACKENDS)
     assert names.CHECKPOINT_KINDS == tuple(KINDS)

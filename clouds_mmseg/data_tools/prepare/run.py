@@ -17,8 +17,12 @@ from clouds_mmseg.data_tools.prepare.archives import (
     Member,
     Source,
 )
-from clouds_mmseg.data_tools.prepare.layouts import Layout, Rule
-from clouds_mmseg.data_tools.prepare.sets import find_layout
+from clouds_mmseg.data_tools.prepare.rules import (
+    Rule,
+    facts_of,
+    recode_rules,
+    rules_of,
+)
 from clouds_mmseg.data_tools.prepare.sources import (
     WORK_FOLDER,
     SourceFiles,
@@ -33,9 +37,9 @@ from clouds_mmseg.data_tools.prepare.write import (
     Job,
     decode_image,
     encode_exactly,
-    recode_rules,
     write_error,
 )
+from clouds_mmseg.datasets.driving import SetFacts
 from clouds_mmseg.datasets.files import QUARANTINE
 from clouds_mmseg.datasets.prepared import (
     MANIFEST,
@@ -132,7 +136,7 @@ def prepare_dataset(
     same call continues a run that was interrupted.
 
     Args:
-        name: One of :data:`clouds_mmseg.data_tools.prepare.sets.NAMES`.
+        name: A key of :data:`clouds_mmseg.datasets.driving.SETS`.
         src: Archives and folders.
         out: The prepared folder; it may be one of ``src``.
         options: Defaults to ``Options()``.
@@ -146,14 +150,12 @@ def prepare_dataset(
     """
     options = options or Options()
     src = [src] if isinstance(src, (str, os.PathLike)) else src
-    layout = find_layout(name)
+    facts = facts_of(name)
     before = check_out(out, name, options)
     found = find_sources(src, out)
-    rules = layout.rules
-    if layout.prepare:
-        rules = layout.prepare(SourceFiles(found), options)
+    rules = rules_of(facts, SourceFiles(found), options.label_version)
     rules = recode_rules(rules, options.recode)
-    plan = make_plan(layout, rules, found)
+    plan = make_plan(facts, rules, found)
     check_same_labels(out, before, plan)
     if plan.unpaired and not options.skip_bad:
         raise bad_files_error(plan.unpaired, 0)
@@ -168,7 +170,7 @@ def prepare_dataset(
     check_space(out, plan, found, options)
     if not (before and before.complete and _all_exist(out, plan)):
         _save_manifest(out, manifest)
-    bad, states = _write_all(out, plan, found, options, layout)
+    bad, states = _write_all(out, plan, found, options, facts)
     if bad and not options.skip_bad:
         raise bad_files_error(
             [*plan.unpaired, *(message for _, message in bad)],
@@ -179,7 +181,7 @@ def prepare_dataset(
         # A set may be prepared part by part.
         planned = {job.target for job in plan.jobs}
         left_out.update(set(before.left_out) - planned)
-    splits, linked = count_images(out, layout, rules, left_out)
+    splits, linked = count_images(out, facts, rules, left_out)
     manifest = replace(
         manifest,
         splits=splits,
@@ -191,20 +193,20 @@ def prepare_dataset(
     shutil.rmtree(Path(out) / WORK_FOLDER, ignore_errors=True)
     for message in [*plan.unpaired, *(message for _, message in bad)]:
         warn(f'left out: {message}')
-    compare_counts(layout, manifest)
+    compare_counts(facts, manifest)
     return Result(manifest, states[CREATED], states[EXISTS])
 
 
 def make_plan(
-    layout: Layout,
+    facts: SetFacts,
     rules: Sequence[Rule],
     found: list[tuple[Source, list[Member]]],
 ) -> Plan:
     """Decide which source file becomes which file of the output.
 
     Args:
-        layout: Of the set.
-        rules: Of the layout, in the order of preference.
+        facts: The set.
+        rules: Its rules, in the order of preference.
         found: Each source with its members.
 
     Raises:
@@ -215,21 +217,21 @@ def make_plan(
     for number, (_, members) in enumerate(found):
         for member in members:
             for rank, rule in enumerate(rules):
-                match = rule.match(member.name)
+                match = rule.pattern.fullmatch(member.name)
                 if match is None:
                     continue
-                job = _job(layout, rule, match, number, member)
+                job = _job(facts, rule, match, number, member)
                 table = images if rule.part == 'image' else labels
                 _add_preferred(table, rank, job, found)
                 break
     images = {key: job for key, (_, job) in images.items()}
     labels = {key: job for key, (_, job) in labels.items()}
     if not images or not labels:
-        raise _nothing_found(layout, bool(images), found)
-    return _pair_jobs(layout, images, labels, found)
+        raise _nothing_found(facts, bool(images), found)
+    return _pair_jobs(facts, images, labels, found)
 
 
-def _job(layout, rule, match, number, member):
+def _job(facts, rule, match, number, member):
     groups = match.groupdict()
     convert = rule.convert
     if hasattr(convert, 'for_file'):
@@ -237,7 +239,7 @@ def _job(layout, rule, match, number, member):
     return Job(
         part=rule.part,
         key=tuple(sorted(groups.items())),
-        split=groups.get('split') or layout.split,
+        split=groups.get('split') or facts.only_split,
         target=rule.target.format(**groups),
         source=number,
         member=member,
@@ -264,13 +266,13 @@ def _add_preferred(table, rank, job, found):
         )
 
 
-def _pair_jobs(layout, images, labels, found):
+def _pair_jobs(facts, images, labels, found):
     unpaired, left_out, jobs = [], [], []
     splits = Counter()
     for key, image in images.items():
         label = labels.get(key)
-        if label is None and image.split not in layout.unlabelled:
-            if not layout.labelled_only:
+        if label is None and image.split not in facts.unlabelled:
+            if not facts.labelled_only:
                 where = found[image.source][0].describe(image.member)
                 unpaired.append(f'{where}: there is no label for this image')
                 left_out.append(image.target)
@@ -295,14 +297,14 @@ def _pair_jobs(layout, images, labels, found):
     )
 
 
-def _nothing_found(layout, has_images, found):
+def _nothing_found(facts, has_images, found):
     part = 'labels' if has_images else 'images'
-    lines = [f'no {part} of {layout.title} in']
+    lines = [f'no {part} of {facts.title} in']
     for source, members in found:
         lines.append(f'  {source.title} (files: {len(members)})')
         lines += [f'    {m.name}' for m in members[:3]]
     lines.append('Expected files such as')
-    lines += [f'  {example}' for example in layout.examples]
+    lines += [f'  {example}' for example in facts.examples]
     lines.append(
         'at any depth. Give all archives of the set, or the folder that '
         'holds them, as --src; docs/datasets.md names them.'
@@ -458,7 +460,7 @@ def _save_manifest(out, manifest):
         raise write_error(out, Path(out) / MANIFEST, error) from error
 
 
-def _write_all(out, plan, found, options, layout):
+def _write_all(out, plan, found, options, facts):
     """Write all files; return failed jobs with messages, state counts."""
     sources = tuple(source for source, _ in found)
     writer = FileWriter(
@@ -471,7 +473,7 @@ def _write_all(out, plan, found, options, layout):
             writer,
             random_access,
             workers=options.workers,
-            title=layout.name,
+            title=facts.name,
             unit='file',
         )
         results.append(zip(random_access, done, strict=True))
@@ -519,7 +521,7 @@ def _leave_out(out, plan, found, bad):
 
 def count_images(
     out: str | Path,
-    layout: Layout,
+    facts: SetFacts,
     rules: Sequence[Rule],
     left_out: Container[str],
 ) -> tuple[dict[str, int], bool]:
@@ -527,7 +529,7 @@ def count_images(
 
     Args:
         out: The folder.
-        layout: Of the set.
+        facts: The set.
         rules: Its rules.
         left_out: Paths below the folder that are not counted.
 
@@ -547,23 +549,23 @@ def count_images(
             )
             if not match or below in left_out:
                 continue
-            split = match.groupdict().get('split') or layout.split
+            split = match.groupdict().get('split') or facts.only_split
             # In place there may be splits that are not prepared.
-            if split in layout.official:
+            if split in facts.images:
                 counts[split] += 1
                 linked = linked or os.path.islink(path)
     return dict(sorted(counts.items())), linked
 
 
-def compare_counts(layout: Layout, manifest: Manifest) -> None:
+def compare_counts(facts: SetFacts, manifest: Manifest) -> None:
     """Warn of numbers of images that differ from the official release.
 
     Args:
-        layout: Of the set.
+        facts: The set.
         manifest: Of the prepared folder.
     """
     for split, count in manifest.splits.items():
-        official = layout.official.get(split)
+        official = facts.images.get(split)
         if official and count != official:
             warn(
                 f'{split}: {count} images, the official release has {official}'

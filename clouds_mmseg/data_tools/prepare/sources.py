@@ -48,13 +48,8 @@ class SourceFiles:
 
     found: list[tuple[Source, list[Member]]]
 
-    def any(self, pattern: str) -> bool:
-        """Return whether the end of a file's path matches a pattern.
-
-        Args:
-            pattern: Regular expression, see :class:`Rule`.
-        """
-        pattern = re.compile('(?:.*/)?' + pattern)
+    def any(self, pattern: re.Pattern) -> bool:
+        """Return whether the path of a file matches a pattern."""
         return any(
             pattern.fullmatch(member.name)
             for _, members in self.found

@@ -4,9 +4,9 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,12 +19,10 @@ from clouds_mmseg.data_tools.prepare.archives import (
     Source,
 )
 from clouds_mmseg.data_tools.prepare.convert import (
-    TRAIN_IDS,
+    CHECK_TRAIN_IDS,
     encode_label,
     shrink,
 )
-from clouds_mmseg.data_tools.prepare.layouts import Rule
-from clouds_mmseg.datasets.prepared import recoded
 from clouds_mmseg.utils import images
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
@@ -56,7 +54,7 @@ class Job:
         member: The file of the source.
         convert: Label file and its name -> train ids; None for files that hold
             train ids.
-        label_source: See :class:`Rule`.
+        label_source: What the label files hold, for the manifest.
     """
 
     part: str
@@ -216,7 +214,7 @@ class FileWriter:
     def _convert(self, job, payload, name):
         short = self.resize_short
         if job.part == 'label':
-            label = (job.convert or TRAIN_IDS)(payload, name)
+            label = (job.convert or CHECK_TRAIN_IDS)(payload, name)
             if short:
                 label = shrink(label, short, label=True)
             return encode_label(label)
@@ -305,24 +303,6 @@ def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
             'another format as --recode, or none'
         )
     return payload
-
-
-def recode_rules(rules: Sequence[Rule], kind: str | None) -> list[Rule]:
-    """Give the targets of images the suffix of their recoded copies.
-
-    Args:
-        rules: Of the layout.
-        kind: See :func:`recoded`.
-
-    Returns:
-        The rules; those of labels are unchanged.
-    """
-    return [
-        replace(rule, target=recoded(rule.target, kind))
-        if rule.part == 'image'
-        else rule
-        for rule in rules
-    ]
 
 
 def write_error(out: str, target: str | Path, error: OSError) -> DataError:

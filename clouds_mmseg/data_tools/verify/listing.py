@@ -1,11 +1,13 @@
-"""Listing of a dataset's image-label pairs and of its unpaired files."""
+"""Datasets to verify, their image-label pairs and their unpaired files."""
 
 import os
 from dataclasses import dataclass, field
 
 from mmengine.dataset import BaseDataset
+from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.driving import CONDITIONS, SETS
 from clouds_mmseg.datasets.files import (
     QUARANTINE,
     set_aside,
@@ -16,6 +18,13 @@ from clouds_mmseg.datasets.generated import GeneratedDataset
 from clouds_mmseg.datasets.labels import table_digest
 from clouds_mmseg.datasets.prepared import read_manifest
 from clouds_mmseg.datasets.sample_check import Finding, Pair
+from clouds_mmseg.toycity.dataset import MANIFEST as TOYCITY_MANIFEST
+from clouds_mmseg.toycity.dataset import (
+    read_manifest as read_toycity_manifest,
+)
+from clouds_mmseg.utils.errors import DataError
+
+VERIFIED_SETS = (*SETS, 'toycity')
 
 
 @dataclass
@@ -31,6 +40,132 @@ class Task:
     name: str
     dataset: BaseDataset
     training: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set that is known by name.
+
+    Attributes:
+        name: Name in messages, without that of the set.
+        config: Of the dataset, without ``data_root``.
+        images: Number of images of the release.
+        training: Whether it is for training.
+        below: Its ``data_root``, relative to that of the set.
+        other_labels: Label folder to read where that of the config does not
+            exist.
+    """
+
+    name: str
+    config: dict = field(hash=False)
+    images: int | None = None
+    training: bool = False
+    below: str = ''
+    other_labels: str | None = None
+
+
+def _published(kind):
+    """Yield the splits of a published set."""
+    facts = kind.FACTS
+    for condition, images in (facts.conditions or {'': facts.images}).items():
+        for split, count in images.items():
+            config = dict(type=kind.__name__)
+            fields = dict(split=split)
+            if condition:
+                fields['condition'] = config['condition'] = condition
+            folder = facts.img_path.format(**fields)
+            if split in facts.unlabelled:
+                config['data_prefix'] = dict(img_path=folder)
+            elif '{split}' in facts.img_path:
+                config['split'] = split
+            labels = None
+            if facts.other_labels and split not in facts.unlabelled:
+                labels = facts.other_labels.format(**fields)
+            yield Split(
+                f'{condition} {split}'.strip(),
+                config,
+                count,
+                training=split.startswith('train'),
+                other_labels=labels,
+            )
+
+
+def _toycity(root):
+    manifest = read_toycity_manifest(os.path.join(root, TOYCITY_MANIFEST))
+    images = manifest['images'] if manifest else {}
+    source, city = dict(type='GTA5Dataset'), dict(type='CityscapesDGDataset')
+    acdc = dict(type='ACDCDataset')
+    for name, config, below in (
+        ('source', source, 'source'),
+        ('source_val', source, 'source_val'),
+        ('clear', city, 'clear'),
+        *((c, dict(acdc, condition=c), 'acdc') for c in CONDITIONS),
+    ):
+        yield Split(
+            name,
+            config,
+            images.get(name),
+            training=name == 'source',
+            below=below,
+        )
+
+
+def named_tasks(name: str, root: str) -> list[Task]:
+    """Build the datasets of a set that exist below a folder.
+
+    Args:
+        name: One of :data:`VERIFIED_SETS`.
+        root: Folder of the set.
+
+    Returns:
+        One task for each split whose image folder exists.
+
+    Raises:
+        DataError: The name is unknown, the folder does not exist or holds none
+            of the splits.
+    """
+    if name not in VERIFIED_SETS:
+        raise DataError(
+            f'{name!r} is not a data set with a name: '
+            f'{", ".join(VERIFIED_SETS)}.',
+            'For your own folders give a config that names them: '
+            '--config CONFIG.',
+        )
+    if not os.path.isdir(root):
+        raise DataError(
+            f'{root} does not exist (from {os.getcwd()}).',
+            f'Give the folder of {name} with --data-root.',
+        )
+    tasks, first = [], None
+    for split in _published(SETS[name]) if name in SETS else _toycity(root):
+        dataset = _build(split, root)
+        # Not `or`: asking for its length opens it.
+        first = dataset if first is None else first
+        if os.path.isdir(dataset.data_prefix['img_path']):
+            tasks.append(Task(f'{name} {split.name}', dataset, split.training))
+    if not tasks:
+        # Raises the error that lists the expected files.
+        first.all_samples()
+    return tasks
+
+
+def _build(split, root):
+    config = dict(
+        split.config,
+        data_root=os.path.normpath(os.path.join(root, split.below)),
+        expected=split.images,
+        lazy_init=True,
+        pipeline=[],
+    )
+    dataset = DATASETS.build(config)
+    labels = dataset.data_prefix.get('seg_map_path')
+    if split.other_labels and not os.path.isdir(labels):
+        other = os.path.join(root, split.other_labels)
+        if os.path.isdir(other):
+            images = os.path.relpath(dataset.data_prefix['img_path'], root)
+            prefix = dict(img_path=images, seg_map_path=split.other_labels)
+            return DATASETS.build(dict(config, data_prefix=prefix))
+    return dataset
 
 
 @dataclass

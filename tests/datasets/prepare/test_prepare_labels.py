@@ -6,30 +6,40 @@ import cv2
 import numpy as np
 import pytest
 from mmseg.datasets.mapillary import MapillaryDataset_v1, MapillaryDataset_v2
-from prepare_bytes import SYNTHIA, label_bytes, polygons, spread, vistas_config
+from prepare_bytes import (
+    IDD,
+    SYNTHIA,
+    VISTAS,
+    idd_polygons,
+    label_bytes,
+    polygons,
+    spread,
+    vistas_config,
+)
 from prepare_fake import write_archives, write_files
 from prepare_fakes import MAKERS
 
-from clouds_mmseg.data_tools.prepare import layouts as cityscapes
+from clouds_mmseg.data_tools.prepare import rules
 from clouds_mmseg.data_tools.prepare.convert import (
-    TRAIN_IDS,
+    CHECK_TRAIN_IDS,
+    PanopticConverters,
+    PolygonConverter,
     TableConverter,
-    label_ids,
+    converter_of_config,
+    draw_polygons,
     shrink,
 )
 from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
-from clouds_mmseg.data_tools.prepare.vistas import (
+from clouds_mmseg.datasets import DataError, IDDDataset
+from clouds_mmseg.datasets.labels import (
+    CITYSCAPES_IDS,
     CLASSES_OF_VISTAS,
-    IGNORED,
-    converter_of_config,
-)
-from clouds_mmseg.data_tools.prepare.wilddash2 import PanopticConverters
-from clouds_mmseg.datasets import DataError
-from clouds_mmseg.datasets.driving import (
-    MAPILLARY_ID_TO_TRAIN_ID,
+    IDD_IDS,
+    IGNORED_OF_VISTAS,
+    SYNTHIA_IDS,
+    VISTAS_IDS,
     WILDDASH2_CLASSES,
     WILDDASH2_TO_CITYSCAPES,
-    SYNTHIADataset,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES
 
@@ -42,8 +52,8 @@ def train_ids(path):
 
 def test_polygons_and_label_ids_make_the_same_labels():
     drawn, ids = polygons()
-    from_polygons = cityscapes.draw_polygons(drawn, 'x.json')
-    from_ids = label_ids()(label_bytes(ids), 'x.png')
+    from_polygons = draw_polygons(drawn, 'x.json')
+    from_ids = TableConverter.of(CITYSCAPES_IDS)(label_bytes(ids), 'x.png')
     np.testing.assert_array_equal(from_polygons, from_ids)
     assert {0, 10, 11, 13, 255} == set(np.unique(from_polygons))
 
@@ -52,13 +62,13 @@ def test_polygons_of_an_unknown_class():
     content = json.loads(polygons()[0])
     content['objects'][1]['label'] = 'hovercraft'
     with pytest.raises(DataError, match='y.json.*classes: hovercraft'):
-        cityscapes.draw_polygons(json.dumps(content).encode(), 'y.json')
+        draw_polygons(json.dumps(content).encode(), 'y.json')
     with pytest.raises(DataError, match='z.json cannot be drawn'):
-        cityscapes.draw_polygons(b'{"imgHeight": 3', 'z.json')
+        draw_polygons(b'{"imgHeight": 3', 'z.json')
 
 
 def test_cityscapes_without_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(cityscapes, 'find_spec', lambda name: None)
+    monkeypatch.setattr(rules, 'find_spec', lambda name: None)
     fake = MAKERS['cityscapes']()
     src = write_archives(tmp_path / 'src', fake)
     result = prepare_dataset('cityscapes', src, tmp_path / 'a', ONE)
@@ -90,16 +100,18 @@ def test_the_names_of_vistas_mean_the_published_ids():
         for index, name in enumerate(names)
         if name in CLASSES_OF_VISTAS['1.2']
     }
-    assert by_name == MAPILLARY_ID_TO_TRAIN_ID
-    count = len(CLASSES_OF_VISTAS['2.0']) + len(IGNORED['2.0'])
+    assert by_name == VISTAS_IDS.train_ids == VISTAS
+    count = len(CLASSES_OF_VISTAS['2.0']) + len(IGNORED_OF_VISTAS['2.0'])
     assert count == len(MapillaryDataset_v2.METAINFO['classes']) == 124
-    assert not set(CLASSES_OF_VISTAS['2.0']) & IGNORED['2.0']
+    assert not set(CLASSES_OF_VISTAS['2.0']) & IGNORED_OF_VISTAS['2.0']
     assert set(CLASSES_OF_VISTAS['2.0'].values()) == set(CLASSES)
 
 
 def test_vistas_labels_follow_the_config_not_their_position(tmp_path):
     fake = MAKERS['mapillary']()
-    names = sorted({*CLASSES_OF_VISTAS['1.2'], *IGNORED['1.2']})[::-1]
+    names = sorted({*CLASSES_OF_VISTAS['1.2'], *IGNORED_OF_VISTAS['1.2']})[
+        ::-1
+    ]
     (files,) = fake.archives.values()
     files['config_v1.2.json'] = vistas_config('1.2', names)
     src = write_archives(tmp_path / 'src', fake)
@@ -118,7 +130,7 @@ def test_vistas_labels_follow_the_config_not_their_position(tmp_path):
 
 
 def test_unknown_classes_of_vistas_are_listed():
-    names = sorted({*CLASSES_OF_VISTAS['1.2'], *IGNORED['1.2']})
+    names = sorted({*CLASSES_OF_VISTAS['1.2'], *IGNORED_OF_VISTAS['1.2']})
     config = vistas_config('1.2', [*names, 'object--drone', 'nature--lava'])
     with pytest.raises(DataError) as caught:
         converter_of_config(config, 'config_v1.2.json', '1.2')
@@ -141,7 +153,7 @@ def test_vistas_2_0_labels(tmp_path):
         Options(workers=1, label_version='2.0'),
     )
     assert result.manifest.label_source == 'config_v2.0.json'
-    names = sorted({*CLASSES_OF_VISTAS['2.0'], *IGNORED['2.0']})
+    names = sorted({*CLASSES_OF_VISTAS['2.0'], *IGNORED_OF_VISTAS['2.0']})
     found = train_ids(next((tmp_path / 'out/training/labels').iterdir()))
     raw = spread(range(124), 0)
     for name, expected in {
@@ -180,9 +192,40 @@ def test_wilddash_classes():
         name = WILDDASH2_CLASSES[index]
         here = WILDDASH2_TO_CITYSCAPES.get(name)
         there = int(
-            label_ids()(label_bytes(np.full((1, 1), index)), 'x')[0, 0]
+            TableConverter.of(CITYSCAPES_IDS)(
+                label_bytes(np.full((1, 1), index)), 'x'
+            )[0, 0]
         )
         assert (CLASSES.index(here) if here else 255) == there, name
+
+
+def test_idd_classes():
+    assert len(IDD_IDS.names) == len(set(IDD_IDS.names)) == 40
+    assert IDD_IDS.train_ids == IDD
+    # Every class of Cityscapes has a counterpart.
+    assert sorted(IDD.values()) == [*range(19)]
+
+
+def test_polygons_of_idd():
+    convert = PolygonConverter.of(IDD_IDS)
+    drawn, expected = idd_polygons()
+    np.testing.assert_array_equal(convert(drawn, 'x.json'), expected)
+    assert {0, 9, 13, 255} == set(np.unique(expected))
+    content = json.loads(drawn)
+    content['objects'][0]['label'] = 'hovercraft'
+    with pytest.raises(DataError, match="y.json cannot.*'hovercraft'"):
+        convert(json.dumps(content).encode(), 'y.json')
+    with pytest.raises(DataError, match='z.json cannot be drawn'):
+        convert(b'{"imgHeight": 3', 'z.json')
+
+
+def test_idd_in_another_image_format(tmp_path):
+    """Its images have two suffixes; the copies have one."""
+    src = write_archives(tmp_path / 'src', MAKERS['idd']())
+    out = tmp_path / 'out'
+    prepare_dataset('idd', src, out, Options(workers=1, recode='bmp'))
+    dataset = IDDDataset(data_root=str(out), pipeline=[], serialize_data=False)
+    assert dataset.img_suffix == '_leftImg8bit.bmp' and len(dataset) == 2
 
 
 def test_panoptic_files_that_do_not_fit():
@@ -203,7 +246,7 @@ def test_panoptic_files_that_do_not_fit():
 
 
 def test_sixteen_bits_are_read_as_such():
-    converter = TableConverter.of(SYNTHIADataset)
+    converter = TableConverter.of(SYNTHIA_IDS, 'first')
     raw = spread(range(23))
     expected = np.vectorize(lambda i: SYNTHIA.get(i, 255))(raw)
     np.testing.assert_array_equal(
@@ -212,7 +255,7 @@ def test_sixteen_bits_are_read_as_such():
     with pytest.raises(DataError, match='ids outside the classes: 300'):
         converter(label_bytes(spread([3, 300]), 'synthia'), 'x')
     with pytest.raises(DataError, match='ids outside the classes: 19'):
-        TRAIN_IDS(label_bytes(spread([3, 19])), 'x')
+        CHECK_TRAIN_IDS(label_bytes(spread([3, 19])), 'x')
 
 
 def test_shrinking_keeps_ids():

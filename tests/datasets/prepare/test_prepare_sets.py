@@ -10,6 +10,7 @@ from prepare_fake import write_archives, write_files
 from prepare_fakes import MAKERS, set_name
 
 from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
+from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.datasets.prepared import MANIFEST
 
 ONE = Options(workers=1)
@@ -103,6 +104,4 @@ def test_in_place(tmp_path, fake_name):
 
 
 def test_all_sets_have_a_fake():
-    from clouds_mmseg.data_tools.prepare.sets import NAMES
-
-    assert {set_name(n) for n in MAKERS} == set(NAMES)
+    assert {set_name(n) for n in MAKERS} == set(SETS)
