@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from clouds_mmseg.utils.cityscapes import (
-from clouds_mmseg.utils.errors import UserError
     CLASSES,
     IGNORE,
     LABEL_ID_TO_TRAIN_ID,
     LABEL_IDS,
 )
+from clouds_mmseg.utils.errors import UserError
 
 # Marks the ids that a dataset does not define. A pixel with such an id means
 # that the wrong files are read, so it must not turn into "ignored" silently.

@@ -11,7 +11,6 @@ from mmengine.logging import MMLogger, print_log
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
-from prettytable import PrettyTable
 
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
@@ -19,6 +18,7 @@ from clouds_mmseg.utils.finite import listed
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.output_names import OutputNames
 from clouds_mmseg.utils.result_warnings import warn_about_results
+from clouds_mmseg.utils.tables import format_table, percent_cell
 
 
 @METRICS.register_module()
@@ -506,10 +506,7 @@ def domain_table(
     # Shown where a mean is over fewer classes than the model has.
     partial = any(c and c[0] < c[1] for c in counts.values())
     columns = ['classes in mean'] if partial else []
-    table = PrettyTable(['domain', 'images', *columns, *names])
-    table.align = 'r'
-    table.align['domain'] = 'l'
-    targets = 0
+    rows, targets = [], 0
     for domain, report in reports.items():
         is_source = domain in source_domains
         targets += not is_source
@@ -517,14 +514,14 @@ def domain_table(
         label = f'{domain} (source)' if is_source else domain
         if partial:
             cells.insert(0, '{} of {}'.format(*counts[domain]))
-        table.add_row([label, report['images'], *cells])
+        rows.append([label, report['images'], *cells])
     if targets > 1:
-        table.add_divider()
+        rows.append(None)
         cells = [percent_cell(mean[name]) for name in names]
         what = ' targets' if source_domains else ''
         blanks = [''] * (1 + len(columns))
-        table.add_row([f'mean of {targets}{what}', *blanks, *cells])
-    return table.get_string()
+        rows.append([f'mean of {targets}{what}', *blanks, *cells])
+    return format_table(['domain', 'images', *columns, *names], rows)
 
 
 def _classes_in_mean(report):
@@ -543,20 +540,14 @@ def class_table(reports: dict[str, dict], classes: Sequence[str]) -> str:
             class does not occur).
         classes: The rows.
     """
-    table = PrettyTable(['class', *reports])
-    table.align = 'r'
-    table.align['class'] = 'l'
-    for name in classes:
-        cells = [
-            percent_cell(report.get('class_iou', {}).get(name))
-            for report in reports.values()
+    rows = [
+        [
+            name,
+            *(
+                percent_cell(report.get('class_iou', {}).get(name))
+                for report in reports.values()
+            ),
         ]
-        table.add_row([name, *cells])
-    return table.get_string()
-
-
-def percent_cell(value: float | None) -> str:
-    """Format a percentage; ``-`` for None and NaN."""
-    if value is None or math.isnan(value):
-        return '-'
-    return f'{value:.2f}'
+        for name in classes
+    ]
+    return format_table(['class', *reports], rows)

@@ -8,7 +8,6 @@ missing, so it can be resumed, and several processes can share it.
 
 import hashlib
 import logging
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
-from PIL import Image, ImageDraw, ImageFont
 
 from clouds_mmseg.generate.backends import (
     MAX_IMAGES,
@@ -45,6 +43,7 @@ from clouds_mmseg.utils.image_set import (
     warn_of_copies,
 )
 from clouds_mmseg.utils.images import read_image
+from clouds_mmseg.utils.visualization import caption_below, grid, resize
 
 BACKENDS = ('toycity', 'diffusers')
 # Seeds that are tried for one image.
@@ -57,9 +56,7 @@ _ADVICE = {
     'another folder',
 }
 SHEET_FILE = 'contact_sheet.png'
-# Of a tile of the contact sheet, in pixels; lines of text below it.
-_WIDTH = 256
-_LINES, _LINE_HEIGHT, _MARGIN = 3, 12, 6
+_WIDTH = 256  # of an image in the sheet, pixels
 
 
 @dataclass
@@ -483,15 +480,7 @@ def write_contact_sheet(
     chosen = [entries[i * len(entries) // count] for i in range(count)]
     tiles = [_tile(root, entry) for entry in chosen]
     columns = min(columns, count)
-    rows = [tiles[i : i + columns] for i in range(0, count, columns)]
-    width = columns * (_WIDTH + _MARGIN) + _MARGIN
-    heights = [max(tile.height for tile in row) + _MARGIN for row in rows]
-    sheet = Image.new('RGB', (width, sum(heights) + _MARGIN), 'white')
-    y = _MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (_MARGIN + column * (_WIDTH + _MARGIN), y))
-        y += height
+    sheet = grid([tiles[i : i + columns] for i in range(0, count, columns)])
     path = root / SHEET_FILE
     with atomic_path(path) as temporary:
         sheet.save(temporary)
@@ -499,19 +488,5 @@ def write_contact_sheet(
 
 
 def _tile(root, entry):
-    image = Image.fromarray(read_image(root / entry['file']))
-    height = max(1, round(image.height * _WIDTH / image.width))
-    image = image.resize((_WIDTH, height), Image.BILINEAR)
-    tile = Image.new('RGB', (_WIDTH, height + _LINES * _LINE_HEIGHT), 'white')
-    tile.paste(image, (0, 0))
-    text = f'{entry["index"]}: {entry["prompt"]}'
-    # Pillow's built-in font has Latin letters only.
-    text = text.encode('latin-1', 'replace').decode('latin-1')
-    lines = textwrap.wrap(text, 46)[:_LINES]
-    draw = ImageDraw.Draw(tile)
-    for number, line in enumerate(lines):
-        draw.text(
-            (1, height + number * _LINE_HEIGHT), line, fill='black',
-            font=ImageFont.load_default(10),
-        )  # fmt: skip
-    return tile
+    image = resize(read_image(root / entry['file']), _WIDTH)
+    return caption_below(image, f'{entry["index"]}: {entry["prompt"]}')

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from mmseg.registry import METRICS
-from prettytable import PrettyTable
 
-from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric, percent_cell
+from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
 from clouds_mmseg.robustness.corruptions import CATEGORIES, CLEAN, split_domain
+from clouds_mmseg.utils.tables import format_table, percent_cell
 
 
 @METRICS.register_module()
@@ -127,34 +127,33 @@ def corruption_table(summary: dict) -> str:
         The table, and a line about the clean images.
     """
     severities = list(summary['severity'])
-    table = PrettyTable(['corruption', *map(str, severities), 'mean'])
-    table.align = 'r'
-    table.align['corruption'] = 'l'
+    rows = []
     for category, names in CATEGORIES.items():
         present = [name for name in names if name in summary['grid']]
         for name in present:
             row = summary['grid'][name]
             cells = [percent_cell(row.get(s)) for s in severities]
             mean = percent_cell(summary['corruption'][name])
-            table.add_row([name, *cells, mean])
+            rows.append([name, *cells, mean])
         if present:
             cells = [
                 percent_cell(_severity_mean(summary['grid'], present, s))
                 for s in severities
             ]
             mean = percent_cell(summary['category'][category])
-            table.add_row([f'mean of {category}', *cells, mean], divider=True)
+            rows += [[f'mean of {category}', *cells, mean], None]
     cells = [percent_cell(value) for value in summary['severity'].values()]
     count = len(summary['grid'])
     what = f'mean of {count} corruption{"s" if count != 1 else ""}'
-    table.add_row([what, *cells, percent_cell(summary['overall'])])
+    rows.append([what, *cells, percent_cell(summary['overall'])])
+    table = format_table(['corruption', *map(str, severities), 'mean'], rows)
     line = f'{summary["images"]} images a cell'
     if not math.isnan(summary['clean']):
         line += (
             f'; clean {summary["clean"]:.2f}, kept under corruption '
             f'{summary["retention"]:.1f} % of it'
         )
-    return f'{table.get_string()}\n{line}'
+    return f'{table}\n{line}'
 
 
 def _severity_mean(grid, names, severity):
@@ -181,9 +180,7 @@ def class_by_category_table(
         ]
         if domains:
             columns[category] = domains
-    table = PrettyTable(['class', *columns])
-    table.align = 'r'
-    table.align['class'] = 'l'
+    rows = []
     for name in classes:
         cells = []
         for domains in columns.values():
@@ -193,5 +190,5 @@ def class_by_category_table(
             values = [v for v in values if v is not None]
             mean = sum(values) / len(values) if values else None
             cells.append(percent_cell(mean))
-        table.add_row([name, *cells])
-    return table.get_string()
+        rows.append([name, *cells])
+    return format_table(['class', *columns], rows)

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from clouds_mmseg.robustness.corruptions import (
     CORRUPTIONS,
@@ -37,9 +37,10 @@ from clouds_mmseg.utils.images import (
     read_image,
 )
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.visualization import grid, resize
 
 SHEET_FILE = 'contact_sheet.png'
-_WIDTH, _GAP, _MARGIN, _LINE = 200, 4, 130, 20
+_WIDTH = 200  # of an image in the sheet, pixels
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 # Packages whose version may change the pixels of a corrupted image.
 _DISTRIBUTIONS = (
@@ -386,34 +387,18 @@ def write_sheet(
         for file, entry in entries.items()
         if entry['source'] == name
     }
-    rows = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
+    shown = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
     clean = _tile(Path(source, name), image_range)
-    height = clean.height + _GAP
-    columns = 1 + len(SEVERITIES)
-    sheet = Image.new(
-        'RGB',
-        (_MARGIN + columns * (_WIDTH + _GAP), _LINE + len(rows) * height),
-        'white',
+    rows = []
+    for corruption in shown:
+        found = [files.get((corruption, str(s))) for s in SEVERITIES]
+        tiles = [_tile(folder / file) if file else None for file in found]
+        rows.append([clean, *tiles])
+    sheet = grid(
+        rows,
+        row_titles=[corruption.replace('_', '\n') for corruption in shown],
+        column_titles=['clean', *map(str, SEVERITIES)],
     )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
-    for column, title in enumerate(('clean', *map(str, SEVERITIES))):
-        x = _MARGIN + column * (_WIDTH + _GAP)
-        draw.text((x, 1), title, 'black', font=font)
-    for row, corruption in enumerate(rows):
-        y = _LINE + row * height
-        draw.text(
-            (_GAP, y + height // 3),
-            corruption.replace('_', '\n'),
-            'black',
-            font=font,
-        )
-        sheet.paste(clean, (_MARGIN, y))
-        for column, severity in enumerate(SEVERITIES, 1):
-            file = files.get((corruption, str(severity)))
-            if file is not None:
-                x = _MARGIN + column * (_WIDTH + _GAP)
-                sheet.paste(_tile(folder / file), (x, y))
     with atomic_path(folder / SHEET_FILE) as temporary:
         sheet.save(temporary)
     return folder / SHEET_FILE
@@ -421,10 +406,9 @@ def write_sheet(
 
 def _tile(path, image_range=None):
     try:
-        image = Image.fromarray(read_image(path, image_range))
+        image = read_image(path, image_range)
     except ImageFileError as error:
         raise UserError(
             f'{error}; --verify finds damaged images and makes them anew'
         ) from error
-    height = max(1, round(image.height * _WIDTH / image.width))
-    return image.resize((_WIDTH, height), Image.Resampling.BILINEAR)
+    return resize(image, _WIDTH)

@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from clouds_mmseg.toycity.render import VERSION, check_size, render_scene
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.cityscapes import LABEL_ID_TO_TRAIN_ID, PALETTE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.visualization import colorize, grid
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
 # Order matters: the place of a domain is part of its scenes' seeds.
@@ -21,6 +22,10 @@ DOMAINS = ('source', 'source_val', 'clear', *CONDITIONS)
 TRAIN_ID_TO_LABEL_ID = np.zeros(256, np.uint8)
 for _label_id, _train_id in LABEL_ID_TO_TRAIN_ID.items():
     TRAIN_ID_TO_LABEL_ID[_train_id] = _label_id
+# (256, 3): colours by Cityscapes label id.
+LABEL_ID_PALETTE = np.zeros((256, 3), np.uint8)
+for _label_id, _train_id in LABEL_ID_TO_TRAIN_ID.items():
+    LABEL_ID_PALETTE[_label_id] = PALETTE[_train_id]
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,7 @@ def write_label(path, label, *, label_ids):
     """
     if label_ids:
         picture = Image.fromarray(TRAIN_ID_TO_LABEL_ID[label])
-        palette = np.zeros((256, 3), np.uint8)
-        for label_id, train_id in LABEL_ID_TO_TRAIN_ID.items():
-            palette[label_id] = PALETTE[train_id]
-        picture.putpalette(palette.tobytes())
+        picture.putpalette(LABEL_ID_PALETTE.tobytes())
     else:
         picture = Image.fromarray(label)
     with atomic_path(path) as temporary:
@@ -290,10 +292,6 @@ def _make(root, size, seed, sample):
     )
 
 
-MARGIN = 4
-CAPTION = 18
-
-
 def write_contact_sheet(root, path, *, counts, columns=6):
     """Draw images beside their labels in the colours of Cityscapes.
 
@@ -304,41 +302,17 @@ def write_contact_sheet(root, path, *, counts, columns=6):
         columns (int): Scenes of each domain.
     """
     root = Path(root)
-    first = Image.open(root / Sample(DOMAINS[0], 0).image)
-    width, height = first.size
-    columns = min(columns, max(counts.values()))
-    sheet = Image.new(
-        'RGB',
-        (
-            columns * (2 * width + MARGIN) + MARGIN,
-            len(DOMAINS) * (height + CAPTION + MARGIN) + MARGIN,
-        ),
-        'white',
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    y = MARGIN
+    rows = []
     for domain in DOMAINS:
-        draw.text((MARGIN, y), domain, 'black', font)
-        y += CAPTION
-        for column in range(min(columns, counts[domain])):
-            sample = Sample(domain, column)
-            x = MARGIN + column * (2 * width + MARGIN)
-            sheet.paste(Image.open(root / sample.image), (x, y))
+        with_ids = domain.startswith('source')
+        palette = LABEL_ID_PALETTE if with_ids else PALETTE
+        rows.append([])
+        for index in range(min(columns, counts[domain])):
+            sample = Sample(domain, index)
+            image = np.array(Image.open(root / sample.image))
             label = np.array(Image.open(root / sample.label))
-            colours = _colours(domain.startswith('source'))[label]
-            sheet.paste(Image.fromarray(colours), (x + width, y))
-        y += height + MARGIN
+            pair = np.hstack([image, colorize(label, palette)])
+            rows[-1].append(Image.fromarray(pair))
+    sheet = grid(rows, row_titles=[d.replace('_', '\n') for d in DOMAINS])
     with atomic_path(path) as temporary:
         sheet.save(temporary)
-
-
-def _colours(label_ids):
-    """RGB (256, 3) by the ids that the domain's files hold."""
-    table = np.zeros((256, 3), np.uint8)
-    if label_ids:
-        for label_id, train_id in LABEL_ID_TO_TRAIN_ID.items():
-            table[label_id] = PALETTE[train_id]
-    else:
-        table[: len(PALETTE)] = PALETTE
-    return table

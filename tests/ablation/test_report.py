@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ablation.report import (
-    markdown_table,
     results_table,
     spread,
     teacher_table,
@@ -18,16 +17,6 @@ def test_spread_is_mean_and_sample_deviation():
     # Deviations -1, 0, 1: the sample variance is 2 / 2.
     assert spread([39.0, 40.0, 41.0]) == '40.0 ± 1.0'
     assert spread([1.0, 2.0], digits=2) == '1.50 ± 0.71'
-
-
-def test_markdown_table_is_aligned():
-    table = markdown_table(['', 'mIoU'], [['source', '1.0'], ['all', '22']])
-    assert table.splitlines() == [
-        '|        | mIoU |',
-        '|--------|-----:|',
-        '| source |  1.0 |',
-        '| all    |   22 |',
-    ]
 
 
 def rows():

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark import sampling
 from benchmark.measure import BenchmarkCase, Measurement
 from benchmark.parts import TimedMethod
 from benchmark.report import table_of
@@ -18,10 +19,12 @@ from benchmark.roofline import (
     count_operations,
     matmul_rate,
 )
-from benchmark.sampling import SampledLayer
+from benchmark.sampling import SampledLayer, random_layer_inputs
+from clouds_mmseg.models.mask2former import deform_attn
 from clouds_mmseg.models.mask2former.deform_attn import (
+    IMPLEMENTATIONS,
+    check_implementation,
     ms_deform_attn,
-    random_layer_inputs,
 )
 
 CPU = torch.device('cpu')
@@ -131,7 +134,24 @@ def test_locations_of_a_random_layer_lie_around_their_queries():
     assert (locations < 0).any() and (locations > 1).any()
 
 
-def test_sampling_is_measured_with_its_traffic(repo_root, tmp_path, capsys):
+def test_sampling_is_measured_with_its_traffic(
+    repo_root, tmp_path, capsys, monkeypatch
+):
+    """All implementations that run here, and no result that is wrong."""
+    right = IMPLEMENTATIONS['grid_sample']
+    monkeypatch.setitem(
+        IMPLEMENTATIONS, 'half', lambda *inputs: right(*inputs) / 2
+    )
+    monkeypatch.setitem(
+        IMPLEMENTATIONS, 'broken', lambda *inputs: open('/no/compiler')
+    )
+
+    def check(name, device=None):
+        if name not in ('half', 'broken'):
+            check_implementation(name, device)
+
+    for module in (sampling, deform_attn):
+        monkeypatch.setattr(module, 'check_implementation', check)
     main = runpy.run_path(str(repo_root / 'tools' / 'benchmark.py'))['main']
     path = tmp_path / 'report.json'
     main(
@@ -141,6 +161,12 @@ def test_sampling_is_measured_with_its_traffic(repo_root, tmp_path, capsys):
     rows = {r['name']: r for r in json.loads(path.read_text())['rows']}
     for part in ('median', 'forward', 'backward'):
         assert rows[part]['ratio'] > 0
+        assert rows[part]['grid_sample'] > 0
+        assert not {'triton', 'half', 'broken'} & set(rows[part])
     assert rows['traffic of whole']['ours'] > 0
     assert 0 < rows['traffic of forward']['share'] < 1
-    assert 'sampling 2 x 64x96 fp32' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'sampling 2 x 64x96 fp32' in out
+    assert 'ours is cpu, the default of this device' in out
+    assert 'half IS WRONG: its results differ by 5.0e-01' in out
+    assert 'broken FAILS: FileNotFoundError' in out

@@ -9,8 +9,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from ablation.schedule import Run
-from clouds_mmseg.engine.hooks.visualization import legend, panel, stack
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.visualization import legend, panel, stack
 from clouds_mmseg.weights.io import read_state_dict
 from clouds_mmseg.weights.load import load_strictly
 

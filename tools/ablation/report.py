@@ -6,6 +6,7 @@ from statistics import mean, stdev
 
 from ablation.schedule import Run
 from clouds_mmseg.engine.hooks.self_training import FILE_NAME
+from clouds_mmseg.utils.tables import format_table
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -56,39 +57,6 @@ def collect(runs: Sequence[Run]) -> dict[str, dict]:
     return rows
 
 
-def markdown_table(
-    header: Sequence[str], lines: Sequence[Sequence[str]]
-) -> str:
-    """Format an aligned Markdown table.
-
-    Args:
-        header: Column titles.
-        lines: Rows of cells.
-
-    Returns:
-        Markdown.
-    """
-    widths = [
-        max(map(len, column)) for column in zip(header, *lines, strict=True)
-    ]
-
-    def line(cells):
-        first, *others = zip(cells, widths, strict=True)
-        padded = [first[0].ljust(first[1])]
-        padded += [cell.rjust(width) for cell, width in others]
-        return '| ' + ' | '.join(padded) + ' |'
-
-    rule = (
-        '|'
-        + '|'.join(
-            '-' * (width + 1) + ('-' if i == 0 else ':')
-            for i, width in enumerate(widths)
-        )
-        + '|'
-    )
-    return '\n'.join([line(header), rule, *map(line, lines)])
-
-
 def results_table(rows: dict) -> str:
     """Tabulate mean IoU per row and domain, and the gain over the first row.
 
@@ -112,7 +80,8 @@ def results_table(rows: dict) -> str:
         cells = [spread(row['mIoU'][d]) for d in [*domains, 'mean']]
         gain = '' if row is first else '+' * (mean(gains) > 0) + spread(gains)
         lines.append([row['title'], *cells, gain])
-    return markdown_table(['', *names, 'mean of targets', 'gain'], lines)
+    columns = ['', *names, 'mean of targets', 'gain']
+    return format_table(columns, lines, markdown=True)
 
 
 def teacher_table(rows: dict) -> str:
@@ -138,7 +107,7 @@ def teacher_table(rows: dict) -> str:
             lines.append([row['title'], iteration, *cells])
     if not lines:
         return ''
-    return markdown_table(
+    return format_table(
         [
             '',
             'iteration',
@@ -148,4 +117,5 @@ def teacher_table(rows: dict) -> str:
             'pixels right after',
         ],
         lines,
+        markdown=True,
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import mmengine
 import torch
-from prettytable import PrettyTable
 
 from benchmark.measure import Measurement
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
+from clouds_mmseg.utils.tables import format_table
 from clouds_mmseg.version import __version__
 
 OURS, REFERENCE = 'ours', 'plain'
@@ -86,12 +86,8 @@ def table_of(
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in ('work', 'unit')]
-    table = PrettyTable(columns)
-    table.align = 'r'
-    table.align[columns[0]] = 'l'
-    for row in rows:
-        table.add_row([_cell(row, column, measurements) for column in columns])
-    return table.get_string()
+    cells = [[_cell(row, c, measurements) for c in columns] for row in rows]
+    return format_table(columns, cells)
 
 
 def _cell(row, column, measurements):

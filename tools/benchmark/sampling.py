@@ -1,6 +1,7 @@
 """Deformable attention sampling at the size of one encoder layer."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -11,11 +12,56 @@ from benchmark.parts import TimedMethod
 from benchmark.report import OURS, REFERENCE
 from benchmark.setting import DTYPES, check_size
 from clouds_mmseg.models.mask2former.deform_attn import (
+    IMPLEMENTATIONS,
+    check_implementation,
+    default_implementation,
     ms_deform_attn,
-    random_layer_inputs,
 )
+from clouds_mmseg.models.mask2former.layers import reference_points
+from clouds_mmseg.utils.errors import UserError
 
 _STRIDES = (32, 16, 8)
+# The official widths.
+_HEADS, _CHANNELS, _POINTS = 8, 32, 4
+
+
+def random_layer_inputs(
+    shapes: Sequence[tuple[int, int]],
+    device: torch.device,
+    images: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the inputs of one encoder layer of the official widths.
+
+    Every pixel of all maps is a query that samples around itself, in part
+    outside of the map. No location is near a pixel centre's row or column,
+    where the gradient jumps and rounding decides on which side it is.
+
+    Args:
+        shapes: Height and width of the maps.
+        device: Device of the tensors; random numbers are drawn on the CPU,
+            by a generator of their own.
+        images: N.
+
+    Returns:
+        Values (N, S, 8, 32), locations (N, S, 8, L, 4, 2) and weights
+        (N, S, 8, L, 4), float32 leaves that require gradients.
+    """
+    generator = torch.Generator().manual_seed(0)
+    centres = reference_points(shapes)
+    size = (images, len(centres), _HEADS, len(shapes), _POINTS)
+    sides = torch.tensor([[w, h] for h, w in shapes])[:, None]
+    pixels = centres[:, None, None, None] * sides
+    pixels = pixels + 2 * torch.randn(*size, 2, generator=generator)
+    fraction = torch.rand(*size, 2, generator=generator) * 0.8 + 0.1
+    locations = (pixels.floor() + fraction - 0.5) / sides
+    weights = torch.rand(size, generator=generator)
+    value = torch.rand(
+        images, len(centres), _HEADS, _CHANNELS, generator=generator
+    )
+    value, locations, weights = (
+        x.to(device).requires_grad_() for x in (value, locations, weights)
+    )
+    return value, locations, weights
 
 
 class SampledLayer:
@@ -94,8 +140,9 @@ def sampling(
         reference: Of :func:`load_reference`.
 
     Returns:
-        Cases whose result is the output and three gradients, and the bytes
-        of :meth:`SampledLayer.traffic`.
+        Cases whose result is the output and three gradients: the reference
+        implementation, the default of the device (``ours``) and the others
+        that run here, by name. And the bytes of :meth:`SampledLayer.traffic`.
     """
     check_size(size, batch)
     width, height = size
@@ -106,6 +153,14 @@ def sampling(
     if reference:
         other = SampledLayer(reference.sample_by_grid, shapes, inputs)
         layers = {REFERENCE: other, OURS: ours}
+    default = default_implementation(device.type)
+    print(f'ours is {default}, the default of this device')
+    expected = ours.run()
+    for name in IMPLEMENTATIONS:
+        sample = functools.partial(ms_deform_attn, implementation=name)
+        layer = SampledLayer(sample, shapes, inputs, DTYPES[dtype])
+        if name != default and _works(name, layer, expected, device):
+            layers[name] = layer
     cases = {
         name: BenchmarkCase(
             lambda _, layer=layer: layer.run(),
@@ -117,3 +172,28 @@ def sampling(
         for name, layer in layers.items()
     }
     return cases, ours.traffic()
+
+
+def _works(name, layer, expected, device):
+    """Tell whether an implementation runs here, with the expected results."""
+    try:
+        check_implementation(name)
+        check_implementation(name, device.type)
+    except UserError as error:
+        print(f'{name} is left out: {error}')
+        return False
+    try:
+        found = layer.run()
+    # A missing compiler, an unknown device, too little shared memory: of many
+    # types, and the others are to be measured all the same.
+    except Exception as error:
+        print(f'{name} FAILS: {type(error).__name__}: {error}')
+        return False
+    # Half precision has 8 bits; sums of it are rounded once.
+    largest = 1e-3 if found[1].dtype == torch.float32 else 2**-7
+    for ours, other in zip(found, expected, strict=True):
+        error = ((ours - other).abs().max() / other.abs().max()).item()
+        if not error < largest:
+            print(f'{name} IS WRONG: its results differ by {error:.1e}')
+            return False
+    return True

@@ -5,7 +5,6 @@ import os
 from dataclasses import asdict, dataclass, field
 
 from mmengine.dataset import BaseDataset
-from prettytable import PrettyTable
 
 from clouds_mmseg.data_tools.verify.listing import (
     Task,
@@ -32,6 +31,7 @@ from clouds_mmseg.utils.data_root import (
     report_folder,
 )
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.tables import format_table
 
 REPORT = 'clouds_verify.json'
 _FORMAT = 1
@@ -353,16 +353,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def _sets_table(reports):
-    table = PrettyTable(
-        ['set', 'images', 'expected', 'sizes', 'errors', 'warnings']
-    )
-    table.align = 'r'
-    table.align['set'] = table.align['sizes'] = 'l'
+    rows = []
     for report in reports:
         sizes = [f'{size}' for size in list(report.sizes)[:2]]
         if len(report.sizes) > 2:
             sizes.append(f'{len(report.sizes) - 2} more')
-        table.add_row(
+        rows.append(
             [
                 report.name,
                 report.images,
@@ -372,7 +368,8 @@ def _sets_table(reports):
                 len(report.warnings),
             ]
         )
-    return table.get_string()
+    columns = ['set', 'images', 'expected', 'sizes', 'errors', 'warnings']
+    return format_table(columns, rows, left=['sizes'])
 
 
 def _errors_cell(report):
@@ -391,14 +388,12 @@ def _class_table(reports):
         return ''
     narrow = len(reports) > _MAX_WIDE_SETS
     head = '% of pixels' if narrow else '% of pixels (images)'
-    table = PrettyTable([head, *_short_names(reports)])
-    table.align = 'r'
-    table.align[head] = 'l'
-    for name in dict.fromkeys(c for r in reports for c in r.classes):
-        table.add_row([name, *(_class_cell(r, name, narrow) for r in reports)])
-    table.add_divider()
-    table.add_row(['ignored', *(_ignored_cell(r) for r in reports)])
-    return table.get_string()
+    rows = [
+        [name, *(_class_cell(r, name, narrow) for r in reports)]
+        for name in dict.fromkeys(c for r in reports for c in r.classes)
+    ]
+    rows += [None, ['ignored', *(_ignored_cell(r) for r in reports)]]
+    return format_table([head, *_short_names(reports)], rows)
 
 
 def _short_names(reports):

@@ -12,7 +12,6 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from clouds_mmseg.engine.hooks.results import to_json
-from clouds_mmseg.engine.hooks.visualization import strip
 from clouds_mmseg.engine.run_state import require_finite_weights, unwrap_model
 from clouds_mmseg.evaluation.dg_iou_metric import (
     confusion_matrix,
@@ -22,6 +21,7 @@ from clouds_mmseg.evaluation.dg_iou_metric import (
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.visualization import strip
 
 # Written by PseudoLabelAccuracyHook to the work dir.
 FILE_NAME = 'pseudo_labels.json'

@@ -4,28 +4,16 @@ Letters: N images, S tokens (the pixels of all maps together), Q queries,
 H heads, L levels (maps), P sampling points, C channels, D channels of a head.
 """
 
-import functools
 import importlib.util
-import logging
 import math
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.deform_attn_cpu import ms_deform_attn_cpu
-from clouds_mmseg.models.mask2former.layers import reference_points
 from clouds_mmseg.utils.errors import UserError
-
-ENV_VARIABLE = 'CLOUDS_DEFORMABLE_SAMPLING'
-# Backends are timed on one encoder layer for a crop of 512x512, with the
-# official widths.
-_SHAPES = ((16, 16), (32, 32), (64, 64))
-_HEADS, _CHANNELS, _POINTS = 8, 32, 4
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -36,6 +24,11 @@ class MultiScaleDeformableAttention(nn.Module):
         num_heads: Heads, a divisor of ``channels``.
         num_levels: Maps that are sampled.
         num_points: Sampling points in each map, for each head.
+        deformable_sampling: Implementation, one of :data:`IMPLEMENTATIONS`;
+            None for that of :func:`default_implementation`.
+
+    Raises:
+        UserError: There is no such implementation, or not on this machine.
     """
 
     def __init__(
@@ -45,8 +38,12 @@ class MultiScaleDeformableAttention(nn.Module):
         num_heads: int,
         num_levels: int,
         num_points: int,
+        deformable_sampling: str | None = None,
     ):
         super().__init__()
+        if deformable_sampling is not None:
+            check_implementation(deformable_sampling)
+        self.deformable_sampling = deformable_sampling
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
@@ -106,7 +103,9 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, heads[1:])  # (N, Q, H, L, P)
         value = self.value_proj(x).unflatten(-1, (self.num_heads, -1))
-        out = ms_deform_attn(value, shapes, locations, weights)
+        out = ms_deform_attn(
+            value, shapes, locations, weights, self.deformable_sampling
+        )
         return x + self.output_proj(out.to(x.dtype))
 
 
@@ -115,29 +114,36 @@ def ms_deform_attn(
     shapes: Sequence[tuple[int, int]],
     locations: Tensor,
     weights: Tensor,
+    implementation: str | None = None,
 ) -> Tensor:
     """Sum the values at the sampling locations with the attention weights.
 
     Values between pixels are interpolated bilinearly; outside of a map they
-    are zero. All backends compute the same: the CPU has one of its own
-    (``deform_attn_cpu.py``), other devices get the fastest one, see
-    :func:`select_backend`.
+    are zero. All implementations compute the same up to rounding. Sums are
+    in float32, whatever the dtype of the values.
 
     Args:
         value: (N, S, H, D), the maps flattened, one after the other.
         shapes: Height and width of each map.
         locations: (N, Q, H, L, P, 2), xy in [0, 1] of a map.
         weights: (N, Q, H, L, P), the attention weights.
+        implementation: One of :data:`IMPLEMENTATIONS`; None for that of
+            :func:`default_implementation`.
 
     Returns:
         (N, Q, H * D) float32.
+
+    Raises:
+        UserError: See :func:`check_implementation`.
     """
-    device = value.device
-    backend = (
-        ms_deform_attn_cpu if device.type == 'cpu' else select_backend(device)
-    )
-    with torch.autocast(device.type, enabled=False):
-        return backend(value, shapes, locations.float(), weights.float())
+    device = value.device.type
+    if implementation is None:
+        implementation = default_implementation(device)
+    else:
+        check_implementation(implementation, device)
+    sample = IMPLEMENTATIONS[implementation]
+    with torch.autocast(device, enabled=False):
+        return sample(value, shapes, locations.float(), weights.float())
 
 
 def ms_deform_attn_grid_sample(
@@ -161,185 +167,106 @@ def ms_deform_attn_grid_sample(
     return out.unflatten(0, (n, heads)).flatten(1, 2).transpose(1, 2)
 
 
-def _load_triton():
+def ms_deform_attn_mmcv(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Call mmcv's compiled op; see :func:`ms_deform_attn`."""
+    from mmcv.ops.multi_scale_deform_attn import (
+        MultiScaleDeformableAttnFunction,
+    )
+
+    # The op computes in the dtype of the values, and half precision cannot
+    # distinguish neighbouring locations of a large map.
+    value = value.to(locations.dtype)
+    sides = torch.tensor(shapes, device=value.device)
+    pixels = sides.prod(1)
+    return MultiScaleDeformableAttnFunction.apply(
+        value.contiguous(),
+        sides,
+        pixels.cumsum(0) - pixels,  # first token of each map
+        locations.contiguous(),
+        weights.contiguous(),
+        len(value),  # Images at a time: a divisor of the batch.
+    )
+
+
+def _ms_deform_attn_triton(value, shapes, locations, weights):
+    # Not every torch comes with Triton.
     from clouds_mmseg.models.mask2former.deform_attn_triton import (
         ms_deform_attn_triton,
     )
 
-    return ms_deform_attn_triton
+    return ms_deform_attn_triton(value, shapes, locations, weights)
 
 
-def _load_mmcv():
-    from clouds_mmseg.models.mask2former.deform_attn_mmcv import (
-        ms_deform_attn_mmcv,
-    )
-
-    return ms_deform_attn_mmcv
-
-
-# The results of the others must equal those of the first.
-_BACKENDS = {
-    'grid_sample': lambda: ms_deform_attn_grid_sample,
-    'triton': _load_triton,
-}
-if importlib.util.find_spec('mmcv._ext'):  # If mmcv has been compiled.
-    _BACKENDS['mmcv'] = _load_mmcv
+# The Triton kernels have never run on a GPU.
+IMPLEMENTATIONS = dict(
+    cpu=ms_deform_attn_cpu,
+    grid_sample=ms_deform_attn_grid_sample,
+    triton=_ms_deform_attn_triton,
+    mmcv=ms_deform_attn_mmcv,
+)
+_NEEDS = dict(triton='triton', mmcv='mmcv._ext')
 
 
-def select_backend(device: torch.device) -> Callable[..., Tensor]:
-    """Select the fastest backend by measuring, once for each device.
+def default_implementation(device: str) -> str:
+    """Name the implementation for a type of device.
 
-    Triton needs a C compiler for its launcher and a device that it supports,
-    mmcv's op a compiled mmcv; ``grid_sample`` runs everywhere. The
-    environment variable ``CLOUDS_DEFORMABLE_SAMPLING`` names one without
-    measuring. Where ``torch.use_deterministic_algorithms`` is set,
-    ``grid_sample`` is returned: torch itself then raises an error, as its
-    gradient has no deterministic implementation.
+    It depends on nothing else, so that it is the same in all processes and
+    runs; but where ``torch.jit.trace`` records the operations it is
+    ``grid_sample``, as those of ``cpu`` can't be recorded.
+    """
+    if device == 'cpu' and not torch.jit.is_tracing():
+        return 'cpu'
+    return 'grid_sample'
+
+
+def check_implementation(name: str, device: str | None = None) -> None:
+    """Refuse an implementation that does not work here as it should.
 
     Args:
-        device: Any but the CPU.
-
-    Returns:
-        A function with the arguments of :func:`ms_deform_attn`.
+        name: To be checked.
+        device: Type of the device where it is to run, if that is known.
 
     Raises:
-        UserError: The variable names no backend.
+        UserError: It is none of :data:`IMPLEMENTATIONS`, its package is not
+            installed, it does not run on the device, or it has no
+            deterministic gradient although
+            ``torch.use_deterministic_algorithms`` asks for one.
     """
-    name = os.environ.get(ENV_VARIABLE)
-    if name:
-        if name not in _BACKENDS:
+    if name not in IMPLEMENTATIONS:
+        raise UserError(
+            'deformable_sampling must be None or one of '
+            f'{", ".join(IMPLEMENTATIONS)}, got {name!r}'
+        )
+    if device is None:
+        if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
+            package = 'mmcv with compiled ops' if name == 'mmcv' else name
             raise UserError(
-                f'{ENV_VARIABLE}={name}: known are {", ".join(_BACKENDS)}'
+                f'deformable_sampling={name!r} needs {package}, which is not '
+                'installed: install it, or leave the option out'
             )
-        return _BACKENDS[name]()
-    if torch.are_deterministic_algorithms_enabled():
-        return ms_deform_attn_grid_sample
-    return _autotune_once(device)
-
-
-@functools.cache
-def _autotune_once(device):
-    return autotune(_BACKENDS, device)
-
-
-# The first call may be in a validation, without gradients.
-@torch.inference_mode(False)
-@torch.enable_grad()
-def autotune(
-    loaders: dict[str, Callable[[], Callable[..., Tensor]]],
-    device: torch.device,
-    shapes: Sequence[tuple[int, int]] = _SHAPES,
-) -> Callable[..., Tensor]:
-    """Find the fastest backend of those that agree with the first.
-
-    Args:
-        loaders: By name, functions that return a backend. All but the first
-            may fail.
-        device: Where it is to run.
-        shapes: Height and width of the maps that are sampled.
-
-    Returns:
-        The backend.
-    """
-    inputs = random_layer_inputs(shapes, device)
-    backends, seconds, expected = {}, {}, None
-    for name, load in loaders.items():
-        try:
-            backend = load()
-            results = _forward_backward(backend, shapes, inputs)
-            if expected is None:
-                expected = results
-            _check(results, expected)
-            seconds[name] = _time(backend, shapes, inputs)
-            backends[name] = backend
-        # A missing compiler, an unknown device, too little shared memory: of
-        # many types, and none of them may end a training.
-        except Exception as error:
-            if expected is None:
-                raise
-            print_log(
-                f'Deformable sampling on {device}: {name} is skipped, as '
-                f'it does not work here ({type(error).__name__}: {error})',
-                'current',
-                logging.WARNING,
-            )
-    best = min(seconds, key=seconds.get)
-    times = ', '.join(f'{k} {v * 1e3:.2f} ms' for k, v in seconds.items())
-    print_log(
-        f'Deformable sampling on {device}: {best} (forward and backward of '
-        f'a layer: {times})',
-        'current',
-    )
-    return backends[best]
-
-
-def random_layer_inputs(
-    shapes: Sequence[tuple[int, int]],
-    device: torch.device,
-    images: int = 1,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw the inputs of one encoder layer of the official widths.
-
-    Every pixel of all maps is a query that samples around itself, in part
-    outside of the map. No location is near a pixel centre's row or column,
-    where the gradient jumps and rounding decides on which side it is.
-
-    Args:
-        shapes: Height and width of the maps.
-        device: Device of the tensors; random numbers are drawn on the CPU,
-            by a generator of their own.
-        images: N.
-
-    Returns:
-        Values (N, S, 8, 32), locations (N, S, 8, L, 4, 2) and weights
-        (N, S, 8, L, 4), float32 leaves that require gradients.
-    """
-    generator = torch.Generator().manual_seed(0)
-    centres = reference_points(shapes)
-    size = (images, len(centres), _HEADS, len(shapes), _POINTS)
-    sides = torch.tensor([[w, h] for h, w in shapes])[:, None]
-    pixels = centres[:, None, None, None] * sides
-    pixels = pixels + 2 * torch.randn(*size, 2, generator=generator)
-    fraction = torch.rand(*size, 2, generator=generator) * 0.8 + 0.1
-    locations = (pixels.floor() + fraction - 0.5) / sides
-    weights = torch.rand(size, generator=generator)
-    value = torch.rand(
-        images, len(centres), _HEADS, _CHANNELS, generator=generator
-    )
-    value, locations, weights = (
-        x.to(device).requires_grad_() for x in (value, locations, weights)
-    )
-    return value, locations, weights
-
-
-def _forward_backward(backend, shapes, inputs):
-    """Return the output of a backend and its three gradients."""
-    value, locations, weights = inputs
-    with torch.autocast(value.device.type, enabled=False):
-        out = backend(value, shapes, locations, weights)
-        grads = torch.autograd.grad(out.square().sum(), inputs)
-    return [out.detach(), *grads]
-
-
-def _check(results, expected):
-    for ours, reference in zip(results, expected, strict=True):
-        error = (ours - reference).abs().max() / reference.abs().max()
-        if not error < 1e-3:
-            raise ValueError(f'its numbers are off by {error:.1e}')
-
-
-def _time(backend, shapes, inputs):
-    """Seconds of the fastest of five runs; the first one compiles."""
-    seconds = []
-    for _ in range(5):
-        _synchronize(inputs[0].device)
-        start = time.perf_counter()
-        _forward_backward(backend, shapes, inputs)
-        _synchronize(inputs[0].device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def _synchronize(device):
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
+        return
+    if name != 'grid_sample' and (name == 'cpu') != (device == 'cpu'):
+        where = 'the CPU' if name == 'cpu' else 'GPUs'
+        raise UserError(
+            f'deformable_sampling={name!r} runs on {where} only, and the '
+            f'model is on {device!r}: leave the option out, or choose '
+            "'grid_sample', which runs on every device"
+        )
+    # torch itself raises an error for the gradient of grid_sample.
+    if (
+        name in _NEEDS
+        and torch.is_grad_enabled()
+        and torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled()
+    ):
+        raise UserError(
+            f'deformable_sampling={name!r} sums gradients in no fixed order, '
+            'but torch.use_deterministic_algorithms (randomness.deterministic '
+            'of the config) asks for one, which no implementation has on a '
+            'GPU: set it to False, or train on the CPU'
+        )

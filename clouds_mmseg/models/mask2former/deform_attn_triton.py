@@ -1,5 +1,7 @@
 """Deformable attention on CUDA: Triton kernels, forward and backward.
 
+They have never run on a GPU: only interpreted, and compiled to machine code.
+``deformable_sampling='triton'`` chooses them; nothing else does.
 Letters as in ``deform_attn.py``: N images, Q queries, H heads, L levels,
 P sampling points, D channels of a head.
 """

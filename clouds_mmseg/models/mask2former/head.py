@@ -66,6 +66,10 @@ class CLOUDSHead(BaseModule):
         decoder_ffn_channels: Hidden channels of their feed-forward layers.
         num_groups: Groups of the group normalisations.
         num_points: Sampling points of deformable attention in each map.
+        deformable_sampling: How they are read: ``grid_sample``, ``cpu``,
+            ``triton`` (never run on a GPU yet) or ``mmcv`` (where its ops
+            are compiled). By default ``cpu`` on the CPU and ``grid_sample``
+            on GPUs; see :mod:`~clouds_mmseg.models.mask2former.deform_attn`.
         classifier: ``dict(type='linear')``, the default, or
             ``dict(type='text', text_embeddings=...)`` with the further
             arguments of
@@ -81,8 +85,9 @@ class CLOUDSHead(BaseModule):
             the one of this class.
 
     Raises:
-        UserError: For an argument that breaks one of the rules above.
-        UserError: For text embeddings that do not fit the classes.
+        UserError: For an argument that breaks one of the rules above, for text
+            embeddings that do not fit the classes, and for an implementation
+            of ``deformable_sampling`` that is not here.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class CLOUDSHead(BaseModule):
         decoder_ffn_channels: int = 2048,
         num_groups: int = 32,
         num_points: int = 4,
+        deformable_sampling: str | None = None,
         classifier: dict | None = None,
         loss: dict | None = None,
         align_corners: bool = False,
@@ -147,6 +153,7 @@ class CLOUDSHead(BaseModule):
             ffn_channels=encoder_ffn_channels,
             num_groups=num_groups,
             num_points=num_points,
+            deformable_sampling=deformable_sampling,
         )
         self.transformer_decoder = MaskedDecoder(
             channels=feat_channels,

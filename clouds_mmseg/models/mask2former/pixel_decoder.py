@@ -40,6 +40,7 @@ class PixelDecoder(nn.Module):
         ffn_channels: Hidden channels of the feed-forward layers.
         num_groups: Groups of the group normalisations.
         num_points: Sampling points for each head and level.
+        deformable_sampling: See :class:`MultiScaleDeformableAttention`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PixelDecoder(nn.Module):
         ffn_channels: int,
         num_groups: int,
         num_points: int,
+        deformable_sampling: str | None = None,
     ):
         super().__init__()
         self.input_convs = nn.ModuleList(
@@ -72,6 +74,7 @@ class PixelDecoder(nn.Module):
                 num_heads=num_heads,
                 num_points=num_points,
                 ffn_channels=ffn_channels,
+                deformable_sampling=deformable_sampling,
             )
             for _ in range(num_layers)
         )
@@ -184,6 +187,7 @@ class EncoderLayer(nn.Module):
         num_heads: Attention heads.
         num_points: Sampling points for each head and level.
         ffn_channels: Hidden channels of the feed-forward layer.
+        deformable_sampling: See :class:`MultiScaleDeformableAttention`.
     """
 
     def __init__(
@@ -193,6 +197,7 @@ class EncoderLayer(nn.Module):
         num_heads: int,
         num_points: int,
         ffn_channels: int,
+        deformable_sampling: str | None = None,
     ):
         super().__init__()
         self.self_attn = MultiScaleDeformableAttention(
@@ -200,6 +205,7 @@ class EncoderLayer(nn.Module):
             num_heads=num_heads,
             num_levels=NUM_LEVELS,
             num_points=num_points,
+            deformable_sampling=deformable_sampling,
         )
         self.ffn = FeedForward(channels, ffn_channels)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))

@@ -28,9 +28,11 @@ from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
     multi_scale_deformable_attn_pytorch as in_python,
 )
 
-from clouds_mmseg.models.mask2former import deform_attn  # noqa: E402
+from benchmark.sampling import random_layer_inputs  # noqa: E402
 from clouds_mmseg.models.mask2former.deform_attn import (  # noqa: E402
+    check_implementation,
     ms_deform_attn_grid_sample,
+    ms_deform_attn_mmcv,
 )
 
 
@@ -75,20 +77,21 @@ def backward(
 extension.ms_deform_attn_forward = forward
 extension.ms_deform_attn_backward = backward
 
-sample = deform_attn._BACKENDS['mmcv']()
+check_implementation('mmcv')
 shapes = [(2, 3), (4, 6)]
 print('mmcv')
 for images in (1, 3):
-    value, locations, weights = deform_attn.random_layer_inputs(
+    value, locations, weights = random_layer_inputs(
         shapes, torch.device('cpu'), images
     )
     # A view that is not contiguous, as a layer's may be.
     value = value.detach().transpose(1, 2).contiguous().transpose(1, 2)
     inputs = value.requires_grad_(), locations, weights
-    results = [
-        deform_attn._forward_backward(backend, shapes, inputs)
-        for backend in (sample, ms_deform_attn_grid_sample)
-    ]
+    results = []
+    for sample in (ms_deform_attn_mmcv, ms_deform_attn_grid_sample):
+        out = sample(inputs[0], shapes, *inputs[1:])
+        grads = torch.autograd.grad(out.square().sum(), inputs)
+        results.append([out, *grads])
     same = all(
         torch.allclose(a, b, atol=1e-4, rtol=1e-4)
         for a, b in zip(*results, strict=True)

@@ -1,162 +1,134 @@
-import logging
+"""Which implementation of deformable sampling runs, and who decides it."""
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 
+from clouds_mmseg.models import CLOUDSHead
 from clouds_mmseg.models.mask2former import deform_attn
 from clouds_mmseg.models.mask2former.deform_attn import (
-    autotune,
-    ms_deform_attn_grid_sample,
-    select_backend,
+    IMPLEMENTATIONS,
+    check_implementation,
+    default_implementation,
+    ms_deform_attn,
 )
-from clouds_mmseg.models.mask2former.deform_attn_cpu import ms_deform_attn_cpu
 from clouds_mmseg.utils.errors import UserError
 
-CPU = torch.device('cpu')
 SHAPES = [(2, 3), (4, 5)]
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """The logged messages, one a line."""
-    lines = []
-    logger = MMLogger.get_instance('choice')
-    monkeypatch.setattr(
-        logger, 'handle', lambda record: lines.append(record.getMessage())
-    )
-    logger.setLevel(logging.INFO)
-    return lines
-
-
-@pytest.fixture(autouse=True)
-def clear_cache():
-    deform_attn._autotune_once.cache_clear()
-    yield
-    deform_attn._autotune_once.cache_clear()
-
-
-def slow(backend, times=30):
-    def repeated(*args):
-        for _ in range(times):
-            backend(*args)
-        return backend(*args)
-
-    return repeated
-
-
-@pytest.mark.parametrize('delayed', ['first', 'second'])
-def test_the_faster_of_two_is_taken(said, delayed):
-    first, second = ms_deform_attn_grid_sample, ms_deform_attn_cpu
-    if delayed == 'first':
-        first = slow(first)
-    else:
-        second = slow(second)
-    loaders = {'first': lambda: first, 'second': lambda: second}
-    chosen = autotune(loaders, CPU, SHAPES)
-    assert chosen is (second if delayed == 'first' else first)
-    (line,) = said
-    assert line.startswith('Deformable sampling on cpu: ')
-    assert 'first' in line and 'second' in line and ' ms' in line
-
-
-def broken():
-    raise RuntimeError('Failed to find C compiler.')
-
-
-def absent():
-    raise ImportError("No module named 'triton'")
-
-
-def wrong(value, shapes, locations, weights):
-    return ms_deform_attn_cpu(value, shapes, locations, weights) * 1.01
-
-
-def half_wrong(value, shapes, locations, weights):
-    """The right numbers, whose gradients miss a part."""
+def draw():
+    """Values, locations and weights of a layer, on the CPU."""
     return (
-        ms_deform_attn_cpu(value, shapes, locations.detach(), weights)
-        + 0 * locations.sum()
+        torch.rand(1, 26, 2, 4),
+        torch.rand(1, 26, 2, 2, 3, 2),
+        torch.rand(1, 26, 2, 2, 3),
     )
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the implementations that ran."""
+    names = []
+
+    def recorded(name, sample):
+        def run(*args):
+            names.append(name)
+            return sample(*args)
+
+        return run
+
+    for name, sample in list(IMPLEMENTATIONS.items()):
+        monkeypatch.setitem(IMPLEMENTATIONS, name, recorded(name, sample))
+    return names
 
 
 @pytest.mark.parametrize(
-    'load, reason',
-    [
-        (broken, 'RuntimeError: Failed to find C compiler.'),
-        (absent, "ImportError: No module named 'triton'"),
-        (lambda: wrong, 'ValueError: its numbers are off by 1.0e-02'),
-        (lambda: half_wrong, 'ValueError: its numbers are off by 1.0e+00'),
-    ],
+    'device, name',
+    [('cpu', 'cpu'), ('cuda', 'grid_sample'), ('mps', 'grid_sample')],
 )
-def test_a_backend_that_fails_is_skipped_and_logged(said, load, reason):
-    loaders = {
-        'grid_sample': lambda: ms_deform_attn_grid_sample,
-        'other': load,
-    }
-    assert autotune(loaders, CPU, SHAPES) is ms_deform_attn_grid_sample
-    assert said[0] == (
-        'Deformable sampling on cpu: other is skipped, as it does not work '
-        f'here ({reason})'
+def test_the_device_alone_decides(device, name):
+    assert default_implementation(device) == name
+
+
+def test_the_option_of_the_config_decides_in_every_layer(
+    tiny, make_feats, ran
+):
+    results = {}
+    for option in (None, 'cpu', 'grid_sample'):
+        torch.manual_seed(0)
+        head = CLOUDSHead(**tiny, deformable_sampling=option).eval()
+        with torch.no_grad():
+            # Else every pixel reads the same places.
+            for layer in head.pixel_decoder.encoder.layers:
+                layer.self_attn.sampling_offsets.weight.normal_(std=0.3)
+            results[option] = head.last_prediction(make_feats())[1]
+        layers = tiny['num_encoder_layers']
+        assert ran == [option or 'cpu'] * layers
+        ran.clear()
+    assert torch.equal(results[None], results['cpu'])
+    torch.testing.assert_close(
+        results['grid_sample'], results['cpu'], atol=1e-4, rtol=1e-4
     )
 
 
-def test_it_runs_in_inference_mode_and_leaves_the_random_state(said):
-    loaders = {
-        'a': lambda: ms_deform_attn_grid_sample,
-        'b': lambda: ms_deform_attn_cpu,
-    }
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
-        assert autotune(loaders, CPU, SHAPES) in (
-            ms_deform_attn_grid_sample,
-            ms_deform_attn_cpu,
-        )
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_device_is_measured_once(monkeypatch):
-    asked = []
-
-    def load():
-        asked.append(1)
-        return ms_deform_attn_grid_sample
-
-    monkeypatch.setattr(deform_attn, '_BACKENDS', {'grid_sample': load})
-    assert (
-        select_backend(CPU)
-        is select_backend(CPU)
-        is ms_deform_attn_grid_sample
+# torch would rather export, as it says.
+@pytest.mark.filterwarnings('ignore:`torch.jit.trace` is deprecated')
+def test_a_traced_model_is_right_for_other_inputs():
+    value, locations, weights = draw()
+    traced = torch.jit.trace(
+        lambda *inputs: ms_deform_attn(inputs[0], SHAPES, *inputs[1:]),
+        (value, locations, weights),
     )
-    assert len(asked) == 1
+    value, locations, weights = (x.flip(1) for x in draw())
+    torch.testing.assert_close(
+        traced(value, locations, weights),
+        ms_deform_attn(value, SHAPES, locations, weights),
+    )
 
 
-def test_the_environment_decides(monkeypatch):
-    monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'grid_sample')
-    assert select_backend(CPU) is ms_deform_attn_grid_sample
-    monkeypatch.setenv('CLOUDS_DEFORMABLE_SAMPLING', 'rows')
-    with pytest.raises(
-        UserError,
-        match='CLOUDS_DEFORMABLE_SAMPLING=rows: known are grid_sample, triton',
-    ):
-        select_backend(CPU)
+def test_an_unknown_name_is_refused_when_the_head_is_built(tiny):
+    with pytest.raises(UserError, match='one of cpu, grid_sample, triton, mm'):
+        CLOUDSHead(**tiny, deformable_sampling='rows')
 
 
-def test_wanted_determinism_is_left_to_torch(monkeypatch):
-    monkeypatch.setattr(deform_attn, '_BACKENDS', {'none': broken})
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert select_backend(CPU) is ms_deform_attn_grid_sample
-    finally:
-        torch.use_deterministic_algorithms(False)
+@pytest.mark.parametrize(
+    'name, package', [('triton', 'triton'), ('mmcv', 'mmcv with compiled ops')]
+)
+def test_a_missing_package_is_named(tiny, monkeypatch, name, package):
+    monkeypatch.setattr(
+        deform_attn.importlib.util, 'find_spec', lambda name: None
+    )
+    with pytest.raises(UserError, match=f'{name!r} needs {package}, which'):
+        CLOUDSHead(**tiny, deformable_sampling=name)
 
 
-def test_without_a_gpu_triton_is_skipped(said):
-    """Triton itself raises the error on a machine without a GPU."""
-    pytest.importorskip('triton')
-    if torch.cuda.is_available():
-        pytest.skip('here is a GPU')
-    chosen = autotune(deform_attn._BACKENDS, CPU, SHAPES)
-    assert chosen is ms_deform_attn_grid_sample
-    assert 'triton is skipped' in said[0]
+@pytest.mark.parametrize('name', ['triton', 'mmcv'])
+def test_an_implementation_for_gpus_is_refused_on_the_cpu(name):
+    value, locations, weights = draw()
+    with pytest.raises(UserError, match="GPUs only, and the model is on 'cpu"):
+        ms_deform_attn(value, SHAPES, locations, weights, name)
+
+
+def test_that_for_the_cpu_is_refused_elsewhere():
+    with pytest.raises(UserError, match='the CPU only'):
+        check_implementation('cpu', 'cuda')
+
+
+@pytest.fixture
+def deterministic():
+    yield torch.use_deterministic_algorithms
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize('name', ['triton', 'mmcv'])
+def test_wanted_determinism_refuses_atomic_sums(deterministic, name):
+    """Training alone: a prediction sums in a fixed order."""
+    check_implementation(name, 'cuda')
+    deterministic(True, warn_only=True)
+    check_implementation(name, 'cuda')
+    deterministic(True)
+    check_implementation('grid_sample', 'cuda')  # torch itself refuses it
+    with pytest.raises(UserError, match='randomness.deterministic'):
+        check_implementation(name, 'cuda')
+    with torch.no_grad():
+        check_implementation(name, 'cuda')

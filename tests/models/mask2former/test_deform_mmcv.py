@@ -10,13 +10,10 @@ import pytest
 import torch
 from reference import sample_by_grid
 
-from clouds_mmseg.models.mask2former import deform_attn
+from benchmark.sampling import random_layer_inputs
+from clouds_mmseg.models.mask2former.deform_attn import ms_deform_attn_mmcv
 
 COMPILED = importlib.util.find_spec('mmcv._ext') is not None
-
-
-def test_it_is_a_candidate_where_it_has_been_compiled():
-    assert ('mmcv' in deform_attn._BACKENDS) == COMPILED
 
 
 def test_it_is_called_as_mmcv_defines_it():
@@ -34,14 +31,12 @@ def test_it_is_called_as_mmcv_defines_it():
 @pytest.mark.cuda
 @pytest.mark.skipif(not COMPILED, reason='mmcv has not been compiled')
 def test_the_op_equals_grid_sample_on_cuda():
-    sample = deform_attn._BACKENDS['mmcv']()
     shapes = [(4, 6), (8, 12), (16, 24)]
-    inputs = deform_attn.random_layer_inputs(
-        shapes, torch.device('cuda'), images=3
-    )
-    results = [
-        deform_attn._forward_backward(backend, shapes, inputs)
-        for backend in (sample, sample_by_grid)
-    ]
+    inputs = random_layer_inputs(shapes, torch.device('cuda'), images=3)
+    results = []
+    for sample in (ms_deform_attn_mmcv, sample_by_grid):
+        out = sample(inputs[0], shapes, *inputs[1:])
+        grads = torch.autograd.grad(out.square().sum(), inputs)
+        results.append([out, *grads])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
