@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from mmseg.datasets import BaseSegDataset
@@ -110,7 +111,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         seg_map_suffix: str | Sequence[str] | None = None,
         metainfo: dict | None = None,
         reduce_zero_label: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         if reduce_zero_label:
             raise UserError(

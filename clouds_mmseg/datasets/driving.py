@@ -1,6 +1,7 @@
 """Driving data sets of the benchmarks."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from mmengine import fileio
 from mmseg.registry import DATASETS
@@ -132,7 +133,9 @@ class ACDCDataset(DGDataset):
     SEG_MAP_SUFFIX = '_gt_labelTrainIds.png'
     COMPARED_AT_INPUT_SIZE = True
 
-    def __init__(self, *, condition: str, domain: str | None = None, **kwargs):
+    def __init__(
+        self, *, condition: str, domain: str | None = None, **kwargs: Any
+    ):
         if condition not in CONDITIONS:
             raise ValueError(
                 f'condition={condition!r} is not one of ACDC: '

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import ConcatDataset
@@ -30,7 +31,7 @@ class KeyedDataset(ConcatDataset):
         **kwargs: As for mmengine's ``ConcatDataset``.
     """
 
-    def __init__(self, datasets: list, seed: int = 0, **kwargs):
+    def __init__(self, datasets: list, seed: int = 0, **kwargs: Any):
         super().__init__(datasets, **kwargs)
         self.seed = seed
 

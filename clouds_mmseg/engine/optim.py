@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -24,7 +25,7 @@ class BF16OptimWrapper(OptimWrapper):
     around a loss scaler and refuses to run without a GPU.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         warn_of_emulated_bf16()
 
@@ -70,7 +71,7 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         period: int,
         power: float = 0.9,
         warmup: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         if period < 1:
             raise ValueError(f'period must be at least 1, got {period}')

@@ -110,7 +110,7 @@ class PlanChange(NamedTuple):
     now: object
     refused: str = ''
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f'{self.key}: {_short(self.was)} -> {_short(self.now)}'
         return text + (f' ({self.refused})' if self.refused else '')
 

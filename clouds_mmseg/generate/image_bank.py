@@ -396,12 +396,12 @@ class ShardFile:
             raise
         self._end += len(line)
 
-    def remove(self):
+    def remove(self) -> None:
         """Delete the file."""
         self.path.unlink(missing_ok=True)
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Release the lock. A second call does nothing."""
         self._stream.close()
 

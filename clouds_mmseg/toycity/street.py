@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.solids import rect, rects
-from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN, dim, mix
+from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN, Look, dim, mix
 
 # Width of a lane, of a parking bay, and how far the ground reaches; metres.
 LANE = 3.2
@@ -49,12 +50,12 @@ class Side:
     pavement: float
 
     @property
-    def edge(self):
+    def edge(self) -> float:
         """Where the pavement begins, across the street in metres."""
         return self.kerb + self.sign * self.verge
 
     @property
-    def plot(self):
+    def plot(self) -> float:
         """Where private ground begins, across the street in metres."""
         return self.edge + self.sign * self.pavement
 
@@ -77,7 +78,7 @@ class Street:
     grass: bool = True
     marks: tuple = (0.0, ())
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the whole ground."""
         left, right = self.sides
         pavement, kerb = look.pick('sidewalk'), look.pick('kerb')

@@ -4,21 +4,24 @@ Beside mmengine's reader because conversion, publishing, benchmark and the
 tools read configs, and none of them should end in a traceback for a comma.
 """
 
+from pathlib import Path
+from typing import Any
+
 from mmengine.config import Config
 
 from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.utils.errors import UserError
 
 
-def read_file(path, **kwargs):
+def read_file(path: str | Path, **kwargs: Any) -> Config:
     """Read a config file; whatever it raises is a mistake in it.
 
     Args:
-        path (str | Path): An existing file.
+        path: An existing file.
         **kwargs: Of ``Config.fromfile``.
 
     Returns:
-        Config: The config.
+        The config.
 
     Raises:
         UserError: It is no Python, imports what is not installed, has a

@@ -3,20 +3,24 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import TypeVar
+
+# A path, or None where a data set has no root.
+Root = TypeVar('Root', str, None)
 
 DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
 # A folder for reports and class statistics where the data is read-only.
 REPORT_DIR_VARIABLE = 'CLOUDS_REPORT_DIR'
 
 
-def resolve_data_root(data_root):
+def resolve_data_root(data_root: Root) -> Root:
     """Apply the environment variable that moves all data roots at once.
 
     Args:
-        data_root (str | None): As in a config, for example ``data/gta5``.
+        data_root: As in a config, for example ``data/gta5``.
 
     Returns:
-        str | None: With ``CLOUDS_DATA_ROOT=/disk`` set, ``data/gta5`` becomes
+        With ``CLOUDS_DATA_ROOT=/disk`` set, ``data/gta5`` becomes
         ``/disk/gta5``. Roots that do not begin with ``data/`` are returned as
         they are.
     """
@@ -29,16 +33,16 @@ def resolve_data_root(data_root):
     return str(Path(moved).expanduser().joinpath(*parts[1:]))
 
 
-def find_beside_data(path, data_root):
+def find_beside_data(path: str, data_root: str | None) -> str:
     """Find a list or table of a data set, wherever its path is meant from.
 
     Args:
-        path (str): From the working folder, as a data root is, or below the
+        path: From the working folder, as a data root is, or below the
             data root, as ``ann_file`` is.
-        data_root (str | None): Of the data set.
+        data_root: Of the data set.
 
     Returns:
-        str: The first of these that is a file; ``path`` if none is.
+        The first of these that is a file; ``path`` if none is.
     """
     roots = [resolve_data_root(path)]
     if data_root is not None:
@@ -47,14 +51,14 @@ def find_beside_data(path, data_root):
     return found[0] if found else path
 
 
-def report_folder(root):
+def report_folder(root: str) -> str:
     """Where reports and class statistics of a data set are written.
 
     Args:
-        root (str): ``files_root`` of the data set.
+        root: ``files_root`` of the data set.
 
     Returns:
-        str: The root; with ``CLOUDS_REPORT_DIR`` a folder below that, whose
+        The root; with ``CLOUDS_REPORT_DIR`` a folder below that, whose
         name tells roots apart.
     """
     elsewhere = os.environ.get(REPORT_DIR_VARIABLE)
@@ -65,15 +69,15 @@ def report_folder(root):
     return os.path.join(elsewhere, f'{os.path.basename(whole)}-{digest}')
 
 
-def existing_file(root, name):
+def existing_file(root: str, name: str) -> str:
     """Where a file about a data set is read.
 
     Args:
-        root (str): ``files_root`` of the data set.
-        name (str): Of the file.
+        root: ``files_root`` of the data set.
+        name: Of the file.
 
     Returns:
-        str: Its path in :func:`report_folder`, unless only the root has it.
+        Its path in :func:`report_folder`, unless only the root has it.
     """
     path = os.path.join(report_folder(root), name)
     beside = os.path.join(root, name)

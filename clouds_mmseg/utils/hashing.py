@@ -1,20 +1,21 @@
 """Content hashes of arrays, tensors and settings."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
 _BYTES = 16
 
 
-def digest_array(array):
+def digest_array(array: np.ndarray) -> str:
     """Hash the values, the shape and the dtype of an array.
 
     Args:
-        array (np.ndarray): Any shape, any dtype but object.
+        array: Any shape, any dtype but object.
 
     Returns:
-        str: 32 hexadecimal digits.
+        32 hexadecimal digits.
     """
     array = np.ascontiguousarray(array)
     digest = hashlib.blake2b(
@@ -24,27 +25,27 @@ def digest_array(array):
     return digest.hexdigest()
 
 
-def digest_text(*parts):
+def digest_text(*parts: object) -> str:
     """Hash some values by their ``str``, order and borders included.
 
     Args:
-        *parts (object): Values whose ``str`` is stable between processes.
+        *parts: Values whose ``str`` is stable between processes.
 
     Returns:
-        str: 32 hexadecimal digits.
+        32 hexadecimal digits.
     """
     content = repr([str(part) for part in parts])
     return hashlib.blake2b(content.encode(), digest_size=_BYTES).hexdigest()
 
 
-def digest_file(path):
+def digest_file(path: str | Path) -> str:
     """Hash the bytes of a file.
 
     Args:
-        path (str | Path): The file.
+        path: The file.
 
     Returns:
-        str: 32 hexadecimal digits.
+        32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=_BYTES)
     with open(path, 'rb') as stream:

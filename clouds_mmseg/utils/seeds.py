@@ -6,25 +6,25 @@ import numpy as np
 import torch
 
 
-def mix_seed(*numbers):
+def mix_seed(*numbers: int) -> int:
     """Make one seed of several numbers, all of which matter.
 
     Args:
-        *numbers (int): Not negative.
+        *numbers: Not negative.
 
     Returns:
-        int: In [0, 2**32).
+        In [0, 2**32).
     """
     # SeedSequence ignores trailing zeros: the length keeps (1,) from (1, 0).
     sequence = np.random.SeedSequence((len(numbers), *numbers))
     return int(sequence.generate_state(1)[0])
 
 
-def seed_everything(seed):
+def seed_everything(seed: int) -> None:
     """Seed what transforms and models draw from, in this process.
 
     Args:
-        seed (int): In [0, 2**32).
+        seed: In [0, 2**32).
     """
     random.seed(seed)
     np.random.seed(seed)

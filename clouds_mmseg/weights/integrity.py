@@ -117,7 +117,7 @@ class BoundedReader(io.BufferedReader):
         super().__init__(io.FileIO(path))
         self._length = os.path.getsize(path)
 
-    def read(self, size=-1, /):
+    def read(self, size: int | None = -1, /) -> bytes:
         """Read at most as many bytes as the file has."""
         if size is not None:
             size = min(size, self._length)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,9 @@ class Layout:
     prepare: Callable | None = None
 
 
-def published_rule(part: str, pattern: str, target: str, **kwargs) -> Rule:
+def published_rule(
+    part: str, pattern: str, target: str, **kwargs: Any
+) -> Rule:
     """Make a rule that matches no file of a prepared folder.
 
     A folder may be prepared in place, and the second run must not take the

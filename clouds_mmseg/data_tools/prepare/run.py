@@ -74,7 +74,7 @@ class Options:
     skip_bad: bool = False
     workers: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.resize_short is not None and self.resize_short < 1:
             raise DataError(
                 f'--resize-short {self.resize_short} must be at least 1 pixel'

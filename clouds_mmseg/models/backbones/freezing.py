@@ -17,8 +17,8 @@ class FreezableMixin:
     and runs its forward inside :meth:`autograd_scope`.
 
     Attributes:
-        frozen (bool): Whether the backbone is frozen.
-        weights_loaded (bool): Whether the constructor loaded weights, or
+        frozen: Whether the backbone is frozen.
+        weights_loaded: Whether the constructor loaded weights, or
             left that to a checkpoint: the framework must not initialise.
     """
 
@@ -31,7 +31,7 @@ class FreezableMixin:
         self.requires_grad_(not frozen)
         self.train(not frozen)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> 'FreezableMixin':
         """Set the mode, except that a frozen backbone stays in eval."""
         return super().train(mode and not self.frozen)
 

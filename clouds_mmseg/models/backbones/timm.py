@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import timm
@@ -101,7 +101,7 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         frozen: bool = True,
         out_indices: Sequence[int] = (-4, -3, -2, -1),
         init_cfg: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         given = {'weights': weights, 'pretrained': pretrained}
         given['init_cfg'] = init_cfg
