@@ -144,7 +144,7 @@ class ACDCDataset(DGDataset):
         self.condition = condition
         super().__init__(domain=domain or f'acdc_{condition}', **kwargs)
 
-    def layout_fields(self) -> dict[str, str]:
+    def layout_fields(self) -> dict[str, str | None]:
         """Return the values of the placeholders in ``PREFIX``."""
         return dict(split=self.split, condition=self.condition)
 

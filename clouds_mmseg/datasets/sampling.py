@@ -186,8 +186,8 @@ class ShuffledStream:
     def __init__(self, size: int, seed: int):
         self.size = size
         self.seed = seed
-        self._epoch = None
-        self._order = None
+        self._epoch: int | None = None
+        self._order = np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> int:
         """Return the index at a position, in time independent of it."""

@@ -182,11 +182,12 @@ def first_difference(
         kind_of_group.append(kinds.setdefault(kind, (len(kinds), index))[0])
     chosen = [index for _, index in kinds.values()]
     replays = [Replay(*plan, chosen) for plan in (was, now)]
+    old, new = replays
     names = {'lr'}.union(s.param_name for plan in (was, now) for s in plan[0])
     found = None
     for iteration in range(1, steps + 1):
         if found is None:
-            found = _compare(*replays, sorted(names), iteration)
+            found = _compare(old, new, sorted(names), iteration)
         for replay in replays:
             replay.step()
     return found, [replays[0].groups[kind] for kind in kind_of_group]

@@ -103,7 +103,7 @@ class DGIoUMetric(IoUMetric):
         self._names = OutputNames()
         self.protocol = protocol
         self.last_results = {}
-        self._expected = None
+        self._expected: int | None = None
 
     @IoUMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:

@@ -53,10 +53,11 @@ class Face(NamedTuple):
 
     def point(self, a: float, b: float) -> Vector:
         """Camera coordinates of (u, v) = (a, b)."""
-        return tuple(
+        x, y, z = (
             o + a * u + b * v
             for o, u, v in zip(self.origin, self.u, self.v, strict=True)
         )
+        return x, y, z
 
 
 class Frame(NamedTuple):
@@ -152,12 +153,10 @@ def clip_near(points: list[Vector]) -> list[Vector]:
     for point in points:
         if (point[2] >= NEAR) != (last[2] >= NEAR):
             share = (NEAR - last[2]) / (point[2] - last[2])
-            kept.append(
-                tuple(
-                    a + (b - a) * share
-                    for a, b in zip(last, point, strict=True)
-                )
+            x, y, z = (
+                a + (b - a) * share for a, b in zip(last, point, strict=True)
             )
+            kept.append((x, y, z))
         if point[2] >= NEAR:
             kept.append(point)
         last = point

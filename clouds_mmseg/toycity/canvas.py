@@ -138,10 +138,11 @@ class Canvas:
         self._fill(pixels, _scaled(colour, face.light), opacity)
         if glow is not None:
             number = len(self.classes)
-            for table in (
-                self.classes, self.planes, self.ups, self.roughness
-            ):  # fmt: skip
-                table.append(table[face.surface])
+            surface = face.surface
+            self.classes.append(self.classes[surface])
+            self.planes.append(self.planes[surface])
+            self.ups.append(self.ups[surface])
+            self.roughness.append(self.roughness[surface])
             self.glows.append(glow)
             cv2.fillPoly(self.ids, pixels, number, cv2.LINE_8, SHIFT)
 

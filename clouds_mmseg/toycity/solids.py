@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_mmseg.toycity.camera import Face, Frame, Outline, Point
+from clouds_mmseg.toycity.camera import Face, Frame, Outline, Point, Vector
 from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.styles import RGB, Look
 
@@ -28,11 +28,6 @@ class Item(ABC):
     x: float
     z: float
 
-    # How far the object sticks out over its footprint, in metres.
-    reach = 0.0
-    # World point (3,) of a lamp that lights the street.
-    lamp = None
-
     @property
     @abstractmethod
     def box(self) -> Footprint:
@@ -42,6 +37,16 @@ class Item(ABC):
     @abstractmethod
     def top(self) -> float:
         """Height that nothing of the object exceeds, in metres."""
+
+    @property
+    def reach(self) -> float:
+        """How far the object sticks out over its footprint, in metres."""
+        return 0.0
+
+    @property
+    def lamp(self) -> Vector | None:
+        """World point of a lamp that lights the street; None without one."""
+        return None
 
     @property
     def solid(self) -> float:
@@ -166,9 +171,10 @@ def box(
         face = frame.face(origin, u, v)
         if not face.seen:
             continue
-        paint = colour
         if isinstance(colour, dict):
             paint = colour.get(name, colour[None])
+        else:
+            paint = colour
         made = canvas.paint(
             face, rect(0, 0, length, rise), paint, class_id, **options
         )
@@ -205,7 +211,7 @@ def extrude(
         number of each strip with u to the local right in metres and v from
         its first point (0) to its second (1); the visible ones.
     """
-    jobs = []
+    jobs: list[tuple[float, str | int, Face, Outline, RGB]] = []
     for i, (a, b) in enumerate(
         zip(profile, [*profile[1:], profile[0]], strict=True)
     ):
@@ -223,7 +229,7 @@ def extrude(
         # v x u points to the right here.
         if face.seen == (sign > 0):
             jobs.append((0.0, name, face, profile, side))
-    seen = {}
+    seen: dict[str | int, Face] = {}
     for _, name, face, outline, colour in jobs:
         made = canvas.paint(face, outline, colour, class_id, **options)
         if made is not None:

@@ -88,19 +88,19 @@ class Street:
         else:
             _strip(canvas, -FAR, FAR, dim(pavement, 0.9), SIDEWALK, 0.4)
         for side in self.sides:
-            xs = sorted((side.edge, side.plot))
-            paved = _strip(canvas, *xs, pavement, SIDEWALK, 0.4)
-            slabs = rects([xs[0]], np.arange(2, 50, 2.0), xs[1] - xs[0], 0.07)
+            x0, x1 = sorted((side.edge, side.plot))
+            paved = _strip(canvas, x0, x1, pavement, SIDEWALK, 0.4)
+            slabs = rects([x0], np.arange(2, 50, 2.0), x1 - x0, 0.07)
             canvas.detail(paved, slabs, dim(pavement, 0.85))
             if side.verge:
-                xs = sorted((side.kerb, side.edge))
-                _strip(canvas, *xs, look.pick('terrain'), TERRAIN, 0.8)
+                x0, x1 = sorted((side.kerb, side.edge))
+                _strip(canvas, x0, x1, look.pick('terrain'), TERRAIN, 0.8)
         road = _strip(canvas, left.kerb, right.kerb, asphalt, ROAD, 0.35)
         for side in self.sides:
-            xs = sorted((side.kerb, side.kerb + side.sign * 0.3))
-            _strip(canvas, *xs, kerb, SIDEWALK, 0.2)
-            xs = sorted((side.kerb, side.kerb - side.sign * 0.35))
-            gutter = [rect(xs[0], START, xs[1], FAR)]
+            x0, x1 = sorted((side.kerb, side.kerb + side.sign * 0.3))
+            _strip(canvas, x0, x1, kerb, SIDEWALK, 0.2)
+            x0, x1 = sorted((side.kerb, side.kerb - side.sign * 0.35))
+            gutter = [rect(x0, START, x1, FAR)]
             canvas.detail(road, gutter, dim(asphalt, 0.85))
         for lane in self.lanes:
             if lane.tram:

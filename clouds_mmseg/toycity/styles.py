@@ -341,19 +341,22 @@ class Look:
         colour = choices[int(chance * len(choices))]
         tint = self.style.tint
         factor = 1 + tint * 0.44 * (bright - 0.5)
-        return tuple(
+        red, green, blue = (
             int(min(max(c * factor + 28 * tint * (s - 0.5), 4), 252))
             for c, s in zip(colour, shift, strict=True)
         )
+        return red, green, blue
 
 
 def mix(colour: RGB, other: RGB, share: float) -> RGB:
     """RGB between two colours; a share of 0 gives the first."""
-    return tuple(
+    red, green, blue = (
         int(a + (b - a) * share) for a, b in zip(colour, other, strict=True)
     )
+    return red, green, blue
 
 
 def dim(colour: RGB, factor: float) -> RGB:
     """RGB made darker (factor < 1) or lighter."""
-    return tuple(min(int(c * factor), 255) for c in colour)
+    red, green, blue = (min(int(c * factor), 255) for c in colour)
+    return red, green, blue

@@ -1,12 +1,12 @@
 """Cars, trucks, buses and trams."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from clouds_mmseg.toycity.camera import Face, Frame
+from clouds_mmseg.toycity.camera import Frame
 from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.solids import (
     Footprint,
@@ -81,7 +81,7 @@ def tyres(
 def discs(
     canvas: Canvas,
     frame: Frame,
-    faces: dict[str | int, Face],
+    faces: Mapping,
     class_id: int,
     *,
     half: float,

@@ -3,17 +3,22 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TypeVar
-
-# A path, or None where a data set has no root.
-Root = TypeVar('Root', str, None)
+from typing import overload
 
 DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
 # A folder for reports and class statistics where the data is read-only.
 REPORT_DIR_VARIABLE = 'CLOUDS_REPORT_DIR'
 
 
-def resolve_data_root(data_root: Root) -> Root:
+@overload
+def resolve_data_root(data_root: str) -> str: ...
+
+
+@overload
+def resolve_data_root(data_root: str | None) -> str | None: ...
+
+
+def resolve_data_root(data_root: str | None) -> str | None:
     """Apply the environment variable that moves all data roots at once.
 
     Args:

@@ -542,7 +542,7 @@ def count_images(
             path = os.path.join(folder, name)
             below = Path(os.path.relpath(path, out)).as_posix()
             match = next(
-                filter(None, (p.fullmatch(below) for p in patterns)), 0
+                filter(None, (p.fullmatch(below) for p in patterns)), None
             )
             if not match or below in left_out:
                 continue

@@ -28,7 +28,7 @@ class FreezableMixin:
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or release every parameter and every buffer."""
         self.frozen = frozen
-        self.requires_grad_(not frozen)
+        self.requires_grad_(not frozen)  # type: ignore[attr-defined]
         self.train(not frozen)
 
     def train(self, mode: bool = True) -> 'FreezableMixin':

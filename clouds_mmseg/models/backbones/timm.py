@@ -103,9 +103,12 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         init_cfg: dict | None = None,
         **kwargs: Any,
     ):
-        given = {'weights': weights, 'pretrained': pretrained}
-        given['init_cfg'] = init_cfg
-        given['checkpoint_path'] = kwargs.get('checkpoint_path')
+        given = {
+            'weights': weights,
+            'pretrained': pretrained,
+            'init_cfg': init_cfg,
+            'checkpoint_path': kwargs.get('checkpoint_path'),
+        }
         given = {k: v for k, v in given.items() if v}
         if len(given) > 1 or 'checkpoint_path' in given:
             raise UserError(
@@ -417,7 +420,7 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
             'or a name with a tag from timm.list_pretrained()'
         )
     if not repository:
-        return find_or_fetch(url, what, fetch=fetch)
+        return find_or_fetch(str(url), what, fetch=fetch)
     return find_or_fetch_from_hub(
         repository,
         [config.hf_hub_filename] if config.hf_hub_filename else _FILES,

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +152,7 @@ def ms_deform_attn_grid_sample(
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     weights = weights.transpose(1, 2).flatten(0, 1)  # (N * H, Q, L, P)
     maps = value.to(locations.dtype).split([h * w for h, w in shapes], dim=1)
-    out = 0
+    out: Any = 0
     for level, (shape, tokens) in enumerate(zip(shapes, maps, strict=True)):
         tokens = tokens.permute(0, 2, 3, 1).flatten(0, 1)  # (N * H, D, h * w)
         sampled = F.grid_sample(
@@ -263,7 +264,7 @@ def autotune(
                 'current',
                 logging.WARNING,
             )
-    best = min(seconds, key=seconds.get)
+    best = min(seconds, key=seconds.__getitem__)
     times = ', '.join(f'{k} {v * 1e3:.2f} ms' for k, v in seconds.items())
     print_log(
         f'Deformable sampling on {device}: {best} (forward and backward of '
