@@ -9,7 +9,7 @@ export PYTHONNOUSERSITE = 1
 # Without bytecode every process compiles the whole stack anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo ablation test lint clean
+.PHONY: install demo ablation test lint docs clean
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,11 @@ test: install lint
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The site in work_dirs/site. Broken links and unknown names are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
-	rm -rf work_dirs .pytest_cache .ruff_cache .coverage
+	rm -rf work_dirs .pytest_cache .ruff_cache .mypy_cache .coverage

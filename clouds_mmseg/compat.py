@@ -9,6 +9,7 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Callable
 from importlib import metadata
 
 # Import name -> the distribution that provides it, the half-open range of
@@ -55,12 +56,12 @@ def _refuse(package, found, needed, command):
     )
 
 
-def check_torch(torch, torchvision):
+def check_torch(torch: str | None, torchvision: str | None) -> None:
     """Refuse a torch / torchvision pair that was not built together.
 
     Args:
-        torch (str | None): Version of torch, None where it is missing.
-        torchvision (str | None): Version of torchvision.
+        torch: Version of torch, None where it is missing.
+        torchvision: Version of torchvision.
 
     Raises:
         IncompatibleStackError: A package is missing, torch is outside the
@@ -82,11 +83,11 @@ def check_torch(torch, torchvision):
         )
 
 
-def check_framework(versions):
+def check_framework(versions: Callable[[str], str | None]) -> None:
     """Refuse another generation of the OpenMMLab packages.
 
     Args:
-        versions (Callable[[str], str | None]): Distribution name ->
+        versions: Distribution name ->
             installed version, None where it is missing.
 
     Raises:
@@ -110,7 +111,7 @@ def check_framework(versions):
             _refuse(distribution, found, needed, command)
 
 
-def check_stack():
+def check_stack() -> None:
     """Check torch, torchvision and the OpenMMLab packages by metadata.
 
     Nothing is imported: a wrong pair of torch and torchvision would
@@ -120,7 +121,7 @@ def check_stack():
     check_framework(_version)
 
 
-def prepare_framework():
+def prepare_framework() -> None:
     """Make ``mmseg::`` config inheritance find the installed distribution.
 
     MMEngine looks a config scope up in a table of distribution names,

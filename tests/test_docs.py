@@ -7,10 +7,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from guard import tool_options
+from guard import registered, tool_options
+
+import clouds_mmseg  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]
 # Options of other programs, and of tests/guard.py.
 FOREIGN = {'--local-dir', '--nproc-per-node', '--write'}
 # Files of other projects, which look like ours.
@@ -141,6 +143,21 @@ def test_what_a_page_names_exists(page):
     assert unknown_options(text) == []
     assert broken_links(page) == []
     assert unknown_imports(text) == []
+
+
+def test_every_registered_class_is_in_the_api_pages():
+    listed = ''.join(
+        page.read_text() for page in (ROOT / 'docs/api').glob('*.md')
+    )
+    # DGConcatDataset is registered as ConcatDataset.
+    names = [name for kind in registered().values() for name in kind]
+    missing = [
+        name
+        for name in names
+        if not re.search(rf'^::: .*\.(?:DG)?{name}$', listed, re.MULTILINE)
+    ]
+    assert len(names) > 40
+    assert missing == []
 
 
 def test_what_does_not_exist_is_found(tmp_path):

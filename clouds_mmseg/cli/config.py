@@ -72,7 +72,7 @@ def read_config(name: str) -> Config:
             )
         return read_file(name)
     cfg = read_file(_zoo_path(name), import_custom_modules=False)
-    model = cfg.get('model') or {}
+    model = cfg.get('model') or ConfigDict()
     if model.get('type') == 'EncoderDecoder':
         # Same network; predicts images of any size in bounded memory.
         model.type = 'DGSegmentor'
@@ -109,7 +109,7 @@ def use_clouds_head(model: ConfigDict) -> None:
     Args:
         model: ``model`` of a config, changed in place.
     """
-    head = model.get('decode_head') or {}
+    head = model.get('decode_head') or ConfigDict()
     if head.get('type') not in _MASK2FORMER:
         return
     encoder = head.pixel_decoder.encoder
@@ -226,7 +226,7 @@ def on_benchmark(cfg: Config, name: str) -> Config:
     for evaluator in evaluators:
         if evaluator.get('protocol'):
             # The protocol overrides sliding windows of the config.
-            apply_protocol(tested, evaluator.protocol)
+            apply_protocol(tested, evaluator['protocol'])
     return tested
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -74,7 +75,7 @@ def show_visualizations(
         wait_time: Seconds that a window stays.
     """
     hooks = cfg.get('custom_hooks') or []
-    hook = dict(type='PredictionPicturesHook')
+    hook: dict[str, Any] = dict(type='PredictionPicturesHook')
     for found in hooks:
         if found['type'] == hook['type']:
             hook = dict(found)

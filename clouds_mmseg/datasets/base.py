@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from mmseg.datasets import BaseSegDataset
@@ -83,18 +84,18 @@ class DGDataset(FileChecks, BaseSegDataset):
 
     METAINFO = dict(classes=CLASSES, palette=PALETTE)
 
-    DOMAIN = None
-    SPLIT = None
+    DOMAIN: str | None = None
+    SPLIT: str | None = None
     PREFIX = dict(img_path='images', seg_map_path='labels')
     IMG_SUFFIX = '.png'
     SEG_MAP_SUFFIX = '.png'
     # None: label files have one channel (grey or palette). 'first': they
     # have several, and the class id is in the first in file order.
-    LABEL_CHANNEL = None
+    LABEL_CHANNEL: str | None = None
     # Name of the set for tools/prepare_dataset.py. A data root made by it
     # holds train ids, in files that end in PREPARED_SUFFIX if the published
     # ones do not hold train ids already.
-    PREPARED = None
+    PREPARED: str | None = None
     # The protocol named 'clouds' compares these at the size of the network's
     # input instead of the label's own.
     COMPARED_AT_INPUT_SIZE = False
@@ -114,7 +115,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         seg_map_suffix: str | Sequence[str] | None = None,
         metainfo: dict | None = None,
         reduce_zero_label: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         if reduce_zero_label:
             raise UserError(
@@ -242,7 +243,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         """Whether the samples have labels."""
         return bool(self.data_prefix.get('seg_map_path'))
 
-    def layout_fields(self) -> dict[str, str]:
+    def layout_fields(self) -> dict[str, str | None]:
         """Return the values of the placeholders in ``PREFIX``."""
         return dict(split=self.split)
 

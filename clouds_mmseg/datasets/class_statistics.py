@@ -123,9 +123,9 @@ def statistics_row(report: SampleReport) -> dict:
         ``stamp`` and ``pixels``: class index (str) -> number, of the classes
         that occur; 255 is ignored pixels.
     """
-    pixels = {
-        str(i): int(report.pixels[i]) for i in report.pixels.nonzero()[0]
-    }
+    counts = report.pixels
+    assert counts is not None
+    pixels = {str(i): int(counts[i]) for i in counts.nonzero()[0]}
     return dict(stamp=report.stamps[report.pair.label], pixels=pixels)
 
 

@@ -1,6 +1,7 @@
 """Concatenation of datasets, with a pipeline for single images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.dataset import ConcatDataset as _ConcatDataset
@@ -35,7 +36,7 @@ class DGConcatDataset(_ConcatDataset):
         self,
         datasets: Sequence[dict | BaseDataset] = (),
         pipeline: Sequence[dict] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         wrong = [
             step['type']

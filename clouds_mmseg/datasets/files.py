@@ -265,7 +265,8 @@ def matching_names(
     below = below.replace(os.sep, '/')
     spellings = set()
     for name in (below, os.path.basename(below)):
-        stems = {without_suffix(name, suffix) for suffix in suffixes} - {None}
+        cut = {without_suffix(name, suffix) for suffix in suffixes}
+        stems = {stem for stem in cut if stem is not None}
         # Entries name images as published, also where they were recoded.
         spellings |= {name, os.path.splitext(name)[0]} | stems
         spellings |= {stem + suffix for stem in stems for suffix in suffixes}
@@ -300,7 +301,7 @@ class FileListing:
     # Whether tools/prepare_dataset.py has written the data root.
     is_prepared = False
     # Folder -> its files; cached while the dataset is opened.
-    _listed = None
+    _listed: dict | None = None
 
     @property
     def _label_folder(self) -> str | None:

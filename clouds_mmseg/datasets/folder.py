@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import MMLogger, print_log
 from mmseg.registry import DATASETS
@@ -61,7 +62,7 @@ class FolderDataset(DGDataset):
         label_map: dict[str, Sequence[str]] | None = None,
         ids: dict[int, int] | None = None,
         ignored: Sequence[int] = (),
-        **kwargs,
+        **kwargs: Any,
     ):
         if not metainfo or not metainfo.get('classes'):
             raise UserError(

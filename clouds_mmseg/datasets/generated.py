@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
@@ -61,7 +62,7 @@ class GeneratedDataset(DGDataset):
         size: tuple[int, int] | None = None,
         verify_hash: bool = True,
         evaluation_labels: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         for name in ('data_root', 'data_prefix', 'ann_file'):
             if name in kwargs:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -103,9 +104,11 @@ class RareClassDataset:
             )
         names = list(self.metainfo['classes'])
         # Counted once, and the same in every process.
-        counts = [class_pixels(self.dataset) if is_main_process() else None]
-        broadcast_object_list(counts)
-        counts = counts[0]
+        shared: list[Any] = [None]
+        if is_main_process():
+            shared[0] = class_pixels(self.dataset)
+        broadcast_object_list(shared)
+        counts = shared[0]
         drawn = np.isin(names, self.classes)
         if not counts[:, drawn].any():
             raise DataError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import ConcatDataset
@@ -31,7 +32,7 @@ class KeyedDataset(ConcatDataset):
         **kwargs: As for mmengine's ``ConcatDataset``.
     """
 
-    def __init__(self, datasets: list, seed: int = 0, **kwargs):
+    def __init__(self, datasets: list, seed: int = 0, **kwargs: Any):
         super().__init__(datasets, **kwargs)
         self.seed = seed
 
@@ -186,8 +187,8 @@ class ShuffledStream:
     def __init__(self, size: int, seed: int):
         self.size = size
         self.seed = seed
-        self._epoch = None
-        self._order = None
+        self._epoch: int | None = None
+        self._order = np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> int:
         """Return the index at a position, in time independent of it."""

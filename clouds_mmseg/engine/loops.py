@@ -1,5 +1,7 @@
 """Training loops with exact resume, and the two stages of CLOUDS."""
 
+from typing import Any
+
 from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
@@ -26,7 +28,7 @@ class ExactTrainLoop(IterBasedTrainLoop):
         **kwargs: As for mmengine's ``IterBasedTrainLoop``.
     """
 
-    def __init__(self, runner: Runner, dataloader: dict, **kwargs):
+    def __init__(self, runner: Runner, dataloader: dict, **kwargs: Any):
         super().__init__(
             runner,
             self._make_deterministic(runner, dict(dataloader)),
@@ -91,7 +93,7 @@ class SelfTrainingLoop(ExactTrainLoop):
         max_iters: int,
         warmup_iters: int,
         generated_share: float,
-        **kwargs,
+        **kwargs: Any,
     ):
         if not 0 <= warmup_iters <= max_iters:
             raise UserError(

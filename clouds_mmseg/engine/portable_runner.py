@@ -6,6 +6,7 @@ import inspect
 import itertools
 import logging
 import os
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -273,7 +274,7 @@ class PortableRunner(Runner):
         broadcast_object_list(names)
         return names[0]
 
-    def build_logger(self, *args, **kwargs) -> MMLogger:
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, with a filter on its terminal output."""
         logger = super().build_logger(*args, **kwargs)
         install_terminal_filter(logger)
@@ -281,7 +282,7 @@ class PortableRunner(Runner):
 
     @staticmethod
     def build_dataloader(
-        dataloader: DataLoader | dict, *args, **kwargs
+        dataloader: DataLoader | dict, *args: Any, **kwargs: Any
     ) -> DataLoader:
         """Build a data loader after validating its options.
 

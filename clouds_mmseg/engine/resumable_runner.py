@@ -1,5 +1,7 @@
 """Runner that compares the plans of config and checkpoint on resume."""
 
+from typing import Any
+
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -68,7 +70,7 @@ class ResumableRunner(PortableRunner):
             )
         return model
 
-    def resume(self, filename: str, *args, **kwargs) -> None:
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume a run with the training plan of this config.
 
         Args:
@@ -99,7 +101,7 @@ class ResumableRunner(PortableRunner):
             )
 
     def save_checkpoint(
-        self, *args, meta: dict | None = None, **kwargs
+        self, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
         """Save a checkpoint with the facts of :func:`training_facts`.
 
@@ -112,7 +114,7 @@ class ResumableRunner(PortableRunner):
             meta = dict(meta or {}, training=self._training_facts())
         super().save_checkpoint(*args, meta=meta, **kwargs)
 
-    def call_hook(self, fn_name: str, **kwargs) -> None:
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call hooks; before saving a checkpoint, remove functions from it.
 
         mmengine stores a function of ``OneCycleLR``, and checkpoints that

@@ -110,7 +110,7 @@ class PlanChange(NamedTuple):
     now: object
     refused: str = ''
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f'{self.key}: {_short(self.was)} -> {_short(self.now)}'
         return text + (f' ({self.refused})' if self.refused else '')
 
@@ -370,11 +370,12 @@ def group_changes(
     """
     sizes = [[len(g['params']) for g in each] for each in (saved, groups)]
     if sizes[0] != sizes[1]:
-        texts = [f'{sum(s)} parameters in {len(s)} groups' for s in sizes]
+        was, now = (f'{sum(s)} parameters in {len(s)} groups' for s in sizes)
         return [
             PlanChange(
                 'optim_wrapper',
-                *texts,
+                was,
+                now,
                 'the checkpoint has no state for these groups',
             )
         ]

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class DGIoUMetric(IoUMetric):
         class_subsets: dict[str, Sequence[str]] | None = None,
         protocol: str = 'clouds',
         joined_domains: Sequence[str] = (),
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.domains = (
@@ -102,7 +103,7 @@ class DGIoUMetric(IoUMetric):
         self._names = OutputNames()
         self.protocol = protocol
         self.last_results = {}
-        self._expected = None
+        self._expected: int | None = None
 
     @IoUMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:

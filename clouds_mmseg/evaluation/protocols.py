@@ -19,7 +19,7 @@ SHORT_EDGE = 1024
 # No image of the benchmarks is more than four times as long as high.
 _LONG_EDGE = 4096
 _WHOLE_IMAGE = dict(mode='whole')
-PROTOCOLS = dict(
+PROTOCOLS: dict[str, dict] = dict(
     clouds=_WHOLE_IMAGE,
     native=_WHOLE_IMAGE,
     slide=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)),

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -108,7 +109,7 @@ class SubmissionMetric(BaseMetric):
         servers: dict[str, str],
         out_dir: str | Path,
         split: str = 'test',
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.servers = dict(servers)

@@ -264,7 +264,8 @@ def working_size(
     if isinstance(target, tuple):
         return target
     scale = target / min(size)
-    return tuple(
+    width, height = (
         max(multiple, round(edge * scale / multiple) * multiple)
         for edge in size
     )
+    return width, height

@@ -240,10 +240,13 @@ class DiffusionBackend:
             generated = self._run(requests, width=width, height=height)
             self._check_output_size(generated, requests, self.size)
             return generated
-        sources = [open_source(r.source_path) for r in requests]
+        sources = [
+            open_source(r.source_path)  # type: ignore[arg-type]
+            for r in requests
+        ]
         sizes = [working_size(s.size, self.size, self.multiple)
                  for s in sources]  # fmt: skip
-        images = [None] * len(requests)
+        images: dict[int, GeneratedImage] = {}
         # A pipeline takes images of one size. The groups depend on the batch
         # alone, which is always the same.
         for size in dict.fromkeys(sizes):
@@ -254,7 +257,7 @@ class DiffusionBackend:
             self._check_output_size(generated, group, size)
             for i, one in zip(indices, generated, strict=True):
                 images[i] = _resize_to_source(one, sources[i].size)
-        return images
+        return [images[i] for i in range(len(requests))]
 
     def _run(self, requests, **options):
         options.update(

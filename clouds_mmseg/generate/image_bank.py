@@ -35,7 +35,7 @@ from clouds_mmseg.utils.image_set import (
 try:
     import fcntl
 except ImportError:  # Windows: two processes of one rank go unnoticed.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # Characters of a value in a message.
 _LENGTH = 70
@@ -95,7 +95,7 @@ class ImageBank:
         self.info = info
         self.num = num
         self.rank = rank
-        self._shard = None
+        self._shard: ShardFile | None = None
         with self._explained():
             self._open()
 
@@ -237,6 +237,7 @@ class ImageBank:
                 path = self.root / entry['evaluation_label']
                 with atomic_path(path) as temporary:
                     temporary.write_bytes(label)
+            assert self._shard is not None
             self._shard.append(entry)
 
     def sweep(self, indices: Container[int]) -> None:
@@ -367,13 +368,14 @@ class ShardFile:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open_locked(path)
-        if self._stream is None:
+        stream = open_locked(path)
+        if stream is None:
             raise OutputLockedError(
                 f'another process is writing {path}. Wait for it or stop it; '
                 'processes that share the work need different ranks '
                 '(torchrun and srun set them, or use --shard K/N).'
             )
+        self._stream = stream
         content = self._stream.read()
         self._end = content.rfind(b'\n') + 1
         self._stream.truncate(self._end)
@@ -396,12 +398,12 @@ class ShardFile:
             raise
         self._end += len(line)
 
-    def remove(self):
+    def remove(self) -> None:
         """Delete the file."""
         self.path.unlink(missing_ok=True)
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Release the lock. A second call does nothing."""
         self._stream.close()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.weights.locate import (
@@ -11,6 +12,9 @@ from clouds_mmseg.weights.locate import (
     is_offline,
     missing_error,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 # Files up to this many bytes are hashed whole, larger ones (weights) by size
 # and both ends: training changes every weight, and hashing gigabytes takes
@@ -116,15 +120,15 @@ def fingerprint(folder: Path, *, configs: bool = False) -> str:
     return sha256.hexdigest()[:16]
 
 
-def pick_device(device, local=0):
+def pick_device(device: str, local: int = 0) -> 'torch.device':
     """Return the device to work on.
 
     Args:
-        device (str): ``'auto'``, or a device of torch.
-        local (int): Number of this process on its machine.
+        device: ``'auto'``, or a device of torch.
+        local: Number of this process on its machine.
 
     Returns:
-        torch.device: ``auto`` is a CUDA device if there is one.
+        ``auto`` is a CUDA device if there is one.
     """
     import torch
 
@@ -147,16 +151,16 @@ def pick_device(device, local=0):
     return torch.device('cpu')
 
 
-def pick_dtype(dtype, device):
+def pick_dtype(dtype: str, device: 'torch.device') -> 'torch.dtype':
     """Return the floating-point type to work in.
 
     Args:
-        dtype (str): ``'auto'`` (float16 on CUDA, else float32),
+        dtype: ``'auto'`` (float16 on CUDA, else float32),
             ``'float32'``, ``'float16'`` or ``'bfloat16'``.
-        device (torch.device): Where.
+        device: Where.
 
     Returns:
-        torch.dtype: Of the weights.
+        Of the weights.
     """
     import torch
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
@@ -91,7 +92,7 @@ def generate_images(
     shard: Shard | None = None,
     verify: bool = False,
     contact_sheet: bool = True,
-    **options,
+    **options: Any,
 ) -> Summary:
     """Create the missing images of a generated image set.
 

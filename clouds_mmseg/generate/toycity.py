@@ -9,6 +9,7 @@ import colorsys
 import hashlib
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -375,7 +376,7 @@ def style_for(
     Raises:
         UserError: ``avoid`` leaves nothing near a parameter's range.
     """
-    style = dict(yaw=_YAW)
+    style: dict[str, Any] = dict(yaw=_YAW)
     for name, (low, high) in ranges_for(prompt).items():
         used = () if name in SHARED else avoid.get(name, ())
         choices = allowed_ranges(name, low, high, used)

@@ -290,7 +290,7 @@ def find_weights(
         UserError: If no file is named.
         MissingWeightsError: If it is not found and cannot be downloaded.
     """
-    source = PUBLISHED.get(variant, 'the authors of that variant')
+    source = PUBLISHED.get(variant or '', 'the authors of that variant')
     what = f'SAMRefiner(variant={variant!r})'
     if not checkpoint:
         raise UserError(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.dataset import ConcatDataset
 from mmengine.logging import print_log
@@ -57,7 +58,7 @@ class CorruptedDataset(ConcatDataset):
         severities: Sequence[int] | None = None,
         clean: bool = True,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         corruptions, severities = check_choice(corruptions, severities)
         self.folder = folder

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmseg.registry import METRICS
@@ -32,7 +33,7 @@ class CorruptionMetric(DGIoUMetric):
         **kwargs: See :class:`DGIoUMetric`. ``source_domains`` is set here.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(source_domains=[CLEAN], **kwargs)
 
     def compute_metrics(

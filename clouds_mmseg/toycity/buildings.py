@@ -2,21 +2,27 @@
 
 import math
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 
 from clouds_mmseg.toycity.camera import Face
+from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.solids import (
+    Footprint,
     Item,
     bar,
     box,
     centred,
     disc,
+    ground_shadow,
     rect,
     rects,
 )
+from clouds_mmseg.toycity.street import Side
 from clouds_mmseg.toycity.styles import (
     BUILDING,
     FENCE,
@@ -24,8 +30,8 @@ from clouds_mmseg.toycity.styles import (
     WALL,
     WARM_LAMP,
     WHITE,
+    Look,
     dim,
-    ground_shadow,
     mix,
 )
 
@@ -49,21 +55,21 @@ class Boundary(Item):
     reach = 0.4
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         return (self.x - 0.2, self.x + 0.2, self.z, self.z + self.length)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height in metres."""
         return self.height
 
     @property
-    def solid(self):
+    def solid(self) -> float:
         """Height in metres; one sees through a fence."""
         return 0.0 if self.kind == 'fence' else self.height
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the boundary."""
         frame = canvas.camera.frame(self.x, self.z)
         draw = {'wall': self._wall, 'fence': self._fence, 'hedge': self._hedge}
@@ -156,6 +162,7 @@ class Boundary(Item):
                 canvas.detail(faces.get(name), tufts, dim(leaf, factor))
 
 
+T = TypeVar('T')
 # A facade of fewer pixels of the canvas than this shows no windows.
 PLAIN = 14
 
@@ -181,22 +188,22 @@ class Building(Item):
     reach = 0.5
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         half = self.width / 2
         return (self.x - half, self.x + half, self.z, self.z + self.length)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height of the ridge or of the flat roof in metres."""
         return self.height + (0.4 * self.width if self.pitched else 0.1)
 
     @property
-    def solid(self):
+    def solid(self) -> float:
         """Height of the walls in metres."""
         return self.height
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the building."""
         plaster, trim = look.pick('building'), look.pick('kerb')
         roof = look.pick('roof')
@@ -305,21 +312,21 @@ class Plant(Item):
     seed: int = 0
 
     @property
-    def reach(self):
+    def reach(self) -> float:
         """How far the crown sticks out over the stem, in metres."""
         return self.height * (0.9 if self.kind == 'bush' else 0.45)
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) of the stem in metres."""
         return centred(self.x, self.z, 0.3, 0.3)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height in metres."""
         return 1.15 * self.height
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the stem, then the crown from the shade into the light."""
         camera, height = canvas.camera, self.height
         leaf, trunk = look.pick('leaf'), look.pick('trunk')
@@ -382,23 +389,23 @@ class Placer:
     """Collection of placed items, which refuses overlapping ones.
 
     Args:
-        rng (numpy.random.Generator): Source of all choices.
+        rng: Source of all choices.
     """
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator):
         self.rng = rng
         self.items = []
         self._boxes = np.empty((512, 4))
 
-    def put(self, item, margin=0.3):
+    def put(self, item: Item, margin: float = 0.3) -> bool:
         """Place an item unless its footprint overlaps another's.
 
         Args:
-            item (Item): What.
-            margin (float): Least gap to the others in metres.
+            item: What.
+            margin: Least gap to the others in metres.
 
         Returns:
-            bool: Whether there was room.
+            Whether there was room.
         """
         x0, x1, z0, z1 = item.box
         count = len(self.items)
@@ -411,31 +418,33 @@ class Placer:
         self.items.append(item)
         return True
 
-    def chance(self, share):
+    def chance(self, share: float) -> bool:
         """True in that share of the calls."""
         return bool(self.rng.random() < share)
 
-    def between(self, low, high):
+    def between(self, low: float, high: float) -> float:
         """A number, all equally likely."""
         return low + (high - low) * float(self.rng.random())
 
-    def count(self, low, high):
+    def count(self, low: int, high: int) -> int:
         """An integer from ``low`` to ``high``, both included."""
         return int(self.rng.integers(low, high + 1))
 
-    def choice(self, values, weights=None):
+    def choice(
+        self, values: Sequence[T], weights: Sequence[float] | None = None
+    ) -> T:
         """One of the values; weights need not sum to 1."""
         if weights is None:
             return values[int(self.rng.integers(len(values)))]
         sums = list(accumulate(weights))
         return values[bisect(sums[:-1], self.rng.random() * sums[-1])]
 
-    def seed(self):
+    def seed(self) -> int:
         """A seed for what an item decides itself."""
         return int(self.rng.integers(1 << 31))
 
 
-def in_view(x, nearest):
+def in_view(x: float, nearest: float) -> float:
     """Distance in metres from which on something at x is in the picture."""
     return max(nearest, abs(x) / SLOPE)
 
@@ -446,12 +455,12 @@ HEIGHTS = {'tree': (5, 9), 'conifer': (4, 8), 'bush': (1.0, 1.8)}
 KINDS = ('wall', 'fence', 'front', 'yard')
 
 
-def place_plots(place, side):
+def place_plots(place: Placer, side: Side) -> None:
     """Fill the land beyond the pavement, block after block.
 
     Args:
-        place (Placer): Where to.
-        side (Side): Which side of the street.
+        place: Where to.
+        side: Which side of the street.
     """
     x = side.plot + side.sign * 0.35
     z = place.between(2, 8)
@@ -473,7 +482,7 @@ def place_plots(place, side):
         kind = place.choice(KINDS, (0.2, 0.2, 0.4, 0.2))
 
 
-def place_end(place):
+def place_end(place: Placer) -> None:
     """Close the view down the street with houses or with trees."""
     x = -60.0
     houses = place.chance(0.5)
@@ -490,7 +499,13 @@ def place_end(place):
             x += place.between(5, 9)
 
 
-def plant(place, kind, x, z, heights=None):
+def plant(
+    place: Placer,
+    kind: str,
+    x: float,
+    z: float,
+    heights: tuple[float, float] | None = None,
+) -> Plant:
     """A plant of that kind, of a size of its own."""
     low, high = heights or HEIGHTS[kind]
     return Plant(x, z, kind, place.between(low, high), place.seed())

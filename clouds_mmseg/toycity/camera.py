@@ -1,12 +1,20 @@
 """Camera, lens and sensor."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from clouds_mmseg.toycity.styles import Style
+
+# Corner (u, v) of an outline on a face.
+Point = tuple[float, float]
+Outline = Sequence[Point]
+# World or camera coordinates (x, y, z).
+Vector = tuple[float, float, float]
 # Nearer than this depth a polygon is cut off.
 NEAR = 0.6
 
@@ -22,14 +30,14 @@ class Face(NamedTuple):
         light: Factor by which colours on it are multiplied.
     """
 
-    origin: tuple
-    u: tuple
-    v: tuple
+    origin: Vector
+    u: Vector
+    v: Vector
     surface: int = -1
     light: float = 1.0
 
     @property
-    def normal(self):
+    def normal(self) -> Vector:
         """Unit vector v x u in camera coordinates."""
         (ax, ay, az), (bx, by, bz) = self.v, self.u
         x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -37,33 +45,34 @@ class Face(NamedTuple):
         return (x / length, y / length, z / length)
 
     @property
-    def seen(self):
+    def seen(self) -> bool:
         """Whether the camera is on the side that v x u points to."""
         x, y, z = self.normal
         ox, oy, oz = self.origin
         return x * ox + y * oy + z * oz < 0
 
-    def point(self, a, b):
+    def point(self, a: float, b: float) -> Vector:
         """Camera coordinates of (u, v) = (a, b)."""
-        return tuple(
+        x, y, z = (
             o + a * u + b * v
             for o, u, v in zip(self.origin, self.u, self.v, strict=True)
         )
+        return x, y, z
 
 
 class Frame(NamedTuple):
     """Local axes of an object in camera coordinates."""
 
-    origin: tuple
-    right: tuple
-    forward: tuple
+    origin: Vector
+    right: Vector
+    forward: Vector
 
-    def vector(self, right, up, forward):
+    def vector(self, right: float, up: float, forward: float) -> Vector:
         """A local vector in camera coordinates."""
         (ax, _, az), (bx, _, bz) = self.right, self.forward
         return (ax * right + bx * forward, up, az * right + bz * forward)
 
-    def face(self, origin, u, v):
+    def face(self, origin: Vector, u: Vector, v: Vector) -> Face:
         """A face from its local origin and local axes."""
         x, y, z = self.vector(*origin)
         ox, oy, oz = self.origin
@@ -90,18 +99,20 @@ class Camera:
     height: float
     yaw: float
 
-    def turn(self, x, y, z):
+    def turn(self, x: float, y: float, z: float) -> Vector:
         """A world vector in camera coordinates."""
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         return (cos * x - sin * z, y, sin * x + cos * z)
 
-    def frame(self, x=0.0, z=0.0, heading=0.0):
+    def frame(
+        self, x: float = 0.0, z: float = 0.0, heading: float = 0.0
+    ) -> Frame:
         """Axes of an object on the ground.
 
         Args:
-            x (float): World position across the street in metres.
-            z (float): World position along the street in metres.
-            heading (float): Direction of forward, radians clockwise from
+            x: World position across the street in metres.
+            z: World position along the street in metres.
+            heading: Direction of forward, radians clockwise from
                 world z as seen from above.
         """
         cos, sin = math.cos(heading), math.sin(heading)
@@ -111,13 +122,13 @@ class Camera:
             self.turn(sin, 0.0, cos),
         )
 
-    def billboard(self, x, z, scale=1.0):
+    def billboard(self, x: float, z: float, scale: float = 1.0) -> Face:
         """An upright face on the ground that looks at the camera.
 
         Args:
-            x (float): World position across the street in metres.
-            z (float): World position along the street in metres.
-            scale (float): Metres of one unit of u and v.
+            x: World position across the street in metres.
+            z: World position along the street in metres.
+            scale: Metres of one unit of u and v.
         """
         dx, _, dz = self.turn(x - self.x, 0.0, z)
         length = math.hypot(dx, dz) / scale
@@ -128,42 +139,42 @@ class Camera:
         )
 
 
-def clip_near(points):
+def clip_near(points: list[Vector]) -> list[Vector]:
     """Cut a polygon at the near plane.
 
     Args:
-        points (list[tuple]): Camera coordinates of its corners in order.
+        points: Camera coordinates of its corners in order.
 
     Returns:
-        list[tuple]: Corners of what is left; empty if all of it is behind.
+        Corners of what is left; empty if all of it is behind.
     """
     kept = []
     last = points[-1]
     for point in points:
         if (point[2] >= NEAR) != (last[2] >= NEAR):
             share = (NEAR - last[2]) / (point[2] - last[2])
-            kept.append(
-                tuple(
-                    a + (b - a) * share
-                    for a, b in zip(last, point, strict=True)
-                )
+            x, y, z = (
+                a + (b - a) * share for a, b in zip(last, point, strict=True)
             )
+            kept.append((x, y, z))
         if point[2] >= NEAR:
             kept.append(point)
         last = point
     return kept
 
 
-def expose(image, style, rng):
+def expose(
+    image: np.ndarray, style: Style, rng: np.random.Generator
+) -> np.ndarray:
     """What a style's camera makes of the light.
 
     Args:
-        image (np.ndarray): Light (H, W, 3) float32, 1 being white.
-        style (Style): Whose lens and sensor.
-        rng (numpy.random.Generator): Source of noise and of the choices.
+        image: Light (H, W, 3) float32, 1 being white.
+        style: Whose lens and sensor.
+        rng: Source of noise and of the choices.
 
     Returns:
-        np.ndarray: Colours (H, W, 3) uint8.
+        Colours (H, W, 3) uint8.
     """
     height, width = image.shape[:2]
     blur = rng.uniform(*style.blur) * width / 1000

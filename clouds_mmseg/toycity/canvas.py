@@ -1,13 +1,19 @@
-"""Painting of polygons with depth, class and visibility buffers."""
+"""Painting of polygons with buffers of colour, class and depth."""
 
-import math
-from functools import cached_property
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from clouds_mmseg.toycity.camera import NEAR, Face, clip_near
-from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN
+from clouds_mmseg.toycity.camera import (
+    NEAR,
+    Camera,
+    Face,
+    Outline,
+    Vector,
+    clip_near,
+)
+from clouds_mmseg.toycity.styles import RGB
 
 # Fractional bits of a coordinate in OpenCV's polygon fill.
 SHIFT = 4
@@ -24,13 +30,20 @@ class Canvas:
     surface is flat.
 
     Args:
-        size (tuple[int, int]): Width and height in pixels.
-        camera (Camera): Projection in the same pixels.
-        sun (Sequence[float]): Unit vector (x, y, z) towards the light.
-        ambient (float): Share of the light that comes from everywhere.
+        size: Width and height in pixels.
+        camera: Projection in the same pixels.
+        sun: Unit vector (x, y, z) towards the light.
+        ambient: Share of the light that comes from everywhere.
     """
 
-    def __init__(self, size, camera, *, sun=(0, 1, 0), ambient=0.7):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        camera: Camera,
+        *,
+        sun: Vector = (0, 1, 0),
+        ambient: float = 0.7,
+    ):
         self.width, self.height = size
         self.camera = camera
         self.sun = camera.turn(*sun)
@@ -46,29 +59,29 @@ class Canvas:
 
     def paint(
         self,
-        face,
-        outline,
-        colour,
-        class_id,
+        face: Face,
+        outline: Outline,
+        colour: RGB,
+        class_id: int,
         *,
-        rough=0.3,
-        shade=True,
-        opacity=1.0,
-    ):
+        rough: float = 0.3,
+        shade: bool = True,
+        opacity: float = 1.0,
+    ) -> Face | None:
         """Paint an outline on a face as a surface of its own.
 
         Args:
-            face (Face): The plane.
-            outline (Sequence): Corners (u, v) in order.
-            colour (tuple[int, int, int]): RGB, before shading.
-            class_id (int): Train id.
-            rough (float): Strength of texture, 0 to 1.
-            shade (bool): Whether its slope to the sun darkens it.
-            opacity (float): Share of the colour that covers what is behind;
+            face: The plane.
+            outline: Corners (u, v) in order.
+            colour: RGB, before shading.
+            class_id: Train id.
+            rough: Strength of texture, 0 to 1.
+            shade: Whether its slope to the sun darkens it.
+            opacity: Share of the colour that covers what is behind;
                 the class covers it in any case.
 
         Returns:
-            Face: The face with its surface and light; None when the outline
+            The face with its surface and light; None when the outline
             is out of sight.
         """
         pixels = self._pixels(face, outline)
@@ -94,16 +107,24 @@ class Canvas:
         cv2.fillPoly(self.ids, [pixels], number, cv2.LINE_8, SHIFT)
         return Face(*face[:3], number, light)
 
-    def detail(self, face, outlines, colour, *, glow=None, opacity=1.0):
+    def detail(
+        self,
+        face: Face | None,
+        outlines: Sequence[Outline] | np.ndarray,
+        colour: RGB,
+        *,
+        glow: RGB | None = None,
+        opacity: float = 1.0,
+    ) -> None:
         """Paint on a painted face: no new depth, no new class.
 
         Args:
-            face (Face): Where; None (a face out of sight) paints nothing.
-            outlines (Sequence): Outlines of (u, v) corners that do not
+            face: Where; None (a face out of sight) paints nothing.
+            outlines: Outlines of (u, v) corners that do not
                 overlap; an array (N, P, 2) where there are many.
-            colour (tuple[int, int, int]): RGB before shading.
-            glow (tuple[int, int, int]): RGB sent out, None for none.
-            opacity (float): Share of the colour.
+            colour: RGB before shading.
+            glow: RGB sent out, None for none.
+            opacity: Share of the colour.
         """
         if face is None or len(outlines) == 0:
             return
@@ -117,14 +138,15 @@ class Canvas:
         self._fill(pixels, _scaled(colour, face.light), opacity)
         if glow is not None:
             number = len(self.classes)
-            for table in (
-                self.classes, self.planes, self.ups, self.roughness
-            ):  # fmt: skip
-                table.append(table[face.surface])
+            surface = face.surface
+            self.classes.append(self.classes[surface])
+            self.planes.append(self.planes[surface])
+            self.ups.append(self.ups[surface])
+            self.roughness.append(self.roughness[surface])
             self.glows.append(glow)
             cv2.fillPoly(self.ids, pixels, number, cv2.LINE_8, SHIFT)
 
-    def scale_at(self, z):
+    def scale_at(self, z: float) -> float:
         """Pixels of this canvas that a metre takes at a depth."""
         return self.camera.focal / max(z, NEAR)
 
@@ -200,215 +222,3 @@ def _scaled(colour, light):
         min(int(green * light), 255),
         min(int(blue * light), 255),
     )
-
-
-# Depth in metres that stands for the sky's.
-INFINITY = 500
-
-
-class View:
-    """Class, depth, position and slope of the surface at each pixel.
-
-    All arrays are (H, W) of the picture, or (H, W, 3); they are computed
-    when they are first asked for, because fair weather needs few.
-
-    Args:
-        canvas (Canvas): After the last object.
-        scene (Scene): What was painted.
-        oversampling (int): Pixels of the canvas along a pixel's edge.
-    """
-
-    def __init__(self, canvas, scene, oversampling):
-        self._canvas = canvas
-        self._step = oversampling
-        middle = oversampling // 2
-        self._middle = middle
-        self._ids = canvas.ids[middle::oversampling, middle::oversampling]
-        self.shape = self._ids.shape
-        self.horizon = canvas.camera.cy / oversampling
-        lamps = [item.lamp for item in scene.items if item.lamp is not None]
-        # World coordinates (N, 3) in metres of the street lamps.
-        self.lamps = np.array(lamps, np.float32).reshape(-1, 3)
-
-    def _look_up(self, table, dtype=np.float32):
-        return np.take(np.array(table, dtype), self._ids, axis=0)
-
-    @cached_property
-    def label(self):
-        """Train ids, uint8."""
-        return self._look_up(self._canvas.classes, np.uint8)
-
-    @cached_property
-    def glow(self):
-        """Light sent out (H, W, 3) float32, 0 to 1."""
-        return self._look_up(self._canvas.glows) / 255
-
-    @cached_property
-    def rough(self):
-        """Strength of texture, float32, 0 to 1."""
-        return self._look_up(self._canvas.roughness)
-
-    @cached_property
-    def up(self):
-        """How far the surface faces upwards, float32, -1 to 1."""
-        return self._look_up(self._canvas.ups)
-
-    @cached_property
-    def ground(self):
-        """Where the ground itself is seen, bool."""
-        ground = np.isin(np.arange(256), (ROAD, SIDEWALK, TERRAIN))
-        return ground[self.label] & (self.up > 0.9)
-
-    @cached_property
-    def nearness(self):
-        """1 / depth in 1/metre, float32; 0 in the sky."""
-        cols, rows = self._grid
-        a, b, c = np.array(self._canvas.planes, np.float32).T
-        ids = self._ids
-        nearness = a[ids] * cols + b[ids] * rows + c[ids]
-        return np.clip(nearness, 0, 1.7)
-
-    @cached_property
-    def points(self):
-        """World coordinates x, y, z, each (H, W) float32, in metres."""
-        camera = self._canvas.camera
-        cols, rows = self._grid
-        depth = 1 / np.maximum(self.nearness, 1 / INFINITY)
-        right = (cols - camera.cx) / camera.focal * depth
-        cos, sin = math.cos(camera.yaw), math.sin(camera.yaw)
-        return (
-            cos * right + sin * depth + camera.x,
-            (camera.cy - rows) / camera.focal * depth + camera.height,
-            cos * depth - sin * right,
-        )
-
-    @cached_property
-    def plane(self):
-        """Coordinates u, v in metres along the surface, for textures."""
-        x, y, z = self.points
-        flat = np.abs(self.up) > 0.7
-        return np.where(flat, x, x + z), np.where(flat, z, y)
-
-    @cached_property
-    def _grid(self):
-        height, width = self.shape
-        cols = np.arange(width, dtype=np.float32) * self._step + self._middle
-        rows = np.arange(height, dtype=np.float32) * self._step + self._middle
-        return cols, rows[:, None]
-
-
-def paint_order(boxes, eye):
-    """Order in which boxes on the ground are painted, hidden ones first.
-
-    Two upright boxes that do not overlap on the ground are parted by a line
-    along or across the street; the one on the camera's side of it can only
-    be in front.
-
-    Args:
-        boxes (np.ndarray): Footprints (N, 4) as (x0, x1, z0, z1) in metres.
-        eye (float): Place of the camera across the street in metres; it
-            stands at z = 0.
-
-    Returns:
-        list[int]: Indices into ``boxes``.
-    """
-    x0, x1, z0, z1 = boxes.T
-    nearer = z1[:, None] <= z0[None]
-    beside = (x1[:, None] <= x0[None]) & (eye <= x0[None])
-    beside |= (x0[:, None] >= x1[None]) & (eye >= x1[None])
-    front = nearer | (beside & ~nearer & ~nearer.T)
-    waiting = front.sum(1)
-    far = z0 + z1
-    order = []
-    for _ in range(len(boxes)):
-        ready = waiting == 0
-        # Overlapping boxes can wait for one another: then the farthest goes.
-        pool = ready if ready.any() else waiting > 0
-        index = int(np.argmax(np.where(pool, far, -np.inf)))
-        order.append(index)
-        waiting -= front[:, index]
-        waiting[index] = -len(boxes)
-    return order
-
-
-def visible_items(items, camera, width, height):
-    """Items that are in the picture and not behind solid ones.
-
-    Args:
-        items (Sequence[Item]): Objects that do not overlap.
-        camera (Camera): Projection.
-        width (int): Of the canvas in pixels.
-        height (int): Of the canvas in pixels.
-
-    Returns:
-        list[Item]: In the order to paint them.
-    """
-    boxes = np.array([item.box for item in items], float)
-    reach = np.array([item.reach for item in items], float)
-    wide = boxes + reach[:, None] * np.array([-1, 1, -1, 1])
-    near = _corners(wide, camera)  # (N, 4, 2) right and depth
-    slope = width / 2 / camera.focal
-    right, depth = near[..., 0], near[..., 1]
-    seen = (depth > NEAR).any(1)
-    seen &= (right > -slope * depth).any(1) & (right < slope * depth).any(1)
-    # Behind the near plane there is no column: such an item is kept.
-    whole = (depth > NEAR).all(1)
-    depth = np.maximum(depth, NEAR)
-    columns = camera.cx + camera.focal * right / depth  # (N, 4)
-    cover = np.full(width, float(height))
-    kept = []
-    inside = np.flatnonzero(seen)
-    order = inside[paint_order(boxes[inside], camera.x)]
-    for index in order[::-1].tolist():
-        item = items[index]
-        rise = (item.top - camera.height) * camera.focal
-        z = depth[index]
-        top = camera.cy - rise / (z.min() if rise > 0 else z.max())
-        first = max(int(columns[index].min()), 0)
-        last = min(int(columns[index].max()) + 1, width)
-        hidden = whole[index] and (cover[first:last] <= top).all()
-        if hidden:
-            continue
-        kept.append(item)
-        if item.solid:
-            _cover(cover, boxes[index], item.solid, camera)
-    return kept[::-1]
-
-
-def _corners(boxes, camera):
-    """Camera coordinates (N, 4, 2), right and depth, of footprints."""
-    x0, x1, z0, z1 = boxes.T
-    x = np.stack([x0, x1, x0, x1], 1) - camera.x
-    z = np.stack([z0, z0, z1, z1], 1)
-    right, _, depth = camera.turn(x, 0.0, z)
-    return np.stack([right, depth], -1)
-
-
-def _cover(cover, box, height, camera):
-    """Lower the rows above which something may still be seen."""
-    x0, x1, z0, z1 = box
-    edges = [((x0, z0), (x1, z0))]
-    if camera.x < x0:
-        edges.append(((x0, z0), (x0, z1)))
-    elif camera.x > x1:
-        edges.append(((x1, z0), (x1, z1)))
-    for ends in edges:
-        line = []
-        for x, z in ends:
-            right, _, depth = camera.turn(x - camera.x, 0.0, z)
-            if depth <= NEAR:
-                break
-            scale = camera.focal / depth
-            line.append(
-                (
-                    camera.cx + right * scale,
-                    camera.cy - (height - camera.height) * scale,
-                )
-            )
-        if len(line) < 2:
-            continue
-        (c0, r0), (c1, r1) = sorted(line)
-        first, last = max(int(c0) + 1, 0), min(int(c1), len(cover))
-        if first < last:
-            rows = np.interp(np.arange(first, last), (c0, c1), (r0, r1))
-            cover[first:last] = np.minimum(cover[first:last], rows)

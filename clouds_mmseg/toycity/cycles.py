@@ -3,7 +3,17 @@
 import math
 from dataclasses import dataclass
 
-from clouds_mmseg.toycity.solids import Item, bar, centred, disc, rect, ring
+from clouds_mmseg.toycity.canvas import Canvas
+from clouds_mmseg.toycity.solids import (
+    Footprint,
+    Item,
+    bar,
+    centred,
+    disc,
+    ground_shadow,
+    rect,
+    ring,
+)
 from clouds_mmseg.toycity.styles import (
     BICYCLE,
     BLACK,
@@ -11,8 +21,8 @@ from clouds_mmseg.toycity.styles import (
     RED_LAMP,
     RIDER,
     WHITE_LAMP,
+    Look,
     dim,
-    ground_shadow,
 )
 
 STEEL = (186, 186, 190)
@@ -33,18 +43,18 @@ class TwoWheeler(Item):
     ridden: bool = True
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         across = abs(math.sin(self.heading)) * 0.8 + 0.25
         along = abs(math.cos(self.heading)) * 0.8 + 0.25
         return centred(self.x, self.z, across, along)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height of machine and rider in metres."""
         return 2.0 if self.ridden else 1.3
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the machine, then whoever rides it."""
         camera = canvas.camera
         frame = camera.frame(self.x, self.z, self.heading)

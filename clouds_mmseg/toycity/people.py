@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass
 
-from clouds_mmseg.toycity.solids import Item, bar, centred, disc, rect
-from clouds_mmseg.toycity.styles import BLACK, PERSON, dim, ground_shadow
+from clouds_mmseg.toycity.canvas import Canvas
+from clouds_mmseg.toycity.solids import (
+    Footprint,
+    Item,
+    bar,
+    centred,
+    disc,
+    ground_shadow,
+    rect,
+)
+from clouds_mmseg.toycity.styles import BLACK, PERSON, Look, dim
 
 # Height in metres of the figure that the numbers below describe.
 UNIT = 1.78
@@ -30,16 +39,16 @@ class Pedestrian(Item):
     reach = 0.3
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         return centred(self.x, self.z, 0.3, 0.25)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height of the person in metres."""
         return self.height + 0.1
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the person."""
         frame = canvas.camera.frame(self.x, self.z)
         ground_shadow(canvas, look, frame, 0.45, 0.25)

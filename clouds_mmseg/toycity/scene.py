@@ -33,7 +33,7 @@ class Scene:
     items: tuple[Item, ...]
 
 
-def sample_scene(seed):
+def sample_scene(seed: int | np.random.SeedSequence) -> Scene:
     """Draw a street scene.
 
     The shares are chosen for small pictures: a class that is rare on real
@@ -41,10 +41,10 @@ def sample_scene(seed):
     learned from a few hundred of them.
 
     Args:
-        seed (int | SeedSequence): The same seed gives the same scene.
+        seed: The same seed gives the same scene.
 
     Returns:
-        Scene: What to draw.
+        What to draw.
     """
     place = Placer(np.random.default_rng(seed))
     street = _street(place)

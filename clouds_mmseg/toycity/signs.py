@@ -3,15 +3,26 @@
 import math
 from dataclasses import dataclass
 
-from clouds_mmseg.toycity.solids import Item, bar, box, centred, disc, rect
+from clouds_mmseg.toycity.camera import Face, Point, Vector
+from clouds_mmseg.toycity.canvas import Canvas
+from clouds_mmseg.toycity.solids import (
+    Footprint,
+    Item,
+    bar,
+    box,
+    centred,
+    disc,
+    ground_shadow,
+    rect,
+)
 from clouds_mmseg.toycity.styles import (
     LIGHT,
     POLE,
     SIGN,
     WARM_LAMP,
     WHITE,
+    Look,
     dim,
-    ground_shadow,
 )
 
 RED = (214, 24, 32)
@@ -20,7 +31,7 @@ YELLOW = (250, 190, 30)
 INK = (26, 26, 26)
 
 
-def triangle(v, size):
+def triangle(v: float, size: float) -> list[Point]:
     """A triangle around (0, v), its tip up for a positive size."""
     return [(-size, v - 0.8 * size), (size, v - 0.8 * size), (0, v + size)]
 
@@ -87,7 +98,7 @@ PLATES = {
 SIGNS = tuple(PLATES)
 
 
-def draw_sign(canvas, face, kind):
+def draw_sign(canvas: Canvas, face: Face, kind: str) -> None:
     """Paint a sign around the origin of a face, in metres."""
     outline, colour, parts = PLATES[kind]
     plate = canvas.paint(face, outline, colour, SIGN, rough=0, shade=False)
@@ -106,16 +117,16 @@ class Board(Item):
     width: float = 2.2
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         return centred(self.x, self.z, self.width / 2, 0.15)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height of the upper edge in metres."""
         return 3.3
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the posts, then the board."""
         frame = canvas.camera.frame(self.x, self.z)
         half, paint = self.width / 2, look.pick('pole')
@@ -172,28 +183,28 @@ class Post(Item):
     sign: str = 'limit'
 
     @property
-    def reach(self):
+    def reach(self) -> float:
         """How far the arm or the load sticks out, in metres."""
         return self.arm + 0.6
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         return centred(self.x, self.z, 0.15, 0.15)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height of the load in metres."""
         return self.height + 0.9
 
     @property
-    def lamp(self):
+    def lamp(self) -> Vector | None:
         """World point (3,) of a street lamp, None for other posts."""
         if self.kind != 'lamp':
             return None
         return (self.x + self.towards * self.arm, self.height, self.z)
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the post and its load."""
         paint, top = look.pick('pole'), self.height
         frame = canvas.camera.frame(self.x, self.z)

@@ -2,9 +2,18 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from clouds_mmseg.toycity.camera import Face, Frame, Outline, Point, Vector
+from clouds_mmseg.toycity.canvas import Canvas
+from clouds_mmseg.toycity.styles import RGB, Look
+
+# Extent (x0, x1, z0, z1) on the ground in metres.
+Footprint = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -19,47 +28,54 @@ class Item(ABC):
     x: float
     z: float
 
-    # How far the object sticks out over its footprint, in metres.
-    reach = 0.0
-    # World point (3,) of a lamp that lights the street.
-    lamp = None
-
     @property
     @abstractmethod
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
 
     @property
     @abstractmethod
-    def top(self):
+    def top(self) -> float:
         """Height that nothing of the object exceeds, in metres."""
 
     @property
-    def solid(self):
+    def reach(self) -> float:
+        """How far the object sticks out over its footprint, in metres."""
+        return 0.0
+
+    @property
+    def lamp(self) -> Vector | None:
+        """World point of a lamp that lights the street; None without one."""
+        return None
+
+    @property
+    def solid(self) -> float:
         """Height up to which the footprint is opaque, in metres."""
         return 0.0
 
     @abstractmethod
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the object.
 
         Args:
-            canvas (Canvas): Where.
-            look (Look): Colours.
+            canvas: Where.
+            look: Colours.
         """
 
 
-def centred(x, z, half_x, half_z):
+def centred(x: float, z: float, half_x: float, half_z: float) -> Footprint:
     """Footprint (x0, x1, z0, z1) around a point."""
     return (x - half_x, x + half_x, z - half_z, z + half_z)
 
 
-def rect(u0, v0, u1, v1):
+def rect(u0: float, v0: float, u1: float, v1: float) -> list[Point]:
     """A rectangle between two opposite corners."""
     return [(u0, v0), (u1, v0), (u1, v1), (u0, v1)]
 
 
-def rects(us, vs, width, height):
+def rects(
+    us: Iterable[float], vs: Iterable[float], width: float, height: float
+) -> np.ndarray:
     """Rectangles (N, 4, 2) with lower left corners at all (u, v) pairs."""
     corners = [
         rect(u, v, u + width, v + height)
@@ -69,7 +85,15 @@ def rects(us, vs, width, height):
     return np.array(corners).reshape(-1, 4, 2)
 
 
-def disc(u, v, radius, *, points=12, stretch=1.0, turn=0.0):
+def disc(
+    u: float,
+    v: float,
+    radius: float,
+    *,
+    points: int = 12,
+    stretch: float = 1.0,
+    turn: float = 0.0,
+) -> list[Point]:
     """A circle, or an ellipse ``stretch`` times as high."""
     step = 2 * math.pi / points
     return [
@@ -81,14 +105,16 @@ def disc(u, v, radius, *, points=12, stretch=1.0, turn=0.0):
     ]
 
 
-def ring(u, v, radius, inner, *, points=16):
+def ring(
+    u: float, v: float, radius: float, inner: float, *, points: int = 16
+) -> np.ndarray:
     """A circle with a hole, as quadrilaterals (N, 4, 2)."""
     out = np.array(disc(u, v, radius, points=points))
     mid = np.array(disc(u, v, inner, points=points))
     return np.stack([out, np.roll(out, -1, 0), np.roll(mid, -1, 0), mid], 1)
 
 
-def bar(a, b, width):
+def bar(a: Point, b: Point, width: float) -> list[Point]:
     """A straight stroke from point a to point b."""
     (ax, ay), (bx, by) = a, b
     dx, dy = bx - ax, by - ay
@@ -102,22 +128,31 @@ def bar(a, b, width):
     ]
 
 
-def box(canvas, frame, xs, ys, zs, colour, class_id, **options):
+def box(
+    canvas: Canvas,
+    frame: Frame,
+    xs: tuple[float, float],
+    ys: tuple[float, float],
+    zs: tuple[float, float],
+    colour: RGB | dict[str | None, RGB],
+    class_id: int,
+    **options: Any,
+) -> dict[str, Face]:
     """Paint the visible sides of a cuboid.
 
     Args:
-        canvas (Canvas): Where.
-        frame (Frame): Axes that ``xs``, ``ys``, ``zs`` are measured in.
-        xs (tuple[float, float]): Extent to the right in metres.
-        ys (tuple[float, float]): Extent upwards.
-        zs (tuple[float, float]): Extent forward.
-        colour (tuple | dict): RGB, or RGB by name of the side with a
+        canvas: Where.
+        frame: Axes that ``xs``, ``ys``, ``zs`` are measured in.
+        xs: Extent to the right in metres.
+        ys: Extent upwards.
+        zs: Extent forward.
+        colour: RGB, or RGB by name of the side with a
             ``None`` key for the others.
-        class_id (int): Train id.
+        class_id: Train id.
         **options: As in :meth:`Canvas.paint`.
 
     Returns:
-        dict[str, Face]: The visible ones of ``left``, ``right``, ``back``,
+        The visible ones of ``left``, ``right``, ``back``,
         ``front``, ``top``, ``bottom``. On the four walls u runs to the right
         as one looks at the wall and v up, both in metres, from the lower
         left corner.
@@ -136,9 +171,10 @@ def box(canvas, frame, xs, ys, zs, colour, class_id, **options):
         face = frame.face(origin, u, v)
         if not face.seen:
             continue
-        paint = colour
         if isinstance(colour, dict):
             paint = colour.get(name, colour[None])
+        else:
+            paint = colour
         made = canvas.paint(
             face, rect(0, 0, length, rise), paint, class_id, **options
         )
@@ -147,26 +183,35 @@ def box(canvas, frame, xs, ys, zs, colour, class_id, **options):
     return seen
 
 
-def extrude(canvas, frame, profile, half, colours, side, class_id, **options):
+def extrude(
+    canvas: Canvas,
+    frame: Frame,
+    profile: Outline,
+    half: float,
+    colours: Sequence[RGB],
+    side: RGB,
+    class_id: int,
+    **options: Any,
+) -> dict[str | int, Face]:
     """Paint a solid with one outline all along its width.
 
     Args:
-        canvas (Canvas): Where.
-        frame (Frame): Axes of the solid.
-        profile (Sequence): Points (forward, up) in metres, clockwise as seen
+        canvas: Where.
+        frame: Axes of the solid.
+        profile: Points (forward, up) in metres, clockwise as seen
             from the right side with forward to the right.
-        half (float): Half of the width in metres.
-        colours (Sequence): RGB of the strip from each point to the next.
-        side (tuple): RGB of the two ends.
-        class_id (int): Train id.
+        half: Half of the width in metres.
+        colours: RGB of the strip from each point to the next.
+        side: RGB of the two ends.
+        class_id: Train id.
         **options: As in :meth:`Canvas.paint`.
 
     Returns:
-        dict: ``left`` and ``right`` with (u, v) = (forward, up), and the
+        ``left`` and ``right`` with (u, v) = (forward, up), and the
         number of each strip with u to the local right in metres and v from
         its first point (0) to its second (1); the visible ones.
     """
-    jobs = []
+    jobs: list[tuple[float, str | int, Face, Outline, RGB]] = []
     for i, (a, b) in enumerate(
         zip(profile, [*profile[1:], profile[0]], strict=True)
     ):
@@ -184,9 +229,29 @@ def extrude(canvas, frame, profile, half, colours, side, class_id, **options):
         # v x u points to the right here.
         if face.seen == (sign > 0):
             jobs.append((0.0, name, face, profile, side))
-    seen = {}
+    seen: dict[str | int, Face] = {}
     for _, name, face, outline, colour in jobs:
         made = canvas.paint(face, outline, colour, class_id, **options)
         if made is not None:
             seen[name] = made
     return seen
+
+
+def ground_shadow(
+    canvas: Canvas, look: Look, frame: Frame, half_x: float, half_z: float
+) -> None:
+    """Darken the ground below an object, half sizes in metres."""
+    face = frame.face((0, 0.01, 0), (1, 0, 0), (0, 0, 1))
+    x, z = half_x, half_z
+    cut = 0.5 * min(x, z)
+    outline = [
+        (cut - x, -z),
+        (x - cut, -z),
+        (x, cut - z),
+        (x, z - cut),
+        (x - cut, z),
+        (cut - x, z),
+        (-x, z - cut),
+        (-x, cut - z),
+    ]
+    canvas.detail(face, [outline], (12, 12, 18), opacity=look.style.shadow)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.solids import rect, rects
-from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN, dim, mix
+from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN, Look, dim, mix
 
 # Width of a lane, of a parking bay, and how far the ground reaches; metres.
 LANE = 3.2
@@ -49,12 +50,12 @@ class Side:
     pavement: float
 
     @property
-    def edge(self):
+    def edge(self) -> float:
         """Where the pavement begins, across the street in metres."""
         return self.kerb + self.sign * self.verge
 
     @property
-    def plot(self):
+    def plot(self) -> float:
         """Where private ground begins, across the street in metres."""
         return self.edge + self.sign * self.pavement
 
@@ -77,7 +78,7 @@ class Street:
     grass: bool = True
     marks: tuple = (0.0, ())
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the whole ground."""
         left, right = self.sides
         pavement, kerb = look.pick('sidewalk'), look.pick('kerb')
@@ -87,19 +88,19 @@ class Street:
         else:
             _strip(canvas, -FAR, FAR, dim(pavement, 0.9), SIDEWALK, 0.4)
         for side in self.sides:
-            xs = sorted((side.edge, side.plot))
-            paved = _strip(canvas, *xs, pavement, SIDEWALK, 0.4)
-            slabs = rects([xs[0]], np.arange(2, 50, 2.0), xs[1] - xs[0], 0.07)
+            x0, x1 = sorted((side.edge, side.plot))
+            paved = _strip(canvas, x0, x1, pavement, SIDEWALK, 0.4)
+            slabs = rects([x0], np.arange(2, 50, 2.0), x1 - x0, 0.07)
             canvas.detail(paved, slabs, dim(pavement, 0.85))
             if side.verge:
-                xs = sorted((side.kerb, side.edge))
-                _strip(canvas, *xs, look.pick('terrain'), TERRAIN, 0.8)
+                x0, x1 = sorted((side.kerb, side.edge))
+                _strip(canvas, x0, x1, look.pick('terrain'), TERRAIN, 0.8)
         road = _strip(canvas, left.kerb, right.kerb, asphalt, ROAD, 0.35)
         for side in self.sides:
-            xs = sorted((side.kerb, side.kerb + side.sign * 0.3))
-            _strip(canvas, *xs, kerb, SIDEWALK, 0.2)
-            xs = sorted((side.kerb, side.kerb - side.sign * 0.35))
-            gutter = [rect(xs[0], START, xs[1], FAR)]
+            x0, x1 = sorted((side.kerb, side.kerb + side.sign * 0.3))
+            _strip(canvas, x0, x1, kerb, SIDEWALK, 0.2)
+            x0, x1 = sorted((side.kerb, side.kerb - side.sign * 0.35))
+            gutter = [rect(x0, START, x1, FAR)]
             canvas.detail(road, gutter, dim(asphalt, 0.85))
         for lane in self.lanes:
             if lane.tram:

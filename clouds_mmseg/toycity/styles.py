@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
+
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
 
 Range = tuple[float, float]
+RGB = tuple[int, int, int]
 
 
 def _colours(**kinds):
@@ -140,7 +143,9 @@ class Style:
     """
 
     name: str
-    palette: dict = field(default_factory=lambda: GAME, repr=False)
+    palette: dict[str, tuple[RGB, ...]] = field(
+        default_factory=lambda: GAME, repr=False
+    )
     camera_height: Range = (1.5, 1.5)
     focal: Range = (0.92, 0.92)
     horizon: Range = (0.42, 0.42)
@@ -158,14 +163,14 @@ class Style:
     noise: Range = (0.0, 0.0)
     vignette: float = 0.0
     visibility: Range | None = None
-    fog_colour: tuple[int, int, int] = (202, 206, 210)
+    fog_colour: RGB = (202, 206, 210)
     darkness: Range = (0.0, 0.0)
     wetness: Range = (0.0, 0.0)
     rain: Range = (0.0, 0.0)
     snow_cover: Range = (0.0, 0.0)
     snowfall: Range = (0.0, 0.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.type is not Range and item.name != 'visibility':
@@ -264,11 +269,11 @@ STYLES = {
 }
 
 
-def get_style(style):
+def get_style(style: str | Style) -> Style:
     """The style of that name, or the style itself.
 
     Args:
-        style (str | Style): A name of :data:`STYLES`, or any style.
+        style: A name of :data:`STYLES`, or any style.
 
     Raises:
         UserError: The name is not known, or it is neither name nor style.
@@ -321,52 +326,37 @@ class Look:
     at the same positions in different colours.
 
     Args:
-        style (Style): Palette and how far colours stray from it.
-        rng (numpy.random.Generator): Source of the choices.
+        style: Palette and how far colours stray from it.
+        rng: Source of the choices.
     """
 
-    def __init__(self, style, rng):
+    def __init__(self, style: Style, rng: np.random.Generator):
         self.style = style
         self.rng = rng
 
-    def pick(self, kind):
+    def pick(self, kind: str) -> RGB:
         """One RGB colour of that kind."""
         choices = self.style.palette[kind]
         chance, bright, *shift = self.rng.random(5).tolist()
         colour = choices[int(chance * len(choices))]
         tint = self.style.tint
         factor = 1 + tint * 0.44 * (bright - 0.5)
-        return tuple(
+        red, green, blue = (
             int(min(max(c * factor + 28 * tint * (s - 0.5), 4), 252))
             for c, s in zip(colour, shift, strict=True)
         )
+        return red, green, blue
 
 
-def mix(colour, other, share):
+def mix(colour: RGB, other: RGB, share: float) -> RGB:
     """RGB between two colours; a share of 0 gives the first."""
-    return tuple(
+    red, green, blue = (
         int(a + (b - a) * share) for a, b in zip(colour, other, strict=True)
     )
+    return red, green, blue
 
 
-def dim(colour, factor):
+def dim(colour: RGB, factor: float) -> RGB:
     """RGB made darker (factor < 1) or lighter."""
-    return tuple(min(int(c * factor), 255) for c in colour)
-
-
-def ground_shadow(canvas, look, frame, half_x, half_z):
-    """Darken the ground below an object, half sizes in metres."""
-    face = frame.face((0, 0.01, 0), (1, 0, 0), (0, 0, 1))
-    x, z = half_x, half_z
-    cut = 0.5 * min(x, z)
-    outline = [
-        (cut - x, -z),
-        (x - cut, -z),
-        (x, cut - z),
-        (x, z - cut),
-        (x - cut, z),
-        (cut - x, z),
-        (-x, z - cut),
-        (-x, cut - z),
-    ]
-    canvas.detail(face, [outline], (12, 12, 18), opacity=look.style.shadow)
+    red, green, blue = (min(int(c * factor), 255) for c in colour)
+    return red, green, blue

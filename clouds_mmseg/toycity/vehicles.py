@@ -1,16 +1,21 @@
 """Cars, trucks, buses and trams."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from clouds_mmseg.toycity.camera import Frame
+from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.solids import (
+    Footprint,
     Item,
     box,
     centred,
     disc,
     extrude,
+    ground_shadow,
     rect,
     rects,
 )
@@ -24,8 +29,8 @@ from clouds_mmseg.toycity.styles import (
     TRUCK,
     WHITE,
     WHITE_LAMP,
+    Look,
     dim,
-    ground_shadow,
     mix,
 )
 
@@ -35,16 +40,24 @@ HUB = (150, 152, 156)
 SMALL = 9
 
 
-def tyres(canvas, frame, class_id, *, half, axles, radius):
+def tyres(
+    canvas: Canvas,
+    frame: Frame,
+    class_id: int,
+    *,
+    half: float,
+    axles: Sequence[float],
+    radius: float,
+) -> None:
     """Paint the tyres as blocks, before the body that covers their tops.
 
     Args:
-        canvas (Canvas): Where.
-        frame (Frame): Axes of the vehicle.
-        class_id (int): Train id of the vehicle.
-        half (float): Distance of a tyre's outside from the middle in metres.
-        axles (Sequence[float]): Forward positions of the axles in metres.
-        radius (float): Of the wheels, in metres.
+        canvas: Where.
+        frame: Axes of the vehicle.
+        class_id: Train id of the vehicle.
+        half: Distance of a tyre's outside from the middle in metres.
+        axles: Forward positions of the axles in metres.
+        radius: Of the wheels, in metres.
     """
     if canvas.scale_at(frame.origin[2]) * 2 * radius < SMALL:
         zs = (axles[0] - radius, axles[-1] + radius)
@@ -65,7 +78,16 @@ def tyres(canvas, frame, class_id, *, half, axles, radius):
             )
 
 
-def discs(canvas, frame, faces, class_id, *, half, axles, radius):
+def discs(
+    canvas: Canvas,
+    frame: Frame,
+    faces: Mapping,
+    class_id: int,
+    *,
+    half: float,
+    axles: Sequence[float],
+    radius: float,
+) -> None:
     """Paint the wheels on the sides in sight; arguments as in tyres()."""
     for name, sign in (('left', -1), ('right', 1)):
         if name not in faces:
@@ -90,7 +112,7 @@ CABINS = {
 AXLES = (-1.32, 1.36)
 
 
-def draw_car(canvas, look, frame, car):
+def draw_car(canvas: Canvas, look: Look, frame: Frame, car: 'Vehicle') -> None:
     """Paint a car of one of the kinds in ``CABINS``."""
     paint, glass = look.pick('car'), look.pick('glass')
     cabin, half = CABINS[car.kind]
@@ -169,7 +191,9 @@ def _ends(canvas, rear, front, paint):
 CAB = 2.1
 
 
-def draw_truck(canvas, look, frame, truck):
+def draw_truck(
+    canvas: Canvas, look: Look, frame: Frame, truck: 'Vehicle'
+) -> None:
     """Paint a lorry."""
     cargo, cab = look.pick('truck'), look.pick('cab')
     glass = look.pick('glass')
@@ -260,7 +284,7 @@ def _cab(canvas, frame, half, paint, glass):
 DARK = (56, 56, 60)
 
 
-def draw_bus(canvas, look, frame, bus):
+def draw_bus(canvas: Canvas, look: Look, frame: Frame, bus: 'Vehicle') -> None:
     """Paint a bus: a box with a band of windows all around."""
     paint, glass = look.pick('bus'), look.pick('glass')
     length, half = bus.length, bus.length / 2
@@ -302,7 +326,9 @@ def draw_bus(canvas, look, frame, bus):
         canvas.detail(end, number, AMBER, glow=AMBER)
 
 
-def draw_tram(canvas, look, frame, tram):
+def draw_tram(
+    canvas: Canvas, look: Look, frame: Frame, tram: 'Vehicle'
+) -> None:
     """Paint a tram: long, with slanting ends and a pantograph."""
     paint, glass = look.pick('tram'), look.pick('glass')
     cream = mix(paint, (246, 246, 236), 0.88)
@@ -379,22 +405,22 @@ class Vehicle(Item):
     length: float = 4.4
 
     @property
-    def box(self):
+    def box(self) -> Footprint:
         """Footprint (x0, x1, z0, z1) in metres."""
         wide = 1.27 if self.kind in DRAW else 0.92
         return centred(self.x, self.z, wide, self.length / 2)
 
     @property
-    def top(self):
+    def top(self) -> float:
         """Height of the vehicle in metres."""
         return 4.4 if self.kind in DRAW else 2.0
 
     @property
-    def solid(self):
+    def solid(self) -> float:
         """Height of its vertical walls in metres."""
         return {'truck': 2.9, 'bus': 3.0, 'tram': 1.2}.get(self.kind, 0.75)
 
-    def draw(self, canvas, look):
+    def draw(self, canvas: Canvas, look: Look) -> None:
         """Paint the vehicle."""
         frame = canvas.camera.frame(self.x, self.z, self.heading)
         half = self.length / 2

@@ -1,14 +1,26 @@
-"""Effects of weather and darkness on a rendered street.
+"""Weather and darkness on a rendered street.
 
-Every step takes and returns colours as float32 (H, W, 3) in 0 to 1, H and W
-being the size of the picture.
+Every function takes and returns colours as float32 (H, W, 3) in 0 to 1, H and
+W being the size of the picture.
 """
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
 
 import cv2
 import numpy as np
 
+from clouds_mmseg.toycity.canvas import Canvas
+from clouds_mmseg.toycity.scene import Scene
 from clouds_mmseg.toycity.street import LANE
-from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, VEGETATION
+from clouds_mmseg.toycity.styles import (
+    RGB,
+    ROAD,
+    SIDEWALK,
+    TERRAIN,
+    VEGETATION,
+)
 
 SNOW = np.array([0.90, 0.925, 0.96], np.float32)
 MOONLIGHT = np.array([0.78, 0.86, 1.12], np.float32)
@@ -17,18 +29,113 @@ LAMPLIGHT = np.array([1.05, 0.74, 0.38], np.float32)
 NIGHT_SKY = np.array([0.045, 0.05, 0.075], np.float32)
 # Street lamps farther away than this, in metres, light nothing in sight.
 LAST_LAMP = 60
+# Depth in metres that stands for the sky's.
+INFINITY = 500
 
 
-def noise_tile(rng, octaves, *, size=128):
+class View:
+    """Class, depth, position and slope of the surface at each pixel.
+
+    All arrays are (H, W) of the picture, or (H, W, 3); they are computed
+    when they are first asked for, because fair weather needs few.
+
+    Args:
+        canvas: After the last object.
+        scene: What was painted.
+        oversampling: Pixels of the canvas along a pixel's edge.
+    """
+
+    def __init__(self, canvas: Canvas, scene: Scene, oversampling: int):
+        self._canvas = canvas
+        self._step = oversampling
+        middle = oversampling // 2
+        self._middle = middle
+        self._ids = canvas.ids[middle::oversampling, middle::oversampling]
+        self.shape = self._ids.shape
+        self.horizon = canvas.camera.cy / oversampling
+        lamps = [item.lamp for item in scene.items if item.lamp is not None]
+        # World coordinates (N, 3) in metres of the street lamps.
+        self.lamps = np.array(lamps, np.float32).reshape(-1, 3)
+
+    def _look_up(self, table, dtype=np.float32):
+        return np.take(np.array(table, dtype), self._ids, axis=0)
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """Train ids, uint8."""
+        return self._look_up(self._canvas.classes, np.uint8)
+
+    @cached_property
+    def glow(self) -> np.ndarray:
+        """Light sent out (H, W, 3) float32, 0 to 1."""
+        return self._look_up(self._canvas.glows) / 255
+
+    @cached_property
+    def rough(self) -> np.ndarray:
+        """Strength of texture, float32, 0 to 1."""
+        return self._look_up(self._canvas.roughness)
+
+    @cached_property
+    def up(self) -> np.ndarray:
+        """How far the surface faces upwards, float32, -1 to 1."""
+        return self._look_up(self._canvas.ups)
+
+    @cached_property
+    def ground(self) -> np.ndarray:
+        """Where the ground itself is seen, bool."""
+        ground = np.isin(np.arange(256), (ROAD, SIDEWALK, TERRAIN))
+        return ground[self.label] & (self.up > 0.9)
+
+    @cached_property
+    def nearness(self) -> np.ndarray:
+        """1 / depth in 1/metre, float32; 0 in the sky."""
+        cols, rows = self._grid
+        a, b, c = np.array(self._canvas.planes, np.float32).T
+        ids = self._ids
+        nearness = a[ids] * cols + b[ids] * rows + c[ids]
+        return np.clip(nearness, 0, 1.7)
+
+    @cached_property
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """World coordinates x, y, z, each (H, W) float32, in metres."""
+        camera = self._canvas.camera
+        cols, rows = self._grid
+        depth = 1 / np.maximum(self.nearness, 1 / INFINITY)
+        right = (cols - camera.cx) / camera.focal * depth
+        cos, sin = math.cos(camera.yaw), math.sin(camera.yaw)
+        return (
+            cos * right + sin * depth + camera.x,
+            (camera.cy - rows) / camera.focal * depth + camera.height,
+            cos * depth - sin * right,
+        )
+
+    @cached_property
+    def plane(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates u, v in metres along the surface, for textures."""
+        x, y, z = self.points
+        flat = np.abs(self.up) > 0.7
+        return np.where(flat, x, x + z), np.where(flat, z, y)
+
+    @cached_property
+    def _grid(self):
+        height, width = self.shape
+        cols = np.arange(width, dtype=np.float32) * self._step + self._middle
+        rows = np.arange(height, dtype=np.float32) * self._step + self._middle
+        return cols, rows[:, None]
+
+
+def noise_tile(
+    rng: np.random.Generator, octaves: Sequence[int], *, size: int = 128
+) -> np.ndarray:
     """A repeating noise.
 
     Args:
-        rng (numpy.random.Generator): Source.
-        octaves (Sequence[int]): Sizes of the spots in pixels of the tile.
-        size (int): Width and height of the tile.
+        rng: Source.
+        octaves: Sizes of the spots in pixels of the tile.
+        size: Width and height of the tile.
 
     Returns:
-        np.ndarray: (size, size) float32 with mean 0 and deviation 1.
+        (size, size) float32 with mean 0 and deviation 1.
     """
     total = np.zeros((size, size), np.float32)
     for step in octaves:
@@ -39,7 +146,7 @@ def noise_tile(rng, octaves, *, size=128):
     return (total - total.mean()) / total.std()
 
 
-def sample_tile(tile, view, per_metre):
+def sample_tile(tile: np.ndarray, view: View, per_metre: float) -> np.ndarray:
     """The noise where each pixel's surface is, (H, W) float32."""
     size = len(tile)
     u, v = (np.mod(axis * per_metre, size) for axis in view.plane)
@@ -52,7 +159,9 @@ def sample_tile(tile, view, per_metre):
     )
 
 
-def add_texture(image, view, strength, rng):
+def add_texture(
+    image: np.ndarray, view: View, strength: float, rng: np.random.Generator
+) -> np.ndarray:
     """Stains and grain on all surfaces, by how rough they are."""
     fine = sample_tile(noise_tile(rng, (4, 1)), view, 18)
     coarse = sample_tile(noise_tile(rng, (32, 8)), view, 5)
@@ -62,7 +171,9 @@ def add_texture(image, view, strength, rng):
     return image * np.clip(1 + amount, 0.2, 2)[..., None]
 
 
-def add_snow_cover(image, view, amount, rng):
+def add_snow_cover(
+    image: np.ndarray, view: View, amount: float, rng: np.random.Generator
+) -> np.ndarray:
     """White on all that faces up; wheels have worn tracks into the road."""
     patches = sample_tile(noise_tile(rng, (32, 8, 2, 1)), view, 11)
     x = view.points[0]
@@ -83,7 +194,9 @@ def add_snow_cover(image, view, amount, rng):
     return image + (white - image) * (0.95 * share)[..., None]
 
 
-def add_wetness(image, view, amount, rng):
+def add_wetness(
+    image: np.ndarray, view: View, amount: float, rng: np.random.Generator
+) -> np.ndarray:
     """Darker ground in which what stands on it is mirrored."""
     height, width = view.shape
     ground = view.ground
@@ -103,7 +216,7 @@ def add_wetness(image, view, amount, rng):
     return wet + (mirrored - wet) * share[..., None]
 
 
-def darken(image, view, amount):
+def darken(image: np.ndarray, view: View, amount: float) -> np.ndarray:
     """Night: head lights, street lamps, lit windows and their glow."""
     x, y, z = view.points
     ahead = np.maximum(z, 1)
@@ -132,21 +245,25 @@ def darken(image, view, amount):
     return np.maximum(dark, view.glow) + halo
 
 
-def add_fog(image, view, visibility, colour):
+def add_fog(
+    image: np.ndarray, view: View, visibility: float, colour: RGB
+) -> np.ndarray:
     """Light lost on the way (Koschmieder): 5 % is left at ``visibility``.
 
     Args:
-        image (np.ndarray): Colours.
-        view (View): Of the same picture.
-        visibility (float): In metres.
-        colour (tuple[int, int, int]): RGB of the fog.
+        image: Colours.
+        view: Of the same picture.
+        visibility: In metres.
+        colour: RGB of the fog.
     """
     left = np.exp(-3 / (visibility * np.maximum(view.nearness, 1e-4)))
     colour = np.array(colour, np.float32) / 255
     return colour + (image - colour) * left[..., None]
 
 
-def add_rain(image, per_thousand, rng):
+def add_rain(
+    image: np.ndarray, per_thousand: float, rng: np.random.Generator
+) -> np.ndarray:
     """Bright streaks, all along one wind; a number per 1000 pixels."""
     height, width = image.shape[:2]
     count = int(per_thousand * height * width / 1000)
@@ -163,7 +280,9 @@ def add_rain(image, per_thousand, rng):
     return image + (np.float32(0.88) - image) * share
 
 
-def add_flakes(image, per_thousand, rng):
+def add_flakes(
+    image: np.ndarray, per_thousand: float, rng: np.random.Generator
+) -> np.ndarray:
     """White flakes, many far and small, a few near; per 1000 pixels."""
     height, width = image.shape[:2]
     count = int(per_thousand * height * width / 1000)

@@ -8,11 +8,11 @@ import torch
 from mmengine.logging import print_log
 
 
-def device_name():
+def device_name() -> str:
     """Name of the GPU, or of the processor where there is none.
 
     Returns:
-        str: For example ``'NVIDIA A100-SXM4-80GB'`` or ``'Intel(R) Xeon(R)
+        For example ``'NVIDIA A100-SXM4-80GB'`` or ``'Intel(R) Xeon(R)
         Processor (CPU, 2 threads)'``.
     """
     if torch.cuda.is_available():
@@ -27,7 +27,7 @@ def device_name():
     return f'{name} (CPU, {torch.get_num_threads()} threads)'
 
 
-def warn_of_emulated_bf16():
+def warn_of_emulated_bf16() -> None:
     """Say that bfloat16 does not pay, where the processor computes alone.
 
     Without arithmetic for it (on x86 AVX-512 or AMX), torch goes number by

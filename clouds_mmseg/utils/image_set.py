@@ -27,7 +27,7 @@ class BankError(UserError):
     """A bank is missing, damaged, or not the one that is asked for."""
 
 
-def sha256_of(path):
+def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, 'rb') as stream:
@@ -36,14 +36,14 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def read_bank(root):
+def read_bank(root: str | Path) -> dict:
     """Read what a bank says about itself.
 
     Args:
-        root (str | Path): Folder of the bank.
+        root: Folder of the bank.
 
     Returns:
-        dict: ``format``, ``num`` (images asked for), ``recipe`` (what the
+        ``format``, ``num`` (images asked for), ``recipe`` (what the
         images depend on) and ``info`` (versions and paths, for people).
 
     Raises:
@@ -72,17 +72,17 @@ def read_bank(root):
     return bank
 
 
-def read_entries(root):
+def read_entries(root: str | Path) -> dict[int, dict]:
     """Read the manifest of a bank, finished or not.
 
     A line that a kill cut short is the last of its file and lacks its
     newline; it is passed over.
 
     Args:
-        root (str | Path): Folder of the bank.
+        root: Folder of the bank.
 
     Returns:
-        dict[int, dict]: Index of the image -> its entry, in ascending order.
+        Index of the image -> its entry, in ascending order.
 
     Raises:
         BankError: A line is not an entry.

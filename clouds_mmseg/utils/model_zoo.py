@@ -30,16 +30,16 @@ A file is looked up under its name in the folder of `--pretrained-dir` (or
 """
 
 
-def read_model_zoo(path):
+def read_model_zoo(path: str | Path) -> list[dict]:
     """Read the registry and check its form.
 
     Args:
-        path (str | Path): The YAML file: ``groups``, each with ``title`` and
+        path: The YAML file: ``groups``, each with ``title`` and
             ``entries``; every entry has all keys, ``unknown`` where nothing
             is known.
 
     Returns:
-        list[dict]: The groups.
+        The groups.
 
     Raises:
         UserError: The file cannot be read, or an entry lacks a key, has one
@@ -92,14 +92,14 @@ def _check_entry(entry, path):
             )
 
 
-def model_zoo_page(groups):
+def model_zoo_page(groups: list[dict]) -> str:
     """Write the page.
 
     Args:
-        groups (list[dict]): Of :func:`read_model_zoo`.
+        groups: Of :func:`read_model_zoo`.
 
     Returns:
-        str: Markdown.
+        Markdown.
     """
     parts = [_HEADER]
     for group in groups:
@@ -165,15 +165,15 @@ def _table(head, rows):
     )
 
 
-def write_model_zoo(source, target):
+def write_model_zoo(source: str | Path, target: str | Path) -> int:
     """Make the page anew.
 
     Args:
-        source (str | Path): The YAML file.
-        target (str | Path): The page.
+        source: The YAML file.
+        target: The page.
 
     Returns:
-        int: Number of entries.
+        Number of entries.
 
     Raises:
         UserError: See :func:`read_model_zoo`.

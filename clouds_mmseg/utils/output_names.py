@@ -30,7 +30,7 @@ class OutputNames:
         Raises:
             UserError: Another image has it.
         """
-        image = sample.get('img_path')
+        image: Any = sample.get('img_path')
         name = sample.get('sample_name') or Path(image).stem
         path = str(PurePosixPath(sample.get('domain') or 'images', name))
         # An image may come twice: distributed samplers fill up the last

@@ -6,6 +6,7 @@ and in ``results.json``.
 """
 
 import logging
+from collections.abc import Iterable
 
 from mmengine.logging import MessageHub, print_log
 
@@ -71,11 +72,13 @@ def result_warnings(hub: MessageHub | None = None) -> dict[str, str]:
     }
 
 
-def forget_result_warnings(keys, hub: MessageHub | None = None) -> None:
+def forget_result_warnings(
+    keys: Iterable[str], hub: MessageHub | None = None
+) -> None:
     """Drop warnings that were about an evaluation that is over.
 
     Args:
-        keys (Iterable[str]): As :func:`result_warnings` returns them.
+        keys: As :func:`result_warnings` returns them.
         hub: Of the run. Defaults to that of the latest runner.
     """
     hub = hub or MessageHub.get_current_instance()

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,7 +64,9 @@ def check_content(content: dict) -> None:
     expected = meta.get(HASH_KEY, stated) if isinstance(meta, dict) else stated
     if expected is None:
         return
-    weights = next((content[key] for key in WRAPPERS if key in content), None)
+    weights: Any = next(
+        (content[key] for key in WRAPPERS if key in content), None
+    )
     try:
         found = content_sha256(weights, meta or {})
     except (AttributeError, TypeError, ValueError) as error:
@@ -117,7 +120,7 @@ class BoundedReader(io.BufferedReader):
         super().__init__(io.FileIO(path))
         self._length = os.path.getsize(path)
 
-    def read(self, size=-1, /):
+    def read(self, size: int | None = -1, /) -> bytes:
         """Read at most as many bytes as the file has."""
         if size is not None:
             size = min(size, self._length)

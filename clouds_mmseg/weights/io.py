@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -568,10 +568,10 @@ class ArrayUnpickler(pickle.Unpickler):
     dict of numpy arrays (``.pkl``).
     """
 
-    def __init__(self, stream):
+    def __init__(self, stream: BinaryIO):
         super().__init__(stream, encoding=_ENCODING)
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         """Return an allowed global.
 
         Raises:

@@ -504,7 +504,9 @@ def fetch_checkpoint(
         MissingWeightsError: The file is not here and cannot be fetched.
     """
     address = resolve_address(name)
-    return address and find_or_fetch(address, f'{what}, {name}', fetch=fetch)
+    if not address:
+        return None
+    return find_or_fetch(address, f'{what}, {name}', fetch=fetch)
 
 
 def read_remote(

@@ -181,12 +181,12 @@ def check_class_names(
     ]
     layers = sorted(
         {
-            class_layer(key)[0]
+            layer[0]
             for key, value in own.items()
-            if class_layer(key)
+            if (layer := class_layer(key))
             and key in weights
             and not has_prefix(key, options.reinit)
-            and len(value) == len(classes) + class_layer(key)[1]
+            and len(value) == len(classes) + layer[1]
         }
     )
     if not pairs or not layers or options.class_rows == 'by_position':
@@ -403,7 +403,7 @@ def parts_that_differ(
         if None in layers:
             names.append(part)
         else:
-            names += sorted(layer for layer, _ in layers)
+            names += sorted(layer[0] for layer in layers if layer)
     while len(names) > 8:
         deepest = max(names, key=lambda name: name.count('.'))
         up = deepest.rpartition('.')[0] or deepest

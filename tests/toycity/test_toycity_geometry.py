@@ -7,15 +7,8 @@ from hypothesis import strategies as st
 
 from clouds_mmseg.toycity.buildings import Placer
 from clouds_mmseg.toycity.camera import NEAR, Camera, clip_near
-from clouds_mmseg.toycity.canvas import (
-    ONE,
-    SKY,
-    Canvas,
-    View,
-    paint_order,
-    visible_items,
-)
-from clouds_mmseg.toycity.render import _canvas
+from clouds_mmseg.toycity.canvas import ONE, SKY, Canvas
+from clouds_mmseg.toycity.render import _canvas, paint_order, visible_items
 from clouds_mmseg.toycity.scene import Scene, sample_scene
 from clouds_mmseg.toycity.solids import box, extrude, rect, rects
 from clouds_mmseg.toycity.styles import (
@@ -26,6 +19,7 @@ from clouds_mmseg.toycity.styles import (
     TERRAIN,
     Look,
 )
+from clouds_mmseg.toycity.weather import View
 
 SIZE = (200, 100)
 

@@ -6,7 +6,7 @@ import pytest
 
 from clouds_mmseg.toycity import STYLES, Style, render_scene
 from clouds_mmseg.toycity.camera import Camera
-from clouds_mmseg.toycity.canvas import Canvas, View
+from clouds_mmseg.toycity.canvas import Canvas
 from clouds_mmseg.toycity.scene import Scene
 from clouds_mmseg.toycity.solids import rect
 from clouds_mmseg.toycity.styles import (
@@ -18,7 +18,7 @@ from clouds_mmseg.toycity.styles import (
     TERRAIN,
     VEGETATION,
 )
-from clouds_mmseg.toycity.weather import add_fog, add_wetness
+from clouds_mmseg.toycity.weather import View, add_fog, add_wetness
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import UserError
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from clouds_mmseg.utils.errors import DataError
 
@@ -55,7 +55,7 @@ class Member:
 
     name: str
     size: int
-    location: str | int
+    location: Any
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ class ConcatenatedFile(io.RawIOBase):
 
     def __init__(self, paths: Sequence[str], tail: bytes = b''):
         super().__init__()
-        self._files = [open(path, 'rb') for path in paths]
+        self._files: list[Any] = [open(path, 'rb') for path in paths]
         self._files.append(io.BytesIO(tail))
         sizes = [f.seek(0, os.SEEK_END) for f in self._files]
         self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -400,7 +400,7 @@ class ConcatenatedFile(io.RawIOBase):
         """Return the position."""
         return self._position
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Read into a buffer, up to the end of one of the files."""
         if self._position >= self.size:
             return 0

@@ -78,7 +78,7 @@ class Options:
     skip_bad: bool = False
     workers: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.resize_short is not None and self.resize_short < 1:
             raise DataError(
                 f'--resize-short {self.resize_short} must be at least 1 pixel'
@@ -545,7 +545,7 @@ def count_images(
             path = os.path.join(folder, name)
             below = Path(os.path.relpath(path, out)).as_posix()
             match = next(
-                filter(None, (p.fullmatch(below) for p in patterns)), 0
+                filter(None, (p.fullmatch(below) for p in patterns)), None
             )
             if not match or below in left_out:
                 continue

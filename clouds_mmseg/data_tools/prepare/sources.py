@@ -70,7 +70,9 @@ class SourceFiles:
                 if member.name.rpartition('/')[2] != name:
                     continue
                 if source.streamed:
-                    return next(source.stream([member.location]))[1]
+                    # Only a tar archive is streamed.
+                    stream = source.stream  # type: ignore[union-attr]
+                    return next(stream([member.location]))[1]
                 return source.read(member)
         return None
 
@@ -96,7 +98,7 @@ def find_sources(
     out = os.path.realpath(out)
     work = Path(out) / WORK_FOLDER
     folders, archives = [], {}
-    for path in map(os.fspath, paths):
+    for path in (os.fspath(path) for path in paths):
         if os.path.isdir(path):
             source = FolderSource(os.path.abspath(path))
             # Prepared in place, the output folder is searched too, without

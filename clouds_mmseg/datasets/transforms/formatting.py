@@ -1,5 +1,7 @@
 """Packing of samples, and the clean view for the teacher."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -81,7 +83,7 @@ class PackDGInputs(PackSegInputs):
         **kwargs: See :class:`mmseg.datasets.PackSegInputs`.
     """
 
-    def __init__(self, domain: str | None = None, **kwargs):
+    def __init__(self, domain: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.domain = domain
         if isinstance(self.meta_keys, str):

@@ -1,6 +1,7 @@
 """Reading of images and label files."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -49,7 +50,9 @@ class LoadSegImage(LoadImageFromFile):
             cannot be read by others silently.
     """
 
-    def __init__(self, image_range: Sequence[float] | None = None, **kwargs):
+    def __init__(
+        self, image_range: Sequence[float] | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         if self.ignore_empty:
             raise UserError(

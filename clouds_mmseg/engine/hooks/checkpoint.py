@@ -3,6 +3,7 @@
 import logging
 import os.path as osp
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -76,7 +77,9 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs: Arguments of :class:`mmengine.hooks.CheckpointHook`.
     """
 
-    def __init__(self, *args, backend_args: dict | None = None, **kwargs):
+    def __init__(
+        self, *args: Any, backend_args: dict | None = None, **kwargs: Any
+    ):
         if backend_args is None:
             backend_args = dict(backend='atomic_local')
         super().__init__(*args, backend_args=backend_args, **kwargs)

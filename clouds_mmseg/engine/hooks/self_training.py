@@ -268,7 +268,7 @@ class PseudoLabelReportHook(Hook):
             f'pseudo_label/{name}': value for name, value in report.items()
         } | {f'pseudo_label/share/{k}': v for k, v in shares.items()}
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
-        largest = sorted(shares, key=shares.get, reverse=True)
+        largest = sorted(shares, key=shares.__getitem__, reverse=True)
         runner.logger.info(
             f'Pseudo labels of {report["images"]} images: '
             f'{report["kept"]:.1%} of pixels kept, '

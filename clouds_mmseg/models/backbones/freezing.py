@@ -17,8 +17,8 @@ class FreezableMixin:
     and runs its forward inside :meth:`autograd_scope`.
 
     Attributes:
-        frozen (bool): Whether the backbone is frozen.
-        weights_loaded (bool): Whether the constructor loaded weights, or
+        frozen: Whether the backbone is frozen.
+        weights_loaded: Whether the constructor loaded weights, or
             left that to a checkpoint: the framework must not initialise.
     """
 
@@ -28,10 +28,10 @@ class FreezableMixin:
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or release every parameter and every buffer."""
         self.frozen = frozen
-        self.requires_grad_(not frozen)
+        self.requires_grad_(not frozen)  # type: ignore[attr-defined]
         self.train(not frozen)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> 'FreezableMixin':
         """Set the mode, except that a frozen backbone stays in eval."""
         return super().train(mode and not self.frozen)
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import timm
@@ -101,11 +101,14 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
         out_indices: Sequence[int] = (-4, -3, -2, -1),
         load_pretrained: bool = True,
         init_cfg: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        given = {'weights': weights, 'pretrained': pretrained}
-        given['init_cfg'] = init_cfg
-        given['checkpoint_path'] = kwargs.get('checkpoint_path')
+        given = {
+            'weights': weights,
+            'pretrained': pretrained,
+            'init_cfg': init_cfg,
+            'checkpoint_path': kwargs.get('checkpoint_path'),
+        }
         given = {k: v for k, v in given.items() if v}
         if len(given) > 1 or 'checkpoint_path' in given:
             raise UserError(
@@ -416,7 +419,7 @@ def locate_timm_weights(model_name: str, *, fetch: bool = True) -> Path:
             'or a name with a tag from timm.list_pretrained()'
         )
     if not repository:
-        return find_or_fetch(url, what, fetch=fetch)
+        return find_or_fetch(str(url), what, fetch=fetch)
     return find_or_fetch_from_hub(
         repository,
         [config.hf_hub_filename] if config.hf_hub_filename else _FILES,

@@ -258,7 +258,7 @@ def read_class_weights(
             'all of loss.class_weight are zero: nothing would be learnt, and '
             'the loss be 0 / 0'
         )
-    return loss_weight, weights
+    return loss_weight, weights  # type: ignore[return-value]
 
 
 def _is_count(value):

@@ -6,7 +6,7 @@ queries or after a decoder layer; each has its own matching and losses.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class MaskCriterion:
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
         ignore_unlabelled: bool = False,
-        **unknown,
+        **unknown: Any,
     ):
         refuse_unknown('loss of CLOUDSHead', unknown, MaskCriterion.__init__)
         class_weight, self.class_weights = read_class_weights(

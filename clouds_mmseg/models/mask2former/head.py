@@ -7,6 +7,7 @@ feature maps (h_0, w_0 of the finest), H and W of the network's input.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,7 @@ class CLOUDSHead(BaseModule):
         ignore_index: int = 255,
         threshold: float = 0.5,
         init_cfg: dict | None = None,
-        **unknown,
+        **unknown: Any,
     ):
         super().__init__(init_cfg)
         refuse_unknown('CLOUDSHead', unknown, CLOUDSHead.__init__)

@@ -35,7 +35,7 @@ def semantic_scores(
     Returns:
         (N, K, H, W) float32, not negative.
     """
-    size = tuple(size)
+    size = (size[0], size[1])
     shape = (len(cls_logits), cls_logits.shape[-1] - 1, *size)
     scores = torch.empty(shape, device=cls_logits.device)
     for index, image in enumerate(_split_batch(cls_logits, mask_logits)):
@@ -70,7 +70,7 @@ def semantic_labels(
     Raises:
         NonFiniteError: A pixel's best score is NaN or infinite.
     """
-    size = tuple(size)
+    size = (size[0], size[1])
     labels = cls_logits.new_empty((len(cls_logits), *size), dtype=torch.long)
     for label, image, path in zip(
         labels,

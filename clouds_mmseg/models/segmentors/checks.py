@@ -51,11 +51,12 @@ def check_test_cfg(test_cfg: dict | None) -> None:
                 f"model.test_cfg.mode='slide' needs {name}=(height, width) "
                 f'in pixels, got {value!r}'
             )
-    for crop, stride in zip(given['crop_size'], given['stride'], strict=True):
+    sizes, strides = tuple(test_cfg['crop_size']), tuple(test_cfg['stride'])
+    for crop, stride in zip(sizes, strides, strict=True):
         if stride > crop:
             raise UserError(
-                f'model.test_cfg.stride={tuple(given["stride"])} is greater '
-                f'than crop_size={tuple(given["crop_size"])}: pixels between '
+                f'model.test_cfg.stride={strides} is greater '
+                f'than crop_size={sizes}: pixels between '
                 'the windows would have no prediction'
             )
     batch = test_cfg.get('window_batch', 4)

@@ -5,6 +5,7 @@ result.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from mmengine.structures import PixelData
@@ -60,7 +61,7 @@ class DGSegmentor(EncoderDecoder):
 
     keep_scores = True
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         # MMSegmentation's init_model and MMSegInferencer build the model
         # first and load a checkpoint then, which makes the pretrained weights
         # unnecessary. Without a checkpoint, the error is raised before the
@@ -79,7 +80,12 @@ class DGSegmentor(EncoderDecoder):
         check_test_cfg(self.test_cfg)
         check_input(self)
 
-    def forward(self, inputs, data_samples=None, mode='tensor'):
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[SegDataSample] | None = None,
+        mode: str = 'tensor',
+    ) -> dict[str, Tensor] | list[SegDataSample] | tuple[Tensor, ...] | Tensor:
         """Run as any ``BaseSegmentor``; missing weights are an error."""
         self._require_weights()
         return super().forward(inputs, data_samples, mode)

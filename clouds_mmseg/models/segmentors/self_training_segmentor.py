@@ -5,6 +5,7 @@ network's input.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         teacher_decay: float = 0.999,
         label_threshold: float | None = None,
         confidence_weight: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if self.out_channels == 1 and self.num_classes > 1:
