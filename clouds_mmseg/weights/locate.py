@@ -6,7 +6,6 @@ the Hugging Face hub, and, unless ``HF_HUB_OFFLINE`` is set, a download.
 """
 
 import difflib
-import fcntl
 import os
 import pickle
 import re
@@ -27,6 +26,7 @@ from mmengine.runner.checkpoint import (
 )
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.locks import ProcessLock
 from clouds_mmseg.utils.reachable import check_reachable
 from clouds_mmseg.weights.io import read_content, safe_training_globals
 
@@ -337,24 +337,23 @@ def _fetch_from_hub(repository, names, revision):
 def _fetch(address, path):
     """Download a file; processes of a machine take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f'.{path.name}.lock')
+    lock = ProcessLock(path.with_name(f'.{path.name}.lock'))
+    lock.acquire(wait=True)
     try:
-        with open(lock, 'w') as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            # Another process may have fetched it meanwhile.
-            if path.is_file():
-                return
-            check_reachable(address)
-            print_log(f'Fetching {address} to {path}', 'current')
-            digest = _HASH_IN_NAME.search(path.name)
-            torch.hub.download_url_to_file(
-                address,
-                str(path),
-                hash_prefix=digest and digest.group(1),
-                progress=False,
-            )
+        # Another process may have fetched it meanwhile.
+        if path.is_file():
+            return
+        check_reachable(address)
+        print_log(f'Fetching {address} to {path}', 'current')
+        digest = _HASH_IN_NAME.search(path.name)
+        torch.hub.download_url_to_file(
+            address,
+            str(path),
+            hash_prefix=digest and digest.group(1),
+            progress=False,
+        )
     finally:
-        lock.unlink(missing_ok=True)
+        lock.release(remove=True)
 
 
 def missing_weights(cfg: dict, name: str = 'model') -> list[str]:
