@@ -1,7 +1,8 @@
 """CLOUDS for MMSegmentation: domain-generalised semantic segmentation.
 
-Importing the package checks the installed stack, makes ``mmseg::`` configs
-inheritable and registers every module into the registries of mmseg.
+Importing the package checks the installed stack, makes the configs of
+``mmseg::`` and ``clouds_mmseg::`` inheritable, and registers every module into
+the registries of mmseg.
 """
 
 from clouds_mmseg.compat import check_stack, prepare_framework
@@ -16,6 +17,7 @@ from clouds_mmseg import (  # noqa: E402
     evaluation,
     models,
     refine,
+    registry,
     robustness,
 )
 
@@ -26,5 +28,6 @@ __all__ = [
     'evaluation',
     'models',
     'refine',
+    'registry',
     'robustness',
 ]

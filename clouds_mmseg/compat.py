@@ -122,7 +122,7 @@ def check_stack() -> None:
 
 
 def prepare_framework() -> None:
-    """Make ``mmseg::`` config inheritance find the installed distribution.
+    """Make ``mmseg::`` and ``clouds_mmseg::`` configs inheritable.
 
     MMEngine looks a config scope up in a table of distribution names,
     which knows the original names only.
@@ -130,6 +130,7 @@ def prepare_framework() -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE['mmseg'] = _FRAMEWORK['mmseg'][0]
+    MODULE2PACKAGE['clouds_mmseg'] = 'clouds_mmseg'
     # mmseg prints that its makers' data service is not installed, twice.
     with contextlib.redirect_stdout(io.StringIO()):
         import mmseg.datasets  # noqa: F401

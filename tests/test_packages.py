@@ -1,5 +1,9 @@
 """What an installation holds, and files that repeat facts of setup.cfg."""
 
+import shutil
+import subprocess
+import sys
+import zipfile
 from configparser import ConfigParser
 
 import pytest
@@ -22,6 +26,57 @@ def test_every_package_is_installed(repo_root, options):
         repo_root, include=['clouds_mmseg', 'clouds_mmseg.*']
     )
     assert sorted(listed) == sorted([*found, 'clouds_mmseg_cli'])
+
+
+@pytest.fixture(scope='module')
+def wheel(repo_root, tmp_path_factory):
+    """Names of the files in the wheel, which is built without a network."""
+    # Not in place: what an earlier build left there would be packed too.
+    checkout = tmp_path_factory.mktemp('checkout')
+    junk = shutil.ignore_patterns('__pycache__', '*.egg-info')
+    for name in ('clouds_mmseg', 'configs', 'tools'):
+        shutil.copytree(
+            repo_root / name, checkout / name, symlinks=True, ignore=junk
+        )
+    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(repo_root / name, checkout)
+    build = "import setuptools.build_meta as b; print(b.build_wheel('dist'))"
+    done = subprocess.run(
+        [sys.executable, '-c', build],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (checkout / 'dist').iterdir()
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+        entry = next(n for n in names if n.endswith('entry_points.txt'))
+        text = file.read(entry).decode()
+    return names, text
+
+
+def test_the_wheel_has_the_package_the_configs_and_nothing_else(
+    wheel, repo_root
+):
+    wanted = {'clouds_mmseg/.mim/model-index.yml'}
+    for folder, place in (
+        ('clouds_mmseg', 'clouds_mmseg'),
+        ('tools/cli', 'clouds_mmseg_cli'),
+        ('configs', 'clouds_mmseg/.mim/configs'),
+    ):
+        root = repo_root / folder
+        wanted |= {
+            f'{place}/{path.relative_to(root).as_posix()}'
+            for path in root.rglob('*.py')
+        }
+    names = {n for n in wheel[0] if '.dist-info/' not in n}
+    assert sorted(names) == sorted(wanted)
+
+
+def test_the_wheel_has_the_command(wheel):
+    command = 'clouds = clouds_mmseg_cli.command:main'
+    assert command in wheel[1].splitlines()
 
 
 def test_pre_commit_has_the_ruff_of_the_development_tools(repo_root, options):

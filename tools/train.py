@@ -1,68 +1,7 @@
-"""Train a segmentor: python tools/train.py CONFIG."""
-
-import argparse
+"""The command line of ``clouds train``, from a checkout."""
 
 from clouds_mmseg_cli.errors import plain_errors
-from clouds_mmseg_cli.options import add_common_arguments
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a segmentor')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const=True,
-        default=False,
-        metavar='CHECKPOINT',
-        help='continue from the newest checkpoint of the work dir, '
-        'or from the one given',
-    )
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (bfloat16)'
-    )
-    parser.add_argument(
-        '--check-data',
-        action='store_true',
-        help='verify the datasets like tools/verify_dataset.py, do not train',
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    from clouds_mmseg.cli.config import (
-        build_runner,
-        enable_amp,
-        load_config,
-        require_folder,
-    )
-    from clouds_mmseg.cli.config_check import require_sections
-    from clouds_mmseg.cli.data import config_command, config_tasks, verify_data
-    from clouds_mmseg.cli.preflight import require_inputs
-
-    cfg = load_config(args)
-    if args.check_data:
-        fine, report = verify_data(
-            config_tasks(cfg), command=config_command(args)
-        )
-        print(report)
-        raise SystemExit(0 if fine else 1)
-    require_sections(cfg, 'train')
-    if args.resume:
-        cfg.resume = args.resume
-    if args.amp:
-        enable_amp(cfg)
-    require_folder('--work-dir', cfg.work_dir)
-    require_inputs(cfg, 'train')
-    try:
-        build_runner(cfg).train()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            'stopped by Ctrl-C; the same command with --resume continues from '
-            f'the newest checkpoint in {cfg.work_dir}'
-        ) from None
-
+from clouds_mmseg_cli.train import main
 
 if __name__ == '__main__':
     with plain_errors():

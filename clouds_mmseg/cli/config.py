@@ -9,7 +9,6 @@ import os.path as osp
 from collections.abc import Iterator
 from pathlib import Path
 
-import mmseg
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -21,14 +20,19 @@ from clouds_mmseg.engine.dataset_options import (
     warn_of_test_left_behind,
 )
 from clouds_mmseg.evaluation.protocols import apply_protocol
-from clouds_mmseg.utils.config_file import read_file
+from clouds_mmseg.utils.config_file import (
+    CONFIGS,
+    OWN,
+    ZOO,
+    find_config,
+    read_file,
+)
 from clouds_mmseg.utils.data_root import (
     DATA_ROOT_VARIABLE,
     REPORT_DIR_VARIABLE,
     use_folder,
 )
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.options import closest_names
 from clouds_mmseg.weights.locate import use_pretrained_dir
 from clouds_mmseg_cli.errors import plain_errors  # noqa: F401
 from clouds_mmseg_cli.options import (  # noqa: F401
@@ -37,12 +41,10 @@ from clouds_mmseg_cli.options import (  # noqa: F401
     add_report_dir,
 )
 
-SCOPE = 'mmseg::'
+BASES = CONFIGS[OWN] / '_base_'
 _MASK2FORMER = ('Mask2FormerHead', 'mmseg.Mask2FormerHead')
 # Optional packages that configs of MMSegmentation's zoo refer to.
 _OPTIONAL_PACKAGES = ('mmdet', 'mmpretrain', 'mmcls')
-# In a checkout, beside the package.
-BASES = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
 # Launcher -> environment variable that it sets in each process.
 _RANK_VARIABLES = dict(
     pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK'
@@ -50,11 +52,12 @@ _RANK_VARIABLES = dict(
 
 
 def read_config(name: str) -> Config:
-    """Read a config file, or one of MMSegmentation's zoo.
+    """Read a config file, one of this package or of MMSegmentation's zoo.
 
     Args:
-        name: A path, or ``mmseg::folder/name.py`` for a config of the
-            installed MMSegmentation; ``.py`` may be left out.
+        name: A path, or ``clouds_mmseg::folder/name.py`` or
+            ``mmseg::folder/name.py`` for a config of the installed package;
+            with these ``.py`` may be left out.
 
     Returns:
         The config; one of the zoo with :func:`use_clouds_head`, and with
@@ -64,14 +67,10 @@ def read_config(name: str) -> Config:
         UserError: There is no such config, it cannot be read, or it is one
             of the zoo that needs a package which is not installed.
     """
-    if not name.startswith(SCOPE):
-        if not Path(name).is_file():
-            raise UserError(
-                f'there is no config {name}; see configs/ for those that '
-                f'come with the project, or name one of the zoo: {SCOPE}...'
-            )
-        return read_file(name)
-    cfg = read_file(_zoo_path(name), import_custom_modules=False)
+    path = find_config(name)
+    if not name.startswith(f'{ZOO}::'):
+        return read_file(path)
+    cfg = read_file(path, import_custom_modules=False)
     model = cfg.get('model') or ConfigDict()
     if model.get('type') == 'EncoderDecoder':
         # Same network; predicts images of any size in bounded memory.
@@ -79,25 +78,6 @@ def read_config(name: str) -> Config:
     use_clouds_head(model)
     _require_packages(cfg.get('model'), name)
     return cfg
-
-
-def _zoo_path(name):
-    """Return the path of a config of the installed MMSegmentation."""
-    root = Path(mmseg.__file__).parent / '.mim' / 'configs'
-    relative = name.removeprefix(SCOPE).removesuffix('.py') + '.py'
-    path = root / relative
-    if not path.is_file():
-        known = {
-            p.name: f'{SCOPE}{p.parent.name}/{p.name}'
-            for p in root.glob('*/*.py')
-            if p.parent.name != '_base_'
-        }
-        near = closest_names(path.name, known, most=3, cutoff=0.4)
-        raise UserError(
-            f'{name}: the installed MMSegmentation has no such config; near: '
-            f'{", ".join(known[n] for n in near) or "none"}'
-        )
-    return path
 
 
 def use_clouds_head(model: ConfigDict) -> None:
@@ -240,8 +220,7 @@ def _benchmark_path(name):
         known = sorted(p.stem for p in (BASES / 'benchmarks').glob('*.py'))
         raise UserError(
             f'--benchmark {name}: there is no {path}; give one of '
-            f'{", ".join(known) or "(no configs/ beside the package)"}, or '
-            'the path of a config'
+            f'{", ".join(known)}, or the path of a config'
         )
     return path
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from clouds_mmseg.conversion.convert_file import check_paths, read_with_meta
 from clouds_mmseg.conversion.diagnose import classes_of, classes_of_config
-from clouds_mmseg.utils.config_file import read_file
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.weights.io import count_tensors, write_weights
 
@@ -81,9 +80,7 @@ def publish(
 
 def _store_config(meta, path):
     """Put the text of a config and its classes into the metadata."""
-    if not Path(path).is_file():
-        raise UserError(f'--config {path}: there is no such file')
-    cfg = read_file(path)
+    cfg = read_file(find_config(path, '--config'))
     meta['cfg'] = cfg.pretty_text
     found = classes_of_config(cfg.get('train_dataloader'))
     if found:

@@ -10,7 +10,6 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import open_clip
 import torch
@@ -23,7 +22,7 @@ from torch import nn
 from clouds_mmseg.conversion.layouts import OURS, STEPS, TEACHER
 from clouds_mmseg.models.backbones.clip import build_visual, probe_pyramid
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
-from clouds_mmseg.utils.config_file import read_file
+from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import has_prefix, without_pretrained_init
 
@@ -113,9 +112,7 @@ def spec_from_config(
     Raises:
         UserError: There is no such config.
     """
-    if not Path(path).is_file():
-        raise UserError(f'--config {path}: there is no such file')
-    cfg = read_file(path)
+    cfg = read_file(find_config(path, '--config'))
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     model = copy.deepcopy(cfg.model)
     dimensions = weights[_VOID].shape[1] if _VOID in weights else None

@@ -7,7 +7,6 @@ shard file of its own; :meth:`ImageBank.finish` merges these.
 """
 
 import errno
-import io
 import json
 import logging
 import os
@@ -31,11 +30,7 @@ from clouds_mmseg.utils.image_set import (
     read_entries,
     sha256_of,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes of one rank go unnoticed.
-    fcntl = None  # type: ignore[assignment]
+from clouds_mmseg.utils.locks import ProcessLock
 
 # Characters of a value in a message.
 _LENGTH = 70
@@ -354,9 +349,9 @@ def _short(value):
 class ShardFile:
     """File of manifest entries, each synced to disk when it is appended.
 
-    The file is locked, so that the same command started twice fails instead
-    of doing the work twice. An incomplete last line, left by a killed
-    process, is cut off.
+    It has a lock, so that the same command started twice fails instead of
+    doing the work twice. An incomplete last line, left by a killed process,
+    is cut off.
 
     Args:
         path: The file; its folder is created.
@@ -368,14 +363,21 @@ class ShardFile:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open_locked(path)
-        if stream is None:
+        self._lock = lock_of(path)
+        if not self._lock.acquire(wait=False):
             raise OutputLockedError(
                 f'another process is writing {path}. Wait for it or stop it; '
                 'processes that share the work need different ranks '
                 '(torchrun and srun set them, or use --shard K/N).'
             )
-        self._stream = stream
+        try:
+            # Unbuffered: after a failed write, closing writes nothing more.
+            self._stream = open(
+                os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0
+            )
+        except OSError:
+            self._lock.release()
+            raise
         content = self._stream.read()
         self._end = content.rfind(b'\n') + 1
         self._stream.truncate(self._end)
@@ -401,37 +403,18 @@ class ShardFile:
     def remove(self) -> None:
         """Delete the file."""
         self.path.unlink(missing_ok=True)
-        self.close()
+        self._stream.close()
+        self._lock.release(remove=True)
 
     def close(self) -> None:
         """Release the lock. A second call does nothing."""
         self._stream.close()
+        self._lock.release()
 
 
-def open_locked(path: Path) -> io.FileIO | None:
-    """Open a file for reading and writing and lock it.
-
-    Returns:
-        Unbuffered, so that after a failed write closing writes nothing more;
-        None if another process has it.
-    """
-    while True:
-        stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0)
-        try:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between open and lock its owner may have removed the file.
-            if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
-                return stream
-        except BlockingIOError:
-            stream.close()
-            return None
-        except FileNotFoundError:
-            pass
-        except OSError:
-            # A file system without locks: no check is possible.
-            return stream
-        stream.close()
+def lock_of(shard: Path) -> ProcessLock:
+    """Return the lock of a shard file."""
+    return ProcessLock(shard.with_suffix('.lock'))
 
 
 def remove_idle(folder: Path) -> None:
@@ -440,11 +423,12 @@ def remove_idle(folder: Path) -> None:
     Args:
         folder: Of shards whose entries are in the manifest.
     """
-    for path in folder.glob('*.jsonl'):
-        stream = open_locked(path)
-        if stream is not None:
-            path.unlink(missing_ok=True)
-            stream.close()
+    # A process that closed its shard, or was killed, has left the lock file.
+    for shard in {path.with_suffix('.jsonl') for path in folder.glob('*.*')}:
+        lock = lock_of(shard)
+        if lock.acquire(wait=False):
+            shard.unlink(missing_ok=True)
+            lock.release(remove=True)
     try:
         folder.rmdir()
     except OSError:

@@ -5,7 +5,6 @@ Every caller resolves weights here, in this order: the pretrained folder
 the Hugging Face hub, and, unless ``HF_HUB_OFFLINE`` is set, a download.
 """
 
-import fcntl
 import os
 import pickle
 import re
@@ -31,6 +30,7 @@ from clouds_mmseg.utils.data_root import (
     use_folder,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.locks import ProcessLock
 from clouds_mmseg.utils.options import closest_names
 from clouds_mmseg.utils.reachable import check_reachable
 from clouds_mmseg.weights.io import (
@@ -332,24 +332,23 @@ def _fetch_from_hub(repository, names, revision):
 def _fetch(address, path):
     """Download a file; processes of a machine take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f'.{path.name}.lock')
+    lock = ProcessLock(path.with_name(f'.{path.name}.lock'))
+    lock.acquire(wait=True)
     try:
-        with open(lock, 'w') as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            # Another process may have fetched it meanwhile.
-            if path.is_file():
-                return
-            check_reachable(address)
-            print_log(f'Fetching {address} to {path}', 'current')
-            digest = _HASH_IN_NAME.search(path.name)
-            torch.hub.download_url_to_file(
-                address,
-                str(path),
-                hash_prefix=digest and digest.group(1),
-                progress=False,
-            )
+        # Another process may have fetched it meanwhile.
+        if path.is_file():
+            return
+        check_reachable(address)
+        print_log(f'Fetching {address} to {path}', 'current')
+        digest = _HASH_IN_NAME.search(path.name)
+        torch.hub.download_url_to_file(
+            address,
+            str(path),
+            hash_prefix=digest and digest.group(1),
+            progress=False,
+        )
     finally:
-        lock.unlink(missing_ok=True)
+        lock.release(remove=True)
 
 
 def missing_weights(cfg: dict, name: str = 'model') -> list[str]:

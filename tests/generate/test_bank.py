@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from clouds_mmseg.generate.image_bank import ImageBank, ShardFile
+from clouds_mmseg.generate.image_bank import ImageBank
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 
@@ -280,22 +280,9 @@ def test_without_hard_links_and_locks(tmp_path, monkeypatch):
     bank.close()
 
 
-def test_a_shard_removed_while_it_is_opened_is_opened_anew(
-    tmp_path, monkeypatch
-):
-    import fcntl
-
-    path = tmp_path / 'rank.jsonl'
-    real, calls = fcntl.flock, []
-
-    def flock(stream, how):
-        calls.append(how)
-        if len(calls) == 1:
-            path.unlink()
-        return real(stream, how)
-
-    monkeypatch.setattr(fcntl, 'flock', flock)
-    shard = ShardFile(path)
-    shard.append(dict(index=0))
-    assert len(calls) == 2 and path.read_text() == '{"index": 0}\n'
-    shard.close()
+def test_the_lock_files_of_killed_processes_go_with_the_bank(tmp_path):
+    bank = make(tmp_path, num=1)
+    add(bank, 0)
+    (tmp_path / 'shards/rank-00007.lock').touch()
+    assert bank.finish()
+    assert not (tmp_path / 'shards').exists()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shlex
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tiny_run import read_config
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
+from clouds_mmseg_cli.prepare import parse_args
 
 SIZE = dict(type='Resize', scale=(32, 32), keep_ratio=False)
 LABELS = dict(type='LoadSegLabels')
@@ -109,14 +109,13 @@ def test_the_commands_of_the_documentation(repo_root):
     """Every set has one, they parse, and name the official archives."""
     text = (repo_root / 'docs/datasets.md').read_text()
     text = text.replace('\\\n', ' ')
-    tool = runpy.run_path(str(repo_root / 'tools/prepare_dataset.py'))
     archives, seen = {}, set()
     for name, make in MAKERS.items():
         archives.setdefault(set_name(name), set()).update(make().archives)
     for line in re.findall(
         r'^python tools/prepare_dataset.py (.*)', text, re.M
     ):
-        args = tool['parse_args'](shlex.split(line, comments=True))
+        args = parse_args(shlex.split(line, comments=True))
         seen.add(args.name)
         named = {Path(p).name for p in args.src if p.endswith('.zip')}
         assert named <= archives[args.name], line

@@ -27,7 +27,7 @@ from benchmark.loading import (
 from benchmark.measure import CLOCKS
 from benchmark.report import table_of
 from clouds_mmseg.cli.config import dataset_configs
-from clouds_mmseg.utils.config_file import read_file
+from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.errors import UserError
 
 # Decoders of formats that OpenCV does not read.
@@ -189,9 +189,7 @@ def config_cases(path: str) -> list[tuple[dict, Dataset]]:
     Raises:
         UserError: There is no such config, or it does not train.
     """
-    if not Path(path).is_file():
-        raise UserError(f'--config {path}: there is no such file')
-    config = read_file(path)
+    config = read_file(find_config(path, '--config'))
     if 'train_dataloader' not in config:
         raise UserError(f'--config {path} has no train_dataloader')
     cases = []

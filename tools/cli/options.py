@@ -12,7 +12,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Parser to extend.
     """
     parser.add_argument(
-        'config', help="config file, or mmseg::NAME of MMSegmentation's zoo"
+        'config',
+        help='config file, clouds_mmseg::NAME of this package, or '
+        "mmseg::NAME of MMSegmentation's zoo",
     )
     parser.add_argument(
         '--work-dir',
@@ -109,8 +111,8 @@ def add_corruption_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--corrupted-images',
         metavar='FOLDER',
-        help='output of tools/make_corruptions.py; without it the images '
-        'are corrupted as they are read',
+        help='output of the command corrupt; without it the images are '
+        'corrupted as they are read',
     )
     group.add_argument(
         '--corruptions',

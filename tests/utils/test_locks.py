@@ -1,0 +1,106 @@
+"""Locks between processes."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from clouds_mmseg.utils.locks import ProcessLock
+
+_WITHOUT_FCNTL = """
+import sys
+sys.modules['fcntl'] = None  # As where Python has no such module.
+import clouds_mmseg
+from clouds_mmseg.utils.locks import ProcessLock
+from clouds_mmseg.weights import locate
+from clouds_mmseg.generate import image_bank
+from pathlib import Path
+first, second = (ProcessLock(Path(sys.argv[1])) for _ in range(2))
+print(first.acquire(wait=False), second.acquire(wait=False))
+first.release()
+print(second.acquire(wait=False))
+"""
+
+
+def _hold(path, ready):
+    lock = ProcessLock(path)
+    assert lock.acquire(wait=True)
+    ready.set()
+    signal.pause()
+
+
+@pytest.fixture
+def held(tmp_path):
+    """Path of a lock, and the process that holds it."""
+    context = multiprocessing.get_context('fork')
+    ready = context.Event()
+    path = tmp_path / 'a.lock'
+    process = context.Process(target=_hold, args=(path, ready))
+    process.start()
+    assert ready.wait(30)
+    yield path, process
+    process.kill()
+    process.join()
+
+
+def test_one_process_has_it(held):
+    path, _ = held
+    assert not ProcessLock(path).acquire(wait=False)
+
+
+def test_the_lock_of_a_killed_process_is_free(held):
+    path, process = held
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert path.exists()
+    lock = ProcessLock(path)
+    assert lock.acquire(wait=False)
+    lock.release(remove=True)
+    assert not path.exists()
+    lock.release()
+
+
+def test_a_process_that_waits_gets_it_next(held):
+    path, process = held
+    timer = threading.Timer(0.2, process.kill)
+    timer.start()
+    lock = ProcessLock(path)
+    assert lock.acquire(wait=True)
+    assert timer.finished.is_set()
+    lock.release()
+
+
+@pytest.mark.parametrize('code', [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_checks_nothing(
+    tmp_path, monkeypatch, code
+):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    lock = ProcessLock(tmp_path / 'a.lock')
+    assert lock.acquire(wait=True)
+    lock.release(remove=True)
+
+
+def test_a_lock_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError):
+        ProcessLock(tmp_path / 'file' / 'a.lock').acquire(wait=False)
+
+
+def test_the_package_and_its_locks_work_without_fcntl(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', _WITHOUT_FCNTL, str(tmp_path / 'a.lock')],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ['True', 'False', 'True']
