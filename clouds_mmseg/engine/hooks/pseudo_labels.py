@@ -159,8 +159,11 @@ class PseudoLabelReportHook(Hook):
     """Log statistics of the pseudo-labels.
 
     Share of pixels kept, the teacher's mean confidence, agreement of labels
-    before and after refinement, and the share of each class. In a
-    distributed run the numbers are those of the first process.
+    before and after refinement, and the share of each class. Of the images of
+    the iteration before a report also what tells the quality of labels
+    without knowing the truth: the expected IoU of their regions, and the
+    agreement of the labels of two views of the teacher. In a distributed run
+    the numbers are those of the first process.
 
     Args:
         interval: Iterations between two reports.
@@ -177,6 +180,15 @@ class PseudoLabelReportHook(Hook):
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval = interval
 
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Measure the quality in iterations that end with a report."""
+        unwrap_model(runner.model).measure_quality = self._is_due(runner)
+
+    def _is_due(self, runner):
+        return (runner.iter + 1) % self.interval == 0
+
     def after_train_iter(
         self,
         runner: Runner,
@@ -185,25 +197,49 @@ class PseudoLabelReportHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Report statistics since the last report."""
-        if (runner.iter + 1) % self.interval:
+        if not self._is_due(runner):
             return
         report = unwrap_model(runner.model).statistics.pop()
         if report is None or not is_main_process():
             return
         classes = runner.train_loop.dataloader.dataset.metainfo['classes']
         shares = dict(zip(classes, report.pop('histogram'), strict=True))
+        ious = {
+            name: value
+            for name, value in zip(
+                classes, report.pop('class_iou'), strict=True
+            )
+            if value is not None
+        }
         scalars = {
-            f'pseudo_label/{name}': value for name, value in report.items()
-        } | {f'pseudo_label/share/{k}': v for k, v in shares.items()}
+            f'pseudo_label/{name}': value
+            for name, value in report.items()
+            if value is not None
+        }
+        for kind, values in (('share', shares), ('expected_iou', ious)):
+            for name, value in values.items():
+                scalars[f'pseudo_label/{kind}/{name}'] = value
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
         largest = sorted(shares, key=shares.get, reverse=True)
         runner.logger.info(
             f'Pseudo labels of {report["images"]} images: '
             f'{report["kept"]:.1%} of pixels kept, '
             f'confidence {report["confidence"]:.3f}, '
-            f'unchanged by refinement {report["agreement"]:.1%}\n  '
+            f'unchanged by refinement {report["agreement"]:.1%}'
+            + _describe_quality(report)
+            + '\n  '
             + '  '.join(f'{c} {shares[c]:.1%}' for c in largest)
         )
+
+
+def _describe_quality(report):
+    """Describe what an iteration measured without the truth, if it did."""
+    text = ''
+    if report['expected_iou'] is not None:
+        text += f', expected IoU {report["expected_iou"]:.3f}'
+    if report['view_agreement'] is not None:
+        text += f', same label in two views {report["view_agreement"]:.1%}'
+    return text
 
 
 @HOOKS.register_module()
