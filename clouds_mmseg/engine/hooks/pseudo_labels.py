@@ -246,7 +246,8 @@ def _describe_quality(report):
 class PseudoLabelAccuracyHook(Hook):
     """Evaluate pseudo-labels before and after refinement with ground truth.
 
-    Measured when self-training begins and when it ends. The images come
+    Measured when self-training begins, when it ends, and every ``interval``
+    iterations between. The images come
     from a set generated with ``--keep-labels``; nothing trains on those
     labels. The values go to the log, the Visualizer and
     ``pseudo_labels.json`` in the work dir, by iteration.
@@ -257,6 +258,8 @@ class PseudoLabelAccuracyHook(Hook):
             ``LoadSegLabels``, ``KeepCleanView`` and ``PackDGInputs``.
         num_images: Number of images, the first ones of the dataset.
         batch_size: Images per forward pass of the teacher.
+        interval: Iterations of self-training between two measurements. None:
+            only at its beginning and end.
 
     Raises:
         ValueError: A number is not positive.
@@ -266,17 +269,24 @@ class PseudoLabelAccuracyHook(Hook):
     priority = 'LOW'
 
     def __init__(
-        self, dataset: dict, *, num_images: int = 64, batch_size: int = 8
+        self,
+        dataset: dict,
+        *,
+        num_images: int = 64,
+        batch_size: int = 8,
+        interval: int | None = None,
     ):
         for name, value in (
             ('num_images', num_images),
             ('batch_size', batch_size),
+            ('interval', 1 if interval is None else interval),
         ):
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
         self.dataset_cfg = dataset
         self.num_images = num_images
         self.batch_size = batch_size
+        self.interval = interval
         self._dataset = None
 
     def before_train(self, runner: Runner) -> None:
@@ -298,8 +308,16 @@ class PseudoLabelAccuracyHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Evaluate the teacher at the end of self-training."""
-        if self._dataset is not None and runner.iter + 1 == runner.max_iters:
+        """Evaluate the teacher at intervals and at the end."""
+        if self._dataset is None:
+            return
+        since = runner.iter + 1 - self._begin(runner)
+        is_due = (
+            self.interval is not None
+            and since > 0
+            and since % self.interval == 0
+        )
+        if is_due or runner.iter + 1 == runner.max_iters:
             self._measure(runner, runner.iter + 1)
 
     @staticmethod

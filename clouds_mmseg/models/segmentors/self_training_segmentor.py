@@ -230,6 +230,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         """
         unlabelled = [s for s in data_samples if 'gt_sem_seg' not in s]
         if not unlabelled:
+            inputs = self._make_student_views(inputs, data_samples, [])
             return super().loss(inputs, data_samples)
         for sample in unlabelled:
             if 'clean_img' not in sample:
@@ -474,7 +475,14 @@ class SelfTrainingSegmentor(DGSegmentor):
     def _make_student_views(self, inputs, samples, unlabelled):
         """Mix and change the unlabelled images, (N, 3, H, W)."""
         pseudo = {id(sample) for sample in unlabelled}
-        index = [i for i, s in enumerate(samples) if id(s) in pseudo]
+        domains = () if self.mixing is None else self.mixing.domains
+        index = [
+            i
+            for i, sample in enumerate(samples)
+            if id(sample) in pseudo or sample.get('domain') in domains
+        ]
+        if not index:
+            return inputs
         if self.mixing is not None:
             frequency = None
             if hasattr(self, 'class_pixels'):

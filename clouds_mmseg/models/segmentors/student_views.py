@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as tvf
 from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.options import name_list
 
 
 @MODELS.register_module()
@@ -40,6 +41,8 @@ class ClassMix:
             their share of the labelled pixels so far (DAFormer,
             arXiv 2111.14887, equations 4 and 5; its value is 0.01). By default
             all classes are equally likely.
+        domains: Labelled images of these domains are treated like unlabelled
+            ones. For experiments with known labels.
 
     Raises:
         UserError: A value is out of range.
@@ -51,6 +54,7 @@ class ClassMix:
         prob: float = 1.0,
         class_share: float = 0.5,
         rare_temperature: float | None = None,
+        domains: Sequence[str] = (),
     ):
         _check_range('ClassMix.prob', prob, 0, 1)
         _check_range('ClassMix.class_share', class_share, 0, 1, above=True)
@@ -62,6 +66,7 @@ class ClassMix:
         self.prob = prob
         self.class_share = class_share
         self.rare_temperature = rare_temperature
+        self.domains = tuple(name_list(domains, 'ClassMix.domains'))
 
     def __call__(
         self,
