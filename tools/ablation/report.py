@@ -91,8 +91,9 @@ def merge(known: Mapping, found: Mapping) -> dict:
         if not isinstance(value, Mapping):
             merged[key] = value
             continue
+        rows = merged.setdefault(key, {})
         for row, seeds in value.items():
-            merged.setdefault(key, {}).setdefault(row, {}).update(seeds)
+            rows.setdefault(row, {}).update(seeds)
     return merged
 
 
