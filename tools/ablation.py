@@ -3,7 +3,7 @@
 import argparse
 
 from clouds_mmseg_cli.errors import plain_errors
-from clouds_mmseg_cli.names import ABLATION_ROWS
+from clouds_mmseg_cli.names import ABLATION_ROWS, ABLATION_SCHEDULES
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,8 +20,8 @@ def parse_args() -> argparse.Namespace:
         '--seeds',
         type=int,
         nargs='+',
-        default=[0, 1, 2],
-        help='default: 0 1 2',
+        default=[0, 1, 2, 3, 4],
+        help='default: 0 1 2 3 4',
     )
     parser.add_argument(
         '--rows',
@@ -29,6 +29,14 @@ def parse_args() -> argparse.Namespace:
         choices=ABLATION_ROWS,
         default=list(ABLATION_ROWS),
         help='default: all',
+    )
+    parser.add_argument(
+        '--schedules',
+        nargs='+',
+        choices=ABLATION_SCHEDULES,
+        default=list(ABLATION_SCHEDULES),
+        help='short: 200 iterations of both stages, long: 400 of both; '
+        'default: both',
     )
     parser.add_argument(
         '--jobs',
@@ -43,6 +51,12 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar='KEY=VALUE',
         help='override settings of every row',
+    )
+    parser.add_argument(
+        '--docs',
+        metavar='FOLDER',
+        help='add the results to FOLDER/ablation.json and make the tables of '
+        'FOLDER/ablation.md and its plots anew',
     )
     parser.add_argument(
         '--dry-run',

@@ -45,6 +45,10 @@ class GeneratedDataset(DGDataset):
             training.
         **kwargs: See :class:`DGDataset`.
 
+    Attributes:
+        least_size (tuple[int, int] | None): Smallest width and smallest height
+            of the images, once the dataset is open.
+
     Raises:
         DataError: At the first open, if there is no image set, it is empty, or
             its files are missing, damaged or of another size.
@@ -72,6 +76,7 @@ class GeneratedDataset(DGDataset):
                 )
         self.bank = resolve_data_root(bank)
         self.size = tuple(size) if size is not None else None
+        self.least_size = None
         self.verify_hash = verify_hash
         self.evaluation_labels = evaluation_labels
         super().__init__(
@@ -109,6 +114,10 @@ class GeneratedDataset(DGDataset):
                 'tools/generate_images.py command that began it.'
             )
         self._check(entries)
+        self.least_size = tuple(
+            min(entry[side] for entry in entries)
+            for side in ('width', 'height')
+        )
         warn_of_copies(self.bank, entries)
         if len(entries) < num_requested:
             print_log(

@@ -1,18 +1,29 @@
 """Deterministic sampling: batches as functions of seed and iteration."""
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import ConcatDataset, pseudo_collate
 from mmengine.dist import get_dist_info
+from mmengine.registry import FUNCTIONS
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Sampler
 
 from clouds_mmseg.datasets.rare_classes import RareClassDataset
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import mix_seed, seed_everything
+
+# Key of a place in a batch that stays empty.
+EMPTY = -1
+
+
+@FUNCTIONS.register_module()
+def collate_present(batch: list) -> dict:
+    """Collate as ``pseudo_collate``, without the empty places."""
+    return pseudo_collate([sample for sample in batch if sample is not None])
 
 
 @DATASETS.register_module()
@@ -54,15 +65,18 @@ class KeyedDataset(ConcatDataset):
         """Number of samples of each group."""
         return [len(dataset) for dataset in self.datasets]
 
-    def __getitem__(self, key: int) -> dict:
+    def __getitem__(self, key: int) -> dict | None:
         """Load the sample of a key.
 
         Args:
             key: As :class:`KeyedSampler` yields them.
 
         Returns:
-            Output of the pipeline of the sample's dataset.
+            Output of the pipeline of the sample's dataset; None for
+            ``EMPTY``.
         """
+        if key == EMPTY:
+            return None
         seed_everything(mix_seed(self.seed, key))
         return super().__getitem__(key % len(self))
 
@@ -78,16 +92,23 @@ class KeyedSampler(Sampler):
     processes of a distributed run take turns within a batch, so that each has
     its part of both groups.
 
+    With ``generated_beside``, a batch has so many generated samples in
+    addition to the labelled ones. Before ``warmup_iters`` their places stay
+    empty (``collate_present`` drops them), so that the source-only training is
+    that of a run without them, sample for sample.
+
     Args:
-        dataset: With one group, or two if ``generated_share`` is given.
-        batch_size: Samples an iteration in this process.
+        dataset: With one group, or two if there are generated samples.
+        batch_size: Samples an iteration in this process, empty places
+            included.
         seed: Of the run; the same in every process.
         warmup_iters: Iterations on the first group alone.
         generated_share: In [0, 1).
+        generated_beside: Generated samples in addition, in this process.
 
     Raises:
         UserError: There is no second group to take generated samples from, or
-            the share is out of range.
+            an argument is out of range.
     """
 
     def __init__(
@@ -98,20 +119,30 @@ class KeyedSampler(Sampler):
         seed: int = 0,
         warmup_iters: int = 0,
         generated_share: float = 0.0,
+        generated_beside: int = 0,
     ):
         if not 0 <= generated_share < 1:
             raise UserError(
                 f'generated_share must lie in [0, 1), got {generated_share}'
             )
-        sizes = dataset.group_sizes
-        if generated_share and len(sizes) != 2:
+        if not 0 <= generated_beside < batch_size or (
+            generated_share and generated_beside
+        ):
             raise UserError(
-                f'generated_share={generated_share} needs a dataset of two '
-                f'groups, source and generated; this one has {len(sizes)}'
+                'generated_beside must lie in [0, batch_size) and excludes '
+                f'generated_share, got {generated_beside} with '
+                f'batch_size={batch_size}, generated_share={generated_share}'
+            )
+        sizes = dataset.group_sizes
+        if (generated_share or generated_beside) and len(sizes) != 2:
+            raise UserError(
+                'generated samples need a dataset of two groups, source and '
+                f'generated; this one has {len(sizes)}'
             )
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.batch_size = batch_size
+        self.beside = generated_beside
         self.warmup_iters = warmup_iters
         # Exact: floating-point error would move samples between batches.
         self.share = Fraction(generated_share).limit_denominator(10**6)
@@ -130,23 +161,35 @@ class KeyedSampler(Sampler):
         Returns:
             ``batch_size * world_size`` keys, source first.
         """
-        total = self.batch_size * self.world_size
         since = max(iteration - self.warmup_iters, 0)
         mixed = iteration >= self.warmup_iters
-        generated = int(since * total * self.share)
-        count = int((since + 1) * total * self.share) - generated
+        # Places for labelled samples, of which generated ones take their
+        # share, and for those beside.
+        total = (self.batch_size - self.beside) * self.world_size
+        beside = self.beside * self.world_size
+        taken = int(since * total * self.share)
+        count = int((since + 1) * total * self.share) - taken
         count = count if mixed else 0
-        source = iteration * total - generated
-        indices = [
-            self._streams[0][source + i] for i in range(total - count)
-        ] + [
-            len(self.dataset.datasets[0]) + self._streams[1][generated + i]
-            for i in range(count)
-        ]
-        return [
-            (iteration * total + position) * len(self.dataset) + index
+        source = iteration * total - taken
+        generated = taken + since * beside
+        indices = [self._streams[0][source + i] for i in range(total - count)]
+        if mixed:
+            indices += [
+                len(self.dataset.datasets[0]) + self._streams[1][generated + i]
+                for i in range(count + beside)
+            ]
+        first = iteration * total + since * beside
+        keys = [
+            (first + position) * len(self.dataset) + index
             for position, index in enumerate(indices)
         ]
+        return keys + [EMPTY] * (total + beside - len(keys))
+
+    def least_labelled(self) -> int:
+        """Return how few labelled samples a batch of this process may have."""
+        total = (self.batch_size - self.beside) * self.world_size
+        labelled = total - math.ceil(total * self.share)
+        return len(range(self.rank, labelled, self.world_size))
 
     def skip(self, num_samples: int) -> None:
         """Start at a later iteration; the training loop calls it on resume.

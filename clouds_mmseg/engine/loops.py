@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
 
+from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import mix_seed, seed_everything
 
@@ -79,10 +80,16 @@ class SelfTrainingLoop(ExactTrainLoop):
             baseline without self-training.
         generated_share: Share of generated samples in the batches after that,
             in (0, 1).
+        generated_beside: Instead of a share: so many generated samples in a
+            batch beside its labelled ones, over all processes.
         **kwargs: As for :class:`ExactTrainLoop`.
 
     Raises:
-        UserError: ``warmup_iters`` or ``generated_share`` is out of range.
+        UserError: ``warmup_iters`` or ``generated_share`` is out of range,
+            neither or both of share and number are given, the number cannot
+            be divided among the processes, or the model mixes images
+            and a process may get a batch without a labelled one, or the
+            generated images are smaller than the crops.
     """
 
     def __init__(
@@ -92,7 +99,8 @@ class SelfTrainingLoop(ExactTrainLoop):
         *,
         max_iters: int,
         warmup_iters: int,
-        generated_share: float,
+        generated_share: float | None = None,
+        generated_beside: int | None = None,
         **kwargs: Any,
     ):
         if not 0 <= warmup_iters <= max_iters:
@@ -100,17 +108,88 @@ class SelfTrainingLoop(ExactTrainLoop):
                 'train_cfg.warmup_iters must lie in [0, max_iters], got '
                 f'{warmup_iters} with max_iters={max_iters}'
             )
-        if not 0 < generated_share < 1:
+        if (generated_share is None) == (generated_beside is None):
+            raise UserError(
+                'train_cfg needs generated_share, the share of generated '
+                'images in a batch, or generated_beside, their number beside '
+                f'the labelled ones; got {generated_share} and '
+                f'{generated_beside}'
+            )
+        if generated_beside is not None and (
+            generated_beside < 1 or generated_beside % get_world_size()
+        ):
+            raise UserError(
+                'train_cfg.generated_beside must be a positive multiple of '
+                f'the {get_world_size()} processes, got {generated_beside}'
+            )
+        if generated_share is not None and not 0 < generated_share < 1:
             raise UserError(
                 'train_cfg.generated_share must lie in (0, 1), got '
                 f'{generated_share}'
             )
         self.warmup_iters = warmup_iters
-        self.generated_share = generated_share
+        self.generated_share = generated_share or 0.0
+        self.generated_beside = (generated_beside or 0) // get_world_size()
         super().__init__(runner, dataloader, max_iters=max_iters, **kwargs)
+        if warmup_iters < max_iters:
+            self._check_mixing()
+
+    def _make_deterministic(self, runner, dataloader):
+        if self.generated_beside:
+            dataloader = dict(
+                dataloader,
+                batch_size=dataloader['batch_size'] + self.generated_beside,
+                collate_fn=dict(type='collate_present'),
+            )
+        return super()._make_deterministic(runner, dataloader)
 
     def _sampler_options(self):
         return dict(
             warmup_iters=self.warmup_iters,
             generated_share=self.generated_share,
+            generated_beside=self.generated_beside,
         )
+
+    def _check_mixing(self):
+        """Check what a model that mixes images needs of the batches."""
+        model = unwrap_model(self.runner.model)
+        if getattr(model, 'mixing', None) is None:
+            return
+        sampler = self.dataloader.sampler
+        if sampler.least_labelled() < 1:
+            raise UserError(
+                'model.mixing pastes parts of labelled images, but with '
+                f'{sampler.batch_size} images a process and '
+                f'generated_share={self.generated_share} a batch may have '
+                'none: raise total_batch_size, lower '
+                'train_cfg.generated_share, or give generated_beside'
+            )
+        source, generated = self.dataloader.dataset.datasets[:2]
+        crop = _crop_size(source)
+        size = getattr(generated, 'least_size', None)
+        if (
+            crop
+            and size
+            and any(
+                side < length
+                for side, length in zip(size[::-1], crop, strict=True)
+            )
+        ):
+            raise UserError(
+                f'model.mixing pastes crops of {crop[1]}x{crop[0]} pixels '
+                f'(width x height) onto generated images, of which some are '
+                f'only {size[0]}x{size[1]}: make the image bank '
+                f'{getattr(generated, "bank", "")} with --size '
+                f'{crop[1]}x{crop[0]} or more, or lower crop_size'
+            )
+
+
+def _crop_size(dataset):
+    """Return (height, width) of the crops of a dataset, or None."""
+    # With rare-class sampling, the dataset is inside of another.
+    dataset = getattr(dataset, 'dataset', dataset)
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    for step in steps:
+        if hasattr(step, 'crop_size'):
+            return tuple(step.crop_size)
+    return None

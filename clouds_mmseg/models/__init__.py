@@ -2,15 +2,25 @@
 
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
+from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.models.mask2former import CLOUDSHead
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.self_training_segmentor import (
     SelfTrainingSegmentor,
 )
+from clouds_mmseg.models.segmentors.student_views import (
+    BlockMask,
+    ClassMix,
+    ColorJitter,
+)
 
 __all__ = [
+    'BlockMask',
     'CLIPBackbone',
     'CLOUDSHead',
+    'ClassMix',
+    'ColorJitter',
+    'DGDataPreProcessor',
     'DGSegmentor',
     'FrozenTIMMBackbone',
     'SelfTrainingSegmentor',

@@ -39,7 +39,9 @@ default_hooks = dict(checkpoint=dict(interval=200))
 teacher_hook = dict(type='EMATeacherHook', interval=10)
 report_hook = dict(type='PseudoLabelReportHook', interval=50)
 accuracy_hook = dict(
-    type='PseudoLabelAccuracyHook', dataset={{_base_.val_generated_toycity}}
+    type='PseudoLabelAccuracyHook',
+    dataset={{_base_.val_generated_toycity}},
+    interval=50,
 )
 custom_hooks = [
     dict(type='ProgressHook'),

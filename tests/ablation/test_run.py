@@ -7,10 +7,11 @@ import sys
 import pytest
 from PIL import Image
 
-from ablation.rows import choose
+from ablation.rows import SCHEDULES, choose
 from ablation.schedule import Run, train_all
 from clouds_mmseg.toycity import write_toycity
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg_cli.names import ABLATION_ROWS
 
 
 @pytest.fixture(scope='module')
@@ -62,19 +63,20 @@ SHORT = (
 def test_ablation_trains_compares_and_continues(ablation, tmp_path, capsys):
     # The row without self-training has its warm-up to the end.
     work = tmp_path / 'work'
-    words = ['--work-dir', work, '--seeds', 0, '--jobs', 1, '--rows']
+    words = ['--work-dir', work, '--seeds', 0, '--jobs', 1]
+    words += ['--schedules', 'short', '--rows']
     assert ablation(*words, 'source', *SHORT, 'train_cfg.warmup_iters=2') == 0
     capsys.readouterr()
     options = (*SHORT, 'train_cfg.warmup_iters=1')
     assert ablation(*words, 'source', 'refinement', *options) == 0
     text = capsys.readouterr().out
     assert '1 of 2 runs are finished already' in text
-    log = (work / 'seed0' / 'refinement.log').read_text()
-    assert f'Loaded the checkpoint {work}/seed0/source/iter_1.pth' in log
+    log = (work / 'short/seed0' / 'refinement.log').read_text()
+    assert f'Loaded the checkpoint {work}/short/seed0/source/iter_1.pth' in log
     assert 'Self-training begins at iteration 1' in log
     assert 'before refinement: mIoU' in log
     measured = json.loads(
-        (work / 'seed0/refinement/pseudo_labels.json').read_text()
+        (work / 'short/seed0/refinement/pseudo_labels.json').read_text()
     )
     assert list(measured) == ['1', '2']
     for at in measured.values():
@@ -95,12 +97,13 @@ def test_ablation_trains_compares_and_continues(ablation, tmp_path, capsys):
 def test_dry_run_prints_commands_that_share_warm_ups(ablation, capsys):
     assert ablation('--dry-run', '--seeds', 7) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 2 * len(ABLATION_ROWS)
     assert all('randomness.seed=7' in line for line in lines)
     # Rows that others continue come first.
     assert 'ablation/source.py' in lines[0]
     assert 'ablation/restyling.py' in lines[1]
-    assert '--resume work_dirs/ablation/seed7/restyling/iter_' in lines[-1]
+    shared = '--resume work_dirs/ablation/long/seed7/restyling/iter_400.pth'
+    assert shared in lines[-1]
 
 
 def test_wrong_options_are_refused(ablation, capsys):
@@ -116,6 +119,8 @@ def test_failed_training_shows_the_end_of_its_log(
 ):
     monkeypatch.setenv('CLOUDS_DATA_ROOT', str(tmp_path / 'nowhere'))
     monkeypatch.chdir(repo_root)
-    run = Run(choose(['source'])[0], 0, tmp_path / 'source')
-    with pytest.raises(UserError, match='(?s)source, seed 0.*nowhere'):
+    run = Run(
+        choose(['source'])[0], SCHEDULES['short'], 0, tmp_path / 'source'
+    )
+    with pytest.raises(UserError, match='(?s)source, 200 .* seed 0.*nowhere'):
         train_all([run], jobs=1, log=lambda line: None)

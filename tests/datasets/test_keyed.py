@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 
 from clouds_mmseg.datasets import sampling as keyed_sampler
 from clouds_mmseg.datasets.sampling import (
+    EMPTY,
     KeyedDataset,
     KeyedSampler,
     ShuffledStream,
+    collate_present,
 )
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import mix_seed
@@ -127,6 +129,65 @@ def test_share_is_kept_to_within_one_sample(share, batch, warmup, world):
         wanted = max(since, 0) * float(share)
         assert abs(generated - wanted) < 1 + 1e-3
     assert positions == list(range(len(positions)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 6),
+    beside=st.integers(1, 3),
+    warmup=st.integers(0, 5),
+    world=st.integers(1, 3),
+)
+def test_samples_beside_leave_the_labelled_ones_as_they_are(
+    batch, beside, warmup, world
+):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plain = make_sampler(monkeypatch, world=world, batch_size=batch)
+        sampler = make_sampler(
+            monkeypatch,
+            world=world,
+            batch_size=batch + beside,
+            warmup_iters=warmup,
+            generated_beside=beside,
+        )
+    positions = []
+    for iteration in range(warmup + 8):
+        keys = sampler.batch_keys(iteration)
+        assert len(keys) == (batch + beside) * world
+        expected = plain.batch_keys(iteration)
+        if iteration < warmup:
+            assert keys == expected + [EMPTY] * beside * world
+        else:
+            labelled = keys[: batch * world]
+            assert [k % 11 for k in labelled] == [k % 11 for k in expected]
+            assert all(k % 11 >= 7 for k in keys[batch * world :])
+        positions += [key // 11 for key in keys if key != EMPTY]
+    assert positions == list(range(len(positions)))
+    assert sampler.least_labelled() == batch
+
+
+@pytest.mark.parametrize(
+    'batch, world, share, least',
+    [(8, 1, 0.25, 6), (8, 1, 0.3, 5), (1, 2, 0.5, 1), (2, 1, 0.9, 0)],
+)
+def test_least_number_of_labelled_samples(
+    monkeypatch, batch, world, share, least
+):
+    kwargs = dict(batch_size=batch, world=world, generated_share=share)
+    sampler = make_sampler(monkeypatch, **kwargs)
+    assert sampler.least_labelled() == least
+    counts = [
+        sum(k % 11 < 7 for k in sampler.batch_keys(i)[::world])
+        for i in range(40)
+    ]
+    assert min(counts) == least
+
+
+def test_empty_places_are_dropped():
+    dataset = make_dataset()
+    assert dataset[EMPTY] is None
+    batch = collate_present([dict(x=1), None, dict(x=2), None])
+    assert batch == dict(x=[1, 2])
 
 
 def test_every_source_image_is_used_once_an_epoch(monkeypatch):

@@ -1,7 +1,7 @@
 """A self-training run of seconds, as a script that can kill itself.
 
     python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
-        [--source-only] [--distributed]
+        [--source-only] [--distributed] [--plus]
 
 Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration.
 """
@@ -115,6 +115,24 @@ load_cfg = dict(allow_missing=['teacher.'])
 """
 
 
+# Every part that the official recipe does not have.
+PLUS = {
+    'model.teacher_ramp_up': True,
+    'model.teacher_views': ['flip', 1.5],
+    'model.label_method': 'transport',
+    'model.soft_labels': True,
+    'model.label_weight': 'region',
+    'model.label_dice': False,
+    'model.mixing': dict(type='ClassMix', prob=0.8, rare_temperature=0.1),
+    'model.student_views': [
+        dict(type='ColorJitter'),
+        dict(type='BlockMask', block=8, ratio=0.3),
+    ],
+    'train_cfg.generated_share': None,
+    'train_cfg.generated_beside': 2,
+}
+
+
 def drop_self_training(cfg):
     """Leave the warm-up alone: no bank, no teacher."""
     cfg.model.type = 'DGSegmentor'
@@ -179,6 +197,7 @@ def main():
     parser.add_argument('--kill-at', type=int)
     parser.add_argument('--source-only', action='store_true')
     parser.add_argument('--distributed', action='store_true')
+    parser.add_argument('--plus', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
     from clouds_mmseg.cli.config import build_runner
@@ -186,6 +205,8 @@ def main():
     cfg = read_config(args.config, args.work_dir, resume=args.resume)
     if args.source_only:
         drop_self_training(cfg)
+    if args.plus:
+        cfg.merge_from_dict(PLUS)
     if args.distributed:
         cfg.launcher = 'pytorch'
     runner = build_runner(cfg)

@@ -79,6 +79,71 @@ def test_killed_run_continues_exactly(tmp_path, whole, config, kill_at):
         assert torch.equal(expected[key], got[key]), key
 
 
+def test_killed_run_with_every_extension_continues_exactly(tmp_path, config):
+    works = [tmp_path / 'whole', tmp_path / 'killed']
+    for work_dir, options in (
+        (works[0], []),
+        (works[1], ['--kill-at', 7]),
+        (works[1], ['--resume']),
+    ):
+        done = script(config, work_dir, '--plus', *options)
+        killed = '--kill-at' in options
+        expected = -signal.SIGKILL if killed else 0
+        assert done.returncode == expected, done.stderr
+    assert losses(works[0]) == losses(works[1])
+    expected, got = map(weights, works)
+    assert 'class_pixels' in expected and expected['class_pixels'].sum() > 0
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_two_processes_mix_their_own_images(tmp_path, config):
+    done = subprocess.run(
+        [
+            sys.executable,
+            *('-m', 'torch.distributed.run', '--standalone'),
+            *('--nproc-per-node', '2', SCRIPT, config, tmp_path / 'work'),
+            *('--distributed', '--plus'),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [losses(tmp_path / 'work', f'losses_{r}.txt') for r in '01']
+    assert ranks[0].keys() == ranks[1].keys()
+    assert all(math.isfinite(float.fromhex(x)) for x in ranks[0].values())
+    states = [
+        torch.load(tmp_path / f'work/state_{r}.pth', weights_only=True)
+        for r in '01'
+    ]
+    # Also the number of pixels of each class so far.
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_generated_images_beside_leave_the_warm_up_as_it_is(
+    tmp_path, config, whole
+):
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        train_cfg__generated_share=None,
+        train_cfg__generated_beside=1,
+        train_cfg__max_iters=4,
+        param_scheduler=[],
+    )
+    sizes = []
+
+    class Sizes(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            labelled = ['gt_sem_seg' in s for s in data_batch['data_samples']]
+            sizes.append((len(data_batch['inputs']), sum(labelled)))
+
+    runner = build_runner(cfg)
+    runner.register_hook(Sizes())
+    runner.train()
+    assert sizes == [(2, 2), (2, 2), (2, 2), (3, 2)]
+
+
 def test_warmup_alone_continues_exactly_too(tmp_path, config):
     works = [tmp_path / 'whole', tmp_path / 'killed']
     for work_dir, options in (
@@ -327,6 +392,27 @@ def test_finished_warmup_is_a_start(tmp_path, config, whole):
         (dict(train_cfg__generated_share=0.0), 'generated_share must lie'),
         (dict(model__teacher_decay=1.0), 'teacher_decay must lie'),
         (dict(model__label_threshold=2.0), 'label_threshold must lie'),
+        (dict(train_cfg__generated_share=None), 'generated_beside'),
+        (dict(train_cfg__generated_beside=2), 'got 0.5 and 2'),
+        (
+            dict(
+                train_cfg__generated_share=0.9,
+                model__mixing=dict(type='ClassMix'),
+            ),
+            'a batch may have none: raise total_batch_size',
+        ),
+        (
+            dict(
+                model__mixing=dict(type='ClassMix'),
+                train_dataloader__dataset__datasets__0__pipeline=[
+                    dict(type='LoadSegImage'),
+                    dict(type='LoadSegLabels'),
+                    dict(type='RandomCrop', crop_size=(64, 64)),
+                    dict(type='PackDGInputs'),
+                ],
+            ),
+            r'crops of 64x64 .* only 64x32: make the image bank .* --size',
+        ),
     ],
 )
 def test_impossible_values_are_refused(tmp_path, config, changes, message):

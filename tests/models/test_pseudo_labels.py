@@ -7,8 +7,11 @@ from hypothesis import given, settings
 
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
+    expected_iou,
     flip_label,
     label_from_scores,
+    transport_shares,
+    value_of_class,
 )
 
 
@@ -78,6 +81,27 @@ def test_statistics_of_two_images():
     # The first image keeps two pixels labelled, of which one agrees.
     assert report['agreement'] == 4 / 5
     assert report['histogram'] == pytest.approx([2 / 6, 2 / 6, 2 / 6])
+    assert report['expected_iou'] is None
+    assert report['class_iou'] == [None] * 3
+    assert report['view_agreement'] is None
+    assert statistics.pop() is None
+
+
+def test_statistics_of_the_quality_without_truth():
+    statistics = PseudoLabelStatistics(3)
+    first = torch.tensor([[0, 0], [1, 255]])
+    second = torch.tensor([[0, 0], [0, 0]])
+    sure = torch.ones(2, 2)
+    statistics.update(first, first, sure, torch.tensor([0.5, 0.2, 0.9]))
+    statistics.update(second, second, sure, torch.tensor([0.7, 0.0, 0.0]))
+    statistics.update_views(first, second)
+    statistics.update_views(second, second)
+    report = statistics.pop()
+    # Class 2 is in no label: its value does not count.
+    assert report['class_iou'][:2] == pytest.approx([0.6, 0.2])
+    assert report['class_iou'][2] is None
+    assert report['expected_iou'] == pytest.approx(0.4)
+    assert report['view_agreement'] == 6 / 8
     assert statistics.pop() is None
 
 
@@ -88,3 +112,56 @@ def test_scores_that_are_not_finite_have_no_confidence(value):
     _, confidence = label_from_scores(scores)
     expected = torch.tensor([[False, True], [False, False]])
     assert torch.equal(confidence[0].isnan(), expected)
+
+
+def test_expected_iou_of_certain_scores_is_the_iou():
+    truth = torch.tensor([[0, 0, 1, 1], [0, 2, 2, 255]])
+    scores = torch.nn.functional.one_hot(truth.clamp(max=2), 3)
+    scores = scores.permute(2, 0, 1).float() * 7
+    label = torch.tensor([[0, 1, 1, 1], [0, 2, 2, 255]])
+    found = expected_iou(scores, label)
+    # The ignored pixel has the scores of class 2.
+    assert found.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3])
+    found = expected_iou(scores, torch.zeros_like(label))
+    assert found.tolist() == pytest.approx([3 / 8, 0, 0])
+    values = value_of_class(torch.tensor([0.1, 0.2, 0.3]), label)
+    assert values[0].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.2])
+    assert values[1, 3] == 0
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_expected_iou_by_its_definition(seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(4, 5, 6, generator=generator)
+    label = torch.randint(0, 5, (5, 6), generator=generator)
+    label[label == 4] = 255
+    shares = scores / scores.sum(0)
+    for k, value in enumerate(expected_iou(scores, label)):
+        p, m = shares[k], (label == k).float()
+        union = p.sum() + m.sum() - (p * m).sum()
+        assert float(value) == pytest.approx(float((p * m).sum() / union))
+
+
+@given(st.integers(0, 10_000), st.sampled_from(['uniform', 'scores']))
+@settings(max_examples=20, deadline=None)
+def test_transport_gives_each_class_its_share(seed, marginals):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(2, 3, 6, 7, generator=generator)
+    plan = transport_shares(
+        scores, marginals=marginals, epsilon=0.5, iterations=200
+    )
+    assert torch.allclose(plan.sum(1), torch.ones(2, 6, 7), atol=1e-5)
+    expected = torch.full((2, 3), 1 / 3)
+    if marginals == 'scores':
+        expected = (scores / scores.sum(1, keepdim=True)).mean((2, 3))
+    assert torch.allclose(plan.mean((2, 3)), expected, atol=1e-3)
+
+
+def test_transport_gives_a_weak_class_its_pixels():
+    scores = torch.full((1, 2, 4, 4), 0.2)
+    scores[:, 0] = 0.8
+    scores[0, :, 3] = torch.tensor([0.6, 0.4])[:, None]
+    assert (scores.argmax(1) == 0).all()
+    label = transport_shares(scores, iterations=50).argmax(1)[0]
+    assert (label[3] == 1).all()

@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import clouds_mmseg  # noqa: F401
+from clouds_mmseg.models.segmentors.pseudo_labels import expected_iou
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
@@ -229,3 +230,190 @@ def test_pseudo_labels_of_nan_are_refused_and_named():
     assert model.statistics.pop() is None
     with pytest.raises(NonFiniteError, match="teacher's scores"):
         model.pseudo_labels(batch['data_samples'][1:])
+
+
+def test_mmsegs_preprocessor_becomes_ours_with_equal_values():
+    model = build()
+    assert type(model.data_preprocessor).__name__ == 'DGDataPreProcessor'
+    batch = make_batch(direction=None, labelled=0)
+    data = model.data_preprocessor(batch, training=True)
+    samples = data['data_samples']
+    clean = model.data_preprocessor.clean_views(samples, SIZE)
+    assert torch.equal(clean, data['inputs'])
+    raw = model.data_preprocessor.denormalize(clean)[..., : IMAGE[1]]
+    rgb = torch.stack([model.clean_rgb(s) for s in samples]).float()
+    assert torch.allclose(raw, rgb, atol=1e-3)
+
+
+def test_views_of_the_teacher_are_averaged():
+    model = build(teacher_views=['flip', 1.5])
+    batch = make_batch(direction=None)
+    clean = batch['data_samples'][1].clean_img.data
+    total = teacher_scores(model, clean)
+    views = model.data_preprocessor.clean_views(
+        batch['data_samples'][1:], SIZE
+    )
+    head = model.teacher.module['decode_head']
+
+    def predict(images):
+        size = tuple(images.shape[-2:])
+        with torch.no_grad():
+            features = model.backbone(images)
+            return head.predict(features, [dict(img_shape=size)] * 2)
+
+    def resize(maps, size):
+        return torch.nn.functional.interpolate(
+            maps, size=size, mode='bilinear', align_corners=False
+        )
+
+    total = total + predict(views.flip(-1)).flip(-1)[:1]
+    total = total + resize(predict(resize(views, (96, 160))), SIZE)[:1]
+    labels, confidences = model.pseudo_labels(batch['data_samples'][1:])
+    expected = total[0, :, :, : IMAGE[1]] / 3
+    assert (labels[0] == expected.argmax(0)).float().mean() > 0.99
+    share = expected.amax(0) / expected.sum(0)
+    assert torch.allclose(confidences[0], share, atol=1e-2)
+    _, samples = compute(model, batch)
+    found = samples[1].gt_sem_seg.data[0, :, : IMAGE[1]]
+    assert (found == labels[0]).float().mean() > 0.99
+
+
+def test_regions_count_as_much_as_their_expected_iou():
+    model = build(label_weight='region')
+    _, samples = compute(model, make_batch())
+    assert 'gt_region_weight' not in samples[0]
+    for sample in samples[1:]:
+        scores = teacher_scores(model, sample.clean_img.data)[0]
+        label = sample.gt_sem_seg.data[0]
+        upright = label[:, : IMAGE[1]].flip(-1)
+        iou = expected_iou(scores[:, :, : IMAGE[1]], upright)
+        weight = sample.gt_weight.data[0]
+        for k in label[label != 255].unique():
+            assert torch.allclose(weight[label == k], iou[k], atol=1e-3)
+            assert torch.allclose(
+                sample.gt_region_weight[k], iou[k], atol=1e-3
+            )
+        assert (weight[:, IMAGE[1] :] == 0).all()
+
+
+@pytest.mark.parametrize('weight', ['image', 0.25])
+def test_an_image_counts_as_a_whole(weight):
+    model = build(label_weight=weight, image_threshold=0.3, label_dice=False)
+    _, samples = compute(model, make_batch())
+    for sample in samples[1:]:
+        values = sample.gt_weight.data[0, :, : IMAGE[1]].unique()
+        assert len(values) == 1 and 0 < values <= 1
+        if weight == 0.25:
+            assert values == 0.25
+        shown = sample.gt_sem_seg.data.unique()
+        shown = shown[shown != 255]
+        regions = sample.gt_region_weight
+        assert torch.allclose(regions[shown], values, atol=1e-5)
+        assert sample.gt_dice_weight == 0
+
+
+def test_lower_weights_make_losses_of_pseudo_labels_smaller():
+    values = []
+    for weight in (None, 1.0, 0.5, 0.0):
+        model = build(label_weight=weight)
+        torch.manual_seed(3)
+        losses, _ = compute(model, make_batch(labelled=0))
+        values.append({k: float(v.detach()) for k, v in losses.items()})
+    plain, one, half, none = values
+    assert one['decode.loss_cls'] == pytest.approx(plain['decode.loss_cls'])
+    # Padding counts for nothing in the masks of a weighted image.
+    assert one['decode.loss_mask'] < plain['decode.loss_mask']
+    assert half['decode.loss_mask'] < one['decode.loss_mask']
+    assert none['decode.loss_mask'] == none['decode.loss_dice'] == 0
+    assert none['decode.loss_cls'] < half['decode.loss_cls']
+
+
+def test_the_student_sees_the_mixed_images_with_their_labels():
+    model = build(
+        label_weight='region',
+        mixing=dict(type='ClassMix', rare_temperature=0.01),
+        student_views=[dict(type='BlockMask', block=16, ratio=0.5)],
+    )
+    seen = []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].clone())
+    )
+    batch = make_batch()
+    torch.manual_seed(0)
+    data = model.data_preprocessor(batch, training=True)
+    inputs, samples = data['inputs'], data['data_samples']
+    losses = model.loss(inputs, samples)
+    assert all(torch.isfinite(v).all() for v in losses.values())
+    # The clean views for the teacher, then the student's.
+    assert [len(x) for x in seen] == [2, 3]
+    mixed = seen[1]
+    assert torch.equal(mixed[0], inputs[0])
+    source = samples[0].gt_sem_seg.data[0]
+    assert model.class_pixels.sum() == (source != 255).sum()
+    for index in (1, 2):
+        same = (mixed[index] == inputs[0]).all(0)
+        hidden = (mixed[index] == 0).all(0)
+        pasted = samples[index].gt_weight.data[0] == 1
+        assert pasted.any() and hidden.any()
+        assert (same | hidden)[pasted].all()
+        label = samples[index].gt_sem_seg.data[0]
+        assert torch.equal(label[pasted], source[pasted])
+
+
+def test_soft_labels_are_the_teachers_shares():
+    model = build(soft_labels=True, label_method='transport')
+    _, samples = compute(model, make_batch())
+    for sample in samples[1:]:
+        soft = sample.gt_soft_label.data
+        label = sample.gt_sem_seg.data[0]
+        assert torch.equal(soft.argmax(0)[label != 255], label[label != 255])
+        total = soft.sum(0)
+        assert torch.allclose(total[label != 255], torch.ones(()), atol=1e-5)
+        assert (total[label == 255] == 0).all()
+
+
+def test_teacher_that_ramps_up_is_the_mean_at_first():
+    model = build(teacher_decay=0.75, teacher_ramp_up=True)
+    name = 'query_feat.weight'
+    teacher = model.teacher.module['decode_head'].get_parameter(name)
+    student = model.decode_head.get_parameter(name)
+    values = [teacher.clone()]
+    for number in range(2):
+        with torch.no_grad():
+            student.add_(number + 1)
+        values.append(student.detach().clone())
+        model.update_teacher()
+        expected = torch.stack(values).mean(0)
+        assert torch.allclose(teacher, expected, atol=1e-6)
+    for _ in range(5):
+        model.update_teacher()
+    assert model.teacher.momentum == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    'options, text',
+    [
+        (dict(label_weight='regions'), "'regions'; perhaps 'region'"),
+        (dict(label_weight=1.5), 'got 1.5|1.5'),
+        (dict(label_weight=True), 'True'),
+        (dict(label_method='argmin'), "'argmin'.*'argmax'"),
+        (dict(transport=dict(epsilon=1)), "label_method='transport' only"),
+        (
+            dict(label_method='transport', transport=dict(eps=1)),
+            r"epsilon and iterations, got \['eps'\]",
+        ),
+        (
+            dict(label_method='transport', transport=dict(marginals='a')),
+            "'uniform' or 'scores', got 'a'",
+        ),
+        (dict(teacher_views=['mirror']), "'flip' or scales"),
+        (dict(teacher_views=[9]), 'got 9'),
+        (
+            dict(confidence_weight=True, label_weight='region'),
+            'give one of them',
+        ),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, text):
+    with pytest.raises(UserError, match=text):
+        build(**options)

@@ -1,12 +1,29 @@
-"""Tables of the ablation."""
+"""Results of the ablation, and their tables.
+
+The results of a schedule are a dict, kept in ``ablation.json``::
+
+    schedule  such as '200 + 200': iterations of both stages
+    rows      row -> seed -> mean mIoU of the targets, in percent
+    targets   row -> seed -> target -> mIoU
+    source    row -> seed -> mIoU on the held-out part of the source
+    teacher   row -> seed -> iteration -> accuracy of the pseudo labels, as
+              PseudoLabelAccuracyHook writes it
+
+The file holds the short schedule, and under ``longer`` the other one. Seeds
+and iterations are strings, as JSON's keys are.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 
+from ablation.rows import ROWS
 from ablation.schedule import Run
+from ablation.statistics import paired_difference
 from clouds_mmseg.engine.hooks.self_training import FILE_NAME
 from clouds_mmseg.utils.tables import format_table
+
+SOURCE = 'toycity_source'
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -25,91 +42,135 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return text
 
 
-def collect(runs: Sequence[Run]) -> dict[str, dict]:
-    """Read the results of finished runs.
+def collect(runs: Iterable[Run]) -> dict:
+    """Read the results of the finished runs of one schedule.
 
     Args:
-        runs: Finished runs.
+        runs: Runs; those that are not finished are left out.
 
     Returns:
-        By row: ``title``, ``seeds``, ``mIoU`` (domain -> one percentage a
-        seed; ``mean`` is over the targets) and ``teacher`` (one dict a seed,
-        as ``PseudoLabelAccuracyHook`` writes them; empty where there was no
-        self-training).
+        See above; empty dicts without a finished run.
     """
-    rows = {}
+    data = dict(rows={}, targets={}, source={}, teacher={})
     for run in runs:
-        row = rows.setdefault(
-            run.row.name,
-            dict(title=run.row.title, seeds=[], mIoU={}, teacher=[]),
-        )
-        row['seeds'].append(run.seed)
-        metrics = run.results()['metrics']
+        results = run.results()
+        if results is None:
+            continue
+        data['schedule'] = run.schedule.title
+        name, seed = run.row.name, str(run.seed)
+        metrics = results['metrics']
+        data['rows'].setdefault(name, {})[seed] = metrics['mean_mIoU']
         for key, value in metrics.items():
-            domain, _, name = key.rpartition('/')
-            if key == 'mean_mIoU':
-                domain, name = 'mean', 'mIoU'
-            if name == 'mIoU':
-                row['mIoU'].setdefault(domain, []).append(value)
+            domain, _, metric = key.rpartition('/')
+            if metric != 'mIoU' or not domain:
+                continue
+            if domain == SOURCE:
+                data['source'].setdefault(name, {})[seed] = value
+            else:
+                targets = data['targets'].setdefault(name, {})
+                targets.setdefault(seed, {})[domain] = value
         teacher = run.folder / FILE_NAME
         if teacher.is_file():
-            row['teacher'].append(json.loads(teacher.read_text()))
-    return rows
+            found = json.loads(teacher.read_text())
+            data['teacher'].setdefault(name, {})[seed] = found
+    return data
 
 
-def results_table(rows: dict) -> str:
-    """Tabulate mean IoU per row and domain, and the gain over the first row.
+def merge(known: Mapping, found: Mapping) -> dict:
+    """Add results to those of other rows and seeds.
 
     Args:
-        rows: See :func:`collect`.
+        known: Results of a schedule, or empty.
+        found: Results of the same schedule, which replace known ones.
 
     Returns:
-        Markdown. Gains are differences between runs of the same seed.
+        New results.
     """
-    first = next(iter(rows.values()))
-    domains = [d for d in first['mIoU'] if d != 'mean']
-    names = [d.removeprefix('toycity_') for d in domains]
+    merged = json.loads(json.dumps(known))
+    for key, value in found.items():
+        if not isinstance(value, Mapping):
+            merged[key] = value
+            continue
+        rows = merged.setdefault(key, {})
+        for row, seeds in value.items():
+            rows.setdefault(row, {}).update(seeds)
+    return merged
+
+
+def in_order(data: Mapping) -> list:
+    """Return the rows that have results, in the order of the table."""
+    return [row for row in ROWS if data.get('rows', {}).get(row.name)]
+
+
+def results_table(data: Mapping) -> str:
+    """Tabulate mIoU per row and domain, mean ± deviation over the seeds."""
+    rows = in_order(data)
+    domains = []
+    for seeds in data['targets'].values():
+        for values in seeds.values():
+            domains += [d for d in values if d not in domains]
     lines = []
-    for row in rows.values():
-        gains = [
-            ours - theirs
-            for ours, theirs in zip(
-                row['mIoU']['mean'], first['mIoU']['mean'], strict=True
-            )
-        ]
-        cells = [spread(row['mIoU'][d]) for d in [*domains, 'mean']]
-        gain = '' if row is first else '+' * (mean(gains) > 0) + spread(gains)
-        lines.append([row['title'], *cells, gain])
-    columns = ['', *names, 'mean of targets', 'gain']
+    for row in rows:
+        seeds = data['targets'][row.name]
+        cells = [spread([*data['source'][row.name].values()])]
+        cells += [spread([s[d] for s in seeds.values()]) for d in domains]
+        cells.append(spread([*data['rows'][row.name].values()]))
+        lines.append([row.title, *cells])
+    names = [domain.removeprefix('toycity_') for domain in domains]
+    columns = ['row', 'source', *names, 'mean of targets']
     return format_table(columns, lines, markdown=True)
 
 
-def teacher_table(rows: dict) -> str:
-    """Tabulate pseudo-label accuracy before and after refinement.
-
-    Args:
-        rows: See :func:`collect`.
+def differences_table(data: Mapping) -> str:
+    """Tabulate the paired difference of each row to its baseline.
 
     Returns:
-        Markdown; empty if no row had a teacher.
+        Markdown, with 95 % intervals over the seeds; empty if no row has a
+        baseline.
     """
     lines = []
-    for row in rows.values():
-        if not row['teacher']:
+    titles = {row.name: row.title for row in ROWS}
+    for row in in_order(data):
+        theirs = data['rows'].get(row.baseline)
+        if not theirs:
             continue
-        for iteration in row['teacher'][0]:
-            at = [seed[iteration] for seed in row['teacher']]
+        found = paired_difference(data['rows'][row.name], theirs)
+        if found is None:
+            continue
+        by_seed = ', '.join(f'{value:+.1f}' for value in found.values)
+        lines.append([row.title, titles[row.baseline], str(found), by_seed])
+    if not lines:
+        return ''
+    columns = ['row', 'compared with', 'difference', 'by seed']
+    return format_table(columns, lines, left=('compared with',), markdown=True)
+
+
+def teacher_table(data: Mapping) -> str:
+    """Tabulate pseudo-label accuracy before and after refinement.
+
+    Returns:
+        Markdown; the first and the last measurement of each row; empty if no
+        row had a teacher.
+    """
+    lines = []
+    for row in in_order(data):
+        seeds = data['teacher'].get(row.name)
+        if not seeds:
+            continue
+        iterations = sorted(next(iter(seeds.values())), key=int)
+        for iteration in dict.fromkeys((iterations[0], iterations[-1])):
+            at = [s[iteration] for s in seeds.values() if iteration in s]
             cells = []
             for name in ('mIoU', 'aAcc'):
                 for when in ('before', 'after'):
                     values = [x[when][name] for x in at if when in x]
                     cells.append(spread(values) if values else '-')
-            lines.append([row['title'], iteration, *cells])
+            lines.append([row.title, iteration, *cells])
     if not lines:
         return ''
     return format_table(
         [
-            '',
+            'row',
             'iteration',
             'mIoU before',
             'mIoU after',

@@ -1,21 +1,27 @@
-"""Entry point of the ablation: train, collect, write tables."""
+"""Entry point of the ablation: train, collect, write tables and plots."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.pictures import draw_visualizations
+from ablation.plots import plot_accuracy, plot_gains
 from ablation.report import (
     collect,
+    differences_table,
+    merge,
     results_table,
     teacher_table,
 )
-from ablation.rows import choose
+from ablation.rows import SCHEDULES, choose
 from ablation.schedule import Run, train_all
 from clouds_mmseg.engine.hooks.results import to_json
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cfg_options import parse_options
+
+_MARKS = ('<!-- begin: tools/ablation.py -->', '<!-- end -->')
 
 
 def run_ablation(
@@ -23,20 +29,26 @@ def run_ablation(
     work_dir: str | Path,
     seeds: Sequence[int],
     rows: Sequence[str],
+    schedules: Sequence[str],
     jobs: int,
     cfg_options: Sequence[str] = (),
     dry_run: bool = False,
+    docs: str | Path | None = None,
 ) -> None:
-    """Train rows with seeds, then write tables and visualizations.
+    """Train rows with seeds, then write tables, plots and visualizations.
 
     Args:
-        work_dir: Receives ``seed<N>/<row>/``, ``ablation.md``,
-            ``ablation.json`` and ``pictures``.
+        work_dir: Receives ``<schedule>/seed<N>/<row>/``, ``ablation.md``,
+            ``ablation.json``, ``plots`` and ``pictures``.
         seeds: Seeds.
         rows: Names of rows.
+        schedules: Names of schedules.
         jobs: Trainings in parallel.
         cfg_options: ``key=value``, for every run.
         dry_run: Only print the commands.
+        docs: Folder of ``ablation.json`` and ``ablation.md``: the results are
+            added to the first, from which the tables of the second and
+            ``images/ablation_*.png`` are made anew.
 
     Raises:
         UserError: An option is wrong, or a training failed.
@@ -51,7 +63,14 @@ def run_ablation(
         raise UserError(f'--cfg-options: {error}') from error
     root = Path(work_dir)
     runs = [
-        Run(row, seed, root / f'seed{seed}' / row.name, tuple(cfg_options))
+        Run(
+            row,
+            SCHEDULES[schedule],
+            seed,
+            root / schedule / f'seed{seed}' / row.name,
+            tuple(cfg_options),
+        )
+        for schedule in schedules
         for seed in seeds
         for row in sorted(choose(rows), key=lambda r: r.warm_up is not None)
     ]
@@ -60,29 +79,110 @@ def run_ablation(
             print(' '.join(run.command()))
         return
     begin = time.monotonic()
-    train_all(runs, jobs=jobs)
+    if runs:
+        train_all(runs, jobs=jobs)
     minutes = (time.monotonic() - begin) / 60
-    order = [row.name for row in choose(rows)]
-    found = collect(sorted(runs, key=lambda r: order.index(r.row.name)))
-    text = results_table(found)
-    teacher = teacher_table(found)
-    if teacher:
-        text += '\n\n' + teacher
-    with atomic_path(root / 'ablation.json') as temporary:
-        temporary.write_text(to_json(found) + '\n')
+    found = {
+        schedule: collect(r for r in runs if r.schedule.name == schedule)
+        for schedule in schedules
+    }
+    # Before printing the tables, because building models writes log lines.
+    pictures = []
+    if runs:
+        pictures = draw_visualizations(runs, root / 'pictures')
+    results = _write_results(root / 'ablation.json', found)
+    text = describe(results)
     with atomic_path(root / 'ablation.md') as temporary:
         temporary.write_text(text + '\n')
-    # Before printing the tables, because building models writes log lines.
-    pictures = draw_visualizations(runs, root / 'pictures')
-    print(
-        'Mean IoU in percent'
-        + (
-            f', mean ± standard deviation over {len(seeds)} seeds'
-            if len(seeds) > 1
-            else f', seed {seeds[0]}'
-        )
-    )
+    _draw_plots(results, root / 'plots')
     print(text)
     for path in pictures:
         print(f'Picture: {path}')
     print(f'Tables: {root / "ablation.md"} (this took {minutes:.1f} min)')
+    if docs is not None:
+        update_docs(Path(docs), found)
+
+
+def update_docs(folder: Path, found: dict[str, dict]) -> None:
+    """Add results to ``ablation.json``; make tables and plots of it.
+
+    Args:
+        folder: With ``ablation.md``, whose part between two comments is
+            replaced.
+        found: Schedule -> results, see :func:`~ablation.report.collect`.
+
+    Raises:
+        UserError: ``ablation.md`` lacks the comments.
+    """
+    page = folder / 'ablation.md'
+    text = page.read_text()
+    if not all(text.count(mark) == 1 for mark in _MARKS):
+        raise UserError(
+            f'{page} has no place for the tables: it needs the lines '
+            f'{_MARKS[0]} and {_MARKS[1]}'
+        )
+    results = _write_results(folder / 'ablation.json', found)
+    before, after = text.split(_MARKS[0])[0], text.split(_MARKS[1])[1]
+    tables = f'{_MARKS[0]}\n\n{describe(results)}\n\n{_MARKS[1]}'
+    with atomic_path(page) as temporary:
+        temporary.write_text(before + tables + after)
+    _draw_plots(results, folder / 'images')
+    print(f'Updated: {page}')
+
+
+def describe(results: dict[str, dict]) -> str:
+    """Format the tables of all schedules that have results.
+
+    Args:
+        results: Schedule -> results.
+
+    Returns:
+        Markdown.
+    """
+    parts = []
+    for data in results.values():
+        seeds = sorted({s for row in data['rows'].values() for s in row})
+        parts.append(
+            f'### {data["schedule"]} iterations\n\n'
+            'mIoU in percent, mean ± standard deviation over the seeds '
+            f'{", ".join(sorted(seeds, key=int))}.\n\n' + results_table(data)
+        )
+        differences = differences_table(data)
+        if differences:
+            parts.append(
+                'Differences of the mean of the targets, seed by seed, with '
+                'the 95 % interval of their mean.\n\n' + differences
+            )
+        teacher = teacher_table(data)
+        if teacher:
+            parts.append(
+                'Pseudo labels against the true labels of 64 generated '
+                'scenes, before and after refinement, in percent.\n\n'
+                + teacher
+            )
+    return '\n\n'.join(parts)
+
+
+def _write_results(path, found):
+    """Add results to a file; return all of them, schedule -> results."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    longer = known.pop('longer', {})
+    results = {
+        'short': merge(known, found.get('short', {})),
+        'long': merge(longer, found.get('long', {})),
+    }
+    stored = dict(results['short'])
+    if results['long'].get('rows'):
+        stored['longer'] = results['long']
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_json(stored) + '\n')
+    return {name: data for name, data in results.items() if data.get('rows')}
+
+
+def _draw_plots(results, folder):
+    titled = {data['schedule']: data for data in results.values()}
+    plot_gains(titled, folder / 'ablation_gains.png')
+    for name, data in results.items():
+        if data.get('teacher'):
+            plot_accuracy(data, folder / f'ablation_labels_{name}.png')

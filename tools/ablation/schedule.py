@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ablation.rows import Row
+from ablation.rows import Row, Schedule
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cfg_options import parse_options
@@ -24,12 +24,15 @@ class Run(NamedTuple):
 
     Attributes:
         row: Row of the ablation.
+        schedule: Of all rows.
         seed: ``randomness.seed``.
         folder: Work dir.
-        options: Overrides of the config, ``key=value``.
+        options: Overrides of the config, ``key=value``, after those of the
+            schedule.
     """
 
     row: Row
+    schedule: Schedule
     seed: int
     folder: Path
     options: tuple = ()
@@ -39,15 +42,20 @@ class Run(NamedTuple):
         """Checkpoint of a shared source-only training, if any."""
         if self.row.warm_up is None:
             return None
-        begin = self.config().train_cfg.warmup_iters
+        # An override may have shortened the stage.
+        begin = self.config().default_hooks.checkpoint.interval
         return self.folder.parent / self.row.warm_up / f'iter_{begin}.pth'
 
     def config(self) -> Config:
         """Return the config with the options applied."""
         cfg = read_file(self.row.config)
-        if self.options:
-            cfg.merge_from_dict(parse_options(self.options))
+        cfg.merge_from_dict(parse_options(self.all_options()))
         return cfg
+
+    def all_options(self) -> list[str]:
+        """Return the overrides of the schedule and of the user."""
+        settings = self.row.options(self.schedule)
+        return [*(f'{k}={v}' for k, v in settings.items()), *self.options]
 
     def results(self) -> dict | None:
         """Return the results of the finished run.
@@ -82,7 +90,7 @@ class Run(NamedTuple):
             *resume,
             '--cfg-options',
             f'randomness.seed={self.seed}',
-            *self.options,
+            *self.all_options(),
         ]
 
 
@@ -110,6 +118,7 @@ def train_all(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     running = {}
+    start, trained = time.monotonic(), 0
     try:
         while waiting or running:
             for run in list(waiting):
@@ -124,9 +133,12 @@ def train_all(
                 _require_success(run, process.returncode)
                 done += 1
                 minutes = (time.monotonic() - begin) / 60
+                trained += 1
+                left = (time.monotonic() - start) / trained
+                left *= len(waiting) + len(running)
                 log(
                     f'{_describe(run)}: done in {minutes:.1f} min '
-                    f'({done} of {len(runs)})'
+                    f'({done} of {len(runs)}, about {left / 60:.0f} min left)'
                 )
             time.sleep(0.2)
     finally:
@@ -137,7 +149,7 @@ def train_all(
 
 
 def _describe(run):
-    return f'{run.row.name}, seed {run.seed}'
+    return f'{run.row.name}, {run.schedule.title}, seed {run.seed}'
 
 
 def _log_file(run):
@@ -149,7 +161,8 @@ def _ready(run, runs):
     return run.row.warm_up is None or all(
         other.results() is not None
         for other in runs
-        if other.seed == run.seed and other.row.name == run.row.warm_up
+        if (other.seed, other.schedule) == (run.seed, run.schedule)
+        and other.row.name == run.row.warm_up
     )
 
 

@@ -29,9 +29,20 @@ ABLATION_ROWS = (
     'source',
     'self_training',
     'refinement',
+    'self_training_plus',
+    'without_weights',
+    'without_mixing',
+    'without_refinement',
+    'labelled_six',
+    'labelled_mixed',
+    'true_labels_source',
     'restyling',
     'all',
+    'all_plus',
+    'all_labelled_mixed',
+    'true_labels',
 )
+ABLATION_SCHEDULES = ('short', 'long')
 BENCHMARK_SETS = (
     'gta5',
     'synthia',

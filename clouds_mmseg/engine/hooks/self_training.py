@@ -231,8 +231,11 @@ class PseudoLabelReportHook(Hook):
     """Log statistics of the pseudo-labels.
 
     Share of pixels kept, the teacher's mean confidence, agreement of labels
-    before and after refinement, and the share of each class. In a
-    distributed run the numbers are those of the first process.
+    before and after refinement, and the share of each class. Of the images of
+    the iteration before a report also what tells the quality of labels
+    without knowing the truth: the expected IoU of their regions, and the
+    agreement of the labels of two views of the teacher. In a distributed run
+    the numbers are those of the first process.
 
     Args:
         interval: Iterations between two reports.
@@ -249,6 +252,15 @@ class PseudoLabelReportHook(Hook):
             raise UserError(f'interval must be at least 1, got {interval}')
         self.interval = interval
 
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Measure the quality in iterations that end with a report."""
+        unwrap_model(runner.model).measure_quality = self._is_due(runner)
+
+    def _is_due(self, runner):
+        return (runner.iter + 1) % self.interval == 0
+
     def after_train_iter(
         self,
         runner: Runner,
@@ -257,32 +269,57 @@ class PseudoLabelReportHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Report statistics since the last report."""
-        if (runner.iter + 1) % self.interval:
+        if not self._is_due(runner):
             return
         report = unwrap_model(runner.model).statistics.pop()
         if report is None or not is_main_process():
             return
         classes = runner.train_loop.dataloader.dataset.metainfo['classes']
         shares = dict(zip(classes, report.pop('histogram'), strict=True))
+        ious = {
+            name: value
+            for name, value in zip(
+                classes, report.pop('class_iou'), strict=True
+            )
+            if value is not None
+        }
         scalars = {
-            f'pseudo_label/{name}': value for name, value in report.items()
-        } | {f'pseudo_label/share/{k}': v for k, v in shares.items()}
+            f'pseudo_label/{name}': value
+            for name, value in report.items()
+            if value is not None
+        }
+        for kind, values in (('share', shares), ('expected_iou', ious)):
+            for name, value in values.items():
+                scalars[f'pseudo_label/{kind}/{name}'] = value
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
         largest = sorted(shares, key=shares.__getitem__, reverse=True)
         runner.logger.info(
             f'Pseudo labels of {report["images"]} images: '
             f'{report["kept"]:.1%} of pixels kept, '
             f'confidence {report["confidence"]:.3f}, '
-            f'unchanged by refinement {report["agreement"]:.1%}\n  '
+            f'unchanged by refinement {report["agreement"]:.1%}'
+            + _describe_quality(report)
+            + '\n  '
             + '  '.join(f'{c} {shares[c]:.1%}' for c in largest)
         )
+
+
+def _describe_quality(report):
+    """Describe what an iteration measured without the truth, if it did."""
+    text = ''
+    if report['expected_iou'] is not None:
+        text += f', expected IoU {report["expected_iou"]:.3f}'
+    if report['view_agreement'] is not None:
+        text += f', same label in two views {report["view_agreement"]:.1%}'
+    return text
 
 
 @HOOKS.register_module()
 class PseudoLabelAccuracyHook(Hook):
     """Evaluate pseudo-labels before and after refinement with ground truth.
 
-    Measured when self-training begins and when it ends. The images come
+    Measured when self-training begins, when it ends, and every ``interval``
+    iterations between. The images come
     from a set generated with ``--keep-labels``; nothing trains on those
     labels. The values go to the log, the Visualizer and
     ``pseudo_labels.json`` in the work dir, by iteration.
@@ -293,6 +330,8 @@ class PseudoLabelAccuracyHook(Hook):
             ``LoadSegLabels``, ``KeepCleanView`` and ``PackDGInputs``.
         num_images: Number of images, the first ones of the dataset.
         batch_size: Images per forward pass of the teacher.
+        interval: Iterations of self-training between two measurements. None:
+            only at its beginning and end.
 
     Raises:
         UserError: A number is not positive.
@@ -302,17 +341,24 @@ class PseudoLabelAccuracyHook(Hook):
     priority = 'LOW'
 
     def __init__(
-        self, dataset: dict, *, num_images: int = 64, batch_size: int = 8
+        self,
+        dataset: dict,
+        *,
+        num_images: int = 64,
+        batch_size: int = 8,
+        interval: int | None = None,
     ):
         for name, value in (
             ('num_images', num_images),
             ('batch_size', batch_size),
+            ('interval', 1 if interval is None else interval),
         ):
             if value < 1:
                 raise UserError(f'{name} must be at least 1, got {value}')
         self.dataset_cfg = dataset
         self.num_images = num_images
         self.batch_size = batch_size
+        self.interval = interval
         self._dataset = None
 
     def before_train(self, runner: Runner) -> None:
@@ -334,8 +380,16 @@ class PseudoLabelAccuracyHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Evaluate the teacher at the end of self-training."""
-        if self._dataset is not None and runner.iter + 1 == runner.max_iters:
+        """Evaluate the teacher at intervals and at the end."""
+        if self._dataset is None:
+            return
+        since = runner.iter + 1 - self._begin(runner)
+        is_due = (
+            self.interval is not None
+            and since > 0
+            and since % self.interval == 0
+        )
+        if is_due or runner.iter + 1 == runner.max_iters:
             self._measure(runner, runner.iter + 1)
 
     @staticmethod

@@ -50,6 +50,28 @@ class Matches(NamedTuple):
     target: Tensor
 
 
+class LossWeights(NamedTuple):
+    """How much pixels, regions and images count in the losses.
+
+    The losses are divided by what they would be divided by if all weights
+    were 1, so that a lower weight makes them smaller. Matching uses none of
+    them.
+
+    Attributes:
+        pixels: (B, H, W) float32, weight of each pixel in the mask losses;
+            None if all are 1.
+        regions: (B, K) float32, weight of the region of each class: in the
+            cross entropy of the query that is matched with it, and in its
+            mask and dice losses. None if all are 1.
+        dice: (B,) float32, factor of the dice losses of an image. None if all
+            are 1.
+    """
+
+    pixels: Tensor | None = None
+    regions: Tensor | None = None
+    dice: Tensor | None = None
+
+
 class MaskCriterion:
     """Match queries with the classes of each image; losses of the pairs.
 
@@ -133,8 +155,9 @@ class MaskCriterion:
         cls_logits: list[Tensor],
         mask_logits: list[Tensor],
         labels: Tensor,
-        weights: Tensor | None = None,
+        weights: LossWeights | None = None,
         *,
+        soft_labels: Tensor | None = None,
         mask_embeds: list[Tensor] | None = None,
         mask_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -144,8 +167,11 @@ class MaskCriterion:
             cls_logits: (B, Q, K + 1) of each output.
             mask_logits: (B, Q, h, w) of each output.
             labels: (B, H, W) int64 in [0, K) or ``ignore_index``.
-            weights: (B, H, W) float32, weight of each pixel in the mask
-                losses. Matching does not use them.
+            weights: Of pixels, regions and images; all 1 by default.
+            soft_labels: (B, K, H, W) float in [0, 1], the share of each class
+                in each pixel. If given, these are the target masks of the
+                mask losses; ``labels`` still tell the classes of an image and
+                are what the matching compares with.
             mask_embeds: (B, Q, C) of each output. If given, together with
                 ``mask_features``, the masks of the matched pairs are
                 predicted from them again, with a gradient, and
@@ -160,6 +186,7 @@ class MaskCriterion:
         Raises:
             UserError: For a label that is not a class.
         """
+        weights = weights or LossWeights()
         with torch.autocast(labels.device.type, enabled=False):
             cls_logits = [x.float() for x in cls_logits]
             labels, present = self.prepare_labels(labels)
@@ -174,7 +201,7 @@ class MaskCriterion:
                     mask_embeds, mask_features, matches
                 ).float()
             losses = zip(
-                self.class_losses(cls_logits, matches),
+                self.class_losses(cls_logits, matches, weights.regions),
                 *self.mask_losses(
                     masks,
                     labels,
@@ -182,7 +209,10 @@ class MaskCriterion:
                     self.sample_loss_points(masks),
                     len(cls_logits),
                     count_masks(present),
-                    self.pixel_weights(labels, weights),
+                    weights._replace(
+                        pixels=self.pixel_weights(labels, weights.pixels)
+                    ),
+                    soft_labels=soft_labels,
                 ),
                 strict=True,
             )
@@ -293,16 +323,20 @@ class MaskCriterion:
         return assign(torch.stack(costs), present)
 
     def class_losses(
-        self, cls_logits: list[Tensor], matches: Matches
+        self,
+        cls_logits: list[Tensor],
+        matches: Matches,
+        regions: Tensor | None = None,
     ) -> Tensor:
         """Cross entropy of each output; unmatched queries are "no object".
 
         Args:
             cls_logits: (B, Q, K + 1) of each output.
             matches: All pairs.
+            regions: (B, K) float32, see :class:`LossWeights`.
 
         Returns:
-            (outputs,), not weighted.
+            (outputs,), not weighted by ``class_weight``.
         """
         logits = torch.stack(cls_logits)
         targets = matches.target.new_full(logits.shape[:3], self.num_classes)
@@ -311,7 +345,14 @@ class MaskCriterion:
         value = F.cross_entropy(
             logits.flatten(0, 2), targets.flatten(), weight, reduction='none'
         )
-        value = value.view(len(logits), -1).sum(1)
+        value = value.view(targets.shape)
+        if regions is not None:
+            scale = torch.ones_like(value)
+            scale[matches.output, matches.image, matches.query] = regions[
+                matches.image, matches.target
+            ]
+            value = value * scale
+        value = value.flatten(1).sum(1)
         # Zero if "no object" has the weight 0 and no class is matched.
         total = weight[targets].flatten(1).sum(1)
         return value / total.clamp(min=1e-6)
@@ -324,7 +365,9 @@ class MaskCriterion:
         points: Tensor,
         outputs: int,
         num_masks: Tensor,
-        weights: Tensor | None = None,
+        weights: LossWeights | None = None,
+        *,
+        soft_labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Binary cross entropy and dice loss of the matched masks.
 
@@ -335,14 +378,21 @@ class MaskCriterion:
             points: (M, P, 2), xy in [0, 1].
             outputs: Number of outputs.
             num_masks: (), divisor of the sum over pairs.
-            weights: (B, H, W) float32, of each pixel.
+            weights: Of pixels, regions and images.
+            soft_labels: As for :meth:`__call__`.
 
         Returns:
             Both losses, (outputs,) each, not weighted.
         """
+        weights = weights or LossWeights()
         logits = point_sample(masks[:, None], points)[:, 0]  # (M, P)
         targets, counts = point_sample_regions(
-            labels, matches, points, outputs, weights
+            labels,
+            matches,
+            points,
+            outputs,
+            weights.pixels,
+            soft_labels=soft_labels,
         )
         entropy = F.binary_cross_entropy_with_logits(
             logits, targets, reduction='none'
@@ -356,6 +406,11 @@ class MaskCriterion:
         dice = 1 - (2 * overlap + 1) / (
             probabilities.sum(1) + targets.sum(1) + 1
         )
+        if weights.regions is not None:
+            region = weights.regions[matches.image, matches.target]
+            entropy, dice = entropy * region, dice * region
+        if weights.dice is not None:
+            dice = dice * weights.dice[matches.image]
         return tuple(
             value.new_zeros(outputs).index_add(0, matches.output, value)
             / num_masks
@@ -507,6 +562,8 @@ def point_sample_regions(
     points: Tensor,
     outputs: int,
     weights: Tensor | None = None,
+    *,
+    soft_labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample the target mask of each matched pair.
 
@@ -520,6 +577,8 @@ def point_sample_regions(
         points: (M, P, 2), xy in [0, 1].
         outputs: Number of outputs.
         weights: (B, H, W) float32, of each pixel.
+        soft_labels: (B, K, H, W) float, the target masks; by default those
+            of ``labels``.
 
     Returns:
         The target mask at each point, bilinear and zero outside of the image,
@@ -543,7 +602,10 @@ def point_sample_regions(
         sampled = sampled.reshape(len(regions), outputs, count)
         return sampled[region, matches.output]
 
-    masks = labels.short()[image] == target.short()[:, None, None]
+    if soft_labels is None:
+        masks = labels.short()[image] == target.short()[:, None, None]
+    else:
+        masks = soft_labels[image, target]
     covered = sample(masks.float(), 'zeros')
     if weights is None:
         return covered, None

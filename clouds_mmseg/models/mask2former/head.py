@@ -23,7 +23,10 @@ from clouds_mmseg.models.mask2former.arguments import (
     refuse_unknown,
 )
 from clouds_mmseg.models.mask2former.classifier import build_classifier
-from clouds_mmseg.models.mask2former.criterion import MaskCriterion
+from clouds_mmseg.models.mask2former.criterion import (
+    LossWeights,
+    MaskCriterion,
+)
 from clouds_mmseg.models.mask2former.inference import (
     semantic_labels,
     semantic_scores,
@@ -317,9 +320,8 @@ class CLOUDSHead(BaseModule):
         Args:
             x: As for :meth:`forward`.
             batch_data_samples: With ``gt_sem_seg`` of one size, (1, H, W),
-                ids in [0, K) or ``ignore_index``; optionally ``gt_weight``,
-                (1, H, W) float32, the weight of each pixel in the mask
-                losses (1 where it is not given).
+                ids in [0, K) or ``ignore_index``; optionally what
+                :func:`stack_weights` and :func:`stack_soft_labels` read.
             train_cfg: Not used.
 
         Returns:
@@ -337,6 +339,9 @@ class CLOUDSHead(BaseModule):
             mask_logits,
             stack_labels(batch_data_samples),
             stack_weights(batch_data_samples),
+            soft_labels=stack_soft_labels(
+                batch_data_samples, self.num_classes
+            ),
             mask_embeds=mask_embeds,
             mask_features=mask_features,
         )
@@ -503,24 +508,69 @@ def stack_labels(samples: list[SegDataSample]) -> Tensor:
     return torch.stack(labels).long()
 
 
-def stack_weights(samples: list[SegDataSample]) -> Tensor | None:
-    """Stack the pixel weights of a batch.
+def stack_weights(samples: list[SegDataSample]) -> LossWeights | None:
+    """Stack the weights of a batch; what a sample does not have is 1.
 
     Args:
-        samples: With ``gt_sem_seg`` and optionally ``gt_weight``, (1, H, W)
-            float32.
+        samples: With ``gt_sem_seg`` and optionally ``gt_weight``, a PixelData
+            of (1, H, W) float32; ``gt_region_weight``, (K,) float32;
+            ``gt_dice_weight``, () float32.
 
     Returns:
-        (N, H, W) float32, 1 where a sample has no weights; None if no sample
-        has any.
+        See :class:`LossWeights`; None if no sample has any.
     """
-    if not any('gt_weight' in sample for sample in samples):
+    pixels = regions = dice = None
+    if any('gt_weight' in sample for sample in samples):
+        pixels = torch.cat(
+            [
+                sample.gt_weight.data
+                if 'gt_weight' in sample
+                else torch.ones_like(
+                    sample.gt_sem_seg.data, dtype=torch.float32
+                )
+                for sample in samples
+            ]
+        )
+    regions = _stack_optional(samples, 'gt_region_weight')
+    dice = _stack_optional(samples, 'gt_dice_weight')
+    weights = LossWeights(pixels, regions, dice)
+    return None if all(x is None for x in weights) else weights
+
+
+def _stack_optional(samples, name):
+    """Stack a field that samples may lack (then 1); None if all lack it."""
+    found = [sample.get(name) for sample in samples]
+    example = next((value for value in found if value is not None), None)
+    if example is None:
         return None
-    return torch.cat(
+    return torch.stack(
+        [torch.ones_like(example) if x is None else x for x in found]
+    )
+
+
+def stack_soft_labels(
+    samples: list[SegDataSample], num_classes: int
+) -> Tensor | None:
+    """Stack the soft labels of a batch; those of others are one-hot.
+
+    Args:
+        samples: With ``gt_sem_seg``, (1, H, W), and optionally
+            ``gt_soft_label``, a PixelData of (K, H, W) float in [0, 1].
+        num_classes: K.
+
+    Returns:
+        (N, K, H, W) float; None if no sample has a soft label.
+    """
+    if not any('gt_soft_label' in sample for sample in samples):
+        return None
+    classes = torch.arange(
+        num_classes, device=samples[0].gt_sem_seg.data.device
+    )
+    return torch.stack(
         [
-            sample.gt_weight.data
-            if 'gt_weight' in sample
-            else torch.ones_like(sample.gt_sem_seg.data, dtype=torch.float32)
+            sample.gt_soft_label.data
+            if 'gt_soft_label' in sample
+            else (sample.gt_sem_seg.data == classes[:, None, None]).float()
             for sample in samples
         ]
     )

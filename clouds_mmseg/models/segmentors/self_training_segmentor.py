@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce
 from mmengine.model import ExponentialMovingAverage
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -18,17 +19,33 @@ from torch import Tensor, nn
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
+    class_shares,
+    expected_iou,
     flip_label,
     label_from_scores,
+    transport_shares,
+    value_of_class,
+)
+from clouds_mmseg.models.segmentors.student_views import (
+    class_frequencies,
+    pad_map,
+    region_means,
 )
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError, listed
+from clouds_mmseg.utils.options import near_names
+
+_LABEL_WEIGHTS = ('confidence', 'image', 'region')
+_LABEL_METHODS = ('argmax', 'transport')
+# Input sides are multiples of it, as of the padding in the shipped configs.
+_SIDE = 32
+_MAX_SCALE = 4
 
 
 @MODELS.register_module()
 class SelfTrainingSegmentor(DGSegmentor):
-    """CLOUDS' self-training (arXiv 2312.09788, section 3.3).
+    """CLOUDS' self-training (arXiv 2312.09788, section 3.3), and extensions.
 
     A training sample without ``gt_sem_seg`` has a second view without
     photometric augmentation, ``clean_img``. :meth:`loss` computes its
@@ -40,19 +57,50 @@ class SelfTrainingSegmentor(DGSegmentor):
     submodule, so it is saved and resumed;
     :class:`~clouds_mmseg.engine.EMATeacherHook` updates it.
 
+    The defaults are the official code's. What the other settings do and what
+    they gain is told in docs/self_training.md.
+
     Args:
         teacher_decay: Decay of the moving average, in (0, 1). The official
             value is 0.999.
+        teacher_ramp_up: Let the t-th update have the decay
+            ``min(1 - 1 / (t + 1), teacher_decay)``, so that the teacher
+            follows the student closely at first (MIC, UniMatch V2).
+        teacher_views: Views whose scores are averaged with those of the clean
+            view: ``'flip'``, its mirror image, or a number, its scale (sides
+            are rounded to multiples of 32).
+        label_method: ``'argmax'`` of the teacher's scores, or
+            ``'transport'``, of their balanced shares: see
+            :func:`~.pseudo_labels.transport_shares`.
+        transport: Arguments of that function.
+        soft_labels: Train masks on the share of each class in a pixel instead
+            of the label's regions. The label, refined or not, then only says
+            which classes are shown.
         label_threshold: Pixels of a lower confidence are not labelled. The
             official code labels all.
-        confidence_weight: Weight each pixel of a pseudo label by the
-            teacher's confidence in the mask losses. The official code does
-            not.
-        **kwargs: As for :class:`DGSegmentor`.
+        label_weight: How much pseudo labels count in the losses.
+            ``'confidence'``: each pixel as much as the teacher's confidence,
+            in the mask losses. ``'image'``: all losses of an image by the
+            share of its pixels whose confidence is above ``image_threshold``
+            (DACS, arXiv 2007.08702). ``'region'``: all losses of a region by
+            its expected IoU: see :func:`~.pseudo_labels.expected_iou`. A
+            number in [0, 1]: all losses by it. None, officially: as much as
+            true labels.
+        image_threshold: For ``label_weight='image'``; DACS' value.
+        confidence_weight: The same as ``label_weight='confidence'``.
+        label_dice: Whether pseudo labels count in the dice loss. SENSE
+            (arXiv 2605.19289) leaves it out.
+        mixing: Config of a :class:`~.student_views.ClassMix`, which pastes
+            labelled content onto unlabelled images.
+        student_views: Configs of what changes unlabelled images after mixing:
+            :class:`~.student_views.ColorJitter`,
+            :class:`~.student_views.BlockMask`.
+        **kwargs: As for :class:`DGSegmentor`. A ``SegDataPreProcessor`` is
+            replaced by a :class:`DGDataPreProcessor` of the same arguments.
 
     Raises:
-        ValueError: ``teacher_decay`` or ``label_threshold`` out of range.
-        UserError: The head has one output for two classes.
+        UserError: A value is out of range, or the head has one output for two
+            classes.
     """
 
     # Keys that a checkpoint of source-only training lacks. Self-training may
@@ -63,10 +111,23 @@ class SelfTrainingSegmentor(DGSegmentor):
         self,
         *,
         teacher_decay: float = 0.999,
+        teacher_ramp_up: bool = False,
+        teacher_views: Sequence[str | float] = (),
+        label_method: str = 'argmax',
+        transport: dict | None = None,
+        soft_labels: bool = False,
         label_threshold: float | None = None,
+        label_weight: str | float | None = None,
+        image_threshold: float = 0.968,
         confidence_weight: bool = False,
+        label_dice: bool = True,
+        mixing: dict | None = None,
+        student_views: Sequence[dict] = (),
         **kwargs: Any,
     ):
+        kwargs['data_preprocessor'] = _with_clean_views(
+            kwargs.get('data_preprocessor')
+        )
         super().__init__(**kwargs)
         if self.out_channels == 1 and self.num_classes > 1:
             raise UserError(
@@ -75,22 +136,52 @@ class SelfTrainingSegmentor(DGSegmentor):
                 'decode_head.out_channels out'
             )
         if not 0 < teacher_decay < 1:
-            raise ValueError(
+            raise UserError(
                 f'teacher_decay must lie in (0, 1), got {teacher_decay}'
             )
         if label_threshold is not None and not 0 <= label_threshold <= 1:
-            raise ValueError(
+            raise UserError(
                 'label_threshold must lie in [0, 1] or be None, got '
                 f'{label_threshold}'
             )
+        if confidence_weight and label_weight not in (None, 'confidence'):
+            raise UserError(
+                "confidence_weight=True is label_weight='confidence', but "
+                f'label_weight={label_weight!r}; give one of them'
+            )
+        if confidence_weight:
+            label_weight = 'confidence'
+        _check_label_weight(label_weight)
+        _check_transport(label_method, transport, self.num_classes)
+        _check_views(teacher_views)
+        self.teacher_decay = teacher_decay
+        self.teacher_ramp_up = teacher_ramp_up
+        self.teacher_views = tuple(teacher_views)
+        self.transport = None
+        if label_method == 'transport':
+            self.transport = dict(transport or {})
+        self.soft_labels = soft_labels
         self.label_threshold = label_threshold
-        self.confidence_weight = confidence_weight
+        self.label_weight = label_weight
+        self.image_threshold = image_threshold
+        self.label_dice = label_dice
+        self.mixing = None if mixing is None else MODELS.build(mixing)
+        self.student_views = [MODELS.build(view) for view in student_views]
         self.teacher = ExponentialMovingAverage(
             self.student(), momentum=1 - teacher_decay
         )
+        if getattr(self.mixing, 'rare_temperature', None) is not None:
+            # Pixels of each class in the labelled images so far.
+            self.register_buffer(
+                'class_pixels',
+                torch.zeros(self.num_classes, dtype=torch.float64),
+            )
         # Set by SAMRefineHook: `(image, label) -> label`, or None. Not an
         # nn.Module: SAM must not enter state_dict, DDP or the teacher.
         self.refiner = None
+        # Set by PseudoLabelReportHook where a report is due: compute the
+        # expected IoU, and the agreement with the mirror image's labels.
+        self.measure_quality = False
         self.statistics = PseudoLabelStatistics(self.num_classes)
 
     def student(self) -> nn.ModuleDict:
@@ -104,6 +195,11 @@ class SelfTrainingSegmentor(DGSegmentor):
 
     def update_teacher(self) -> None:
         """Update the EMA of the student; the first call copies the student."""
+        if self.teacher_ramp_up:
+            updates = int(self.teacher.steps)
+            self.teacher.momentum = max(
+                1 - self.teacher_decay, 1 / (updates + 1)
+            )
         self.teacher.update_parameters(self.student())
 
     def train(self, mode: bool = True) -> 'SelfTrainingSegmentor':
@@ -127,12 +223,14 @@ class SelfTrainingSegmentor(DGSegmentor):
             The losses by name.
 
         Raises:
-            UserError: A sample has neither.
+            UserError: A sample has neither, or images are to be mixed and
+                none is labelled.
             NonFiniteError: The teacher's scores are NaN or infinite; the
                 message names the images.
         """
         unlabelled = [s for s in data_samples if 'gt_sem_seg' not in s]
         if not unlabelled:
+            inputs = self._make_student_views(inputs, data_samples, [])
             return super().loss(inputs, data_samples)
         for sample in unlabelled:
             if 'clean_img' not in sample:
@@ -142,34 +240,25 @@ class SelfTrainingSegmentor(DGSegmentor):
                     '(LoadSegLabels, and data_prefix.seg_map_path), or put '
                     'KeepCleanView into its pipeline'
                 )
-        clean = self._clean_views(unlabelled, inputs.shape[-2:])
-        features, clean_features = self._extract_features(inputs, clean)
-        self._add_pseudo_labels(unlabelled, clean_features, inputs.shape[-2:])
+        size = inputs.shape[-2:]
+        clean = self.data_preprocessor.clean_views(unlabelled, size)
+        if self.mixing is None and not self.student_views:
+            features, clean_features = self._extract_features(inputs, clean)
+            scores = self._teacher_scores(clean, unlabelled, clean_features)
+            self._add_pseudo_labels(unlabelled, scores, size)
+        else:
+            # The student's views depend on the labels.
+            scores = self._teacher_scores(clean, unlabelled)
+            self._add_pseudo_labels(unlabelled, scores, size)
+            inputs = self._make_student_views(inputs, data_samples, unlabelled)
+            features = self.extract_feat(inputs)
+        self._add_loss_weights(unlabelled)
         losses = self._decode_head_forward_train(features, data_samples)
         if self.with_auxiliary_head:
             losses.update(
                 self._auxiliary_head_forward_train(features, data_samples)
             )
         return losses
-
-    def _clean_views(
-        self, samples: list[SegDataSample], size: Sequence[int]
-    ) -> Tensor:
-        """Normalise and pad clean views as the preprocessor does inputs.
-
-        Returns:
-            (M, 3, H, W) float.
-        """
-        preprocessor = self.data_preprocessor
-        height, width = size
-        views = []
-        for sample in samples:
-            view = self.clean_rgb(sample).float()
-            if preprocessor._enable_normalize:
-                view = (view - preprocessor.mean) / preprocessor.std
-            padding = (0, width - view.shape[-1], 0, height - view.shape[-2])
-            views.append(F.pad(view, padding, value=preprocessor.pad_val))
-        return torch.stack(views)
 
     def clean_rgb(self, sample: SegDataSample) -> Tensor:
         """Return the clean view of a sample in the model's channel order.
@@ -180,10 +269,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         Returns:
             (3, H, W) uint8.
         """
-        view = sample.clean_img.data
-        if self.data_preprocessor._channel_conversion:
-            view = view.flip(0)
-        return view
+        return self.data_preprocessor.clean_rgb(sample)
 
     @torch.no_grad()
     def pseudo_labels(
@@ -204,13 +290,11 @@ class SelfTrainingSegmentor(DGSegmentor):
             NonFiniteError: The teacher's scores are NaN or infinite; the
                 message names the images.
         """
-        shape = data_samples[0].clean_img.data.shape[-2:]
-        height, width = shape
-        size = (height + -height % 32, width + -width % 32)
-        clean = self._clean_views(data_samples, size)
-        labels, confidences = self._predict_pseudo_labels(
-            self._teacher_features(clean), size, data_samples
-        )
+        height, width = data_samples[0].clean_img.data.shape[-2:]
+        size = (height + -height % _SIDE, width + -width % _SIDE)
+        clean = self.data_preprocessor.clean_views(data_samples, size)
+        shares = self._label_scores(self._teacher_scores(clean, data_samples))
+        labels, confidences = self._read_labels(shares, data_samples)
         return labels[:, :height, :width], confidences[:, :height, :width]
 
     def _teacher_features(self, clean: Tensor) -> Sequence[Tensor]:
@@ -232,21 +316,81 @@ class SelfTrainingSegmentor(DGSegmentor):
         return [x[:n] for x in both], [x[n:] for x in both]
 
     @torch.no_grad()
-    def _predict_pseudo_labels(self, clean_features, size, samples):
-        """Predict the teacher's labels and confidences, both (M, H, W)."""
+    def _teacher_scores(
+        self,
+        clean: Tensor,
+        samples: Sequence[SegDataSample],
+        features: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Predict the teacher's scores, averaged over its views.
+
+        Args:
+            clean: (M, 3, H, W) float, normalised.
+            samples: M samples, whose sizes before padding are read.
+            features: Of ``clean``; extracted if not given.
+
+        Returns:
+            (M, K, H, W) float, not negative.
+        """
+        size = tuple(clean.shape[-2:])
+        if features is None:
+            features = self._teacher_features(clean)
+        scores = self._predict_teacher(features, size)
+        total = scores
+        views = self.teacher_views
+        if self.measure_quality and 'flip' not in views:
+            views = (*views, 'flip')
+        for view in views:
+            if view == 'flip':
+                other = self._predict_teacher(
+                    self._teacher_features(clean.flip(-1)), size
+                ).flip(-1)
+                if self.measure_quality:
+                    self._compare(scores, other, samples)
+            else:
+                other = self._predict_scaled(clean, view)
+            if view in self.teacher_views:
+                total = total + other
+        return total / (1 + len(self.teacher_views))
+
+    def _predict_teacher(self, features, size):
+        """Predict the scores of one view, (M, K, H, W)."""
         # The metainfo gives the size of the padded input that the features
         # are of; that of the samples is the size before padding.
-        metas = [
-            dict(
-                img_shape=tuple(size),
-                ori_shape=tuple(size),
-                pad_shape=tuple(size),
-            )
-            for _ in clean_features[0]
-        ]
-        scores = self.teacher.module['decode_head'].predict(
-            clean_features, metas, self.test_cfg
+        meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
+        return self.teacher.module['decode_head'].predict(
+            features, [meta] * len(features[0]), self.test_cfg
         )
+
+    def _predict_scaled(self, clean, scale):
+        size = tuple(clean.shape[-2:])
+        scaled = tuple(
+            max(1, int(side * scale / _SIDE + 0.5)) * _SIDE for side in size
+        )
+        scores = self._predict_teacher(
+            self._teacher_features(_resize(clean, scaled)), scaled
+        )
+        return _resize(scores, size)
+
+    def _compare(self, scores, other, samples):
+        """Count the pixels whose label is the same in two views."""
+        for first, second, sample in zip(scores, other, samples, strict=True):
+            height, width = sample.clean_img.data.shape[-2:]
+            self.statistics.update_views(
+                *(
+                    label_from_scores(x[None, :, :height, :width])[0][0]
+                    for x in (first, second)
+                )
+            )
+
+    def _label_scores(self, scores):
+        """Return the scores that labels are read from, (M, K, H, W)."""
+        if self.transport is None:
+            return scores
+        return transport_shares(scores, **self.transport)
+
+    def _read_labels(self, scores, samples):
+        """Read labels and confidences of finite scores, both (M, H, W)."""
         label, confidence = label_from_scores(
             scores,
             self.label_threshold,
@@ -268,38 +412,190 @@ class SelfTrainingSegmentor(DGSegmentor):
             )
         return label, confidence
 
-    def _add_pseudo_labels(self, samples, clean_features, size):
+    @torch.no_grad()
+    def _add_pseudo_labels(self, samples, scores, size):
         """Add the refined pseudo label of its clean view to each sample.
 
         The label is predicted for the view before the flip, then flipped as
         the student's view was: the cache of a refiner then holds one image,
         not two.
+
+        Args:
+            samples: M samples.
+            scores: (M, K, H, W) float, the teacher's.
+            size: H and W.
         """
-        labels, confidences = self._predict_pseudo_labels(
-            clean_features, size, samples
-        )
-        for sample, label, confidence in zip(
-            samples, labels, confidences, strict=True
+        scores = self._label_scores(scores)
+        labels, confidences = self._read_labels(scores, samples)
+        for sample, score, label, confidence in zip(
+            samples, scores, labels, confidences, strict=True
         ):
             height, width = sample.clean_img.data.shape[-2:]
+            score = score[:, :height, :width]
             confidence = confidence[:height, :width]
             before = after = label[:height, :width]
             if self.refiner is not None:
                 after = self.refiner(self.clean_rgb(sample), before)
                 after = after.to(before.device)
-            self.statistics.update(before, after, confidence)
+            iou = None
+            if self.label_weight == 'region' or self.measure_quality:
+                iou = expected_iou(score, after)
+            self.statistics.update(before, after, confidence, iou)
             direction = (
                 sample.get('flip_direction') if sample.get('flip') else None
             )
-            padding = (0, size[1] - width, 0, size[0] - height)
-            sample.gt_sem_seg = PixelData(
-                data=F.pad(
-                    flip_label(after, direction), padding, value=IGNORE
-                )[None]
-            )
-            if self.confidence_weight:
-                sample.gt_weight = PixelData(
-                    data=F.pad(flip_label(confidence, direction), padding)[
-                        None
-                    ]
+
+            def as_student(maps, value, direction=direction):
+                """Flip and pad a map as the student's view was."""
+                flipped = flip_label(maps, direction)
+                return PixelData(data=pad_map(flipped, size, value))
+
+            sample.gt_sem_seg = as_student(after[None], IGNORE)
+            weight = self._pixel_weight(after, confidence, iou)
+            if weight is not None:
+                sample.gt_weight = as_student(weight[None], 0)
+            if self.soft_labels:
+                soft = class_shares(score).masked_fill(after == IGNORE, 0)
+                sample.gt_soft_label = as_student(soft, 0)
+
+    def _pixel_weight(self, label, confidence, iou):
+        """Return how much each pixel counts, (H, W), or None."""
+        if self.label_weight is None:
+            return None
+        if self.label_weight == 'confidence':
+            return confidence
+        if self.label_weight == 'region':
+            return value_of_class(iou, label)
+        if self.label_weight == 'image':
+            share = (confidence > self.image_threshold).float().mean()
+            return share.expand_as(confidence)
+        return torch.full_like(confidence, self.label_weight)
+
+    @torch.no_grad()
+    def _make_student_views(self, inputs, samples, unlabelled):
+        """Mix and change the unlabelled images, (N, 3, H, W)."""
+        pseudo = {id(sample) for sample in unlabelled}
+        domains = () if self.mixing is None else self.mixing.domains
+        index = [
+            i
+            for i, sample in enumerate(samples)
+            if id(sample) in pseudo or sample.get('domain') in domains
+        ]
+        if not index:
+            return inputs
+        if self.mixing is not None:
+            frequency = None
+            if hasattr(self, 'class_pixels'):
+                frequency = self._class_frequency(samples, pseudo)
+            inputs = self.mixing(inputs, samples, index, frequency)
+        for view in self.student_views:
+            inputs = view(inputs, index, self.data_preprocessor)
+        return inputs
+
+    def _class_frequency(self, samples, pseudo):
+        """Count the labelled pixels of a batch; return shares so far, (K,)."""
+        labels = [s.gt_sem_seg.data for s in samples if id(s) not in pseudo]
+        if labels:
+            pixels = class_frequencies(labels, self.num_classes)
+        else:
+            pixels = torch.zeros_like(self.class_pixels)
+        # The same counts in all processes, of which one is saved.
+        all_reduce(pixels)
+        self.class_pixels += pixels
+        return self.class_pixels / self.class_pixels.sum().clamp(min=1)
+
+    def _add_loss_weights(self, samples):
+        """Add the weights of regions and dice losses to unlabelled samples."""
+        for sample in samples:
+            label = sample.gt_sem_seg.data[0]
+            if self.label_weight not in (None, 'confidence'):
+                # After mixing: a class may have pasted and original pixels.
+                sample.set_field(
+                    region_means(
+                        sample.gt_weight.data[0], label, self.num_classes
+                    ),
+                    'gt_region_weight',
                 )
+            if not self.label_dice:
+                sample.set_field(
+                    torch.zeros((), device=label.device), 'gt_dice_weight'
+                )
+
+
+def _with_clean_views(preprocessor):
+    """Take our preprocessor in place of MMSegmentation's."""
+    if isinstance(preprocessor, dict) and (
+        preprocessor.get('type') in (None, 'SegDataPreProcessor')
+    ):
+        return dict(preprocessor, type='DGDataPreProcessor')
+    return preprocessor
+
+
+def _check_label_weight(value):
+    is_share = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value <= 1
+    )
+    if value is None or value in _LABEL_WEIGHTS or is_share:
+        return
+    raise UserError(
+        'label_weight must be None, a number in [0, 1], or a name, got '
+        f'{value!r}' + near_names([str(value)], _LABEL_WEIGHTS)
+    )
+
+
+def _check_transport(method, options, num_classes):
+    if method not in _LABEL_METHODS:
+        raise UserError(
+            f'label_method={method!r} does not exist'
+            + near_names([str(method)], _LABEL_METHODS)
+        )
+    if method == 'argmax':
+        if options:
+            raise UserError(
+                f'transport={dict(options)} is used with '
+                "label_method='transport' only"
+            )
+        return
+    if num_classes == 1:
+        raise UserError(
+            "label_method='transport' balances classes; the model has one"
+        )
+    options = dict(options or {})
+    unknown = set(options) - {'marginals', 'epsilon', 'iterations'}
+    if unknown:
+        raise UserError(
+            f'transport takes marginals, epsilon and iterations, got '
+            f'{sorted(unknown)}'
+        )
+    marginals = options.get('marginals', 'uniform')
+    if marginals not in ('uniform', 'scores'):
+        raise UserError(
+            "transport.marginals must be 'uniform' or 'scores', got "
+            f'{marginals!r}'
+        )
+    if not options.get('epsilon', 1) > 0 or options.get('iterations', 1) < 1:
+        raise UserError(
+            f'transport needs epsilon > 0 and iterations >= 1, got {options}'
+        )
+
+
+def _check_views(views):
+    for view in views:
+        is_scale = (
+            isinstance(view, (int, float))
+            and not isinstance(view, bool)
+            and 1 / _MAX_SCALE <= view <= _MAX_SCALE
+        )
+        if view != 'flip' and not is_scale:
+            raise UserError(
+                "teacher_views holds 'flip' or scales in "
+                f'[{1 / _MAX_SCALE}, {_MAX_SCALE}], got {view!r}'
+            )
+
+
+def _resize(maps, size):
+    return F.interpolate(
+        maps, size=tuple(size), mode='bilinear', align_corners=False
+    )

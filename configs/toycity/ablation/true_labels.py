@@ -1,24 +1,22 @@
 # What self-training could gain at most here: the generated scenes with their
 # true labels instead of the teacher's.
 _base_ = '../clouds.py'
+train_labelled_scenes = dict(
+    type='GeneratedDataset',
+    bank='data/toycity/generated',
+    evaluation_labels=True,
+    pipeline=[
+        dict(type='LoadSegImage'),
+        dict(type='LoadSegLabels'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackDGInputs'),
+    ],
+)
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='KeyedDataset',
-        datasets=[
-            {{_base_.train_restyled_toycity}},
-            dict(
-                type='GeneratedDataset',
-                bank='data/toycity/generated',
-                evaluation_labels=True,
-                pipeline=[
-                    dict(type='LoadSegImage'),
-                    dict(type='LoadSegLabels'),
-                    dict(type='RandomFlip', prob=0.5),
-                    dict(type='PhotoMetricDistortion'),
-                    dict(type='PackDGInputs'),
-                ],
-            ),
-        ],
+        datasets=[{{_base_.train_restyled_toycity}}, train_labelled_scenes],
     )
 )

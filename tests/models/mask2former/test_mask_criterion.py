@@ -6,7 +6,9 @@ import torch.distributed
 from reference import losses_of, match_one
 
 from clouds_mmseg.models.mask2former.criterion import (
+    LossWeights,
     MaskCriterion,
+    Matches,
     assign,
     count_masks,
     matched_masks,
@@ -261,7 +263,7 @@ def _mask_losses(labels, weights=None, **options):
     criterion = MaskCriterion(num_classes=4, num_points=64, **options)
     masks = [torch.randn(2, 5, 8, 8, requires_grad=True)]
     classes = [torch.randn(2, 5, 5)]
-    losses = criterion(classes, masks, labels, weights)
+    losses = criterion(classes, masks, labels, LossWeights(pixels=weights))
     (losses['loss_mask'] + losses['loss_dice']).backward()
     return losses, masks[0].grad
 
@@ -292,3 +294,97 @@ def test_unlabelled_pixels_may_be_left_out():
     half, _ = _mask_losses(labels, weights, ignore_unlabelled=True)
     full, _ = _mask_losses(labels, ignore_unlabelled=True)
     assert torch.allclose(half['loss_mask'], full['loss_mask'] / 2)
+
+
+def _random_case(seed=0):
+    """Outputs of two layers for two images of three classes."""
+    torch.manual_seed(seed)
+    cls_logits = [torch.randn(2, 6, 4) for _ in range(2)]
+    mask_logits = [torch.randn(2, 6, 8, 8) for _ in range(2)]
+    labels = torch.randint(0, 3, (2, 1, 4)).repeat_interleave(16, 1)
+    labels = labels.repeat_interleave(4, 2)
+    labels[:, :2] = 255
+    return cls_logits, mask_logits, labels
+
+
+def _losses(case, weights=None, soft_labels=None):
+    torch.manual_seed(1)
+    criterion = MaskCriterion(num_classes=3, num_points=64)
+    return criterion(*case, weights, soft_labels=soft_labels)
+
+
+def test_region_weights_scale_every_loss_of_the_matched_query():
+    cls_logits, mask_logits, labels = _random_case()
+    criterion = MaskCriterion(num_classes=3, num_points=64)
+    prepared, present = criterion.prepare_labels(labels)
+    torch.manual_seed(2)
+    points = criterion.sample_matching_points(2, prepared)
+    matches = criterion.match(
+        cls_logits, mask_logits, prepared, present, points
+    )
+    regions = torch.rand(2, 3)
+    masks = matched_masks(mask_logits, matches)
+    loss_points = criterion.sample_loss_points(masks)
+    arguments = (masks, prepared, matches, loss_points, 2, torch.tensor(1.0))
+    found = criterion.mask_losses(*arguments, LossWeights(regions=regions))
+    found_cls = criterion.class_losses(cls_logits, matches, regions)
+    # Pair by pair.
+    expected = torch.zeros(2, 2)
+    for index in range(len(matches.output)):
+        output, image = matches.output[index], matches.image[index]
+        pair = Matches(*(field[index : index + 1] for field in matches))
+        alone = criterion.mask_losses(
+            masks[index : index + 1],
+            prepared,
+            pair,
+            loss_points[index : index + 1],
+            2,
+            torch.tensor(1.0),
+        )
+        weight = regions[image, matches.target[index]]
+        for kind in range(2):
+            expected[kind, output] += weight * alone[kind][output]
+    assert torch.allclose(torch.stack(found), expected, atol=1e-6)
+    for output, logits in enumerate(cls_logits):
+        targets = torch.full((2, 6), 3)
+        counts, full = torch.full((2, 6), 0.1), torch.full((2, 6), 0.1)
+        for o, image, query, target in zip(*matches, strict=True):
+            if o == output:
+                targets[image, query] = target
+                counts[image, query] = regions[image, target]
+                full[image, query] = 1
+        entropy = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, reduction='none'
+        )
+        value = (entropy * counts).sum() / full.sum()
+        assert torch.allclose(found_cls[output], value, atol=1e-6)
+
+
+def test_weights_of_one_change_nothing():
+    case = _random_case()
+    ones = LossWeights(torch.ones(2, 16, 16), torch.ones(2, 3), torch.ones(2))
+    for name, value in _losses(case).items():
+        assert torch.allclose(value, _losses(case, ones)[name])
+
+
+def test_dice_of_an_image_can_be_left_out():
+    case = _random_case()
+    without = [_losses(case, LossWeights(dice=w)) for w in torch.eye(2)]
+    plain = _losses(case)
+    total = without[0]['loss_dice'] + without[1]['loss_dice']
+    assert torch.allclose(total, plain['loss_dice'])
+    assert without[0]['loss_dice'] > 0 and without[1]['loss_dice'] > 0
+    for name in ('loss_cls', 'loss_mask'):
+        assert torch.equal(without[0][name], plain[name])
+
+
+def test_one_hot_soft_labels_are_the_labels():
+    case = _random_case()
+    classes = torch.arange(3)[:, None, None]
+    soft = (case[2][:, None] == classes).float()
+    plain = _losses(case)
+    for name, value in _losses(case, soft_labels=soft).items():
+        assert torch.equal(value, plain[name])
+    halved = _losses(case, soft_labels=soft / 2)
+    assert not torch.allclose(halved['loss_mask'], plain['loss_mask'])
+    assert torch.equal(halved['loss_cls'], plain['loss_cls'])

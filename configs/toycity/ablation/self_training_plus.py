@@ -1,0 +1,3 @@
+# Self-training as recommended; the source is not restyled.
+_base_ = './refinement.py'
+model = dict(label_weight='region', mixing=dict(type='ClassMix'))

@@ -1,0 +1,3 @@
+# The recommended self-training without mixing.
+_base_ = './self_training_plus.py'
+model = dict(mixing=None)
