@@ -520,7 +520,7 @@ class ACDCDataset(DrivingDataset):
         self.condition = condition
         super().__init__(domain=domain or f'acdc_{condition}', **kwargs)
 
-    def layout_fields(self) -> dict[str, str]:
+    def layout_fields(self) -> dict[str, str | None]:
         """Return the values of the placeholders in ``PREFIX``."""
         return dict(split=self.split, condition=self.condition)
 

@@ -76,7 +76,7 @@ class GeneratedDataset(DGDataset):
                 )
         self.bank = resolve_data_root(bank)
         self.size = tuple(size) if size is not None else None
-        self.least_size = None
+        self.least_size: tuple | None = None
         self.verify_hash = verify_hash
         self.evaluation_labels = evaluation_labels
         super().__init__(

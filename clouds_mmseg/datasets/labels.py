@@ -23,7 +23,7 @@ MAX_ID = 65535
 
 
 def build_label_table(
-    ids: dict[int, int], ignored: Iterable[int] = ()
+    ids: Mapping[int, int], ignored: Iterable[int] = ()
 ) -> np.ndarray:
     """Make the lookup table from ids to class indices.
 

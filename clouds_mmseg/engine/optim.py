@@ -273,7 +273,7 @@ def first_difference(
     found = None
     for iteration in range(1, steps + 1):
         if found is None:
-            found = _compare(*replays, sorted(names), iteration)
+            found = _compare(replays[0], replays[1], sorted(names), iteration)
         for replay in replays:
             replay.step()
     return found, [replays[0].groups[kind] for kind in kind_of_group]

@@ -507,7 +507,8 @@ def domain_table(
     # Shown where a mean is over fewer classes than the model has.
     partial = any(c and c[0] < c[1] for c in counts.values())
     columns = ['classes in mean'] if partial else []
-    rows, targets = [], 0
+    rows: list[list | None] = []
+    targets = 0
     for domain, report in reports.items():
         is_source = domain in source_domains
         targets += not is_source

@@ -128,7 +128,7 @@ def corruption_table(summary: dict) -> str:
         The table, and a line about the clean images.
     """
     severities = list(summary['severity'])
-    rows = []
+    rows: list[list | None] = []
     for category, names in CATEGORIES.items():
         present = [name for name in names if name in summary['grid']]
         for name in present:

@@ -32,6 +32,14 @@ def chosen_folder(variable: str) -> str | None:
     return _chosen.get(variable) or os.environ.get(variable) or None
 
 
+@overload
+def resolve_data_root(data_root: str) -> str: ...
+
+
+@overload
+def resolve_data_root(data_root: str | None) -> str | None: ...
+
+
 def resolve_data_root(data_root: str | None) -> str | None:
     """Apply the folder that moves all data roots at once.
 

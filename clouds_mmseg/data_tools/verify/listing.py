@@ -143,7 +143,7 @@ def named_tasks(name: str, root: str) -> list[Task]:
         first = dataset if first is None else first
         if os.path.isdir(dataset.data_prefix['img_path']):
             tasks.append(Task(f'{name} {split.name}', dataset, split.training))
-    if not tasks:
+    if not tasks and first is not None:
         # Raises the error that lists the expected files.
         first.all_samples()
     return tasks

@@ -157,7 +157,7 @@ def ms_deform_attn_grid_sample(
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     weights = weights.transpose(1, 2).flatten(0, 1)  # (N * H, Q, L, P)
     maps = value.to(locations.dtype).split([h * w for h, w in shapes], dim=1)
-    out = 0
+    out = weights.new_zeros(())
     for level, (shape, tokens) in enumerate(zip(shapes, maps, strict=True)):
         tokens = tokens.permute(0, 2, 3, 1).flatten(0, 1)  # (N * H, D, h * w)
         sampled = F.grid_sample(
