@@ -7,6 +7,7 @@ environment variable does. Both are read here and nowhere else.
 import hashlib
 import os
 from pathlib import Path
+from typing import overload
 
 DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
 # A folder for reports and class statistics where the data is read-only.
