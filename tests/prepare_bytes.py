@@ -27,6 +27,15 @@ VISTAS = {
     '27:10 19:11 20,21,22:12 55:13 61:14 54:15 58:16 57:17 52:18'.split()
     for source in pair.split(':')[0].split(',')
 }
+# Label id -> train id: the column csTrainId of the makers' anue_labels.py.
+IDD = {
+    int(a): int(b)
+    for a, b in (
+        pair.split(':')
+        for pair in '0:0 3:1 5:9 6:11 8:12 9:17 10:18 12:13 13:14 14:15 17:16 '
+        '20:3 21:4 24:7 25:6 26:5 29:2 32:8 33:10'.split()
+    )
+}
 TRAIN_IDS = [*range(19), 255]
 SAME = {i: i for i in TRAIN_IDS}
 
@@ -101,4 +110,24 @@ def polygons(size=(HEIGHT, WIDTH)):
         imgWidth=size[1],
         objects=[dict(label=n, polygon=p) for n, p in shapes],
     )
+    return json.dumps(content).encode(), np.asarray(image)
+
+
+def idd_polygons(size=(HEIGHT, WIDTH)):
+    """An annotation of IDD and the train ids that belong to it."""
+    shapes = [
+        ('road', [[0, 6], [19, 6], [19, 11], [0, 11]], 0),
+        ('autorickshaw', [[2, 4], [9, 4], [9, 9], [2, 9]], 255),
+        # A group has the class of its members, but polegroup is a class.
+        ('cargroup', [[12, 1], [16, 1], [16, 8], [12, 8]], 13),
+        ('polegroup', [[13, 2], [14, 2], [14, 5], [13, 5]], 255),
+        ('non-drivable fallback', [[0, 0], [19, 0], [19, 1], [0, 1]], 9),
+    ]
+    deleted = ('truck', [[0, 0], [19, 0], [19, 11], [0, 11]])
+    image = Image.new('L', size[::-1], 255)
+    for _, points, value in shapes:
+        ImageDraw.Draw(image).polygon([tuple(p) for p in points], fill=value)
+    objects = [dict(label=n, polygon=p, deleted=0) for n, p, _ in shapes]
+    objects.append(dict(label=deleted[0], polygon=deleted[1], deleted=1))
+    content = dict(imgHeight=size[0], imgWidth=size[1], objects=objects)
     return json.dumps(content).encode(), np.asarray(image)

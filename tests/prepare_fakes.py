@@ -4,10 +4,12 @@ import numpy as np
 import prepare_targets
 from prepare_bytes import (
     CITYSCAPES,
+    IDD,
     SAME,
     SYNTHIA,
     TRAIN_IDS,
     VISTAS,
+    idd_polygons,
     image_bytes,
     label_bytes,
     polygons,
@@ -175,6 +177,42 @@ def _acdc():
     return fake
 
 
+def _idd():
+    """Both parts: PNG with polygons, JPEG with what the makers' tool left."""
+    fake = Fake(
+        [
+            dict(type='IDDDataset', split='train'),
+            dict(type='IDDDataset', split='val'),
+        ],
+        dict(test=1, train=1, val=2),
+        'label_ids, polygons, train_ids',
+    )
+    part_1 = 'idd-segmentation.tar.gz', 'IDD_Segmentation'
+    part_2 = 'idd-20k-II.tar.gz', 'idd20kII'
+    drawn, labels = idd_polygons()
+    files = (
+        (part_1, 'train/119/005506', 'png', 'polygons.json'),
+        (part_2, 'val/259/frame0014', 'jpg', 'labelids.png'),
+        (part_2, 'val/259/frame0029', 'jpg', 'labelcsTrainIds.png'),
+    )
+    for seed, ((archive, root), stem, suffix, kind) in enumerate(files):
+        names = (archive.replace('.tar.gz', '.zip'),) * 2
+        image = f'{root}/leftImg8bit/{stem}_leftImg8bit.{suffix}'
+        label = f'{root}/gtFine/{stem}_gtFine_{kind}'
+        own = kind == 'labelids.png'
+        ids = range(40) if own else TRAIN_IDS
+        fake.add(names, image, label, ids, IDD if own else SAME, seed=seed)
+        if kind == 'polygons.json':
+            fake.archives[names[1]][label] = drawn
+            fake.expected[image.rpartition('/')[2]] = labels
+        other = label.replace(kind, 'labellevel3Ids.png')
+        fake.archives[names[1]][other] = label_bytes(spread([3]))
+    fake.archives[names[0]][
+        'idd20kII/leftImg8bit/test/1/frame0000_leftImg8bit.jpg'
+    ] = image_bytes(9, 'jpg')
+    return fake
+
+
 MAKERS = dict(
     gta5=_gta5,
     synthia=_synthia,
@@ -189,6 +227,7 @@ MAKERS = dict(
     wilddash2=prepare_targets.wilddash2,
     wilddash2_beta=lambda: prepare_targets.wilddash2('wd_public_02.zip'),
     urbansyn=prepare_targets.urbansyn,
+    idd=_idd,
 )
 
 

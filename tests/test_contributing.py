@@ -10,8 +10,11 @@ from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, METRICS, MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
+from prepare_fake import write_archives
 
-import clouds_mmseg  # noqa: F401
+from clouds_mmseg.data_tools.prepare.run import prepare_dataset
+from clouds_mmseg.data_tools.verify import listing
+from clouds_mmseg.datasets import driving
 from clouds_mmseg.generate import run
 from clouds_mmseg.utils.image_set import read_entries
 
@@ -21,35 +24,35 @@ def names(repo_root):
     """What the examples define; registering a class twice is an error."""
     text = (repo_root / 'CONTRIBUTING.md').read_text()
     blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     found = dict(__name__='contributing')
     for block in blocks:
         exec(compile(block, 'CONTRIBUTING.md', 'exec'), found)
     return found
 
 
-@pytest.mark.usefixtures('names')
-def test_dataset(tmp_path):
-    for folder, name in (('images', '0.png'), ('labels', '0_labels.png')):
-        (tmp_path / folder / 'val').mkdir(parents=True)
-        pixels = np.full((4, 4, 3) if folder == 'images' else (4, 4), 13)
-        image = Image.fromarray(pixels.astype(np.uint8))
-        image.save(tmp_path / folder / 'val' / name)
-    cfg = dict(
-        type='MyCityDataset',
-        data_root=str(tmp_path),
-        pipeline=[
-            dict(type='LoadSegImage'),
-            dict(type='LoadSegLabels'),
-            dict(type='PackDGInputs'),
-        ],
+def test_dataset(names, tmp_path, monkeypatch):
+    """Entry, config piece and fake: prepared, verified and read."""
+    fake = names['mycity']()
+    monkeypatch.setitem(driving.SETS, 'mycity', names['MyCityDataset'])
+    monkeypatch.setattr(
+        listing, 'VERIFIED_SETS', (*listing.VERIFIED_SETS, 'mycity')
     )
+    out = tmp_path / 'mycity'
+    result = prepare_dataset(
+        'mycity', write_archives(tmp_path / 'src', fake), out
+    )
+    assert result.manifest.splits == fake.splits
     # What a runner does.
     with DefaultScope.overwrite_default_scope('mmseg'):
-        dataset = DATASETS.build(cfg)
+        (task,) = listing.named_tasks('mycity', str(out))
+        dataset = DATASETS.build(dict(names['val_mycity'], data_root=str(out)))
+    assert task.name == 'mycity val' and task.dataset.expected == 500
     sample = dataset[0]['data_samples']
     assert sample.domain == 'mycity'
-    assert sample.gt_sem_seg.data.unique().tolist() == [13]
+    np.testing.assert_array_equal(
+        sample.gt_sem_seg.data[0], fake.expected['1.png']
+    )
 
 
 @pytest.mark.usefixtures('names')

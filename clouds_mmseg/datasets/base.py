@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 
-from clouds_mmseg.datasets.files import FileChecks, unique_names
+from clouds_mmseg.datasets.files import (
+    FileChecks,
+    as_suffixes,
+    unique_names,
+)
 from clouds_mmseg.datasets.labels import build_label_table
 from clouds_mmseg.datasets.pipeline_check import check_pipeline
 from clouds_mmseg.datasets.prepared import (
@@ -158,7 +162,15 @@ class DGDataset(FileChecks, BaseSegDataset):
         manifest = find_manifest(data_root, name)
         image_suffix = self.IMG_SUFFIX
         if manifest:
-            image_suffix = recoded(image_suffix, manifest.recode)
+            if manifest.recode:
+                # The published suffixes may differ in the format alone.
+                copies = {
+                    recoded(suffix, manifest.recode): None
+                    for suffix in as_suffixes(image_suffix)
+                }
+                image_suffix = next(iter(copies))
+                if len(copies) > 1:
+                    image_suffix = tuple(copies)
             self.left_out = frozenset(manifest.left_out)
             self.is_prepared = True
             if not suffix.endswith(PREPARED_SUFFIX):

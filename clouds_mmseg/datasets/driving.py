@@ -7,14 +7,16 @@ The facts are read by the dataset classes, ``tools/prepare_dataset.py``,
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmengine import fileio
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.files import as_suffixes
 from clouds_mmseg.datasets.labels import (
     CITYSCAPES_IDS,
+    IDD_IDS,
     SYNTHIA_IDS,
     TRAIN_IDS,
     VISTAS_IDS,
@@ -34,7 +36,8 @@ class LabelFiles:
         suffix: Of files that lie as in ``data/NAME``.
         pattern: Of files elsewhere, see :class:`SetFacts`.
         holds: ``train_ids``, ``label_ids`` or ``polygons``.
-        ids: Meaning of the ids. None: files of train ids, used as they are.
+        ids: Meaning of the ids, or of the names of polygons. None: train ids,
+            used as they are, or polygons of Cityscapes.
     """
 
     suffix: str = ''
@@ -72,8 +75,9 @@ class SetFacts:
         compared_at_input_size: See :class:`DGDataset`.
         other_labels: Label folder of a release whose layout differs.
         image_files: Patterns, where they differ from ``data/NAME``.
-        label_files: In the order of preference; further kinds of some sets
-            are in :mod:`clouds_mmseg.data_tools.prepare.rules`.
+        label_files: In the order of preference, by default as in
+            ``data/NAME``; further kinds of some sets are in
+            :mod:`clouds_mmseg.data_tools.prepare.rules`.
         labelled_only: Whether images without label are left out silently,
             for sets that are mostly unlabelled.
         examples: Paths of an image and a label, for messages.
@@ -117,13 +121,11 @@ class SetFacts:
                 for split in splits
             }
             object.__setattr__(self, 'images', images)
-
-    @property
-    def img_suffixes(self) -> tuple[str, ...]:
-        """The suffixes of the image files."""
-        if isinstance(self.img_suffix, str):
-            return (self.img_suffix,)
-        return self.img_suffix
+        if not self.label_files:
+            kind = LabelFiles(suffix=self.seg_map_suffix)
+            if self.ids is not TRAIN_IDS:
+                kind = replace(kind, holds='label_ids', ids=self.ids)
+            object.__setattr__(self, 'label_files', (kind,))
 
     @property
     def prepared_suffix(self) -> str:
@@ -141,10 +143,13 @@ class SetFacts:
     def image_patterns(self) -> list[tuple[str, str]]:
         """Pattern and suffix of each kind of image files in a download."""
         if self.image_files:
-            return [(at, self.img_suffixes[0]) for at in self.image_files]
+            return [
+                (at, as_suffixes(self.img_suffix)[0])
+                for at in self.image_files
+            ]
         return [
             (self._pattern(self.img_path, suffix), suffix)
-            for suffix in self.img_suffixes
+            for suffix in as_suffixes(self.img_suffix)
         ]
 
     def label_pattern(self, files: LabelFiles) -> str:
@@ -655,9 +660,6 @@ class WildDash2Dataset(DrivingDataset):
         images=dict(public=4256),
         img_suffix='.jpg',
         ids=WILDDASH2_IDS,
-        label_files=(
-            LabelFiles(suffix='.png', holds='label_ids', ids=WILDDASH2_IDS),
-        ),
         examples=(
             'images/ar0000_100000.jpg',
             'panoptic/ar0000_100000.png and panoptic.json '
@@ -665,6 +667,54 @@ class WildDash2Dataset(DrivingDataset):
             'labels/ar0000_100000.png (wd_public_02.zip)',
         ),
         licence='non-commercial, after registration',
+    )
+
+
+@DATASETS.register_module()
+class IDDDataset(DrivingDataset):
+    """IDD, India Driving Dataset: 6,993 training and 981 validation images.
+
+    Layout: ``leftImg8bit/{split}/{sequence}/*_leftImg8bit.png`` (``.jpg`` in
+    IDD 20k II) and ``gtFine/{split}/{sequence}/*_gtFine_labelcsTrainIds.png``,
+    which the makers' ``createLabels.py --id-type csTrainId`` writes, or
+    prepared by ``tools/prepare_dataset.py idd``. Classes without a counterpart
+    in Cityscapes, such as autorickshaws, are not evaluated; "non-drivable
+    fallback" counts as terrain.
+
+    Source: Varma et al., "IDD: A Dataset for Exploring Problems of Autonomous
+    Navigation in Unconstrained Environments", WACV 2019; classes and layout
+    by its authors (github.com/AutoNUE/public-code, helpers/anue_labels.py);
+    numbers of images by the file lists of MSeg
+    (github.com/mseg-dataset/mseg-api).
+    """
+
+    FACTS = SetFacts(
+        name='idd',
+        title='India Driving Dataset',
+        images=dict(train=6993, val=981, test=None),
+        img_path='leftImg8bit/{split}',
+        seg_map_path='gtFine/{split}',
+        below='{sequence}/{file}',
+        img_suffix=('_leftImg8bit.png', '_leftImg8bit.jpg'),
+        seg_map_suffix='_gtFine_labelcsTrainIds.png',
+        split='val',
+        unlabelled=('test',),
+        label_files=(
+            LabelFiles(
+                suffix='_gtFine_polygons.json', holds='polygons', ids=IDD_IDS
+            ),
+            # As the makers' tool writes them.
+            LabelFiles(
+                suffix='_gtFine_labelids.png', holds='label_ids', ids=IDD_IDS
+            ),
+            LabelFiles(suffix='_gtFine_labelcsTrainIds.png'),
+        ),
+        examples=(
+            'leftImg8bit/val/119/903127_leftImg8bit.png',
+            'gtFine/val/119/903127_gtFine_polygons.json',
+        ),
+        licence='unknown, after registration',
+        remark='sizes vary',
     )
 
 

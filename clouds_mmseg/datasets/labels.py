@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -119,10 +119,13 @@ class LabelIds:
         train_ids: Id -> train id.
         ignored: Further ids that the files may hold; they are not evaluated.
             Any other id is an error.
+        names: Of the classes, in the order of their ids, where labels are
+            found by name.
     """
 
     train_ids: Mapping[int, int]
     ignored: frozenset[int]
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of_names(
@@ -140,11 +143,11 @@ class LabelIds:
             if name in cityscapes
         }
         rest = frozenset(range(len(names))) - set(train_ids)
-        return cls(train_ids, rest)
+        return cls(train_ids, rest, tuple(names))
 
     def and_ignored(self, *ids: int) -> 'LabelIds':
         """Return a copy that ignores further ids."""
-        return LabelIds(self.train_ids, self.ignored | set(ids))
+        return replace(self, ignored=self.ignored | set(ids))
 
 
 def _members(*tables: Mapping[str, str | Sequence[str]]) -> dict[str, str]:

@@ -79,6 +79,15 @@ LAYOUTS = [
         {i: VISTAS.get(i, 255) for i in range(66)},
         'mapillary',
     ),
+    (
+        # As the makers' tool leaves the labels of IDD 20k II.
+        dict(type='IDDDataset'),
+        'leftImg8bit/val/259/frame0014_leftImg8bit.jpg',
+        'gtFine/val/259/frame0014_gtFine_labelcsTrainIds.png',
+        'grey',
+        SAME,
+        'idd',
+    ),
     *map(acdc, ['fog', 'night', 'rain', 'snow']),
 ]
 
@@ -111,7 +120,8 @@ def test_layout(files, tmp_path, cfg, image, label, kind, table, domain):
         (*LAYOUTS[2][:4], [19]),
         (*LAYOUTS[3][:4], [19, 200]),
         (*LAYOUTS[4][:4], [66, 255]),
-        (*LAYOUTS[5][:4], [254]),
+        (*LAYOUTS[5][:4], [19, 39]),
+        (*LAYOUTS[6][:4], [254]),
     ],
 )
 def test_undefined_ids_name_the_file(

@@ -12,6 +12,7 @@ from prepare_fakes import MAKERS, set_name
 from tiny_run import read_config
 
 from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 
 SIZE = dict(type='Resize', scale=(32, 32), keep_ratio=False)
@@ -120,3 +121,22 @@ def test_the_commands_of_the_documentation(repo_root):
         named = {Path(p).name for p in args.src if p.endswith('.zip')}
         assert named <= archives[args.name], line
     assert seen == set(archives)
+
+
+def test_the_table_of_the_documentation(repo_root):
+    rows = []
+    for name, kind in SETS.items():
+        facts = kind.FACTS
+        images = ' / '.join(
+            'unknown' if number is None else f'{number:,}'
+            for number in facts.images.values()
+        )
+        if facts.size:
+            images += ' of {}x{}'.format(*facts.size)
+        if facts.remark:
+            images += f', {facts.remark}'
+        cells = [f'`{name}`', images, facts.role, facts.download]
+        rows.append(f'| {" | ".join(cells)} | {facts.licence} |')
+    text = (repo_root / 'docs/datasets.md').read_text()
+    found = [row for row in text.splitlines() if row.startswith('| `')]
+    assert [row for row in found if row.split('`')[1] in SETS] == rows

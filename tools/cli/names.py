@@ -18,6 +18,7 @@ PREPARED_SETS = (
     'nighttime_driving',
     'foggy_zurich',
     'wilddash2',
+    'idd',
 )
 # Datasets that tools/verify_dataset.py verifies without a config.
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')

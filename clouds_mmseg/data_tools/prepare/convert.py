@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
 
 from clouds_mmseg.datasets.labels import (
     CLASSES_OF_VISTAS,
@@ -101,6 +102,60 @@ def draw_polygons(payload: bytes, name: str) -> np.ndarray:
             f'label {name} cannot be drawn ({_failure_text(payload, error)})'
         ) from error
     return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class PolygonConverter:
+    """Converter of polygons in Cityscapes' format, with classes of a set.
+
+    Attributes:
+        train_ids: Name of a class and its train id; 255 if not evaluated.
+    """
+
+    train_ids: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, ids: LabelIds) -> 'PolygonConverter':
+        """Make the converter for classes that are found by name."""
+        return cls(
+            tuple(
+                (name, ids.train_ids.get(index, IGNORE))
+                for index, name in enumerate(ids.names)
+            )
+        )
+
+    def __call__(self, payload: bytes, name: str) -> np.ndarray:
+        """Draw a ``*_polygons.json`` to train ids, (H, W) uint8.
+
+        Later polygons cover earlier ones, deleted ones are left out, a group
+        has the class of its members, and pixels of no polygon become 255.
+
+        Source: cityscapesScripts and github.com/AutoNUE/public-code,
+        ``json2labelImg.py`` of both.
+
+        Raises:
+            DataError: The file is damaged, or has an unknown class.
+        """
+        known = dict(self.train_ids)
+        try:
+            content = json.loads(payload)
+            size = (content['imgWidth'], content['imgHeight'])
+            image = Image.new('L', size, IGNORE)
+            drawing = ImageDraw.Draw(image)
+            for shape in content['objects']:
+                if int(shape.get('deleted', 0)):
+                    continue
+                label = shape['label']
+                if label not in known:
+                    label = label.removesuffix('group')
+                points = [(x, y) for x, y in shape['polygon']]
+                drawing.polygon(points, fill=known[label])
+        except Exception as error:
+            raise DataError(
+                f'label {name} cannot be drawn '
+                f'({type(error).__name__}: {error})'
+            ) from error
+        return np.asarray(image)
 
 
 def _failure_text(payload, error):

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from clouds_mmseg.data_tools.prepare.convert import (
     PanopticConverters,
+    PolygonConverter,
     TableConverter,
     converter_of_config,
     draw_polygons,
@@ -129,7 +130,7 @@ def _label_rule(facts, pattern, source, convert):
 
 def _converter(facts, kind: LabelFiles):
     if kind.holds == 'polygons':
-        return draw_polygons
+        return PolygonConverter.of(kind.ids) if kind.ids else draw_polygons
     if kind.ids is None:
         return None
     return TableConverter.of(kind.ids, facts.label_channel)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from mmseg.datasets.mapillary import MapillaryDataset_v1, MapillaryDataset_v2
 from prepare_bytes import (
+    IDD,
     SYNTHIA,
     VISTAS,
+    idd_polygons,
     label_bytes,
     polygons,
     spread,
@@ -21,16 +23,18 @@ from clouds_mmseg.data_tools.prepare import rules
 from clouds_mmseg.data_tools.prepare.convert import (
     CHECK_TRAIN_IDS,
     PanopticConverters,
+    PolygonConverter,
     TableConverter,
     converter_of_config,
     draw_polygons,
     shrink,
 )
 from clouds_mmseg.data_tools.prepare.run import Options, prepare_dataset
-from clouds_mmseg.datasets import DataError
+from clouds_mmseg.datasets import DataError, IDDDataset
 from clouds_mmseg.datasets.labels import (
     CITYSCAPES_IDS,
     CLASSES_OF_VISTAS,
+    IDD_IDS,
     IGNORED_OF_VISTAS,
     SYNTHIA_IDS,
     VISTAS_IDS,
@@ -193,6 +197,35 @@ def test_wilddash_classes():
             )[0, 0]
         )
         assert (CLASSES.index(here) if here else 255) == there, name
+
+
+def test_idd_classes():
+    assert len(IDD_IDS.names) == len(set(IDD_IDS.names)) == 40
+    assert IDD_IDS.train_ids == IDD
+    # Every class of Cityscapes has a counterpart.
+    assert sorted(IDD.values()) == [*range(19)]
+
+
+def test_polygons_of_idd():
+    convert = PolygonConverter.of(IDD_IDS)
+    drawn, expected = idd_polygons()
+    np.testing.assert_array_equal(convert(drawn, 'x.json'), expected)
+    assert {0, 9, 13, 255} == set(np.unique(expected))
+    content = json.loads(drawn)
+    content['objects'][0]['label'] = 'hovercraft'
+    with pytest.raises(DataError, match="y.json cannot.*'hovercraft'"):
+        convert(json.dumps(content).encode(), 'y.json')
+    with pytest.raises(DataError, match='z.json cannot be drawn'):
+        convert(b'{"imgHeight": 3', 'z.json')
+
+
+def test_idd_in_another_image_format(tmp_path):
+    """Its images have two suffixes; the copies have one."""
+    src = write_archives(tmp_path / 'src', MAKERS['idd']())
+    out = tmp_path / 'out'
+    prepare_dataset('idd', src, out, Options(workers=1, recode='bmp'))
+    dataset = IDDDataset(data_root=str(out), pipeline=[], serialize_data=False)
+    assert dataset.img_suffix == '_leftImg8bit.bmp' and len(dataset) == 2
 
 
 def test_panoptic_files_that_do_not_fit():
