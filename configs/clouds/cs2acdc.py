@@ -1,6 +1,9 @@
 # Cityscapes -> ACDC, each weather: warm-up, then self-training.
-_base_ = ['../warmup/cs2acdc.py', '../_base_/datasets/generated.py']
-model = dict(type='SelfTrainingSegmentor', teacher_decay=0.999)
+_base_ = [
+    '../_base_/self_training.py',
+    '../_base_/benchmarks/cs2acdc.py',
+    '../_base_/schedules/warmup_cityscapes.py',
+]
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
@@ -9,23 +12,9 @@ train_dataloader = dict(
     )
 )
 train_cfg = dict(
-    _delete_=True,
     type='SelfTrainingLoop',
     warmup_iters=5000,
     max_iters=15000,
     # 5,000 images at the official sampling weight 0.2 beside 2,975.
     generated_share=0.2516,
-    val_interval=2500,
 )
-custom_hooks = [
-    dict(type='ProgressHook'),
-    dict(type='PredictionPicturesHook', per_domain=2),
-    dict(type='ResultsHook'),
-    dict(type='EMATeacherHook', interval=100),
-    dict(type='PseudoLabelReportHook', interval=500),
-    dict(type='SAMRefineHook', refiner={{_base_.sam_refiner}}),
-]
-banks = [{{_base_.bank_generated}}]
-# A finished warm-up, given as load_from with warmup_iters=0, has no teacher.
-load_cfg = dict(allow_missing=['teacher.'])
-runner_type = 'SelfTrainingRunner'

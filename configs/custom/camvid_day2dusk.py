@@ -3,6 +3,7 @@
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/clouds_lite0.py',
+    '../_base_/loaders_native.py',
     '../_base_/datasets/camvid.py',
     '../_base_/schedules/adamw.py',
 ]
@@ -10,36 +11,18 @@ model = dict(
     data_preprocessor=dict(size=(256, 256)),
     decode_head=dict(num_classes=11, loss=dict(num_points=2048)),
 )
-# An image that is no sample of a dataset: what MMSegmentation's
-# inference_model and MMSegInferencer run.
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='PackSegInputs'),
-]
-train_dataloader = dict(
-    num_workers=2,
-    persistent_workers=True,
-    dataset={{_base_.train_camvid_day}},
-)
+train_dataloader = dict(dataset={{_base_.train_camvid_day}})
 # The day photographs are the training images themselves: their row says how
 # well the model fits, the dusk row how well it generalises.
 val_dataloader = dict(
     batch_size=4,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='ConcatDataset',
-        pipeline=test_pipeline,
-        datasets=[{{_base_.val_camvid_day}}, {{_base_.val_camvid_dusk}}],
+        datasets=[{{_base_.val_camvid_day}}, {{_base_.val_camvid_dusk}}]
     ),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='DGIoUMetric',
-    domains=['camvid_day', 'camvid_dusk'],
-    source_domains=['camvid_day'],
-    protocol='native',
+    domains=['camvid_day', 'camvid_dusk'], source_domains=['camvid_day']
 )
 test_evaluator = val_evaluator
 # As in the demo: a fresh head, a small model, minutes on two cores.

@@ -1,6 +1,6 @@
 # Loaders, sizes and schedule for images and classes of your own. What a config
 # adds: folders and classes; see configs/custom/my_dataset.py.
-_base_ = '../schedules/adamw.py'
+_base_ = ['../loaders_native.py', '../schedules/adamw.py']
 # Pieces: train_pipeline_folders, test_pipeline_folders.
 train_pipeline_folders = [
     dict(type='LoadSegImage'),
@@ -23,28 +23,9 @@ test_pipeline_folders = [
     dict(type='LoadSegLabels'),
     dict(type='PackDGInputs'),
 ]
-# An image that is no sample of a dataset: what MMSegmentation's
-# inference_model and MMSegInferencer run.
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='PackSegInputs'),
-]
 train_dataloader = dict(
-    num_workers=2,
-    persistent_workers=True,
-    dataset=dict(type='FolderDataset', pipeline=train_pipeline_folders),
+    dataset=dict(type='FolderDataset', pipeline=train_pipeline_folders)
 )
-val_dataloader = dict(
-    # In a batch of more, images of different sizes are taken one by one.
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='ConcatDataset', pipeline=test_pipeline),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(type='DGIoUMetric', protocol='native')
-test_evaluator = val_evaluator
 # A fresh head on a small network; the official schedule has 1e-5.
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(type='ExactTrainLoop', max_iters=4000, val_interval=1000)

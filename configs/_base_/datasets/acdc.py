@@ -15,27 +15,6 @@ val_acdc_fog = dict(
     expected=100,
     pipeline=test_pipeline_acdc,
 )
-val_acdc_night = dict(
-    type='ACDCDataset',
-    data_root='data/acdc',
-    condition='night',
-    split='val',
-    expected=106,
-    pipeline=test_pipeline_acdc,
-)
-val_acdc_rain = dict(
-    type='ACDCDataset',
-    data_root='data/acdc',
-    condition='rain',
-    split='val',
-    expected=100,
-    pipeline=test_pipeline_acdc,
-)
-val_acdc_snow = dict(
-    type='ACDCDataset',
-    data_root='data/acdc',
-    condition='snow',
-    split='val',
-    expected=100,
-    pipeline=test_pipeline_acdc,
-)
+val_acdc_night = dict(val_acdc_fog, condition='night', expected=106)
+val_acdc_rain = dict(val_acdc_fog, condition='rain')
+val_acdc_snow = dict(val_acdc_fog, condition='snow')

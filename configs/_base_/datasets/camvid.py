@@ -61,23 +61,9 @@ train_camvid_day = dict(
     ignored=[11],
     pipeline=train_pipeline_camvid,
 )
-val_camvid_day = dict(
-    type='FolderDataset',
-    domain='camvid_day',
-    metainfo=metainfo_camvid,
-    data_root=data_root_camvid,
-    data_prefix=dict(img_path='images/day', seg_map_path='labels/day'),
-    # 11 is CamVid's "unlabelled".
-    ignored=[11],
-    pipeline=test_pipeline_camvid,
-)
+val_camvid_day = dict(train_camvid_day, pipeline=test_pipeline_camvid)
 val_camvid_dusk = dict(
-    type='FolderDataset',
+    val_camvid_day,
     domain='camvid_dusk',
-    metainfo=metainfo_camvid,
-    data_root=data_root_camvid,
     data_prefix=dict(img_path='images/dusk', seg_map_path='labels/dusk'),
-    # 11 is CamVid's "unlabelled".
-    ignored=[11],
-    pipeline=test_pipeline_camvid,
 )

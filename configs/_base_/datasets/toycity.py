@@ -50,26 +50,11 @@ val_toycity_fog = dict(
     pipeline=test_pipeline_toycity,
 )
 val_toycity_night = dict(
-    type='ACDCDataset',
-    domain='toycity_night',
-    data_root='data/toycity/acdc',
-    condition='night',
-    split='val',
-    pipeline=test_pipeline_toycity,
+    val_toycity_fog, domain='toycity_night', condition='night'
 )
 val_toycity_rain = dict(
-    type='ACDCDataset',
-    domain='toycity_rain',
-    data_root='data/toycity/acdc',
-    condition='rain',
-    split='val',
-    pipeline=test_pipeline_toycity,
+    val_toycity_fog, domain='toycity_rain', condition='rain'
 )
 val_toycity_snow = dict(
-    type='ACDCDataset',
-    domain='toycity_snow',
-    data_root='data/toycity/acdc',
-    condition='snow',
-    split='val',
-    pipeline=test_pipeline_toycity,
+    val_toycity_fog, domain='toycity_snow', condition='snow'
 )
