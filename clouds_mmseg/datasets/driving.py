@@ -23,7 +23,6 @@ from clouds_mmseg.datasets.labels import (
     WILDDASH2_IDS,
     LabelIds,
 )
-from clouds_mmseg.datasets.prepared import PREPARED_SUFFIX
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
 
@@ -126,13 +125,6 @@ class SetFacts:
             if self.ids is not TRAIN_IDS:
                 kind = replace(kind, holds='label_ids', ids=self.ids)
             object.__setattr__(self, 'label_files', (kind,))
-
-    @property
-    def prepared_suffix(self) -> str:
-        """The suffix of prepared label files, which hold train ids."""
-        if self.seg_map_suffix.endswith(PREPARED_SUFFIX):
-            return self.seg_map_suffix
-        return PREPARED_SUFFIX
 
     @property
     def only_split(self) -> str | None:
