@@ -200,6 +200,18 @@ class DrivingDataset(DGDataset):
         return self.FACTS.ids.ignored
 
 
+def _train_ids_or_label_ids(stem):
+    """Return both kinds of files that Cityscapes' tools write."""
+    return (
+        LabelFiles(suffix=f'{stem}_labelTrainIds.png'),
+        LabelFiles(
+            suffix=f'{stem}_labelIds.png',
+            holds='label_ids',
+            ids=CITYSCAPES_IDS,
+        ),
+    )
+
+
 # The licence plate, -1 in Cityscapes, is 34 in GTA5.
 _GTA5_IDS = CITYSCAPES_IDS.and_ignored(34)
 _GTA5_SPLIT = '(?:(?:train|val|test)/)?'
@@ -486,14 +498,7 @@ class ACDCDataset(DrivingDataset):
         split='val',
         unlabelled=('test',),
         compared_at_input_size=True,
-        label_files=(
-            LabelFiles(suffix='_gt_labelTrainIds.png'),
-            LabelFiles(
-                suffix='_gt_labelIds.png',
-                holds='label_ids',
-                ids=CITYSCAPES_IDS,
-            ),
-        ),
+        label_files=_train_ids_or_label_ids('_gt'),
         examples=(
             'rgb_anon/fog/val/GOPR0476/GOPR0476_frame_000761_rgb_anon.png',
             'gt/fog/val/GOPR0476/GOPR0476_frame_000761_gt_labelTrainIds.png',
@@ -539,14 +544,7 @@ class DarkZurichDGDataset(DrivingDataset):
         img_suffix='_rgb_anon.png',
         seg_map_suffix='_gt_labelTrainIds.png',
         split='val',
-        label_files=(
-            LabelFiles(suffix='_gt_labelTrainIds.png'),
-            LabelFiles(
-                suffix='_gt_labelIds.png',
-                holds='label_ids',
-                ids=CITYSCAPES_IDS,
-            ),
-        ),
+        label_files=_train_ids_or_label_ids('_gt'),
         examples=(
             'rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png',
             'gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelTrainIds.png',
@@ -575,14 +573,7 @@ class NighttimeDrivingDataset(DrivingDataset):
         img_suffix='_leftImg8bit.png',
         seg_map_suffix='_gtCoarse_labelTrainIds.png',
         split='test',
-        label_files=(
-            LabelFiles(suffix='_gtCoarse_labelTrainIds.png'),
-            LabelFiles(
-                suffix='_gtCoarse_labelIds.png',
-                holds='label_ids',
-                ids=CITYSCAPES_IDS,
-            ),
-        ),
+        label_files=_train_ids_or_label_ids('_gtCoarse'),
         examples=(
             'leftImg8bit/test/night/0_1_leftImg8bit.png',
             'gtCoarse_daytime_trainvaltest/test/night/'
