@@ -187,29 +187,32 @@ def _idd():
         dict(test=1, train=1, val=2),
         'label_ids, polygons, train_ids',
     )
-    part_1 = 'idd-segmentation.tar.gz', 'IDD_Segmentation'
-    part_2 = 'idd-20k-II.tar.gz', 'idd20kII'
+    part_1 = 'idd-segmentation.zip', 'IDD_Segmentation'
+    part_2 = 'idd-20k-II.zip', 'idd20kII'
     drawn, labels = idd_polygons()
-    files = (
+    pairs = (
         (part_1, 'train/119/005506', 'png', 'polygons.json'),
         (part_2, 'val/259/frame0014', 'jpg', 'labelids.png'),
         (part_2, 'val/259/frame0029', 'jpg', 'labelcsTrainIds.png'),
     )
-    for seed, ((archive, root), stem, suffix, kind) in enumerate(files):
-        names = (archive.replace('.tar.gz', '.zip'),) * 2
+    for seed, ((archive, root), stem, suffix, kind) in enumerate(pairs):
         image = f'{root}/leftImg8bit/{stem}_leftImg8bit.{suffix}'
         label = f'{root}/gtFine/{stem}_gtFine_{kind}'
         own = kind == 'labelids.png'
         ids = range(40) if own else TRAIN_IDS
-        fake.add(names, image, label, ids, IDD if own else SAME, seed=seed)
+        table = IDD if own else SAME
+        fake.add((archive, archive), image, label, ids, table, seed=seed)
+        files = fake.archives[archive]
         if kind == 'polygons.json':
-            fake.archives[names[1]][label] = drawn
+            files[label] = drawn
+            # Preferred to what was made from them.
+            made = label.replace(kind, 'labelids.png')
+            files[made] = label_bytes(spread([0]))
             fake.expected[image.rpartition('/')[2]] = labels
         other = label.replace(kind, 'labellevel3Ids.png')
-        fake.archives[names[1]][other] = label_bytes(spread([3]))
-    fake.archives[names[0]][
-        'idd20kII/leftImg8bit/test/1/frame0000_leftImg8bit.jpg'
-    ] = image_bytes(9, 'jpg')
+        files[other] = label_bytes(spread([3]))
+    test = 'idd20kII/leftImg8bit/test/1/frame0000_leftImg8bit.jpg'
+    files[test] = image_bytes(9, 'jpg')
     return fake
 
 

@@ -1,7 +1,6 @@
 """Datasets of the benchmarks and the steps of their pipelines."""
 
-from clouds_mmseg.datasets.base import DGDataset
-from clouds_mmseg.datasets.concat import DGConcatDataset
+from clouds_mmseg.datasets.base import DGConcatDataset, DGDataset
 from clouds_mmseg.datasets.driving import (
     ACDCDataset,
     BDD100KDGDataset,

@@ -1,23 +1,31 @@
-"""Base class of all data sets."""
+"""Base class of all data sets, their pipelines and their concatenation."""
 
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.dataset import BaseDataset, ConcatDataset
+from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets.files import (
     FileChecks,
     as_suffixes,
     unique_names,
 )
-from clouds_mmseg.datasets.labels import build_label_table
-from clouds_mmseg.datasets.pipeline_check import check_pipeline
+from clouds_mmseg.datasets.labels import UNDEFINED, build_label_table
 from clouds_mmseg.datasets.prepared import (
-    PREPARED_SUFFIX,
     find_manifest,
+    prepared_suffix,
     recoded,
+)
+from clouds_mmseg.datasets.transforms.loading import (
+    LoadSegImage,
+    LoadSegLabels,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 from clouds_mmseg.utils.data_root import find_beside_data, resolve_data_root
@@ -27,6 +35,8 @@ from clouds_mmseg.utils.options import check_palette, name_list, near_names
 
 # The options of FolderDataset that replace reduce_zero_label.
 _REDUCED = 'ids={1: 0, 2: 1, ...}, ignored=[0]'
+# Steps that need the fields of a dataset's sample.
+_DATASET_STEPS = ('LoadSegLabels', 'LoadAnnotations', 'PackDGInputs')
 
 
 class DGDataset(FileChecks, BaseSegDataset):
@@ -93,8 +103,7 @@ class DGDataset(FileChecks, BaseSegDataset):
     # have several, and the class id is in the first in file order.
     LABEL_CHANNEL: str | None = None
     # Name of the set for tools/prepare_dataset.py. A data root made by it
-    # holds train ids, in files that end in PREPARED_SUFFIX if the published
-    # ones do not hold train ids already.
+    # holds train ids, in files named by prepared_suffix().
     PREPARED: str | None = None
     # The protocol named 'clouds' compares these at the size of the network's
     # input instead of the label's own.
@@ -174,8 +183,7 @@ class DGDataset(FileChecks, BaseSegDataset):
                     image_suffix = tuple(copies)
             self.left_out = frozenset(manifest.left_out)
             self.is_prepared = True
-            if not suffix.endswith(PREPARED_SUFFIX):
-                suffix = PREPARED_SUFFIX
+            suffix = prepared_suffix(suffix)
             self.LABEL_CHANNEL = None
             ids = DGDataset.label_ids(self, metainfo)
             ignored = DGDataset.ignored_ids(self)
@@ -313,3 +321,138 @@ class DGDataset(FileChecks, BaseSegDataset):
             info['domain'] = self.domain
             info['sample_name'] = name
         return infos
+
+
+def steps_of(pipeline: Any) -> Iterator[Any]:
+    """Yield the steps of a pipeline, nested ones included.
+
+    Args:
+        pipeline: A step, a list of steps or a ``Compose``.
+    """
+    if isinstance(pipeline, (list, tuple)):
+        for step in pipeline:
+            yield from steps_of(step)
+        return
+    yield pipeline
+    # RandomApply, RandomChoice, TransformBroadcaster; TestTimeAug.
+    for name in ('transforms', 'subroutines'):
+        yield from steps_of(list(getattr(pipeline, name, None) or []))
+
+
+def check_pipeline(dataset: BaseDataset) -> None:
+    """Refuse a pipeline that would ignore settings of its dataset.
+
+    Args:
+        dataset: With its pipeline built.
+
+    Raises:
+        UserError: Labels are read by a step that does not apply the label
+            table, or that fails without label files.
+    """
+    steps = list(steps_of(dataset.pipeline))
+    who = f'{type(dataset).__name__} (domain {dataset.domain})'
+    for step in steps:
+        # LoadSegLabels accepts samples without label: a test predicts them.
+        if isinstance(step, LoadSegLabels) or not isinstance(
+            step, LoadAnnotations
+        ):
+            continue
+        if not dataset.has_labels:
+            raise UserError(
+                f'{who}: its pipeline reads labels by {type(step).__name__}, '
+                'and the dataset has none: give '
+                "data_prefix=dict(img_path=..., seg_map_path='...'), or leave "
+                'the step out'
+            )
+        lost = _lost_settings(dataset, step)
+        if lost:
+            raise UserError(
+                f'{who}: its pipeline reads labels by {type(step).__name__}, '
+                f'which takes the ids in the files as they are: {lost} would '
+                "not be applied. Put dict(type='LoadSegLabels') in its place"
+            )
+    if any(
+        isinstance(step, LoadImageFromFile)
+        and not isinstance(step, (LoadSegImage, LoadAnnotations))
+        for step in steps
+    ):
+        print_log(
+            f'{who}: its pipeline reads images by LoadImageFromFile, which '
+            'does not notice a file that breaks off; '
+            "dict(type='LoadSegImage') does",
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _lost_settings(dataset: BaseDataset, step: LoadAnnotations) -> str:
+    """Name the settings that mmseg's reading of labels would ignore."""
+    if getattr(step, 'reduce_zero_label', None):
+        return 'the table of ids (and reduce_zero_label=True shifts it)'
+    if dataset.LABEL_CHANNEL is not None:
+        return 'label_channel'
+    table = dataset.class_table()
+    number = len(dataset.metainfo['classes'])
+    same = np.arange(256)
+    same[number:IGNORE] = UNDEFINED
+    wrong = np.flatnonzero(table != same)
+    if not len(wrong):
+        return ''
+    # Only LoadSegLabels makes an undefined id an error.
+    first = int(wrong[0])
+    return (
+        'its table of ids (names, label_map, ids, ignored; for example the '
+        f'id {first}, which means {_meaning(dataset, int(table[first]))})'
+    )
+
+
+def _meaning(dataset: BaseDataset, index: int) -> str:
+    if index == IGNORE:
+        return '"ignored"'
+    if index == UNDEFINED:
+        return 'nothing'
+    return repr(dataset.metainfo['classes'][index])
+
+
+@DATASETS.register_module(name='ConcatDataset')
+class DGConcatDataset(ConcatDataset):
+    """mmengine's ``ConcatDataset``, with the pipeline of a single image.
+
+    MMSegmentation's ``MMSegInferencer`` looks it up at
+    ``test_dataloader.dataset.pipeline``, where a concatenation has none.
+
+    Args:
+        datasets: Each reads its samples with its own pipeline.
+        pipeline: For images that do not belong to a dataset: begins with
+            ``LoadImageFromFile`` and reads no labels. The datasets do not use
+            it.
+        **kwargs: As for mmengine's ``ConcatDataset``.
+
+    Raises:
+        UserError: ``pipeline`` has a step that needs a dataset: it was meant
+            for the datasets.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[dict | BaseDataset] = (),
+        pipeline: Sequence[dict] | None = None,
+        **kwargs,
+    ):
+        wrong = [
+            step['type']
+            for step in pipeline or ()
+            if step['type'] in _DATASET_STEPS
+        ]
+        if wrong:
+            raise UserError(
+                f'pipeline of a ConcatDataset has {wrong[0]}, but it is for '
+                'single images without labels and no dataset uses it; give '
+                'the pipeline to each of its datasets'
+            )
+        if not datasets:
+            raise UserError(
+                'a ConcatDataset of the config has no datasets; give '
+                'datasets=[dict(type=...), ...]'
+            )
+        super().__init__(datasets, **kwargs)

@@ -23,7 +23,6 @@ from clouds_mmseg.datasets.labels import (
     WILDDASH2_IDS,
     LabelIds,
 )
-from clouds_mmseg.datasets.prepared import PREPARED_SUFFIX
 from clouds_mmseg.utils.errors import UserError
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
@@ -129,13 +128,6 @@ class SetFacts:
             object.__setattr__(self, 'label_files', (kind,))
 
     @property
-    def prepared_suffix(self) -> str:
-        """The suffix of prepared label files, which hold train ids."""
-        if self.seg_map_suffix.endswith(PREPARED_SUFFIX):
-            return self.seg_map_suffix
-        return PREPARED_SUFFIX
-
-    @property
     def only_split(self) -> str | None:
         """The split of a set that has one."""
         return next(iter(self.images)) if len(self.images) == 1 else None
@@ -207,6 +199,18 @@ class DrivingDataset(DGDataset):
     def ignored_ids(self) -> Iterable[int]:
         """Return the further ids that label files may hold."""
         return self.FACTS.ids.ignored
+
+
+def _train_ids_or_label_ids(stem):
+    """Return both kinds of files that Cityscapes' tools write."""
+    return (
+        LabelFiles(suffix=f'{stem}_labelTrainIds.png'),
+        LabelFiles(
+            suffix=f'{stem}_labelIds.png',
+            holds='label_ids',
+            ids=CITYSCAPES_IDS,
+        ),
+    )
 
 
 # The licence plate, -1 in Cityscapes, is 34 in GTA5.
@@ -495,14 +499,7 @@ class ACDCDataset(DrivingDataset):
         split='val',
         unlabelled=('test',),
         compared_at_input_size=True,
-        label_files=(
-            LabelFiles(suffix='_gt_labelTrainIds.png'),
-            LabelFiles(
-                suffix='_gt_labelIds.png',
-                holds='label_ids',
-                ids=CITYSCAPES_IDS,
-            ),
-        ),
+        label_files=_train_ids_or_label_ids('_gt'),
         examples=(
             'rgb_anon/fog/val/GOPR0476/GOPR0476_frame_000761_rgb_anon.png',
             'gt/fog/val/GOPR0476/GOPR0476_frame_000761_gt_labelTrainIds.png',
@@ -548,14 +545,7 @@ class DarkZurichDGDataset(DrivingDataset):
         img_suffix='_rgb_anon.png',
         seg_map_suffix='_gt_labelTrainIds.png',
         split='val',
-        label_files=(
-            LabelFiles(suffix='_gt_labelTrainIds.png'),
-            LabelFiles(
-                suffix='_gt_labelIds.png',
-                holds='label_ids',
-                ids=CITYSCAPES_IDS,
-            ),
-        ),
+        label_files=_train_ids_or_label_ids('_gt'),
         examples=(
             'rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png',
             'gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelTrainIds.png',
@@ -584,14 +574,7 @@ class NighttimeDrivingDataset(DrivingDataset):
         img_suffix='_leftImg8bit.png',
         seg_map_suffix='_gtCoarse_labelTrainIds.png',
         split='test',
-        label_files=(
-            LabelFiles(suffix='_gtCoarse_labelTrainIds.png'),
-            LabelFiles(
-                suffix='_gtCoarse_labelIds.png',
-                holds='label_ids',
-                ids=CITYSCAPES_IDS,
-            ),
-        ),
+        label_files=_train_ids_or_label_ids('_gtCoarse'),
         examples=(
             'leftImg8bit/test/night/0_1_leftImg8bit.png',
             'gtCoarse_daytime_trainvaltest/test/night/'

@@ -7,8 +7,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
-from clouds_mmseg.datasets.base import DGDataset
-from clouds_mmseg.datasets.pipeline_check import check_pipeline
+from clouds_mmseg.datasets.base import DGDataset, check_pipeline
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import (

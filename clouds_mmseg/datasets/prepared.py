@@ -109,6 +109,17 @@ def recoded(path: str, kind: str | None) -> str:
     return f'{path.rpartition(".")[0]}.{kind}' if kind else path
 
 
+def prepared_suffix(published: str) -> str:
+    """Return the suffix of the label files of a prepared folder.
+
+    Args:
+        published: Of the published label files. It stays if it is one of
+            files of train ids.
+    """
+    kept = published.endswith(PREPARED_SUFFIX)
+    return published if kept else PREPARED_SUFFIX
+
+
 def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
     """Read the manifest of a data root, if it is a prepared folder.
 

@@ -28,10 +28,9 @@ from clouds_mmseg.data_tools.verify.report import (
     report_of,
     report_path,
 )
-from clouds_mmseg.datasets.base import DGDataset
+from clouds_mmseg.datasets.base import DGDataset, steps_of
 from clouds_mmseg.datasets.files import suffix_text
 from clouds_mmseg.datasets.folder import FolderDataset
-from clouds_mmseg.datasets.pipeline_check import steps_of
 from clouds_mmseg.datasets.rare_classes import RareClassDataset
 from clouds_mmseg.datasets.transforms import PackDGInputs
 from clouds_mmseg.utils.cityscapes import IGNORE

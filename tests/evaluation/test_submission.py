@@ -12,6 +12,7 @@ from cityscapesscripts.helpers.labels import labels
 from mmseg.registry import METRICS
 from PIL import Image
 
+from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.evaluation import submission
 from clouds_mmseg.evaluation.submission import (
     SERVERS,
@@ -219,3 +220,11 @@ def test_classes_that_the_server_does_not_know(tmp_path, monkeypatch, number):
     samples[0]['pred_sem_seg']['data'][0, 3, 4] = number
     with pytest.raises(UserError, match=rf'0..{number}, but ACDC evaluates'):
         metric.process({}, samples)
+
+
+@pytest.mark.parametrize('server', SERVERS)
+def test_the_rules_fit_the_data_sets(server):
+    rules, facts = SERVERS[server], SETS[server].FACTS
+    assert rules.size == facts.size
+    for split, count in rules.counts.items():
+        assert count == facts.images[split]

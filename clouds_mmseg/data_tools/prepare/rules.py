@@ -14,7 +14,7 @@ from clouds_mmseg.data_tools.prepare.convert import (
 )
 from clouds_mmseg.data_tools.prepare.sources import SourceFiles
 from clouds_mmseg.datasets.driving import SETS, LabelFiles, SetFacts
-from clouds_mmseg.datasets.prepared import recoded
+from clouds_mmseg.datasets.prepared import prepared_suffix, recoded
 from clouds_mmseg.utils.errors import DataError
 
 
@@ -122,7 +122,7 @@ def _label_rule(facts, pattern, source, convert):
         'label',
         pattern,
         facts.seg_map_path,
-        facts.prepared_suffix,
+        prepared_suffix(facts.seg_map_suffix),
         source=source,
         convert=convert,
     )
