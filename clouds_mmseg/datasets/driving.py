@@ -8,6 +8,7 @@ The facts are read by the dataset classes, ``tools/prepare_dataset.py``,
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mmengine import fileio
 from mmseg.registry import DATASETS
@@ -113,7 +114,7 @@ class SetFacts:
     licence: str = 'unknown'
     remark: str = ''
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.conditions:
             splits = next(iter(self.conditions.values()))
             images = {
@@ -176,7 +177,7 @@ class DrivingDataset(DGDataset):
 
     FACTS: SetFacts
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if 'FACTS' not in vars(cls):
             return
@@ -508,7 +509,9 @@ class ACDCDataset(DrivingDataset):
         licence='its own, after registration',
     )
 
-    def __init__(self, *, condition: str, domain: str | None = None, **kwargs):
+    def __init__(
+        self, *, condition: str, domain: str | None = None, **kwargs: Any
+    ):
         if condition not in CONDITIONS:
             raise UserError(
                 f'condition={condition!r} is not one of ACDC: '

@@ -9,7 +9,7 @@ stepped: the 425 groups of a shipped config are of 3 kinds.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -36,7 +36,7 @@ class BF16OptimWrapper(OptimWrapper):
     around a loss scaler and refuses to run without a GPU.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         warn_of_emulated_bf16()
 

@@ -41,21 +41,21 @@ class Sample:
     index: int
 
     @property
-    def style(self):
+    def style(self) -> str:
         """Name of the style it is rendered in."""
         return 'source' if self.domain == 'source_val' else self.domain
 
     @property
-    def image(self):
+    def image(self) -> str:
         """Path of the image below the root."""
         return self._paths()[0]
 
     @property
-    def label(self):
+    def label(self) -> str:
         """Path of the label map below the root."""
         return self._paths()[1]
 
-    def seed(self, seed):
+    def seed(self, seed: int) -> int:
         """Seed of the scene: no two samples share one."""
         words = np.random.SeedSequence(
             [seed, DOMAINS.index(self.domain), self.index]
@@ -80,19 +80,19 @@ class Sample:
         )
 
 
-def write_image(path, image):
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write an RGB image (H, W, 3) uint8."""
     with atomic_path(path) as temporary:
         Image.fromarray(image).save(temporary, compress_level=3)
 
 
-def write_label(path, label, *, label_ids):
+def write_label(path: Path, label: np.ndarray, *, label_ids: bool) -> None:
     """Write a map (H, W) of train ids.
 
     Args:
-        path (Path): Where.
-        label (np.ndarray): Train ids, uint8.
-        label_ids (bool): GTA5's form, a palette PNG of Cityscapes label ids;
+        path: Where.
+        label: Train ids, uint8.
+        label_ids: GTA5's form, a palette PNG of Cityscapes label ids;
             else a grey PNG of the train ids.
     """
     if label_ids:
@@ -109,14 +109,14 @@ MANIFEST = 'toycity.json'
 PLAN = '.toycity.plan.json'
 
 
-def read_manifest(path):
+def read_manifest(path: str | Path) -> dict | None:
     """The manifest in a file; None if there is no such file.
 
     Args:
-        path (str | Path): ``toycity.json`` below the root.
+        path: ``toycity.json`` below the root.
 
     Returns:
-        dict: ``renderer`` (its version), ``size`` (width, height), ``seed``
+        ``renderer`` (its version), ``size`` (width, height), ``seed``
         and ``images`` (number by domain).
 
     Raises:
@@ -138,13 +138,13 @@ def read_manifest(path):
     return found
 
 
-def write_manifest(path, plan):
+def write_manifest(path: Path, plan: dict) -> None:
     """Write a manifest, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + '\n')
 
 
-def samples_of(plan):
+def samples_of(plan: dict) -> list[Sample]:
     """All samples that a manifest counts."""
     return [
         Sample(domain, index)
@@ -153,7 +153,7 @@ def samples_of(plan):
     ]
 
 
-def differences(found, plan):
+def differences(found: dict, plan: dict) -> str:
     """In words, what two manifests do not agree on."""
     return ', '.join(
         f'{key} is {found.get(key)!r}, not {plan.get(key)!r}'
@@ -292,14 +292,20 @@ def _make(root, size, seed, sample):
     )
 
 
-def write_contact_sheet(root, path, *, counts, columns=6):
+def write_contact_sheet(
+    root: str | Path,
+    path: str | Path,
+    *,
+    counts: dict[str, int],
+    columns: int = 6,
+) -> None:
     """Draw images beside their labels in the colours of Cityscapes.
 
     Args:
-        root (str | Path): Folder written by ``write_toycity``.
-        path (str | Path): The picture to write.
-        counts (dict[str, int]): Images by domain.
-        columns (int): Scenes of each domain.
+        root: Folder written by ``write_toycity``.
+        path: The picture to write.
+        counts: Images by domain.
+        columns: Scenes of each domain.
     """
     root = Path(root)
     rows = []
