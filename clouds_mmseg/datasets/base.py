@@ -97,7 +97,7 @@ class DGDataset(FileChecks, BaseSegDataset):
     DOMAIN: str | None = None
     SPLIT: str | None = None
     PREFIX = dict(img_path='images', seg_map_path='labels')
-    IMG_SUFFIX = '.png'
+    IMG_SUFFIX: str | tuple[str, ...] = '.png'
     SEG_MAP_SUFFIX = '.png'
     # None: label files have one channel (grey or palette). 'first': they
     # have several, and the class id is in the first in file order.
@@ -437,7 +437,7 @@ class DGConcatDataset(ConcatDataset):
         self,
         datasets: Sequence[dict | BaseDataset] = (),
         pipeline: Sequence[dict] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         wrong = [
             step['type']

@@ -82,7 +82,7 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         period: int,
         power: float = 0.9,
         warmup: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         if period < 1:
             raise UserError(f'period must be at least 1, got {period}')

@@ -109,7 +109,7 @@ def _find_installed(name, scope, relative):
     )
 
 
-def read_file(path: str | Path, **kwargs) -> Config:
+def read_file(path: str | Path, **kwargs: Any) -> Config:
     """Read a config file; whatever it raises is a mistake in it.
 
     Args:
