@@ -186,7 +186,7 @@ def _shape(value):
 def disable_pretrained_init(disabled: bool) -> Iterator[None]:
     """Keep backbones built in this context from reading pretrained files.
 
-    A checkpoint contains the frozen backbone too, so whoever loads one
+    A checkpoint contains the frozen backbone too, so a process that loads one
     should not need the files that its training started from.
 
     Args:

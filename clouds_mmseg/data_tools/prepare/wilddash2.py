@@ -14,7 +14,7 @@ from clouds_mmseg.datasets.driving import (
 )
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE
 from clouds_mmseg.utils.errors import DataError
-from clouds_mmseg.utils.images import open_picture
+from clouds_mmseg.utils.images import open_image
 
 _LABEL = 'labels/{file}_labelTrainIds.png'
 
@@ -38,7 +38,7 @@ class SegmentConverter:
         Source: COCO, panoptic format.
         """
         try:
-            with open_picture(payload) as image:
+            with open_image(payload) as image:
                 rgb = np.asarray(image.convert('RGB'), np.int64)
         except Exception as error:
             raise DataError(
