@@ -11,7 +11,8 @@ from guard import registered, tool_options
 
 import clouds_mmseg  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[1]
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]
 # Options of other programs, and of tests/guard.py.
 FOREIGN = {'--local-dir', '--nproc-per-node', '--write'}
@@ -23,6 +24,15 @@ FOLDER = re.compile(
 )
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.DOTALL | re.MULTILINE)
 LINK = re.compile(r'\]\(([^()\s]+)\)')
+# Words of ours for which the field has words: refine, reference
+# implementation, benchmark case, multi-scale features, attention mask, ...
+COINED = re.compile(
+    r'\b(?:mend(?:s|ed|ing)?|plain.formulations?|contenders?|memories|'
+    r'attendable|likeness|likest|later.weights|misshapen|bare.model|'
+    r'read_maps|draw_points|keyed datasets?|open_picture|'
+    r'digest_(?:array|text|file))\b',
+    re.IGNORECASE,
+)
 
 
 def missing_files(text: str) -> list[str]:
@@ -143,6 +153,22 @@ def test_what_a_page_names_exists(page):
     assert unknown_options(text) == []
     assert broken_links(page) == []
     assert unknown_imports(text) == []
+
+
+def test_the_words_are_those_of_the_field():
+    found = {}
+    for folder in ('clouds_mmseg', 'configs', 'docs', 'tests', 'tools'):
+        for path in (ROOT / folder).rglob('*'):
+            if path.suffix not in ('.py', '.md', '.sh') or path == HERE:
+                continue
+            if words := COINED.findall(path.read_text()):
+                found[path.relative_to(ROOT).as_posix()] = words
+    assert found == {}
+    assert COINED.findall('Mended memories, and a plain formulation') == [
+        'Mended',
+        'memories',
+        'plain formulation',
+    ]
 
 
 def test_every_registered_class_is_in_the_api_pages():

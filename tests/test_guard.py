@@ -1,6 +1,6 @@
 """What users rely on stays: names, weights, configs, options, numbers.
 
-A wanted change is recorded by ``python tests/guard.py --write``.
+A expected change is recorded by ``python tests/guard.py --write``.
 """
 
 import json

@@ -320,7 +320,7 @@ def _check_label_map(archive, entry, rules):
         with archive.open(entry) as stream, Image.open(stream) as image:
             mode, size = image.mode, image.size
             if mode not in ('L', 'P'):
-                return f'mode {mode}, but 8-bit with one channel is wanted'
+                return f'mode {mode}, but 8-bit with one channel is required'
             if size != rules.size:
                 return (
                     f'{size[0]}x{size[1]} pixels, but the images of '

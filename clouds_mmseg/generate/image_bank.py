@@ -71,8 +71,8 @@ class ImageBank:
         rank: Rank of this process among those that write.
 
     Raises:
-        GenerationError: The folder holds a bank of another recipe, or files
-            but no bank, or cannot be written.
+        GenerationError: The folder holds an image bank of another recipe,
+            or files but no image bank, or cannot be written.
     """
 
     def __init__(
@@ -105,9 +105,9 @@ class ImageBank:
             before, now = self.before.get(key), self.info.get(key)
             if before != now and None not in (before, now):
                 print_log(
-                    f'the bank {self.root} was begun with {key} {before}, '
-                    f'the rest of it is made with {now}: its images may '
-                    'differ in more than rounding',
+                    f'the image bank {self.root} was begun with {key} '
+                    f'{before}, the rest of it is made with {now}: its '
+                    'images may differ in more than rounding',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -125,8 +125,8 @@ class ImageBank:
             # Checked again: another process may just have created it.
             if others and not path.exists():
                 raise GenerationError(
-                    f'{self.root} holds files but no bank ({BANK_FILE}). '
-                    'Name a new or empty folder.'
+                    f'{self.root} holds files but no image bank '
+                    f'({BANK_FILE}). Name a new or empty folder.'
                 )
             self._create(path)
         found = read_bank(self.root)
@@ -134,7 +134,7 @@ class ImageBank:
         problems = recipe_differences(found['recipe'], self.recipe)
         if problems:
             raise GenerationError(
-                f'the bank {self.root} was made otherwise:\n'
+                f'the image bank {self.root} was made otherwise:\n'
                 + '\n'.join(f'  {line}' for line in problems)
                 + '\nRun the command that it was made with, or write to '
                 'another folder, or delete this one.'
@@ -297,7 +297,7 @@ class ImageBank:
                     'the same command again: it continues.'
                 ) from error
             raise GenerationError(
-                f'the bank {self.root} cannot be written: {error}'
+                f'the image bank {self.root} cannot be written: {error}'
             ) from error
 
 
@@ -327,7 +327,9 @@ def recipe_differences(found: dict, requested: dict) -> list[str]:
             lines.append(_prompts(old, new))
             continue
         name = _NAMES.get(key, key)
-        lines.append(f'{name}: the bank has {_short(old)}, now {_short(new)}')
+        lines.append(
+            f'{name}: the image bank has {_short(old)}, now {_short(new)}'
+        )
     return lines
 
 
@@ -335,10 +337,10 @@ def _prompts(old, new):
     for number, (a, b) in enumerate(zip(old, new, strict=False), 1):
         if a != b:
             return (
-                f'prompts: prompt {number} is {_short(a)} in the bank, now '
-                f'{_short(b)}'
+                f'prompts: prompt {number} is {_short(a)} in the image '
+                f'bank, now {_short(b)}'
             )
-    return f'prompts: the bank has {len(old)} of them, now {len(new)}'
+    return f'prompts: the image bank has {len(old)} of them, now {len(new)}'
 
 
 def _short(value):

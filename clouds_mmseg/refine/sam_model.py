@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.hashing import digest_file
+from clouds_mmseg.utils.hashing import hash_file
 from clouds_mmseg.weights.io import read_state_dict
 from clouds_mmseg.weights.load import load_strictly
 from clouds_mmseg.weights.locate import (
@@ -148,7 +148,7 @@ class PromptedSAM:
         self.model = build_sam(variant, path)
         transforms = sam_module(variant).SamPredictor(self.model).transform
         self.transform = transforms
-        self.identity = f'{variant}-{digest_file(path)}'
+        self.identity = f'{variant}-{hash_file(path)}'
 
     @property
     def device(self) -> torch.device:

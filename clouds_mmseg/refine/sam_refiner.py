@@ -33,7 +33,7 @@ from clouds_mmseg.refine.sam_prompts import (
     sample_prompts,
 )
 from clouds_mmseg.utils.cityscapes import IGNORE
-from clouds_mmseg.utils.hashing import digest_array, digest_text
+from clouds_mmseg.utils.hashing import hash_array, hash_text
 
 OVERLAPS = ('drop', 'best_score')
 UNCOVERED = ('ignore', 'keep')
@@ -168,7 +168,7 @@ class SAMRefiner:
         """
         array = as_rgb_array(image)
         check_label(label, image)
-        name = digest_array(array)
+        name = hash_array(array)
         classes, points = self._prompts(label.cpu().numpy(), name)
         if not len(points):
             return label.clone()
@@ -215,7 +215,7 @@ class SAMRefiner:
         if not self._cache:
             return self._predict(array, name, points)
         size = array.shape[:2]
-        key = digest_text(
+        key = hash_text(
             # Part of the keys of caches on disk: not to be changed.
             'answers',
             name,
@@ -269,7 +269,7 @@ class SAMRefiner:
         """Return SAM's embedding of the image, (1, C, h, w)."""
         if not self._cache:
             return self.sam.embed(array)
-        key = digest_text(name, self.sam.identity)
+        key = hash_text(name, self.sam.identity)
         stored = self._cache.get(key)
         if stored is None:
             stored = self.sam.embed(array).half().cpu().numpy()

@@ -20,7 +20,7 @@ from clouds_mmseg.refine.arguments import (
 from clouds_mmseg.refine.prediction_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.hashing import digest_array, digest_text
+from clouds_mmseg.utils.hashing import hash_array, hash_text
 
 METHODS = ('felzenszwalb', 'slic')
 IMPURE = ('keep', 'ignore')
@@ -107,7 +107,7 @@ class SuperpixelRefiner:
                 sigma=sigma,
                 start_label=0,
             )
-        self._identity = digest_text(method, sorted(self._options.items()))
+        self._identity = hash_text(method, sorted(self._options.items()))
         self._cache = cache_dir and ArrayCache(cache_dir, cache_bytes)
         print_log(
             f'SuperpixelRefiner: {method} {self._options}, purity {purity}',
@@ -130,7 +130,7 @@ class SuperpixelRefiner:
         """
         if not self._cache:
             return self._function(image, **self._options)
-        key = digest_text(digest_array(image), self._identity)
+        key = hash_text(hash_array(image), self._identity)
         segments = self._cache.get(key)
         if segments is None:
             segments = self._function(image, **self._options)

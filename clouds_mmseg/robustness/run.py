@@ -292,8 +292,9 @@ def _make(source, out, seed, image_range, plan, workers):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
-                    f'the disk of {out} is full. Every image there is whole. '
-                    'Make room and run the same command: it continues.'
+                    f'the disk of {out} is full. The images written so '
+                    'far are complete. Make room and run the same '
+                    'command: it continues.'
                 ) from error
             raise
 

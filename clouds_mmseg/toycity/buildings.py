@@ -419,33 +419,33 @@ class Placer:
         return True
 
     def chance(self, share: float) -> bool:
-        """True in that share of the calls."""
+        """Return True with the probability ``share``."""
         return bool(self.rng.random() < share)
 
     def between(self, low: float, high: float) -> float:
-        """A number, all equally likely."""
+        """Sample a number uniformly."""
         return low + (high - low) * float(self.rng.random())
 
     def count(self, low: int, high: int) -> int:
-        """An integer from ``low`` to ``high``, both included."""
+        """Sample an integer from ``low`` to ``high``, both included."""
         return int(self.rng.integers(low, high + 1))
 
     def choice(
         self, values: Sequence[T], weights: Sequence[float] | None = None
     ) -> T:
-        """One of the values; weights need not sum to 1."""
+        """Sample one of the values; weights need not sum to 1."""
         if weights is None:
             return values[int(self.rng.integers(len(values)))]
         sums = list(accumulate(weights))
         return values[bisect(sums[:-1], self.rng.random() * sums[-1])]
 
     def seed(self) -> int:
-        """A seed for what an item decides itself."""
+        """Sample the seed of an item."""
         return int(self.rng.integers(1 << 31))
 
 
 def in_view(x: float, nearest: float) -> float:
-    """Distance in metres from which on something at x is in the picture."""
+    """Distance in metres from which on something at x is in the image."""
     return max(nearest, abs(x) / SLOPE)
 
 
@@ -456,7 +456,7 @@ KINDS = ('wall', 'fence', 'front', 'yard')
 
 
 def place_plots(place: Placer, side: Side) -> None:
-    """Fill the land beyond the pavement, block after block.
+    """Place buildings, boundaries and plants along one side.
 
     Args:
         place: Where to.
@@ -506,7 +506,7 @@ def plant(
     z: float,
     heights: tuple[float, float] | None = None,
 ) -> Plant:
-    """A plant of that kind, of a size of its own."""
+    """Return a plant of random height."""
     low, high = heights or HEIGHTS[kind]
     return Plant(x, z, kind, place.between(low, high), place.seed())
 

@@ -166,7 +166,7 @@ def clip_near(points: list[Vector]) -> list[Vector]:
 def expose(
     image: np.ndarray, style: Style, rng: np.random.Generator
 ) -> np.ndarray:
-    """What a style's camera makes of the light.
+    """Apply the lens and the sensor of a style to an image.
 
     Args:
         image: Light (H, W, 3) float32, 1 being white.

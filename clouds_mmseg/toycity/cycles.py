@@ -55,7 +55,7 @@ class TwoWheeler(Item):
         return 2.0 if self.ridden else 1.3
 
     def draw(self, canvas: Canvas, look: Look) -> None:
-        """Paint the machine, then whoever rides it."""
+        """Paint the vehicle, then its rider."""
         camera = canvas.camera
         frame = camera.frame(self.x, self.z, self.heading)
         ground_shadow(canvas, look, frame, 0.3, 0.95)

@@ -16,7 +16,7 @@ from clouds_mmseg.utils.parallel import parallel_map
 from clouds_mmseg.utils.visualization import colorize, grid
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
-# Order matters: the place of a domain is part of its scenes' seeds.
+# Order matters: the index of a domain is part of its scenes' seeds.
 DOMAINS = ('source', 'source_val', 'clear', *CONDITIONS)
 
 TRAIN_ID_TO_LABEL_ID = np.zeros(256, np.uint8)
@@ -30,11 +30,11 @@ for _label_id, _train_id in LABEL_ID_TO_TRAIN_ID.items():
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of one domain.
+    """One image of one domain.
 
     Attributes:
         domain: One of :data:`DOMAINS`.
-        index: Number of the picture in its domain, from 0.
+        index: Number of the image in its domain, from 0.
     """
 
     domain: str
@@ -96,12 +96,12 @@ def write_label(path: Path, label: np.ndarray, *, label_ids: bool) -> None:
             else a grey PNG of the train ids.
     """
     if label_ids:
-        picture = Image.fromarray(TRAIN_ID_TO_LABEL_ID[label])
-        picture.putpalette(LABEL_ID_PALETTE.tobytes())
+        image = Image.fromarray(TRAIN_ID_TO_LABEL_ID[label])
+        image.putpalette(LABEL_ID_PALETTE.tobytes())
     else:
-        picture = Image.fromarray(label)
+        image = Image.fromarray(label)
     with atomic_path(path) as temporary:
-        picture.save(temporary)
+        image.save(temporary)
 
 
 MANIFEST = 'toycity.json'
@@ -110,7 +110,7 @@ PLAN = '.toycity.plan.json'
 
 
 def read_manifest(path: str | Path) -> dict | None:
-    """The manifest in a file; None if there is no such file.
+    """Read a manifest; None if there is no such file.
 
     Args:
         path: ``toycity.json`` below the root.
@@ -139,13 +139,13 @@ def read_manifest(path: str | Path) -> dict | None:
 
 
 def write_manifest(path: Path, plan: dict) -> None:
-    """Write a manifest, whole or not at all."""
+    """Write a manifest atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + '\n')
 
 
 def samples_of(plan: dict) -> list[Sample]:
-    """All samples that a manifest counts."""
+    """List the samples of a manifest."""
     return [
         Sample(domain, index)
         for domain in DOMAINS
@@ -154,7 +154,7 @@ def samples_of(plan: dict) -> list[Sample]:
 
 
 def differences(found: dict, plan: dict) -> str:
-    """In words, what two manifests do not agree on."""
+    """Describe the differences between two manifests."""
     return ', '.join(
         f'{key} is {found.get(key)!r}, not {plan.get(key)!r}'
         for key in {**plan, **found}
@@ -303,7 +303,7 @@ def write_contact_sheet(
 
     Args:
         root: Folder written by ``write_toycity``.
-        path: The picture to write.
+        path: The image to write.
         counts: Images by domain.
         columns: Scenes of each domain.
     """

@@ -20,7 +20,7 @@ UNIT = 1.78
 
 @dataclass(frozen=True)
 class Pedestrian(Item):
-    """Somebody standing or walking.
+    """A pedestrian, standing or walking.
 
     Attributes:
         height: Height in metres.

@@ -23,9 +23,9 @@ from clouds_mmseg.toycity.weather import (
 )
 from clouds_mmseg.utils.errors import UserError
 
-# Counts up when the same seed gives another picture than before.
+# Counts up when the same seed gives another image than before.
 VERSION = 4
-# The picture is painted so many times larger in both directions.
+# The image is painted so many times larger in both directions.
 OVERSAMPLING = 2
 SUN = (-0.48, 0.72, -0.5)
 MIN_SIZE = 32
@@ -98,7 +98,7 @@ def paint_order(boxes: np.ndarray, eye: float) -> list[int]:
 
     Args:
         boxes: Footprints (N, 4) as (x0, x1, z0, z1) in metres.
-        eye: Place of the camera across the street in metres; it
+        eye: Position of the camera across the street in metres; it
             stands at z = 0.
 
     Returns:
@@ -126,7 +126,7 @@ def paint_order(boxes: np.ndarray, eye: float) -> list[int]:
 def visible_items(
     items: Sequence[Item], camera: Camera, width: int, height: int
 ) -> list[Item]:
-    """Items that are in the picture and not behind solid ones.
+    """Items that are in the image and not behind solid ones.
 
     Args:
         items: Objects that do not overlap.
@@ -245,7 +245,7 @@ def _paint_sky(canvas, look):
 
 
 def _weather(image, view, style, rng):
-    """Apply what the style asks for, in the order light meets it."""
+    """Apply the weather of a style, from the surfaces to the camera."""
     if style.texture:
         image = add_texture(image, view, style.texture, rng)
     if style.snow_cover[1]:

@@ -36,7 +36,7 @@ class Scene:
 def sample_scene(seed: int | np.random.SeedSequence) -> Scene:
     """Draw a street scene.
 
-    The shares are chosen for small pictures: a class that is rare on real
+    The shares are chosen for small images: a class that is rare on real
     streets (trams, motorcycles, walls) has to be seen often enough to be
     learned from a few hundred of them.
 
@@ -115,7 +115,7 @@ def _traffic(place, lane):
             place.put(TwoWheeler(x, z, place.choice(CYCLES), heading))
             z += place.between(4, 9)
             continue
-        # Near ones fill the picture, and cars stand at the kerb as well.
+        # Near ones fill the image, and cars stand at the kerb as well.
         weights = (0.46, 0.3, 0.24) if z < 26 else (0.7, 0.15, 0.15)
         kind = place.choice(('car', 'truck', 'bus'), weights)
         length = 4.4 if kind == 'car' else place.between(7.5, 11)
@@ -170,7 +170,7 @@ def _parked(place, side):
 
 
 def _walkers(place, street, side):
-    """People on the pavement and the crosswalk, some of them on wheels."""
+    """Pedestrians and cyclists on the pavement and the crosswalk."""
     for _ in range(place.count(0, 4)):
         x = _on_pavement(place, side)
         _walker(place, x, in_view(abs(x) + 0.3, 7) + place.between(0, 10))

@@ -164,7 +164,7 @@ HALF = 0.13
 
 @dataclass(frozen=True)
 class Post(Item):
-    """An upright pole and what it carries.
+    """A pole with a street lamp, a traffic light or a sign.
 
     Attributes:
         kind: 'lamp', 'light', 'sign' or 'pole'.
@@ -205,7 +205,7 @@ class Post(Item):
         return (self.x + self.towards * self.arm, self.height, self.z)
 
     def draw(self, canvas: Canvas, look: Look) -> None:
-        """Paint the post and its load."""
+        """Paint the pole and what is mounted on it."""
         paint, top = look.pick('pole'), self.height
         frame = canvas.camera.frame(self.x, self.z)
         ground_shadow(canvas, look, frame, 0.3, 0.2)

@@ -21,8 +21,8 @@ class Item(ABC):
     """Base of all objects; a subclass adds its shape and ``draw``.
 
     Attributes:
-        x: Place across the street in metres.
-        z: Place along the street in metres.
+        x: Position across the street in metres.
+        z: Position along the street in metres.
     """
 
     x: float

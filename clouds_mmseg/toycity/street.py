@@ -12,7 +12,7 @@ from clouds_mmseg.toycity.styles import ROAD, SIDEWALK, TERRAIN, Look, dim, mix
 LANE = 3.2
 BAY = 2.2
 FAR = 320.0
-# Markings begin here: nearer ground lies below the picture.
+# Markings begin here: nearer ground lies below the image.
 START = 1.0
 
 
@@ -37,7 +37,7 @@ class Side:
 
     Attributes:
         sign: -1 on the left, 1 on the right.
-        kerb: Place of the kerb across the street in metres.
+        kerb: Position of the kerb across the street in metres.
         parking: Whether there are parking bays along the kerb.
         verge: Width of the grass strip in metres.
         pavement: Width of the pavement in metres.

@@ -109,20 +109,20 @@ TOWN = _colours(
 
 @dataclass(frozen=True)
 class Style:
-    """Everything that makes two domains of the same streets differ.
+    """Appearance of a domain: colours, camera, light and weather.
 
-    Ranges are drawn from uniformly, once per picture.
+    Ranges are drawn from uniformly, once per image.
 
     Attributes:
         name: What the style is called in files and messages.
         palette: RGB choices by kind of surface.
         camera_height: Range in metres.
-        focal: Range in widths of the picture.
-        horizon: Range of the row of the horizon in heights of the picture.
+        focal: Range in widths of the image.
+        horizon: Range of the row of the horizon in heights of the image.
         yaw: Range in degrees.
         ambient: Share of light that does not come from the sun, 0 to 1.
         texture: Strength of dirt and grain on surfaces, 0 to 1.
-        tint: How far each object strays from its palette, 0 to 1.
+        tint: Random deviation of each object from the palette, 0 to 1.
         shadow: Darkness of the shadows below objects, 0 to 1.
         clouds: Share of the sky under clouds, 0 to 1.
         saturation: Range of the factor on colour against grey.
@@ -137,7 +137,7 @@ class Style:
         fog_colour: RGB of the fog.
         darkness: Range of the share of daylight taken away.
         wetness: Range of the strength of reflections on the ground.
-        rain: Range of the number of streaks per 1000 pixels of the picture.
+        rain: Range of the number of streaks per 1000 pixels of the image.
         snow_cover: Range of the share of upward surfaces under snow.
         snowfall: Range of the number of flakes per 1000 pixels.
     """
@@ -320,13 +320,13 @@ WHITE = (246, 246, 246)
 
 
 class Look:
-    """Draws colours for the objects of one picture.
+    """Draws colours for the objects of one image.
 
     It has a generator of its own, so that two styles give the same objects
     at the same positions in different colours.
 
     Args:
-        style: Palette and how far colours stray from it.
+        style: Palette, and the deviation of colours from it.
         rng: Source of the choices.
     """
 
@@ -335,7 +335,7 @@ class Look:
         self.rng = rng
 
     def pick(self, kind: str) -> RGB:
-        """One RGB colour of that kind."""
+        """Return a random RGB colour for a kind of surface."""
         choices = self.style.palette[kind]
         chance, bright, *shift = self.rng.random(5).tolist()
         colour = choices[int(chance * len(choices))]

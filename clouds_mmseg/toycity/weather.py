@@ -1,7 +1,7 @@
 """Weather and darkness on a rendered street.
 
 Every function takes and returns colours as float32 (H, W, 3) in 0 to 1, H and
-W being the size of the picture.
+W being the size of the image.
 """
 
 import math
@@ -36,7 +36,7 @@ INFINITY = 500
 class View:
     """Class, depth, position and slope of the surface at each pixel.
 
-    All arrays are (H, W) of the picture, or (H, W, 3); they are computed
+    All arrays are (H, W) of the image, or (H, W, 3); they are computed
     when they are first asked for, because fair weather needs few.
 
     Args:
@@ -162,7 +162,7 @@ def sample_tile(tile: np.ndarray, view: View, per_metre: float) -> np.ndarray:
 def add_texture(
     image: np.ndarray, view: View, strength: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Stains and grain on all surfaces, by how rough they are."""
+    """Add stains and grain to all surfaces, by their roughness."""
     fine = sample_tile(noise_tile(rng, (4, 1)), view, 18)
     coarse = sample_tile(noise_tile(rng, (32, 8)), view, 5)
     # What is far away is too small to be seen.
@@ -174,7 +174,7 @@ def add_texture(
 def add_snow_cover(
     image: np.ndarray, view: View, amount: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """White on all that faces up; wheels have worn tracks into the road."""
+    """Cover upward surfaces with snow, except wheel tracks."""
     patches = sample_tile(noise_tile(rng, (32, 8, 2, 1)), view, 11)
     x = view.points[0]
     off_centre = np.abs(np.mod(x + LANE / 2, LANE) - LANE / 2)
@@ -197,7 +197,7 @@ def add_snow_cover(
 def add_wetness(
     image: np.ndarray, view: View, amount: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Darker ground in which what stands on it is mirrored."""
+    """Darken the ground and add reflections to it."""
     height, width = view.shape
     ground = view.ground
     rows = np.arange(height)[:, None]
@@ -252,7 +252,7 @@ def add_fog(
 
     Args:
         image: Colours.
-        view: Of the same picture.
+        view: Of the same image.
         visibility: In metres.
         colour: RGB of the fog.
     """

@@ -62,7 +62,7 @@ def resolve_data_root(data_root: str | None) -> str | None:
 
 
 def find_beside_data(path: str, data_root: str | None) -> str:
-    """Find a list or table of a data set, wherever its path is meant from.
+    """Find a list or table by its path from the working or data folder.
 
     Args:
         path: From the working folder, as a data root is, or below the data
@@ -80,7 +80,7 @@ def find_beside_data(path: str, data_root: str | None) -> str:
 
 
 def report_folder(root: str) -> str:
-    """Return where reports and class statistics of a data set are written.
+    """Return the folder for reports and class statistics of a data set.
 
     Args:
         root: ``files_root`` of the data set.
@@ -98,7 +98,7 @@ def report_folder(root: str) -> str:
 
 
 def existing_file(root: str, name: str) -> str:
-    """Return where a file about a data set is read.
+    """Return the path from which a file about a data set is read.
 
     Args:
         root: ``files_root`` of the data set.

@@ -28,7 +28,7 @@ def device_name() -> str:
 
 
 def warn_of_emulated_bf16() -> None:
-    """Say that bfloat16 does not pay, where the processor computes alone.
+    """Warn if bfloat16 is emulated, which is slower than float32.
 
     Without arithmetic for it (on x86 AVX-512 or AMX), torch goes number by
     number.

@@ -62,7 +62,7 @@ def _floating(tensors):
 
 
 def require_finite_scores(scores: torch.Tensor, image: str | None) -> None:
-    """Refuse class scores whose best class means nothing.
+    """Refuse class scores whose maximum is not finite.
 
     The best of scores among which is a NaN is a class like any other: it
     looks like a prediction and is counted as one.

@@ -10,7 +10,7 @@ import torch
 _BYTES = 16
 
 
-def digest_array(array: np.ndarray) -> str:
+def hash_array(array: np.ndarray) -> str:
     """Hash the values, the shape and the dtype of an array.
 
     Args:
@@ -27,8 +27,8 @@ def digest_array(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def digest_text(*parts: object) -> str:
-    """Hash some values by their ``str``, order and borders included.
+def hash_text(*parts: object) -> str:
+    """Hash values by their ``str``; order and separation count.
 
     Args:
         *parts: Values whose ``str`` is stable between processes.
@@ -40,7 +40,7 @@ def digest_text(*parts: object) -> str:
     return hashlib.blake2b(content.encode(), digest_size=_BYTES).hexdigest()
 
 
-def digest_file(path: str | Path) -> str:
+def hash_file(path: str | Path) -> str:
     """Hash the bytes of a file.
 
     Returns:

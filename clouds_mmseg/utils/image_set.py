@@ -24,7 +24,7 @@ _COMMAND = 'python tools/generate_images.py --prompts FILE --num N --out'
 
 
 class BankError(UserError):
-    """A bank is missing, damaged, or not the one that is asked for."""
+    """An image bank is missing, damaged, or not the one that is requested."""
 
 
 def sha256_of(path: str | Path) -> str:
@@ -37,13 +37,13 @@ def sha256_of(path: str | Path) -> str:
 
 
 def read_bank(root: str | Path) -> dict:
-    """Read what a bank says about itself.
+    """Read the description of an image bank.
 
     Args:
-        root: Folder of the bank.
+        root: Folder of the image bank.
 
     Returns:
-        ``format``, ``num`` (images asked for), ``recipe`` (what the
+        ``format``, ``num`` (images requested), ``recipe`` (what the
         images depend on) and ``info`` (versions and paths, for people).
 
     Raises:
@@ -55,31 +55,31 @@ def read_bank(root: str | Path) -> dict:
     except FileNotFoundError as error:
         there = 'holds no' if Path(root).is_dir() else 'does not exist, so no'
         raise BankError(
-            f'the bank {root} {there} {BANK_FILE}. Make the bank with: '
-            f'{_COMMAND} {root}'
+            f'the image bank {root} {there} {BANK_FILE}. Make the image bank '
+            f'with: {_COMMAND} {root}'
         ) from error
     except (OSError, ValueError) as error:
         raise BankError(
-            f'{path} cannot be read ({error}). Delete the bank and make it '
-            f'again with: {_COMMAND} {root}'
+            f'{path} cannot be read ({error}). Delete the image bank and make '
+            f'it again with: {_COMMAND} {root}'
         ) from error
     found = bank.get('format') if isinstance(bank, dict) else None
     if found != FORMAT:
         raise BankError(
             f'{path} has format {found!r}, this version reads format '
-            f'{FORMAT}. Make the bank again with: {_COMMAND} {root}'
+            f'{FORMAT}. Make the image bank again with: {_COMMAND} {root}'
         )
     return bank
 
 
 def read_entries(root: str | Path) -> dict[int, dict]:
-    """Read the manifest of a bank, finished or not.
+    """Read the manifest of an image bank, finished or not.
 
     A line that a kill cut short is the last of its file and lacks its
     newline; it is passed over.
 
     Args:
-        root: Folder of the bank.
+        root: Folder of the image bank.
 
     Returns:
         Index of the image -> its entry, in ascending order.
@@ -90,7 +90,7 @@ def read_entries(root: str | Path) -> dict[int, dict]:
     root = Path(root)
     entries = {}
     # A rank that finishes writes the manifest before it removes the shards,
-    # so whoever reads the shards first misses nothing.
+    # so a reader that begins with the shards misses nothing.
     shards = sorted(root.glob(f'{SHARD_FOLDER}/*.jsonl'))
     for path in (*shards, root / MANIFEST_FILE):
         try:
@@ -106,13 +106,13 @@ def read_entries(root: str | Path) -> dict[int, dict]:
 
 
 def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:
-    """Warn if images of a bank are the same to the last byte.
+    """Warn if images of an image bank are the same to the last byte.
 
     A model that passes over seeds or prompts makes such images, and a bank
     of them has less to say than its number of images.
 
     Args:
-        root: Folder of the bank, for the message.
+        root: Folder of the image bank, for the message.
         entries: Of :func:`read_entries`.
 
     Returns:
@@ -126,7 +126,7 @@ def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:
     if copies:
         print_log(
             f'{len(copies)} of the {len(first) + len(copies)} images of the '
-            f'bank {root} are copies of others: {", ".join(copies[:3])}'
+            f'image bank {root} are copies of others: {", ".join(copies[:3])}'
             + (', ...' if len(copies) > 3 else ''),
             logger='current',
             level=logging.WARNING,
@@ -142,8 +142,8 @@ def _parse(line, path, number):
         missing = ['everything']
     if missing:
         raise BankError(
-            f'line {number} of {path} is not an entry of a bank (it lacks '
-            f'{", ".join(missing)}). Delete that line; the command that made '
-            'the bank makes the image again.'
+            f'line {number} of {path} is not an entry of an image bank (it '
+            f'lacks {", ".join(missing)}). Delete that line; the command '
+            'that made the image bank makes the image again.'
         )
     return entry

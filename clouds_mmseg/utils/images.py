@@ -276,7 +276,7 @@ def decode_ids(payload: bytes, channel: str | None = None) -> np.ndarray:
     if channel == 'first':
         return _decode_first_channel(payload)
     try:
-        with open_picture(payload) as image:
+        with open_image(payload) as image:
             return _ids_of(image, payload)
     except ImageFileError:
         raise
@@ -286,7 +286,7 @@ def decode_ids(payload: bytes, channel: str | None = None) -> np.ndarray:
         raise ImageFileError(_undecodable(payload, error)) from error
 
 
-def open_picture(payload: bytes) -> Image.Image:
+def open_image(payload: bytes) -> Image.Image:
     """Open a file with Pillow, whatever its size up to our limit.
 
     Pillow's own limit holds for the process; it is neither changed nor asked
@@ -339,7 +339,7 @@ def exif_orientation(payload: bytes) -> int:
         if payload.startswith(PNG):
             exif = dict(png_chunks(payload)).get(b'eXIf')
         else:
-            with open_picture(payload) as image:
+            with open_image(payload) as image:
                 if image.format == 'TIFF':
                     return _valid(image.tag_v2.get(_ORIENTATION))
                 exif = image.info.get('exif')
@@ -456,7 +456,7 @@ def _is_deep(payload):
         return payload[24] > 8
     if payload.startswith(_TIFF):
         try:
-            with open_picture(payload) as image:
+            with open_image(payload) as image:
                 bits = np.atleast_1d(image.tag_v2.get(_BITS, 1))
                 kinds = np.atleast_1d(image.tag_v2.get(_SAMPLE_FORMAT, 1))
         except (OSError, AttributeError):
@@ -479,7 +479,7 @@ def _ids_of(image, payload):
     count = getattr(image, 'n_frames', 1)
     if count > 1:
         raise ImageFileError(
-            f'holds {count} pictures, and which one is the label cannot be '
+            f'holds {count} images, and which one is the label cannot be '
             'known: write it as a file of its own'
         )
     raw = np.asarray(image)
@@ -507,7 +507,7 @@ def _ids_of(image, payload):
 def _ids_of_large(payload):
     """The ids in a TIFF file that is too large for Pillow's decoder."""
     raw = _imdecode(payload, cv2.IMREAD_UNCHANGED)
-    with open_picture(payload) as image:
+    with open_image(payload) as image:
         palette = image.mode not in ('L', 'I', 'I;16', 'I;16B')
         size = image.size
     if raw is None or raw.ndim != 2 or raw.dtype.kind not in 'iu' or palette:
@@ -565,7 +565,7 @@ def _undecodable(payload, error=None):
     if not payload:
         return 'is empty (0 bytes)'
     try:
-        with open_picture(payload):
+        with open_image(payload):
             pass
     except ImageFileError as too_large:
         return str(too_large)

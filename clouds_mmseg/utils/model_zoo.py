@@ -21,7 +21,7 @@ _HEADER = """\
 # Known weights
 
 Made of [model_zoo.yaml](model_zoo.yaml) by `python tools/make_model_zoo.py`;
-change it there. What nobody knows or has measured is "unknown". Numbers are
+change it there. "unknown": neither published nor measured. Numbers are
 mIoU in percent.
 
 A file is looked up under its name in the folder of `--pretrained-dir` (or

@@ -146,7 +146,7 @@ def read_content(
         check_content(content)
     except DamagedError as error:
         raise WeightFileError(
-            f'{path}: {error}. It is damaged: fetch it again. If it was '
+            f'{path}: {error}. It is damaged: download it again. If it was '
             f'changed on purpose, remove {HASH_KEY!r} from its meta.'
         ) from error
     return content
@@ -218,11 +218,11 @@ def _check_head(path):
         head = stream.read(512)
     text = head.lstrip().lower()
     if not text:
-        raise WeightFileError(f'{path} is empty; fetch it again.')
+        raise WeightFileError(f'{path} is empty; download it again.')
     if text.startswith((b'<!doctype', b'<html', b'<?xml')):
         raise WeightFileError(
             f'{path} is a web page, not weights: the address asked for a '
-            'login or does not exist any more. Fetch the file itself.'
+            'login or does not exist any more. Download the file itself.'
         )
     if text.startswith(b'version https://git-lfs'):
         raise WeightFileError(
@@ -242,7 +242,7 @@ def _read_safetensors(path, map_location):
     except (SafetensorError, MemoryError, OverflowError) as error:
         raise WeightFileError(
             f'{path} is not a whole safetensors file ({error}); it is '
-            'truncated or of another format. Fetch it again.'
+            'truncated or of another format. Download it again.'
         ) from error
     meta = {k: v for k, v in metadata.items() if k != 'format'}
     for key in _JSON_METADATA:
@@ -314,7 +314,7 @@ def _read_pickle(path, head, map_location, trust, is_zip):
         raise WeightFileError(
             f'{path} ({path.stat().st_size} bytes) asks for more memory than '
             'there is: a length in it is damaged, or the machine is too '
-            'small for it. Fetch it again.'
+            'small for it. Download it again.'
         ) from error
     except Exception as error:
         # Garbage makes the unpickler fail in any way: KeyError, EOFError, ...
@@ -333,7 +333,7 @@ def _refused(path, what):
         f'{path} is a pickle that needs code to be run to read it, which is '
         f'refused ({what}). If you made the file yourself, write its weights '
         f'anew: python tools/publish_model.py {path} OUT.safetensors --trust. '
-        'A damaged file can look like this, too: fetch it again.'
+        'A damaged file can look like this, too: download it again.'
     )
 
 

@@ -1,6 +1,5 @@
-# The collaboration in miniature, from nothing but ToyCity: warm-up on the
-# source, half of it restyled, then self-training with scenes that the embedded
-# generator makes.
+# All of CLOUDS on ToyCity alone: source-only training, half of the images
+# restyled, then self-training with scenes of the embedded generator.
 _base_ = ['./warmup.py', '../_base_/datasets/generated_toycity.py']
 model = dict(
     type='SelfTrainingSegmentor',

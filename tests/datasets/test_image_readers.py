@@ -115,8 +115,8 @@ READERS = [by_preparation, by_generation, by_pictures]
 def test_the_same_pixels_as_in_training(tmp_path, name, read):
     path = tmp_path / name
     FILES[name](path, Image.fromarray(PIXELS))
-    wanted = by_loader(path, tmp_path)
-    np.testing.assert_array_equal(read(path, tmp_path), wanted)
+    expected = by_loader(path, tmp_path)
+    np.testing.assert_array_equal(read(path, tmp_path), expected)
 
 
 @pytest.mark.parametrize('name', ['a.png', 'on_its_side.jpg', '16_bits.png'])
@@ -130,10 +130,10 @@ def test_corruption_of_the_same_pixels(tmp_path, name):
     _corrupt_one(str(tmp_path), str(tmp_path / 'out'), 0, None, job)
     (made,) = (tmp_path / 'out').rglob('*.png')
     seed = image_seed(Path(name).stem, 'fog', 3, 0)
-    wanted = np.ascontiguousarray(by_loader(path, tmp_path))
+    expected = np.ascontiguousarray(by_loader(path, tmp_path))
     np.testing.assert_array_equal(
         np.asarray(Image.open(made)),
-        corrupt_image(wanted, 'fog', 3, seed=seed),
+        corrupt_image(expected, 'fog', 3, seed=seed),
     )
 
 

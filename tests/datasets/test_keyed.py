@@ -126,8 +126,8 @@ def test_share_is_kept_to_within_one_sample(share, batch, warmup, world):
             assert fresh == 0
         generated += fresh
         since = (iteration + 1 - warmup) * batch * world
-        wanted = max(since, 0) * float(share)
-        assert abs(generated - wanted) < 1 + 1e-3
+        expected = max(since, 0) * float(share)
+        assert abs(generated - expected) < 1 + 1e-3
     assert positions == list(range(len(positions)))
 
 

@@ -50,9 +50,9 @@ def pairs_of(dataset):
 
 
 def test_the_case_of_a_suffix_does_not_matter(folder, said):
-    wanted = {'0.png': '0.PNG', '1.PNG': '1.png', '2.Png': '2.Png'}
-    root = folder(**wanted)
-    assert pairs_of(make(root)) == wanted
+    expected = {'0.png': '0.PNG', '1.PNG': '1.png', '2.Png': '2.Png'}
+    root = folder(**expected)
+    assert pairs_of(make(root)) == expected
     assert 'not used' not in said.text
 
 
@@ -158,8 +158,8 @@ def test_lists_as_people_write_them(folder, text, key):
     (root / 'list.txt').write_bytes(text.replace(b'0.PNG', b'0'))
     path = 'list.txt' if key == 'ann_file' else str(root / 'list.txt')
     found = list(pairs_of(make(root, **{key: path})))
-    wanted = ['0.PNG', 'a/1.png'] if key == 'ann_file' else ['2.png']
-    assert found == wanted
+    expected = ['0.PNG', 'a/1.png'] if key == 'ann_file' else ['2.png']
+    assert found == expected
 
 
 def test_lists_that_cannot_be_meant(folder, said):

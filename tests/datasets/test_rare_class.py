@@ -129,8 +129,8 @@ def test_the_stream_follows_the_probabilities():
 
 def test_a_place_of_the_stream_is_what_it_is():
     one, two = stream(), stream()
-    places = [7, 10**9, 0, 7]
-    assert [one[p] for p in places] == [two[p] for p in reversed(places)][::-1]
+    order = [7, 10**9, 0, 7]
+    assert [one[p] for p in order] == [two[p] for p in reversed(order)][::-1]
     others = [stream(seed)[p] for seed in (3, 4) for p in range(20)]
     assert others[:20] != others[20:]
 
@@ -331,5 +331,7 @@ def test_processes_share_what_one_would_draw(world, batch, iteration):
             iteration
         )
     alone = KeyedSampler(Dataset(), batch_size=1, seed=2)
-    places = range(iteration * batch * world, (iteration + 1) * batch * world)
-    assert keys == [key for p in places for key in alone.batch_keys(p)]
+    positions = range(
+        iteration * batch * world, (iteration + 1) * batch * world
+    )
+    assert keys == [key for p in positions for key in alone.batch_keys(p)]

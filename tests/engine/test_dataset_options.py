@@ -33,8 +33,8 @@ def test_one_domain_moves_everywhere(repo_root):
         'clouds/gta2cs',
         **{'cityscapes.data_root': '/c', 'mapillary.skip': ['x']},
     )
-    wanted = ['/c', 'data/bdd100k', 'data/mapillary']
-    assert roots(cfg, 'val') == roots(cfg, 'test') == wanted
+    expected = ['/c', 'data/bdd100k', 'data/mapillary']
+    assert roots(cfg, 'val') == roots(cfg, 'test') == expected
     assert list(dataset_configs(cfg.test_dataloader.dataset))[2].skip == ['x']
     assert 'dataset_options' not in cfg
 

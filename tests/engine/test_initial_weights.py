@@ -25,16 +25,16 @@ def model_with(init_cfg):
 
 
 def test_a_file_of_the_folder_is_what_training_starts_from(pretrained_folder):
-    wanted = Small(None)
-    nn.init.normal_(wanted.conv.weight)
+    expected = Small(None)
+    nn.init.normal_(expected.conv.weight)
     torch.save(
-        dict(state_dict=wanted.state_dict()),
+        dict(state_dict=expected.state_dict()),
         pretrained_folder / 'small-0badcafe.pth',
     )
     model = model_with(dict(type='Pretrained', checkpoint=ADDRESS))
     fetch_initial_weights(model)
     model.init_weights()
-    assert torch.equal(model.backbone.conv.weight, wanted.conv.weight)
+    assert torch.equal(model.backbone.conv.weight, expected.conv.weight)
 
 
 def test_a_missing_file_is_named_before_training(pretrained_folder):

@@ -40,7 +40,7 @@ def changes(weights):
 def test_a_checkpoint_is_enough_for_a_test(build, weights, changes, caplog):
     runner = build(**changes)
     runner.train()
-    wanted = unwrap_model(runner.model).backbone.state_dict()
+    expected = unwrap_model(runner.model).backbone.state_dict()
     checkpoint = str(runner.work_dir) + '/iter_4.pth'
     weights.unlink()
     for key in ('load_from', 'resume'):
@@ -48,7 +48,7 @@ def test_a_checkpoint_is_enough_for_a_test(build, weights, changes, caplog):
         tested.test()
         assert tested._has_loaded
         found = unwrap_model(tested.model).backbone.state_dict()
-        assert all(torch.equal(found[k], v) for k, v in wanted.items())
+        assert all(torch.equal(found[k], v) for k, v in expected.items())
     assert 'random weights' not in caplog.text
 
 
@@ -57,11 +57,13 @@ def test_the_newest_checkpoint_is_enough_to_continue(build, weights, changes):
     first.train()
     weights.unlink()
     again = build(resume=True, work_dir=str(first.work_dir), **changes)
-    wanted = unwrap_model(first.model).state_dict()
+    expected = unwrap_model(first.model).state_dict()
     again.train()
     assert again._has_loaded and again.iter == first.iter
     found = unwrap_model(again.model).state_dict()
-    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert all(
+        torch.equal(found[key], value) for key, value in expected.items()
+    )
 
 
 @pytest.mark.parametrize('prefix', ['backbone.', 'backbone', 'backbone.stem'])
@@ -91,8 +93,8 @@ def test_a_tower_that_begins_anew_reads_them(build, weights, changes):
     runner.train()
     found = unwrap_model(runner.model).backbone.state_dict()
     key = next(k for k in found if k.endswith('conv1.weight'))
-    wanted = dict(other.state_dict())
-    assert any(torch.equal(found[key], v) for v in wanted.values())
+    expected = dict(other.state_dict())
+    assert any(torch.equal(found[key], v) for v in expected.values())
     # A head that begins anew needs no file of the tower.
     weights.unlink()
     build(

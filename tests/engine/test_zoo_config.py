@@ -20,7 +20,7 @@ def test_the_zoos_mask2former_has_its_keys_and_shapes(reference_dir):
     cfg = read_config(R50)
     assert cfg.model.decode_head.type == 'CLOUDSHead'
     head = MODELS.build(cfg.model.decode_head)
-    wanted = json.loads(
+    expected = json.loads(
         (reference_dir / 'mask2former_r50_cityscapes_zoo_keys.json')
         .read_text()
     )  # fmt: skip
@@ -28,7 +28,7 @@ def test_the_zoos_mask2former_has_its_keys_and_shapes(reference_dir):
         f'decode_head.{key}': list(value.shape)
         for key, value in head.state_dict().items()
     }
-    assert found == wanted
+    assert found == expected
 
 
 def test_other_heads_are_left_alone():

@@ -163,7 +163,7 @@ def _replaced(text, names):
 
 
 def _unet_name(key):
-    """Two levels of one block each; a level takes two places."""
+    """Two levels of one block each; a level has two entries."""
     whole = {
         'time_embedding.linear_1': 'time_embed.0',
         'time_embedding.linear_2': 'time_embed.2',

@@ -47,8 +47,8 @@ def test_another_recipe_is_an_error_that_says_what_differs(tmp_path):
     with pytest.raises(GenerationError) as caught:
         make(tmp_path, model='n', seed=5)
     message = str(caught.value)
-    assert 'model: the bank has "m", now "n"' in message
-    assert 'seed: the bank has 0, now 5' in message
+    assert 'model: the image bank has "m", now "n"' in message
+    assert 'seed: the image bank has 0, now 5' in message
     assert 'size' not in message
 
 
@@ -61,7 +61,7 @@ def test_a_bank_grows_and_never_shrinks(tmp_path):
 
 def test_files_that_are_no_bank_are_left_alone(tmp_path):
     (tmp_path / 'thesis.txt').write_text('x')
-    with pytest.raises(GenerationError, match='holds files but no bank'):
+    with pytest.raises(GenerationError, match='holds files but no image bank'):
         make(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['thesis.txt']
 

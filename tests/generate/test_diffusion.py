@@ -39,10 +39,10 @@ def test_an_image_depends_on_prompt_and_seed_alone(backend):
     assert [p.image.shape for p in first] == [(32, 32, 3)] * 3
     assert all(blank_reason(p.image) is None for p in first)
     again = backend.generate(requests(0, 7, 8))
-    # The same place in the batch, other neighbours: equal to the last bit.
+    # The same position in the batch, other neighbours: equal to the last bit.
     assert np.array_equal(first[0].image, again[0].image)
     assert not np.array_equal(first[1].image, again[1].image)
-    # Another place: equal but for rounding, which is why places are kept.
+    # Another position: equal but for rounding, so positions are kept.
     moved = backend.generate(requests(1, 2, 0))
     assert np.abs(moved[2].image - first[0].image).max() < 1e-4
 
@@ -237,7 +237,9 @@ def test_another_model_of_the_same_name_is_refused(
     build_pipeline(seed=1).save_pretrained(other)
     with pytest.raises(GenerationError, match='fingerprint .* have changed'):
         bank(root, other, prompt_file, 1)
-    with pytest.raises(GenerationError, match='steps: the bank has 2, now 3'):
+    with pytest.raises(
+        GenerationError, match='steps: the image bank has 2, now 3'
+    ):
         bank(root, tiny_sd, prompt_file, 1, steps=3)
     prompt_file.write_text('a wide road in fog\nanother\n')
     with pytest.raises(GenerationError, match='prompt 2 is "night rain'):

@@ -71,7 +71,9 @@ def test_a_bank_keeps_its_variant(tmp_path, prompt_file):
         contact_sheet=False, **SMALL,
     )  # fmt: skip
     generate_images(tmp_path / 'bank', num=1, variant='ema', **options)
-    with pytest.raises(GenerationError, match='variant: the bank has "ema"'):
+    with pytest.raises(
+        GenerationError, match='variant: the image bank has "ema"'
+    ):
         generate_images(tmp_path / 'bank', num=2, **options)
 
 

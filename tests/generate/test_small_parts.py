@@ -82,11 +82,11 @@ def test_differences_name_the_key_and_both_values():
     old = dict(model='a', steps=5, prompts=['x', 'y'])
     assert recipe_differences(old, dict(old)) == []
     (line,) = recipe_differences(old, dict(old, steps=9))
-    assert line == 'steps: the bank has 5, now 9'
+    assert line == 'steps: the image bank has 5, now 9'
     (line,) = recipe_differences(old, dict(old, prompts=['x', 'z']))
-    assert line == 'prompts: prompt 2 is "y" in the bank, now "z"'
+    assert line == 'prompts: prompt 2 is "y" in the image bank, now "z"'
     (line,) = recipe_differences(old, dict(old, prompts=['x']))
-    assert line == 'prompts: the bank has 2 of them, now 1'
+    assert line == 'prompts: the image bank has 2 of them, now 1'
     assert len(recipe_differences(old, dict(backend='toycity'))) == 4
     (line,) = recipe_differences(dict(p='x' * 99), dict(p='y' * 99))
     assert len(line) < 200 and '...' in line

@@ -85,10 +85,10 @@ def test_maps_equal_the_stages_outputs(clip, tmp_path, form):
     name, model = clip
     backbone = CLIPBackbone(name, pretrained=save(tmp_path, model, form))
     image = torch.randn(2, 3, 64, 64)
-    wanted = stage_outputs(model.visual, image)
+    expected = stage_outputs(model.visual, image)
     maps = backbone(image)
     for found, want, width, stride in zip(
-        maps, wanted, backbone.channels, backbone.strides, strict=True
+        maps, expected, backbone.channels, backbone.strides, strict=True
     ):
         assert torch.equal(found, want)
         assert found.shape == (2, width, 64 // stride, 64 // stride)
@@ -101,16 +101,16 @@ def test_reads_the_archives_of_openai(tiny_clip, tmp_path):
     model = tiny_clip('tiny-rn')
     backbone = CLIPBackbone('tiny-rn', save(tmp_path, model, 'archive'))
     image = torch.randn(1, 3, 64, 64)
-    wanted = stage_outputs(model.visual, image)
-    assert torch.equal(backbone(image)[3], wanted[3])
+    expected = stage_outputs(model.visual, image)
+    assert torch.equal(backbone(image)[3], expected[3])
 
 
 def test_half_precision_weights_become_float(tiny_clip, tmp_path):
     model = tiny_clip('tiny-rn')
     backbone = CLIPBackbone('tiny-rn', save(tmp_path, model, 'half'))
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
-    wanted = model.visual.conv1.weight.half().float()
-    assert torch.equal(backbone.visual.conv1.weight, wanted)
+    expected = model.visual.conv1.weight.half().float()
+    assert torch.equal(backbone.visual.conv1.weight, expected)
 
 
 @pytest.mark.parametrize('size', [(32, 32), (97, 131), (65, 40), (75, 200)])
@@ -260,7 +260,7 @@ def test_tower_without_a_pyramid(tiny_clip, name):
 
 
 def test_pyramid_that_starts_too_late(monkeypatch, tiny_clip):
-    # A tower that has maps, but not the wanted ones.
+    # A tower that has maps, but not the expected ones.
     from clouds_mmseg.models.backbones import clip as clip_probe
 
     monkeypatch.setattr(clip_probe, 'STRIDES', [2, 4, 8, 16])
@@ -314,9 +314,9 @@ def test_maps_that_are_not_asked_for_cost_nothing(tiny_clip):
     image = torch.randn(1, 3, 64, 64)
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        wanted = visual.forward_intermediates(image, output_fmt='NCHW')
-    wanted = wanted['image_intermediates'][1:]
-    for found, want in zip(backbone(image), wanted, strict=True):
+        expected = visual.forward_intermediates(image, output_fmt='NCHW')
+    expected = expected['image_intermediates'][1:]
+    for found, want in zip(backbone(image), expected, strict=True):
         assert torch.equal(found, want)
 
 
@@ -335,8 +335,8 @@ class Nested(nn.Module):
 def test_idle_parts_are_found_and_removed():
     model = Nested()
     x = torch.randn(2, 3)
-    wanted = model(x)
-    wanted.sum().backward()
+    expected = model(x)
+    expected.sum().backward()
     unused = find_unused(model)
     assert sorted(unused) == ['idle', 'mixed.1', 'token']
     remove_modules(model, unused)
@@ -344,7 +344,7 @@ def test_idle_parts_are_found_and_removed():
         'used',
         'mixed.0',
     }
-    assert torch.equal(model(x), wanted)
+    assert torch.equal(model(x), expected)
 
 
 def test_maps_lie_with_the_channels_last(tiny_clip):
@@ -362,8 +362,8 @@ def test_a_compiled_tower_gives_the_same_maps_under_the_same_names(clip):
     compiled = CLIPBackbone(name, compile=options)
     compiled.load_state_dict(plain.state_dict())
     image = torch.randn(2, 3, 64, 64)
-    for found, wanted in zip(compiled(image), plain(image), strict=True):
-        torch.testing.assert_close(found, wanted)
+    for found, expected in zip(compiled(image), plain(image), strict=True):
+        torch.testing.assert_close(found, expected)
     assert not any(x.requires_grad for x in compiled(image))
 
 

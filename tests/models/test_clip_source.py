@@ -61,13 +61,13 @@ def in_hub_cache(folder, cache, repository='o/tiny'):
 def same_maps(backbone, model):
     with torch.no_grad():
         # Another layout would add up in another order.
-        wanted = model.visual.forward_intermediates(
+        expected = model.visual.forward_intermediates(
             IMAGE.contiguous(memory_format=torch.channels_last),
             intermediates_only=True,
             output_fmt='NCHW',
         )['image_intermediates'][-4:]
         found = backbone.eval()(IMAGE)
-    return all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_folder_says_which_model_it_is(saved):
@@ -158,7 +158,7 @@ def test_the_text_classifier_takes_the_same_names(saved, hub, tmp_path):
         [TEMPLATES[0].format(word) for word in WORDS]
     )
     with torch.no_grad():
-        wanted = torch.nn.functional.normalize(model.encode_text(tokens))
+        expected = torch.nn.functional.normalize(model.encode_text(tokens))
     for arguments in (
         dict(pretrained=str(folder)),
         dict(pretrained=f'local-dir:{folder}'),
@@ -167,7 +167,7 @@ def test_the_text_classifier_takes_the_same_names(saved, hub, tmp_path):
         dict(model_name='tiny-rn', pretrained='hf-hub:o/tiny'),
     ):
         found = embed(tmp_path, **arguments)
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     # Kept by content: once for the folder, once for the repository.
     assert len(list((tmp_path / 'text').iterdir())) == 2
 
@@ -195,14 +195,14 @@ def test_a_folder_with_a_tokenizer_of_its_own(saved, tmp_path):
     tokens = HFTokenizer(str(folder), context_length=8)(['the road'])
     assert tokens.tolist() == [[0, 7, 0, 0, 0, 0, 0, 0]]
     with torch.no_grad():
-        wanted = torch.nn.functional.normalize(model.encode_text(tokens))
+        expected = torch.nn.functional.normalize(model.encode_text(tokens))
     found, _ = class_text_embeddings(
         ['road'],
         pretrained=str(folder),
         templates=['the {}'],
         cache_dir=tmp_path / 'text',
     )
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_a_folder_with_nothing_but_weights(saved, tmp_path):

@@ -48,8 +48,8 @@ def test_equals_the_zero_shot_recipe(weights, tmp_path):
     templates = [t.format for t in TEMPLATES]
     names = ['road', 'car', 'van', 'taxi', 'sky']
     for row, name in zip(rows, names, strict=True):
-        wanted = zero_shot_row(model, name, templates)
-        torch.testing.assert_close(row, wanted, atol=1e-6, rtol=0)
+        expected = zero_shot_row(model, name, templates)
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(5))
     # Rows differ by more than rounding: the test can fail.
     assert (rows[1:] - rows[:-1]).abs().amax(1).min() > 1e-3
@@ -58,8 +58,8 @@ def test_equals_the_zero_shot_recipe(weights, tmp_path):
 def test_default_templates_are_those_of_open_clip(weights, tmp_path):
     model, path = weights
     rows, _ = embed(path, tmp_path, classes=['bus'], templates=None)
-    wanted = zero_shot_row(model, 'bus', open_clip.OPENAI_IMAGENET_TEMPLATES)
-    torch.testing.assert_close(rows[0], wanted, atol=1e-6, rtol=0)
+    expected = zero_shot_row(model, 'bus', open_clip.OPENAI_IMAGENET_TEMPLATES)
+    torch.testing.assert_close(rows[0], expected, atol=1e-6, rtol=0)
 
 
 def test_many_prompts_go_through_in_batches(weights, tmp_path, monkeypatch):
@@ -109,8 +109,8 @@ def test_any_other_content_is_computed(weights, tmp_path, towers):
     torch.save(model.state_dict(), path)
     rows, _ = embed(path, tmp_path)
     assert len(towers) == 4
-    wanted = zero_shot_row(model, 'road', [t.format for t in TEMPLATES])
-    torch.testing.assert_close(rows[0], wanted, atol=1e-6, rtol=0)
+    expected = zero_shot_row(model, 'road', [t.format for t in TEMPLATES])
+    torch.testing.assert_close(rows[0], expected, atol=1e-6, rtol=0)
 
 
 def test_damaged_cache_is_made_anew(weights, tmp_path, towers):
@@ -172,11 +172,11 @@ def test_text_tower_in_its_own_module(weights, tmp_path):
     torch.save(model.state_dict(), path)
     tokens = open_clip.get_tokenizer('tiny-rn')(['a sky'])
     with torch.no_grad():
-        wanted = model.eval().encode_text(tokens, normalize=True)
+        expected = model.eval().encode_text(tokens, normalize=True)
     own, _ = embed(
         path, tmp_path, ['sky'], ['a {}'], model_name='tiny-rn-custom'
     )
-    torch.testing.assert_close(own, wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(own, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
@@ -187,8 +187,8 @@ def test_archives_of_openai_get_quick_gelu(tiny_clip, tmp_path):
     path = tmp_path / 'archive.pt'
     torch.jit.save(torch.jit.trace(model, inputs), path)
     rows, _ = embed(str(path), tmp_path)
-    wanted = zero_shot_row(model, 'road', [t.format for t in TEMPLATES])
-    torch.testing.assert_close(rows[0], wanted, atol=1e-6, rtol=0)
+    expected = zero_shot_row(model, 'road', [t.format for t in TEMPLATES])
+    torch.testing.assert_close(rows[0], expected, atol=1e-6, rtol=0)
     torch.save(model.state_dict(), path)
     plain, _ = embed(str(path), tmp_path)
     assert (plain - rows).abs().max() > 1e-4

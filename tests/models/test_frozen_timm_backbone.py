@@ -64,14 +64,14 @@ def test_packaged_weights_recognise_photographs(lite0, name, classes, least):
 def test_maps_are_those_of_the_classifier(lite0):
     backbone = FrozenTIMMBackbone(LITE0, weights=PACKAGE)
     image = load_picture('coffee.png')
-    wanted = lite0.forward_intermediates(
+    expected = lite0.forward_intermediates(
         image, indices=[1, 2, 3, 4], intermediates_only=True
     )
     maps = backbone(image)
     assert backbone.strides == [4, 8, 16, 32]
     assert backbone.channels == [24, 40, 112, 320]
     for found, want, width, stride in zip(
-        maps, wanted, backbone.channels, backbone.strides, strict=True
+        maps, expected, backbone.channels, backbone.strides, strict=True
     ):
         assert torch.equal(found, want)
         assert found.shape == (1, width, 224 // stride, 224 // stride)
@@ -103,10 +103,10 @@ def test_local_file_of_the_classifier(tmp_path, name, suffix):
     image = torch.randn(2, 3, 160, 160)
     indices = [i for i in range(len(whole.feature_info))][-4:]
     with torch.no_grad():
-        wanted = whole.forward_intermediates(
+        expected = whole.forward_intermediates(
             image, indices=indices, intermediates_only=True
         )
-    for found, want in zip(backbone(image), wanted, strict=True):
+    for found, want in zip(backbone(image), expected, strict=True):
         assert torch.equal(found, want)
 
 

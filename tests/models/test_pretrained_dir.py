@@ -108,11 +108,11 @@ def test_timm_weights_come_from_the_folder(folder, contacts):
     save_file(model.state_dict(), path)
     backbone = FrozenTIMMBackbone('test_resnet', pretrained=True).eval()
     image = torch.randn(1, 3, 64, 64)
-    wanted = model.eval().forward_intermediates(
+    expected = model.eval().forward_intermediates(
         image, intermediates_only=True
     )[-4:]
     with torch.no_grad():
-        for found, want in zip(backbone(image), wanted, strict=True):
+        for found, want in zip(backbone(image), expected, strict=True):
             assert torch.equal(found, want)
     save_file({'a': torch.zeros(2)}, path)
     with pytest.raises(UserError, match=f'(?s){path} cannot be loaded as'):
@@ -161,13 +161,13 @@ def test_timm_models_of_a_folder_or_a_repository(folder, contacts, tmp_path):
     shutil.copytree(saved, folder / 'o' / 'tiny')
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        wanted = model.eval().forward_intermediates(
+        expected = model.eval().forward_intermediates(
             image, intermediates_only=True
         )[-4:]
     for name in (f'local-dir:{saved}', 'hf-hub:o/tiny', 'hf_hub:o/tiny'):
         backbone = FrozenTIMMBackbone(name, pretrained=True).eval()
         with torch.no_grad():
-            for found, want in zip(backbone(image), wanted, strict=True):
+            for found, want in zip(backbone(image), expected, strict=True):
                 assert torch.equal(found, want)
     with pytest.raises(MissingWeightsError, match='config.json is not here'):
         FrozenTIMMBackbone('hf-hub:o/other', pretrained=True)

@@ -91,18 +91,18 @@ def check_zoo_head(config, tensors):
         tensors (dict[str, Tensor]): Weights, features and outputs.
 
     Yields:
-        Comparison: Of memories, mask features, logits and scores.
+        Comparison: Of multi-scale features, mask features, logits and scores.
     """
     weights = strip_prefix('state.', tensors)
     head = _build(weights, config['heads'], config['groups'])
     feats = [tensors[f'feat.{i}'] for i in range(4)]
     metas = [dict(img_shape=tuple(config['hw']))] * len(feats[0])
     with torch.no_grad():
-        mask_features, memories = head.pixel_decoder(feats)
+        mask_features, multi_scale_features = head.pixel_decoder(feats)
         cls_logits, mask_logits = head(feats)
         scores = head.predict(feats, metas)
     results = {'pixel_decoder.mask_features': mask_features}
-    results.update(_numbered('pixel_decoder.memory', memories))
+    results.update(_numbered('pixel_decoder.memory', multi_scale_features))
     results.update(_numbered('cls', cls_logits))
     results.update(_numbered('mask', mask_logits))
     results['seg_logits'] = scores
@@ -214,11 +214,11 @@ def check_criterion(config, tensors):
 
 
 def check_refinement(config, tensors):
-    """Compare the refinement of a label map, SAM's answers being given.
+    """Compare the refinement of a label map, with recorded SAM predictions.
 
     Args:
         config (dict): ``min_area``, ``ignore_index``.
-        tensors (dict[str, Tensor]): Label map, answers and results.
+        tensors (dict[str, Tensor]): Label map, SAM predictions and results.
 
     Yields:
         Comparison: All exact.
@@ -261,7 +261,7 @@ def check_names(config, shapes):
     weights = {k: torch.empty(s, device='meta') for k, s in shapes.items()}
     layout = detect(weights)
     converted = to_ours(weights, layout).weights
-    wanted, _ = spec_from_weights(
+    expected, _ = spec_from_weights(
         converted,
         backbone=bool(layout.backbone),
         renamed=layout.kind != 'mmseg',
@@ -269,8 +269,8 @@ def check_names(config, shapes):
     ours = {key: tuple(value.shape) for key, value in converted.items()}
     different = {
         key
-        for key in ours.keys() | wanted.keys()
-        if ours.get(key) != wanted.get(key)
+        for key in ours.keys() | expected.keys()
+        if ours.get(key) != expected.get(key)
     }
     name = min(different, default=f'{len(ours)} names and shapes')
     yield Comparison(name, float(len(different)), EXACT)

@@ -130,12 +130,12 @@ def test_other_sizes_and_numbers_of_layers(
     content = {f'state.{k}': v for k, v in head.state_dict().items()}
     content.update({f'feat.{i}': x for i, x in enumerate(feats)})
     with torch.no_grad():
-        mask_features, memories = head.pixel_decoder(feats)
+        mask_features, multi_scale_features = head.pixel_decoder(feats)
         classes, masks = head(feats)
         scores = head.predict(feats, [dict(img_shape=size)])
     content['pixel_decoder.mask_features'] = mask_features
     for name, values in (
-        ('pixel_decoder.memory', memories),
+        ('pixel_decoder.memory', multi_scale_features),
         ('cls', classes),
         ('mask', masks),
     ):

@@ -44,17 +44,17 @@ def losses_of(cls_logits, mask_logits, labels, pairs, points, no_object):
     """Unweighted losses of one output, pairs and points being given."""
     classes = cls_logits.shape[-1] - 1
     targets = cls_logits.new_full(cls_logits.shape[:2], classes).long()
-    predicted, wanted = [], []
+    predicted, expected = [], []
     for b, (query, target) in enumerate(pairs):
         ids, masks = masks_of(labels[b])
         targets[b, query] = ids[target]
         predicted.append(mask_logits[b, query])
-        wanted.append(masks[target])
+        expected.append(masks[target])
     weight = cls_logits.new_ones(classes + 1)
     weight[-1] = no_object
     loss_cls = F.cross_entropy(cls_logits.transpose(1, 2), targets, weight)
     x = read_points(torch.cat(predicted)[:, None], points)[:, 0]
-    t = read_points(torch.cat(wanted)[:, None], points)[:, 0]
+    t = read_points(torch.cat(expected)[:, None], points)[:, 0]
     count = max(len(x), 1)
     mask = F.binary_cross_entropy_with_logits(x, t, reduction='none').mean(1)
     p = x.sigmoid()

@@ -86,12 +86,12 @@ class PlainHead:
         return self.linear(f'{name}.out_proj', out)
 
     def deform(self, name, x, position, shapes):
-        n, cells, _ = x.shape
+        n, tokens, _ = x.shape
         query = x + position
         offsets = self.linear(f'{name}.sampling_offsets', query)
-        offsets = offsets.view(n, cells, self.heads, 3, -1, 2)
+        offsets = offsets.view(n, tokens, self.heads, 3, -1, 2)
         weights = self.linear(f'{name}.attention_weights', query)
-        weights = weights.view(n, cells, self.heads, -1).softmax(-1)
+        weights = weights.view(n, tokens, self.heads, -1).softmax(-1)
         weights = weights.view(offsets.shape[:-1])
         centres = []
         for h, w in shapes:
@@ -139,17 +139,17 @@ class PlainHead:
             x = self.norm(f'{layer}.norms.0', x)
             x = self.norm(f'{layer}.norms.1', self.ffn(f'{layer}.ffn', x))
         parts = x.split([h * w for h, w in shapes], dim=1)
-        memories = [
+        multi_scale_features = [
             p.transpose(1, 2).view(m.shape)
             for p, m in zip(parts, maps, strict=True)
         ]
         fine = self.conv(f'{prefix}.lateral_convs.0', feats[0])
         fine = fine + F.interpolate(
-            memories[-1], size=fine.shape[-2:], mode='bilinear'
+            multi_scale_features[-1], size=fine.shape[-2:], mode='bilinear'
         )
         fine = self.conv(f'{prefix}.output_convs.0', fine).relu()
         w, b = (s[f'{prefix}.mask_feature.{x}'] for x in ('weight', 'bias'))
-        return F.conv2d(fine, w, b), memories
+        return F.conv2d(fine, w, b), multi_scale_features
 
     def classify(self, query, features, masks):
         if self.text is None:
@@ -163,10 +163,10 @@ class PlainHead:
         x = F.normalize(self.mlp(f'{name}.embed', query + pooled), dim=-1)
         void = F.normalize(self.state[f'{name}.void_embedding.weight'], dim=-1)
         scale = self.state[f'{name}.logit_scale'].exp().clamp(max=100)
-        likeness = scale * x @ torch.cat([self.text, void]).T
+        similarity = scale * x @ torch.cat([self.text, void]).T
         logits, start = [], 0
         for count in [*self.synonyms, 1]:
-            logits.append(likeness[..., start : start + count].amax(-1))
+            logits.append(similarity[..., start : start + count].amax(-1))
             start += count
         return torch.stack(logits, dim=-1)
 

@@ -1,4 +1,4 @@
-"""Inference and training steps around the plain head."""
+"""Inference and training steps around the reference head."""
 
 import torch
 

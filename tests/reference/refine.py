@@ -1,4 +1,4 @@
-"""Pseudo labels mended by SAM, one component after the other."""
+"""Pseudo labels refined by SAM, one component after the other."""
 
 import numpy as np
 from scipy import ndimage
@@ -29,7 +29,7 @@ def sample_uncertain_points(mask, count, ranks):
 
 
 def refine(predictor, image, label, *, min_area, seed, count=5, ignore=255):
-    """Mend a label.
+    """Refine a label.
 
     Args:
         predictor (SamPredictor): Of segment-anything.
@@ -50,8 +50,8 @@ def refine(predictor, image, label, *, min_area, seed, count=5, ignore=255):
     for value, mask in zip(classes, masks, strict=True):
         points = sample_uncertain_points(mask, count, ranks)
         if points is not None:
-            answers, quality, _ = predictor.predict(points, np.ones(count))
-            chosen.append((value, answers[quality.argmax()]))
+            found, quality, _ = predictor.predict(points, np.ones(count))
+            chosen.append((value, found[quality.argmax()]))
     if not chosen:
         return label
     cover = sum(mask.astype(int) for _, mask in chosen)

@@ -10,7 +10,7 @@ import pytest
 
 from clouds_mmseg.refine.prediction_cache import ArrayCache
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.hashing import digest_array, digest_file, digest_text
+from clouds_mmseg.utils.hashing import hash_array, hash_file, hash_text
 
 KIB = 1024
 
@@ -21,7 +21,7 @@ def entry(number):
 
 
 def key(number):
-    return digest_text('entry', number)
+    return hash_text('entry', number)
 
 
 def used_bytes(folder):
@@ -214,14 +214,14 @@ def test_digests_tell_contents_apart(tmp_path):
         image[::-1],
         np.zeros_like(image),
     ]
-    assert len({digest_array(a) for a in different}) == len(different)
-    assert digest_array(image) == digest_array(np.asfortranarray(image))
-    assert digest_text('a', 'bc') != digest_text('ab', 'c')
-    assert digest_text(1, 'x') == digest_text('1', 'x')
+    assert len({hash_array(a) for a in different}) == len(different)
+    assert hash_array(image) == hash_array(np.asfortranarray(image))
+    assert hash_text('a', 'bc') != hash_text('ab', 'c')
+    assert hash_text(1, 'x') == hash_text('1', 'x')
     paths = [tmp_path / name for name in 'abc']
     for path, content in zip(paths, [b'x', b'x', b'y'], strict=True):
         path.write_bytes(content)
-    first, second, third = map(digest_file, paths)
+    first, second, third = map(hash_file, paths)
     assert first == second != third
 
 

@@ -23,7 +23,7 @@ from clouds_mmseg.refine.prediction_cache import (
 from clouds_mmseg.refine.sam_model import PromptedSAM
 from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.hashing import digest_array
+from clouds_mmseg.utils.hashing import hash_array
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_photograph_is_refined_by_a_real_sam(make, photographs):
         array,
         label.numpy(),
         min_area=200,
-        seed=[5, int(digest_array(array), 16)],
+        seed=[5, int(hash_array(array), 16)],
     )
     assert len(reference.find_components(label.numpy(), 200)[0]) > 8
     refined = refiner(image, label)

@@ -45,14 +45,14 @@ def test_products_convolutions_and_their_gradients_are_counted():
     assert ours.total == torchs.get_total_flops() == 3 * forward
 
 
-@pytest.mark.parametrize('wanted, times', [(False, 2), (True, 2 + 5)])
-def test_attention_is_counted_on_the_cpu_too(wanted, times):
+@pytest.mark.parametrize('expected, times', [(False, 2), (True, 2 + 5)])
+def test_attention_is_counted_on_the_cpu_too(expected, times):
     """Two products forward, five backward, one of them again."""
-    query = torch.randn(1, 2, 16, 8, requires_grad=wanted)
+    query = torch.randn(1, 2, 16, 8, requires_grad=expected)
     key = torch.randn(1, 2, 64, 8)
     with OperationCount() as count:
         out = F.scaled_dot_product_attention(query, key, key)
-        if wanted:
+        if expected:
             out.sum().backward()
     assert count.total == times * 2 * (2 * 16 * 64 * 8)
 

@@ -361,7 +361,7 @@ class TestIds:
     def test_several_pictures(self, kind):
         first, second = Image.fromarray(IDS), Image.fromarray(IDS[::-1])
         payload = encode(first, kind, save_all=True, append_images=[second])
-        assert 'holds 2 pictures' in refusal(decode_ids, payload)
+        assert 'holds 2 images' in refusal(decode_ids, payload)
 
     def test_palette_where_channels_are_meant(self):
         payload = encode(Image.fromarray(PIXELS).convert('P'), 'PNG')

@@ -62,8 +62,8 @@ def test_the_folder_is_an_option_or_a_variable(tmp_path, monkeypatch):
 
 
 def test_each_layout_of_a_repository_is_found(folder):
-    places = in_repository('owner/name', ['a.safetensors', 'a.bin'])
-    assert find_pretrained(places) is None
+    paths = in_repository('owner/name', ['a.safetensors', 'a.bin'])
+    assert find_pretrained(paths) is None
     # From the least to the most preferred.
     cached = 'models--owner--name/snapshots/c0ffee'
     for place in (
@@ -75,7 +75,7 @@ def test_each_layout_of_a_repository_is_found(folder):
         'owner/name/a.safetensors',
     ):
         written = write(folder / place)
-        assert find_pretrained(places) == written
+        assert find_pretrained(paths) == written
 
 
 def test_the_newest_commit_is_taken(folder):
@@ -92,13 +92,13 @@ names = st.text('abcXYZ019-_.', min_size=1, max_size=12)
 
 
 @given(owner=names, name=names, file=names)
-def test_places_are_relative_and_end_with_the_file(owner, name, file):
-    places = in_repository(f'{owner}/{name}', [file])
-    assert len(places) == 3
-    for place in places:
-        assert place.endswith('/' + file)
-        assert not place.startswith('/')
-        assert name in place
+def test_paths_are_relative_and_end_with_the_file(owner, name, file):
+    paths = in_repository(f'{owner}/{name}', [file])
+    assert len(paths) == 3
+    for path in paths:
+        assert path.endswith('/' + file)
+        assert not path.startswith('/')
+        assert name in path
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,12 @@ def mutate(data, kind, rng):
 def same(content, path):
     """Whether a file says what was written into it."""
     found, rest = split_content(content, path)
-    wanted = weights()
+    expected = weights()
     meta = rest.get('meta') or {}
     return (
-        found.keys() == wanted.keys()
-        and all(found[k].dtype == v.dtype for k, v in wanted.items())
-        and all(torch.equal(found[k], v) for k, v in wanted.items())
+        found.keys() == expected.keys()
+        and all(found[k].dtype == v.dtype for k, v in expected.items())
+        and all(torch.equal(found[k], v) for k, v in expected.items())
         and meta.get('dataset_meta') == META['dataset_meta']
     )
 
@@ -161,7 +161,7 @@ def test_the_hash_in_a_file_is_that_of_what_is_read(tmp_path):
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(WeightFileError, match=r'SHA-256.*fetch it again'):
+    with pytest.raises(WeightFileError, match=r'SHA-256.*download it again'):
         read_content(path)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from clouds_mmseg.refine.sam_model import PromptedSAM
 from clouds_mmseg.refine.sam_refiner import SAMRefiner
-from clouds_mmseg.utils.hashing import digest_text
+from clouds_mmseg.utils.hashing import hash_text
 
 VARIANTS = ('vit_t', 'vit_b')
 _CHANNELS = 256
@@ -119,7 +119,7 @@ class RandomSAM(PromptedSAM):
 
         self.model = build_sam(variant, side)
         self.transform = SamPredictor(self.model).transform
-        self.identity = digest_text('random', variant, side)
+        self.identity = hash_text('random', variant, side)
 
 
 class RandomSAMRefiner(SAMRefiner):

@@ -12,7 +12,7 @@ from benchmark.parts import TimedMethod
 from benchmark.random_sam import RandomSAMRefiner
 from benchmark.report import OURS, REFERENCE
 from clouds_mmseg.refine.arguments import as_rgb_array
-from clouds_mmseg.utils.hashing import digest_array
+from clouds_mmseg.utils.hashing import hash_array
 
 # 39 components in an image of 768 x 768 pixels.
 ROWS, COLUMNS, COMPONENTS = 6, 7, 39
@@ -113,7 +113,7 @@ def refinement(
         from segment_anything import SamPredictor
 
         predictor = SamPredictor(refiner.sam.model)
-        seed = [refiner.seed, int(digest_array(array), 16)]
+        seed = [refiner.seed, int(hash_array(array), 16)]
         cases[REFERENCE] = BenchmarkCase(
             lambda la: reference.refine(
                 predictor, array, la, min_area=area, seed=seed

@@ -156,7 +156,7 @@ def test_bfloat16_autocast(kind, request, make_feats, make_samples):
     assert total.isfinite()
     total.backward()
     assert all(p.grad.isfinite().all() for p in any_head.parameters())
-    # Nearly the same answer: most pixels agree.
+    # Nearly the same labels: most pixels agree.
     agreement = scores.argmax(1) == reference.argmax(1)
     assert agreement.float().mean() > 0.9
 
