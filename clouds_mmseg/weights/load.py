@@ -215,10 +215,11 @@ def without_pretrained_init(cfg: Mapping) -> dict:
         if isinstance(value, Mapping):
             cfg[key] = without_pretrained_init(value)
         elif isinstance(value, (list, tuple)):
-            cfg[key] = [
+            # Constructors may tell tuples from lists.
+            cfg[key] = type(value)(
                 without_pretrained_init(v) if isinstance(v, Mapping) else v
                 for v in value
-            ]
+            )
     kind = cfg.get('type')
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
     if kind is None:
