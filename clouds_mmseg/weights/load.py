@@ -357,8 +357,10 @@ def fetch_initial_weights(
     """
     for name, module in model.named_modules():
         init_cfg = getattr(module, 'init_cfg', None)
-        several = isinstance(init_cfg, (list, tuple))
-        given = list(init_cfg) if several else [init_cfg] if init_cfg else []
+        if isinstance(init_cfg, (list, tuple)):
+            given = list(init_cfg)
+        else:
+            given = [init_cfg] if init_cfg else []
         pretrained = [c for c in given if c.get('type') == 'Pretrained']
         if pretrained and overwritten(name):
             module.init_cfg = [c for c in given if c not in pretrained]
