@@ -14,13 +14,13 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.engine.self_training_runner import generation_command
-from clouds_mmseg.engine.starting_weights import (
-    find_last_checkpoint,
-    is_remote,
-)
 from clouds_mmseg.utils.data_root import DATA_ROOT_VARIABLE, resolve_data_root
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
+from clouds_mmseg.weights.load import (
+    find_last_checkpoint,
+    is_remote,
+)
 from clouds_mmseg.weights.locate import (
     fetch_checkpoint,
     is_offline,

@@ -27,9 +27,9 @@ from clouds_mmseg.engine.resume_plan import (
     require_same_plan,
     training_facts,
 )
-from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.config_file import literal_config, parse_config_text
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.load import read_checkpoint
 
 # Entries of a scheduler's state that change with every step.
 _VARYING = ('last_step', '_global_step', '_last_value', 'verbose')

@@ -32,13 +32,6 @@ from clouds_mmseg.engine.run_state import (
     stop,
     unwrap_model,
 )
-from clouds_mmseg.engine.starting_weights import (
-    fetch_initial_weights,
-    find_last_checkpoint,
-    is_remote,
-    read_checkpoint,
-    require_checkpoint,
-)
 from clouds_mmseg.models import DGSegmentor
 from clouds_mmseg.utils.config_file import model_differences
 from clouds_mmseg.utils.errors import UserError
@@ -46,8 +39,13 @@ from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.result_warnings import warn_about_results
 from clouds_mmseg.weights.load import (
     CheckpointMismatchError,
+    fetch_initial_weights,
+    find_last_checkpoint,
     has_prefix,
+    is_remote,
     load_strictly,
+    read_checkpoint,
+    require_checkpoint,
     without_pretrained_init,
 )
 from clouds_mmseg.weights.locate import fetch_checkpoint

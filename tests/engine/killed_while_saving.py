@@ -21,7 +21,7 @@ from mmengine.fileio import LocalBackend  # noqa: E402
 from tiny_run import read_config  # noqa: E402
 
 from clouds_mmseg.cli.config import build_runner  # noqa: E402
-from clouds_mmseg.engine.starting_weights import (
+from clouds_mmseg.weights.load import (
     find_last_checkpoint,
     read_checkpoint,
 )

@@ -4,9 +4,9 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import nn
 
-from clouds_mmseg.engine.starting_weights import fetch_initial_weights
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import MissingWeightsError, WeightFileError
+from clouds_mmseg.weights.load import fetch_initial_weights
 
 ADDRESS = 'https://example.invalid/small-0badcafe.pth'
 
@@ -98,7 +98,7 @@ def test_what_stays_random_is_said(pretrained_folder, caplog):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            'clouds_mmseg.engine.starting_weights.print_log',
+            'clouds_mmseg.weights.load.print_log',
             lambda text, logger: said.append(text),
         )
         fetch_initial_weights(model)

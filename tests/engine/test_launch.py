@@ -4,6 +4,7 @@ import os
 import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import PARAM_SCHEDULERS
+from torch.utils.data import DataLoader, Dataset
 
 from clouds_mmseg.cli.config import (
     add_common_arguments,
@@ -20,7 +21,7 @@ from clouds_mmseg.cli.test_options import (
 )
 from clouds_mmseg.compat import IncompatibleStackError
 from clouds_mmseg.utils.data_root import resolve_data_root
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.weights.locate import pretrained_dir
 
 
@@ -204,6 +205,27 @@ def test_what_cannot_be_built_is_one_message(part, said, capsys, monkeypatch):
     with pytest.raises(SystemExit), plain_errors():
         PARAM_SCHEDULERS.build(part)
     assert said in capsys.readouterr().err
+
+
+class Damaged(Dataset):
+    """One sample, which cannot be read."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise OSError('unexpected end')
+        except OSError as error:
+            raise DataError('image a.png is damaged:\n  fetch it') from error
+
+
+def test_an_error_of_a_worker_is_one_message(capsys, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(SystemExit), plain_errors():
+        next(iter(DataLoader(Damaged(), num_workers=1)))
+    err = capsys.readouterr().err
+    assert err == 'error: image a.png is damaged:\n  fetch it\n'
 
 
 def test_interruption_is_no_traceback(capsys):

@@ -14,9 +14,9 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmseg.registry import OPTIM_WRAPPERS, TRANSFORMS
 from nonfinite_run import CHECK, EXACT, PIPELINE, register
 
-from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
+from clouds_mmseg.weights.load import read_checkpoint
 
 SCRIPT = Path(__file__).with_name('nonfinite_run.py')
 

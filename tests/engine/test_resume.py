@@ -2,13 +2,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clouds_mmseg.engine.starting_weights import (
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.load import (
     find_last_checkpoint,
     is_remote,
     read_checkpoint,
     require_checkpoint,
 )
-from clouds_mmseg.utils.errors import UserError
 
 
 def test_urls_are_left_to_mmengine():

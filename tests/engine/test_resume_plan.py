@@ -14,9 +14,9 @@ from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
 from clouds_mmseg.engine.resume_plan import config_changes
 from clouds_mmseg.engine.run_state import unwrap_model
-from clouds_mmseg.engine.starting_weights import read_checkpoint
 from clouds_mmseg.utils.config_file import literal_config, parse_config_text
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.load import read_checkpoint
 
 POLY = dict(type='PolyLR', power=0.9, eta_min=1e-4, by_epoch=False)
 EXACT = dict(type='ExactTrainLoop', max_iters=4, val_interval=100)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clouds_mmseg.engine.hooks.checkpoint import AtomicLocalBackend
-from clouds_mmseg.engine.starting_weights import read_checkpoint
+from clouds_mmseg.weights.load import read_checkpoint
 
 SCRIPT = Path(__file__).with_name('killed_while_saving.py')
 

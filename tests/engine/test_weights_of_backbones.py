@@ -148,6 +148,7 @@ def test_every_kind_of_backbone_is_told():
     model = ConfigDict(
         type='SegTTAModel',
         module=dict(type='DGSegmentor', backbone=clip, necks=[zoo, resnet]),
+        test_cfg=dict(crop_size=(64, 64)),
         backbone=timm_backbone,
     )
     before = model.to_dict()
@@ -161,6 +162,7 @@ def test_every_kind_of_backbone_is_told():
             # init_weights reads the last: a test does not call it.
             necks=[dict(zoo, pretrained=False), resnet],
         ),
+        test_cfg=dict(crop_size=(64, 64)),
         backbone=dict(timm_backbone, load_pretrained=False),
     )
 

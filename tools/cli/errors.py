@@ -45,7 +45,13 @@ def _message(error: Exception) -> str:
         and error.filename is not None
     ):
         return f'{error.filename}: {error.strerror}'
-    return str(error)
+    text = str(error)
+    # From a worker of a data loader, torch's message is the whole traceback,
+    # which ends with the error itself.
+    name = f'{type(error).__module__}.{type(error).__qualname__}: '
+    if text.startswith('Caught ') and name in text:
+        text = text.rpartition(name)[2].rstrip()
+    return text
 
 
 def _print_error(text):

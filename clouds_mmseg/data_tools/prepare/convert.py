@@ -24,7 +24,7 @@ from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.images import (
     ImageFileError,
     decode_ids,
-    open_picture,
+    open_image,
 )
 
 
@@ -233,7 +233,7 @@ class SegmentConverter:
         Source: COCO, panoptic format.
         """
         try:
-            with open_picture(payload) as image:
+            with open_image(payload) as image:
                 rgb = np.asarray(image.convert('RGB'), np.int64)
         except Exception as error:
             raise DataError(
