@@ -37,6 +37,10 @@ _COUNTS = {
 }
 
 
+# Large enough to be bound by arithmetic. By type of the device.
+MATMUL_SIDES = dict(cuda=8192, cpu=2048)
+
+
 class OperationCount(TorchDispatchMode):
     """Counts operations of matrix products, convolutions and attention.
 
@@ -87,7 +91,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     Returns:
         Operations per second, median of five runs.
     """
-    side = 8192 if device.type == 'cuda' else 2048
+    side = MATMUL_SIDES.get(device.type, MATMUL_SIDES['cpu'])
     a = torch.rand(side, side, device=device).to(dtype)
     b = torch.rand(side, side, device=device).to(dtype)
     return 2 * side**3 / _median_seconds(lambda: a @ b.t(), device)
