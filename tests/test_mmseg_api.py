@@ -156,7 +156,8 @@ def test_same_labels_as_by_our_pipeline(
     monkeypatch.chdir(tmp_path)
     cfg = read(name)
     # Many differ in their training alone, and would compute the same again.
-    if what_is_read(cfg) in compared:
+    content = what_is_read(cfg)
+    if content in compared:
         return
     weights = str(tmp_path / 'iter_1.pth')
     wanted = ours(checkpoint_of(cfg, weights), cfg, images)
@@ -188,7 +189,7 @@ def test_same_labels_as_by_our_pipeline(
     )
     assert found['visualization'].shape == arrays[0].shape
     assert len(list(Path(tmp_path, 'out').rglob('*.*'))) == 2
-    compared.add(what_is_read(read(name)))
+    compared.add(content)
 
 
 @pytest.mark.parametrize(

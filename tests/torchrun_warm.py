@@ -1,8 +1,8 @@
 """torchrun, whose workers are forks: ``torchrun_warm.py -m TORCHRUN WORDS``.
 
-Importing the stack takes most of the time of a short run. Here it is imported
-once, in a fresh process without threads, instead of in each worker. The rest is
-torchrun's own: its options, its agent, the environment of the workers.
+Importing the stack takes most of the time of a short run. Here that is done
+once, in a fresh process without threads, instead of in each worker. The rest
+is torchrun's own: its options, its agent, the environment of the workers.
 """
 
 import os.path as osp
