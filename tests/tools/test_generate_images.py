@@ -125,7 +125,7 @@ def test_torchrun_gives_the_files_of_one_process(repo_root, tmp_path, prompts):
     command = ['tools/generate_images.py', '--num-images', '5']
     options = ['--prompts', str(prompts), '--size', '64x32', '--out']
     done = subprocess.run(
-        [sys.executable, 'tests/torchrun_warm.py',
+        [sys.executable, 'tests/warm_torchrun.py',
          '-m', 'torch.distributed.run', '--standalone',
          '--nproc-per-node', '2', *command, *options,
          str(tmp_path / 'two')],

@@ -134,7 +134,7 @@ def test_two_processes_train_and_test(
 ):
     """The shell scripts, torchrun, gloo, and equal numbers from one."""
     python = tmp_path / 'python'
-    warm = repo_root / 'tests' / 'torchrun_warm.py'
+    warm = repo_root / 'tests' / 'warm_torchrun.py'
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {warm} "$@"\n')
     python.chmod(0o755)
     environment = dict(
