@@ -6,12 +6,14 @@ import runpy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import sampling
 from benchmark.measure import BenchmarkCase, Measurement
 from benchmark.parts import TimedMethod
 from benchmark.report import table_of
 from benchmark.roofline import (
+    OperationCount,
     bound_rows,
     copy_rate,
     count_operations,
@@ -29,6 +31,7 @@ CPU = torch.device('cpu')
 
 
 def test_products_convolutions_and_their_gradients_are_counted():
+    """As torch's own counter does, which follows modules beside."""
     x = torch.randn(2, 8, 6, 6, requires_grad=True)
     kernel = torch.randn(4, 8, 3, 3, requires_grad=True)
     matrix = torch.randn(36, 5, requires_grad=True)
@@ -36,9 +39,10 @@ def test_products_convolutions_and_their_gradients_are_counted():
     def work():
         (F.conv2d(x, kernel, padding=1).flatten(2) @ matrix).sum().backward()
 
+    with OperationCount() as ours, FlopCounterMode(display=False) as torchs:
+        work()
     forward = 2 * 2 * 36 * (4 * 8 * 9 + 4 * 5)
-    found = count_operations(BenchmarkCase(lambda _: work()))
-    assert found == dict(whole=3 * forward)
+    assert ours.total == torchs.get_total_flops() == 3 * forward
 
 
 @pytest.mark.parametrize('wanted, times', [(False, 2), (True, 2 + 5)])
@@ -46,14 +50,11 @@ def test_attention_is_counted_on_the_cpu_too(wanted, times):
     """Two products forward, five backward, one of them again."""
     query = torch.randn(1, 2, 16, 8, requires_grad=wanted)
     key = torch.randn(1, 2, 64, 8)
-
-    def work(_):
+    with OperationCount() as count:
         out = F.scaled_dot_product_attention(query, key, key)
         if wanted:
             out.sum().backward()
-
-    found = count_operations(BenchmarkCase(work))
-    assert found == dict(whole=times * 2 * (2 * 16 * 64 * 8))
+    assert count.total == times * 2 * (2 * 16 * 64 * 8)
 
 
 class Work:

@@ -4,8 +4,9 @@ import statistics
 import time
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import (
-    FlopCounterMode,
+    flop_registry,
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
@@ -16,30 +17,58 @@ from benchmark.report import OURS
 
 
 def _attention(query, key, value, *_, **__):
-    return sdpa_flop_count(query, key, value)
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
 def _attention_backward(grad, query, key, value, *_, **__):
-    return sdpa_backward_flop_count(grad, query, key, value)
+    return sdpa_backward_flop_count(
+        grad.shape, query.shape, key.shape, value.shape
+    )
 
 
 # torch counts attention operations on CUDA only.
 _CPU_ATTENTION = 'scaled_dot_product_flash_attention_for_cpu'
 _COUNTS = {
+    **flop_registry,
     getattr(torch.ops.aten, f'_{_CPU_ATTENTION}'): _attention,
     getattr(torch.ops.aten, f'_{_CPU_ATTENTION}_backward'): (
         _attention_backward
     ),
 }
+
+
 # Large enough to be bound by arithmetic. By type of the device.
 MATMUL_SIDES = dict(cuda=8192, cpu=2048)
 
 
-def count_operations(case: BenchmarkCase) -> dict[str, int]:
-    """Count the operations of matrix products, convolutions and attention.
+class OperationCount(TorchDispatchMode):
+    """Counts operations of matrix products, convolutions and attention.
 
     A multiplication and an addition are two operations. Other work, such as
     sampling and normalisation, is bound by memory traffic and not counted.
+    The formulas are torch's. Its ``FlopCounterMode`` also hooks into modules,
+    which raises an error where one is given a parameter without gradients, as
+    in the head's inference.
+
+    Attributes:
+        total (int): Operations so far.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Call an operator and add its operations."""
+        result = func(*args, **(kwargs or {}))
+        count = _COUNTS.get(func.overloadpacket)
+        if count:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def count_operations(case: BenchmarkCase) -> dict[str, int]:
+    """Count the operations of one run.
 
     Args:
         case: Case to run once more.
@@ -48,11 +77,11 @@ def count_operations(case: BenchmarkCase) -> dict[str, int]:
         Operations of each part and of the ``whole``.
     """
     argument = case.prepare()
-    with FlopCounterMode(display=False, custom_mapping=_COUNTS) as counter:
-        clock = RegionTimer(lambda: None, counter.get_total_flops)
+    with OperationCount() as count:
+        clock = RegionTimer(lambda: None, lambda: count.total)
         with clock.watching(case.watches):
             case.run(argument)
-    return dict(clock.seconds, whole=counter.get_total_flops())
+    return dict(clock.seconds, whole=count.total)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
