@@ -1,6 +1,5 @@
 """The zoo's models on the benchmarks: configs, a step of each, whole runs."""
 
-import gc
 import re
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tiny_benchmarks import (
     reduce_data,
     shrink_model,
     write_benchmarks,
-    zoo_read_once,
 )
 
 import clouds_mmseg  # noqa: F401
@@ -40,15 +38,6 @@ BENCHMARKS = dict(
     syn2cs=['cityscapes', 'bdd100k', 'mapillary'],
     cs2acdc=['acdc_fog', 'acdc_night', 'acdc_rain', 'acdc_snow'],
 )
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _quick():
-    # Each dataset searches all that was imported for garbage.
-    gc.collect()
-    gc.freeze()
-    with zoo_read_once():
-        yield
 
 
 @pytest.fixture(scope='module')

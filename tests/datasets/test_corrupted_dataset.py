@@ -1,7 +1,5 @@
 """One data set as many domains, from a folder or as it is read."""
 
-import gc
-
 import numpy as np
 import pytest
 from mmseg.registry import DATASETS
@@ -15,14 +13,6 @@ PIPELINE = [
     dict(type='PackDGInputs'),
 ]
 CHOICE = dict(corruptions=['gaussian_noise', 'pixelate'], severities=[1, 4])
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _little_garbage():
-    """Each of many datasets collects garbage when it packs its index."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.weights.load import read_checkpoint
 
 SCRIPT = Path(__file__).with_name('nonfinite_run.py')
+WARM_TORCHRUN = Path(__file__).parents[1] / 'warm_torchrun.py'
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -404,7 +405,7 @@ def test_two_processes_decide_alike(tiny_config, tmp_path, skips):
     work_dir = tmp_path / 'work'
     done = subprocess.run(
         [
-            sys.executable,
+            *(sys.executable, WARM_TORCHRUN),
             *('-m', 'torch.distributed.run', '--standalone'),
             *('--nproc-per-node', '2', SCRIPT, tiny_config, work_dir),
             str(skips),

@@ -1,5 +1,6 @@
 """Warm-up, teacher, refinement and resume, by real runs."""
 
+import functools
 import json
 import math
 import signal
@@ -16,6 +17,7 @@ from self_training_run import (
     write_self_training,
 )
 from tiny_run import CLASSES, read_config
+from warm_python import WarmPython
 
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.self_training_runner import require_generated_images
@@ -23,6 +25,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
 SCRIPT = Path(__file__).with_name('self_training_run.py')
+WARM_TORCHRUN = Path(__file__).parents[1] / 'warm_torchrun.py'
 
 
 @pytest.fixture(scope='module')
@@ -36,19 +39,24 @@ def config(tmp_path_factory, tiny_data, bank):
     return write_self_training(folder, tiny_data, bank)
 
 
-def script(*args):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, args)],
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope='module')
+def script():
+    """Run the script as a process that may be killed."""
+    python = WarmPython()
+    yield functools.partial(python.run, SCRIPT)
+    python.close()
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, config):
     """Work dir of a run that nothing interrupted, and what it printed."""
     work_dir = tmp_path_factory.mktemp('whole') / 'work'
-    done = script(config, work_dir)
+    # In a process of its own, whose hashes are not those of the others.
+    done = subprocess.run(
+        [sys.executable, SCRIPT, config, work_dir],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return work_dir, done.stdout + done.stderr
 
@@ -65,7 +73,9 @@ def weights(work_dir):
 
 # In the warm-up, at the switch, and after the teacher has moved.
 @pytest.mark.parametrize('kill_at', [2, 3, 7])
-def test_killed_run_continues_exactly(tmp_path, whole, config, kill_at):
+def test_killed_run_continues_exactly(
+    tmp_path, whole, config, kill_at, script
+):
     work_dir = tmp_path / 'work'
     killed = script(config, work_dir, '--kill-at', kill_at)
     assert killed.returncode == -signal.SIGKILL
@@ -79,7 +89,9 @@ def test_killed_run_continues_exactly(tmp_path, whole, config, kill_at):
         assert torch.equal(expected[key], got[key]), key
 
 
-def test_killed_run_with_every_extension_continues_exactly(tmp_path, config):
+def test_killed_run_with_every_extension_continues_exactly(
+    tmp_path, config, script
+):
     works = [tmp_path / 'whole', tmp_path / 'killed']
     for work_dir, options in (
         (works[0], []),
@@ -144,7 +156,7 @@ def test_generated_images_beside_leave_the_warm_up_as_it_is(
     assert sizes == [(2, 2), (2, 2), (2, 2), (3, 2)]
 
 
-def test_warmup_alone_continues_exactly_too(tmp_path, config):
+def test_warmup_alone_continues_exactly_too(tmp_path, config, script):
     works = [tmp_path / 'whole', tmp_path / 'killed']
     for work_dir, options in (
         (works[0], []),
@@ -287,7 +299,9 @@ def test_report_reaches_the_scalars(tmp_path, config):
         assert report['pseudo_label/agreement'] == 1
 
 
-def test_workers_do_not_change_the_run(tmp_path, tiny_data, bank, whole):
+def test_workers_do_not_change_the_run(
+    tmp_path, tiny_data, bank, whole, script
+):
     config = write_self_training(tmp_path, tiny_data, bank, workers=2)
     done = script(config, tmp_path / 'work')
     assert done.returncode == 0, done.stderr
@@ -297,7 +311,7 @@ def test_workers_do_not_change_the_run(tmp_path, tiny_data, bank, whole):
 def test_two_processes_train_one_student_and_one_teacher(tmp_path, config):
     done = subprocess.run(
         [
-            sys.executable,
+            *(sys.executable, WARM_TORCHRUN),
             *('-m', 'torch.distributed.run', '--standalone'),
             *('--nproc-per-node', '2', SCRIPT, config, tmp_path / 'work'),
             '--distributed',

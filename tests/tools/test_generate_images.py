@@ -125,10 +125,12 @@ def test_torchrun_gives_the_files_of_one_process(repo_root, tmp_path, prompts):
     command = ['tools/generate_images.py', '--num-images', '5']
     options = ['--prompts', str(prompts), '--size', '64x32', '--out']
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+        [sys.executable, 'tests/warm_torchrun.py',
+         '-m', 'torch.distributed.run', '--standalone',
          '--nproc-per-node', '2', *command, *options,
          str(tmp_path / 'two')],
         cwd=repo_root, capture_output=True, text=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     made = sorted(

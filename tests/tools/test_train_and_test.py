@@ -197,9 +197,14 @@ def test_two_processes_train_and_test(
     repo_root, run_tool, tiny_config, tmp_path
 ):
     """The shell scripts, torchrun, gloo, and equal numbers from one."""
+    python = tmp_path / 'python'
+    warm = repo_root / 'tests' / 'warm_torchrun.py'
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {warm} "$@"\n')
+    python.chmod(0o755)
     environment = dict(
         os.environ,
-        PYTHON=sys.executable,
+        PYTHON=str(python),
+        PYTHONPATH=os.pathsep.join(sys.path),
         PORT=str(free_port()),
         OMP_NUM_THREADS='1',
         CUDA_VISIBLE_DEVICES='',

@@ -37,11 +37,18 @@ _COUNTS = {
 }
 
 
+# Large enough to be bound by arithmetic. By type of the device.
+MATMUL_SIDES = dict(cuda=8192, cpu=2048)
+
+
 class OperationCount(TorchDispatchMode):
     """Counts operations of matrix products, convolutions and attention.
 
     A multiplication and an addition are two operations. Other work, such as
     sampling and normalisation, is bound by memory traffic and not counted.
+    The formulas are torch's. Its ``FlopCounterMode`` also hooks into modules,
+    which raises an error where one is given a parameter without gradients, as
+    in the head's inference.
 
     Attributes:
         total (int): Operations so far.
@@ -87,7 +94,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     Returns:
         Operations per second, median of five runs.
     """
-    side = 8192 if device.type == 'cuda' else 2048
+    side = MATMUL_SIDES.get(device.type, MATMUL_SIDES['cpu'])
     a = torch.rand(side, side, device=device).to(dtype)
     b = torch.rand(side, side, device=device).to(dtype)
     return 2 * side**3 / _median_seconds(lambda: a @ b.t(), device)

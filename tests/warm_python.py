@@ -1,0 +1,96 @@
+"""Python processes that begin as forks of one that has imported the stack.
+
+Importing it takes most of the time of a short run. All forks share the seed of
+the hashes of strings: what must not depend on it is compared with a run in a
+process of its own.
+"""
+
+import json
+import os
+import os.path as osp
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+class WarmPython:
+    """Runs scripts in forks of a process that has imported the stack."""
+
+    def __init__(self):
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command) -> subprocess.CompletedProcess:
+        """Run a script as ``python SCRIPT WORDS`` would, and wait for it.
+
+        Its environment and folder are those of the caller.
+        """
+        command = [str(word) for word in command]
+        with tempfile.TemporaryDirectory() as folder:
+            request = dict(
+                command=command,
+                folder=folder,
+                cwd=os.getcwd(),
+                environ=dict(os.environ),
+            )
+            self._server.stdin.write(json.dumps(request) + '\n')
+            self._server.stdin.flush()
+            status = int(self._server.stdout.readline())
+            out, err = (Path(folder, x).read_text() for x in ('out', 'err'))
+        return subprocess.CompletedProcess(command, status, out, err)
+
+    def close(self):
+        """End the process."""
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+
+def run_script(script, *words):
+    """Run a script in this process, as ``python SCRIPT WORDS`` does."""
+    sys.argv = [script, *words]
+    sys.path[0] = osp.dirname(osp.abspath(script))
+    runpy.run_path(script, run_name='__main__')
+
+
+def serve():
+    """Fork for each request; returns the request in the forks alone."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            return json.loads(line)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    return None
+
+
+def begin(request):
+    """Take over folder, environment, output and input of a new process."""
+    os.chdir(request['cwd'])
+    os.environ.clear()
+    os.environ.update(request['environ'])
+    files = [(os.devnull, os.O_RDONLY)]
+    for name in ('out', 'err'):
+        path = osp.join(request['folder'], name)
+        files.append((path, os.O_WRONLY | os.O_CREAT))
+    for number, (path, flags) in enumerate(files):
+        opened = os.open(path, flags, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+
+
+if __name__ == '__main__':
+    import mmseg.apis  # noqa: F401
+
+    import clouds_mmseg  # noqa: F401
+
+    request = serve()
+    if request is not None:
+        begin(request)
+        run_script(*request['command'])
