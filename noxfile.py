@@ -54,9 +54,9 @@ def stack(session: nox.Session, minor: int) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Train ToyCity for 20 iterations with the wheel alone."""
-    session.install('build')
     away = Path(session.create_tmp())
-    session.run('python', '-m', 'build', '--outdir', str(away))
+    build = ('uv', 'build', '--wheel', '--clear', '--out-dir', str(away))
+    session.run(*build, external=True)
     (file,) = away.glob('*.whl')
     session.install(f'{file.resolve()}[demo]')
     session.chdir(away)

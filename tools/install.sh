@@ -42,6 +42,9 @@ fi
 if find_torch "$venv/bin/python"; then
     echo "using $(tr '\n' ' ' < "$pins")"
 fi
+# Environments that uv has made have no pip.
+"$venv/bin/python" -m pip --version > /dev/null 2>&1 ||
+    "$venv/bin/python" -m ensurepip > /dev/null
 pip() { "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@"; }
 if grep -q 'include-system-site-packages = true' "$venv/pyvenv.cfg"; then
     # Only pip sees what the system has.
