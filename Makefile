@@ -13,14 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 install: $(VENV)/.installed
 
-# uv comes from PyPI too; it installs the stack in a fraction of pip's time.
+# A torch that PYTHON or an existing VENV has is used if it fits.
 $(VENV)/.installed: setup.cfg requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.11 ...'; \
-	    exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	tools/install.sh $(PYTHON) $(VENV)
 	touch $@
 
 demo: install

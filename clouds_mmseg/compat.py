@@ -25,7 +25,7 @@ _ORIGINALS = {
     'mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full'),
     'mmseg': ('mmsegmentation',),
 }
-_TORCH = ('2.14', '2.15')
+_TORCH = ('2.6', '2.15')
 
 
 class IncompatibleStackError(ImportError):
@@ -70,7 +70,7 @@ def check_torch(torch: str | None, torchvision: str | None) -> None:
     """
     low, high = _TORCH
     needed = f'torch >={low},<{high}'
-    command = 'uv pip install "torch==2.14.1" "torchvision==0.29.1"'
+    command = 'uv pip install "torch==2.14.*" "torchvision==0.29.*"'
     if torch is None or not _key(low) <= _key(torch) < _key(high):
         _refuse('torch', torch, needed, command)
     mate = f'0.{_key(torch)[1] + 15}'
@@ -79,7 +79,8 @@ def check_torch(torch: str | None, torchvision: str | None) -> None:
             'torchvision',
             torchvision,
             f'torchvision {mate} (the release for torch {torch})',
-            command,
+            # With the torch that is there: clusters install their own.
+            f'uv pip install "torch=={torch}" "torchvision=={mate}.*"',
         )
 
 

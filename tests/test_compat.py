@@ -28,6 +28,8 @@ def test_the_installed_stack_is_good():
 @pytest.mark.parametrize(
     ('torch', 'torchvision'),
     [
+        ('2.6.0', '0.21.0'),
+        ('2.10.0', '0.25.0'),
         ('2.14.0', '0.29.0'),
         ('2.14.1+cpu', '0.29.1+cpu'),
         ('2.14.1', '0.29.1+cu130'),
@@ -40,11 +42,12 @@ def test_pairs_of_one_release(torch, torchvision):
 @pytest.mark.parametrize(
     ('torch', 'torchvision', 'words'),
     [
-        (None, '0.29.1', ['torch is not installed', 'torch >=2.14']),
-        ('2.13.0', '0.28.0', ['torch 2.13.0 is installed', '>=2.14,<2.15']),
+        (None, '0.29.1', ['torch is not installed', 'torch >=2.6']),
+        ('2.5.1', '0.20.1', ['torch 2.5.1 is installed', '>=2.6,<2.15']),
         ('2.15.0', '0.30.0', ['torch 2.15.0 is installed']),
         ('2.14.1', None, ['torchvision is not installed']),
         ('2.14.1', '0.28.0', ['torchvision 0.28.0', 'torchvision 0.29']),
+        ('2.6.0', '0.29.1', ['torchvision 0.29.1', 'torchvision==0.21']),
     ],
 )
 def test_wrong_pairs_say_what_is_needed(torch, torchvision, words):

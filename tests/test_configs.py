@@ -114,7 +114,7 @@ def check_config(cfg):
         for transform in dataset.pipeline:
             if transform.type == 'DiffusionAugment':
                 # It reads its bank, and there is none here.
-                with pytest.raises(DataError, match='tools/generate_images'):
+                with pytest.raises(DataError, match='clouds generate '):
                     TRANSFORMS.build(transform)
             else:
                 TRANSFORMS.build(transform)

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]
 # Options of other programs, and of tests/guard.py.
-FOREIGN = {'--local-dir', '--nproc-per-node', '--write'}
+FOREIGN = {'--local-dir', '--no-python', '--nproc-per-node', '--write'}
 # Files of other projects, which look like ours.
 ELSEWHERE = re.compile(r'mmseg::[\w./-]+|MMSegmentation, \S+|\w+://\S+')
 FILE = re.compile(r'(?<![\w./<>~*{}-])[\w-][\w./-]*\.(?:py|sh|md|cff|cfg)\b')
@@ -76,9 +76,23 @@ def options_of_tools() -> dict[str, set[str]]:
     }
 
 
+@cache
+def scripts_of_commands() -> dict[str, str]:
+    """Sub-command of ``clouds`` -> the script that runs the same."""
+    found = {}
+    for path in (ROOT / 'tools').glob('*.py'):
+        used = re.search(
+            r'from clouds_mmseg_cli.(\w+) import main\n', path.read_text()
+        )
+        if used:
+            found[used[1]] = f'tools/{path.name}'
+    return found
+
+
 def unknown_options(text: str) -> list[str]:
     """Return options that no tool has, or not the tool in their command."""
     tools = options_of_tools()
+    scripts = scripts_of_commands()
     text = re.sub(r'\\\n\s*', ' ', text)
     wrong = set()
     spans = re.findall(r'`([^`]+)`', FENCE.sub('', text))
@@ -86,6 +100,8 @@ def unknown_options(text: str) -> list[str]:
         spans += block.split('\n')
     for span in spans:
         span = span.split(' # ')[0]
+        for command, script in scripts.items():
+            span = re.sub(rf'(?<!\w)clouds {command}\b', script, span)
         head, tool, rest = (
             re.split(r'tools/(\w+\.py)', span, maxsplit=1)[:3]
             if re.search(r'tools/\w+\.py', span)
@@ -196,10 +212,12 @@ def test_what_does_not_exist_is_found(tmp_path):
     ]
     text = (
         '`tools/train.py --resum`, `--launcherr`\n'
-        '```bash\npython tools/test.py A \\\n  --tta --set x\n```\n'
+        '```bash\npython tools/test.py A \\\n  --tta --set x\n'
+        'clouds publish a b --tta --trust\n```\n'
     )
     assert unknown_options(text) == [
         '--launcherr',
+        'publish_model.py --tta',
         'test.py --set',
         'train.py --resum',
     ]

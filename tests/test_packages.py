@@ -10,6 +10,7 @@ import pytest
 import yaml
 from setuptools import find_packages
 
+from clouds_mmseg import compat
 from clouds_mmseg.version import __version__
 
 
@@ -77,6 +78,17 @@ def test_the_wheel_has_the_package_the_configs_and_nothing_else(
 def test_the_wheel_has_the_command(wheel):
     command = 'clouds = clouds_mmseg_cli.command:main'
     assert command in wheel[1].splitlines()
+
+
+def test_the_import_check_has_the_ranges_of_the_installation(options):
+    wanted = options['options']['install_requires'].split()
+    low, high = compat._TORCH
+    assert f'torch>={low},<{high}' in wanted
+    last = int(high.split('.')[1]) - 1
+    low_mate = f'0.{int(low.split(".")[1]) + 15}'
+    assert f'torchvision>={low_mate},<0.{last + 16}' in wanted
+    for name, least, below in compat._FRAMEWORK.values():
+        assert f'{name}>={least},<{below}' in wanted
 
 
 def test_pre_commit_has_the_ruff_of_the_development_tools(repo_root, options):

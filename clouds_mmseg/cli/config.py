@@ -138,7 +138,7 @@ def _require_packages(cfg, name):
             raise UserError(
                 f'{name} needs {module} of the package {package}, which is '
                 'not installed and not among those that this project is '
-                'tested with; configs/baselines/ has models that need '
+                'tested with; clouds_mmseg::baselines/ has models that need '
                 'nothing else'
             )
 

@@ -67,7 +67,7 @@ def config_command(args: argparse.Namespace) -> str:
     Returns:
         A shell command.
     """
-    words = ['python', 'tools/verify_dataset.py', '--config', args.config]
+    words = ['clouds', 'verify', '--config', args.config]
     if args.data_root is not None:
         words += ['--data-root', args.data_root]
     if getattr(args, 'report_dir', None) is not None:

@@ -150,7 +150,7 @@ def _data(dataset, split, banks):
             found.append(
                 Missing(
                     f'corrupted images: there is no folder {folder}',
-                    'python tools/make_corruptions.py SOURCE ' + folder,
+                    'clouds corrupt SOURCE ' + folder,
                 )
             )
     for leaf in dataset_configs(copy.deepcopy(dataset)):
@@ -205,10 +205,10 @@ def _data_remedy(root):
     for index, part in enumerate(parts):
         below = str(Path(*parts[: index + 1]))
         if part == 'toycity':
-            return f'python tools/make_toycity.py {below}; or {moved}'
+            return f'clouds toycity {below}; or {moved}'
         if part in SETS:
             return (
-                f'python tools/prepare_dataset.py {part} --src DOWNLOADS '
+                f'clouds prepare {part} --src DOWNLOADS '
                 f'--out {below}; or {moved}'
             )
     return 'correct data_root and data_prefix in the config'
@@ -249,7 +249,7 @@ def _checkpoints(cfg, phase):
                 'checkpoint: train_cfg.warmup_iters is 0, so self-training '
                 'starts from a finished source-only training, and load_from '
                 'names none',
-                'python tools/train.py configs/warmup/NAME.py, then '
+                'clouds train clouds_mmseg::warmup/NAME.py, then '
                 '--cfg-options load_from=work_dirs/NAME/iter_N.pth',
             )
         )

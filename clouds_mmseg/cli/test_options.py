@@ -158,7 +158,7 @@ def apply_corruption_arguments(cfg: Config, args: argparse.Namespace) -> None:
         raise UserError(
             '--show and --show-dir draw the images from their files; with '
             '--corrupt give --corrupted-images too (write them with '
-            'tools/make_corruptions.py)'
+            'clouds corrupt)'
         )
     corrupt_test_set(
         cfg,

@@ -373,12 +373,12 @@ def _next_step(outcome):
     name = f'gta2cs{_CONFIG_SUFFIXES[clip_models[0]]}.py'
     if outcome.layout.teacher:
         return [
-            f'It is for configs/clouds/{name} and its like. A test needs no '
-            'moving average: for a test alone convert with --config '
-            f'configs/warmup/{name}.'
+            f'It is for clouds_mmseg::clouds/{name} and its like. A test '
+            'needs no moving average: for a test alone convert with --config '
+            f'clouds_mmseg::warmup/{name}.'
         ]
     return [
-        f'Test it: python tools/test.py configs/warmup/{name} {outcome.target}'
+        f'Test it: clouds test clouds_mmseg::warmup/{name} {outcome.target}'
     ]
 
 

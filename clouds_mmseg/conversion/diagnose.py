@@ -93,7 +93,7 @@ def diagnose_mismatch(
     if foreign:
         return UserError(
             f'{source} has the names of {TITLES[foreign]}; convert it first: '
-            f'python tools/convert_checkpoint.py {source} OUT.pth\n{error}'
+            f'clouds convert {source} OUT.pth\n{error}'
         )
     num_classes = getattr(
         getattr(model, 'decode_head', None), 'num_classes', None
@@ -165,7 +165,7 @@ def _config_beside(source):
     configs = sorted(Path(source).expanduser().parent.glob('*.py'))
     if len(configs) != 1:
         return ''
-    return f': python tools/test.py {configs[0]} {source}'
+    return f': clouds test {configs[0]} {source}'
 
 
 def other_classes(

@@ -108,7 +108,7 @@ def _count(dataset, root, labels, workers):
         raise DataError(
             f'{len(bad)} of {len(labels)} labels below {root} cannot be '
             'counted:\n' + '\n'.join(lines),
-            '\ntools/verify_dataset.py --fix moves bad files aside.',
+            '\nclouds verify --fix moves bad files aside.',
         )
     return {r.pair.label: statistics_row(r) for r in reports}
 

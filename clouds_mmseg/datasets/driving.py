@@ -379,7 +379,7 @@ class CityscapesDGDataset(DrivingDataset):
             return ''
         return (
             f'\nThere is {published}: that folder has the published label ids '
-            'only. Make the train-id files once: tools/prepare_dataset.py '
+            'only. Make the train-id files once: clouds prepare '
             f'cityscapes --src {self.data_root} --out {self.data_root}'
         )
 

@@ -349,7 +349,7 @@ class FileListing:
         tool = ''
         if getattr(self, 'PREPARED', None):
             tool = (
-                f'tools/prepare_dataset.py {self.PREPARED} makes them from '
+                f'clouds prepare {self.PREPARED} makes them from '
                 'the official downloads.\n'
             )
         return DataError(

@@ -110,7 +110,7 @@ class GeneratedDataset(DGDataset):
         if not entries:
             raise DataError(
                 f'{self._who()}: the image bank {self.bank} is empty. Run the '
-                'tools/generate_images.py command that began it.'
+                'clouds generate command that began it.'
             )
         self._check(entries)
         self.least_size = tuple(

@@ -88,7 +88,7 @@ def read_manifest(root: str | Path) -> Manifest | None:
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f'{path} is damaged ({error}). Delete it and run '
-            'tools/prepare_dataset.py again with the same options: files '
+            'clouds prepare again with the same options: files '
             'that are there are kept.'
         ) from error
     if manifest.format != FORMAT:
@@ -148,7 +148,7 @@ def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
     if not manifest.complete:
         raise DataError(
             f'the preparation of {data_root} was interrupted: run '
-            f'tools/prepare_dataset.py {name} again with the same options, '
+            f'clouds prepare {name} again with the same options, '
             'it makes what is missing'
         )
     if manifest.resize_short is not None:

@@ -199,7 +199,7 @@ def warn_of_test_left_behind(cfg: Config, changed: dict) -> str | None:
         both = any(key.startswith(other) for key in changed)
         if touched and not both and cfg.get(other):
             return (
-                f'{touched[0]} changes {mine} alone: tools/test.py uses '
+                f'{touched[0]} changes {mine} alone: clouds test uses '
                 f'{other}, which stays as it was. Give both, or set datasets '
                 f'in one place: {KEY}.DOMAIN.OPTION=VALUE'
             )

@@ -263,7 +263,7 @@ class ResumableRunner(PortableRunner):
                 f'{filename} was trained for {done} {unit}s, more than '
                 f'train_cfg.max_{unit}s={planned}: nothing is left to train; '
                 f'give --cfg-options train_cfg.max_{unit}s=N with a larger N, '
-                'or evaluate it with tools/test.py'
+                'or evaluate it with clouds test'
             )
         if done == planned:
             self.logger.info(

@@ -57,7 +57,7 @@ def require_warmup(cfg: Config, checkpoint: str | None) -> None:
         raise UserError(
             'train_cfg.warmup_iters is 0, so self-training starts from a '
             'finished source-only training, and load_from names none; run: '
-            'python tools/train.py configs/warmup/NAME.py, then give '
+            'clouds train clouds_mmseg::warmup/NAME.py, then give '
             '--cfg-options load_from=work_dirs/NAME/iter_N.pth'
         )
 
@@ -139,7 +139,6 @@ def generation_command(out: str, bank: dict) -> str:
     prompts = f'{out}_prompts.txt'
     number = bank.get('num_prompts', 100)
     return (
-        f'python tools/generate_prompts.py --num {number} --out {prompts} && '
-        f'python tools/generate_images.py --prompts {prompts} --out {out} '
-        + options
+        f'clouds prompts --num {number} --out {prompts} && '
+        f'clouds generate --prompts {prompts} --out {out} ' + options
     )

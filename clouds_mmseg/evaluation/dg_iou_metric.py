@@ -155,7 +155,7 @@ class DGIoUMetric(IoUMetric):
             raise UserError(
                 f'{sample.get("img_path")} has no label (domain {domain}), '
                 'so there is nothing to compare; give --out FOLDER to '
-                'tools/test.py for the predictions, or the label folder: '
+                'clouds test for the predictions, or the label folder: '
                 'data_prefix.seg_map_path of the dataset, and LoadSegLabels '
                 'in its pipeline'
             )

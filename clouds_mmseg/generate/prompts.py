@@ -189,7 +189,7 @@ def read_prompts(path: str | Path) -> list[tuple[int, str]]:
         GenerationError: The file is missing, not UTF-8, binary or empty.
     """
     path = Path(path)
-    hint = 'Make one with: python tools/generate_prompts.py --num 100 --out'
+    hint = 'Make one with: clouds prompts --num 100 --out'
     what = 'the prompt file'
     try:
         lines = read_lines(path, what)

@@ -18,7 +18,7 @@ from clouds_mmseg.utils.errors import DataError, UserError
 SET_FILE = 'corruptions.json'
 MANIFEST_FILE = 'manifest.jsonl'
 FORMAT = 1
-_COMMAND = 'python tools/make_corruptions.py IMAGE_FOLDER'
+_COMMAND = 'clouds corrupt IMAGE_FOLDER'
 
 
 @DATASETS.register_module()
@@ -141,7 +141,7 @@ class CorruptedDataset(ConcatDataset):
                 f'the corrupted images in {self.folder} lack {len(missing)} '
                 f'of the {len(images)} images in {root}, for example '
                 f'{missing[0]}; make them of that folder: python '
-                f'tools/make_corruptions.py {root} ANOTHER_FOLDER'
+                f'clouds corrupt {root} ANOTHER_FOLDER'
             )
 
 

@@ -20,7 +20,7 @@ IMAGE_FOLDER = 'images'
 LABEL_FOLDER = 'labels_for_evaluation'
 FORMAT = 1
 _REQUIRED = ('index', 'file', 'prompt', 'seed', 'bytes', 'sha256')
-_COMMAND = 'python tools/generate_images.py --prompts FILE --num N --out'
+_COMMAND = 'clouds generate --prompts FILE --num N --out'
 
 
 class BankError(UserError):

@@ -332,7 +332,7 @@ def _refused(path, what):
     return WeightFileError(
         f'{path} is a pickle that needs code to be run to read it, which is '
         f'refused ({what}). If you made the file yourself, write its weights '
-        f'anew: python tools/publish_model.py {path} OUT.safetensors --trust. '
+        f'anew: clouds publish {path} OUT.safetensors --trust. '
         'A damaged file can look like this, too: download it again.'
     )
 

@@ -73,7 +73,7 @@ def test_other_projects_are_converted_first():
     }
     text = explained(weights)
     assert 'names of official CLOUDS' in text
-    assert 'python tools/convert_checkpoint.py w.pth' in text
+    assert 'clouds convert w.pth' in text
 
 
 def test_anything_else_is_another_architecture():

@@ -81,11 +81,11 @@ def test_published_cityscapes_labels_name_the_converter(tmp_path, files):
     files.label(ids, files.label_of([7]))
     text = message(CityscapesDGDataset, data_root=str(tmp_path))
     assert str(ids) in text
-    assert 'prepare_dataset.py cityscapes --src' in text
+    assert 'clouds prepare cityscapes --src' in text
     ids.unlink()
     text = message(CityscapesDGDataset, data_root=str(tmp_path))
     assert 'lack their label' in text
-    assert 'prepare_dataset.py cityscapes --src' not in text
+    assert 'clouds prepare cityscapes --src' not in text
 
 
 def test_count_is_compared_with_the_official_one(pairs, warnings):

@@ -141,7 +141,7 @@ def test_size_is_checked(bank):
 def test_no_bank_and_an_empty_one(tmp_path, bank):
     with pytest.raises(DataError, match='does not exist') as caught:
         build(tmp_path / 'none')
-    assert 'tools/generate_images.py' in str(caught.value)
+    assert 'clouds generate ' in str(caught.value)
     (tmp_path / 'folder').mkdir()
     with pytest.raises(DataError, match=r'holds no bank\.json'):
         build(tmp_path / 'folder')

@@ -187,7 +187,7 @@ def test_another_model_starts_as_the_message_says(build, checkpoint, changes):
     # A test does not start with parts that nothing has trained.
     with pytest.raises(UserError, match='takes every weight') as caught:
         build(load_from=path, **changes, load_cfg__reinit=names).test()
-    beside = re.search(r'tools/test.py (\S+\.py) (\S+)', str(caught.value))
+    beside = re.search(r'clouds test (\S+\.py) (\S+)', str(caught.value))
     assert all(Path(p).is_file() for p in beside.groups())
 
 

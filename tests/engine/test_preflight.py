@@ -41,9 +41,9 @@ def test_all_that_training_lacks_is_one_error(shipped, tmp_path):
     ):
         assert said.count(what) == 1, what
     for remedy in (
-        f'python tools/prepare_dataset.py gta5 --src DOWNLOADS --out {data}',
+        f'clouds prepare gta5 --src DOWNLOADS --out {data}',
         '--data-root FOLDER',
-        f'python tools/generate_images.py --prompts {data}/generated_prompts',
+        f'clouds generate --prompts {data}/generated_prompts',
         'hf download timm/resnet101_clip.openai',
         '--pretrained-dir DIR',
     ):
@@ -73,7 +73,7 @@ def test_what_is_made_in_training_is_not_missing(shipped, tmp_path):
     assert not any('generated images' in need.what for need in found)
     assert {
         need.remedy.split(';')[0] for need in found if 'toycity' in need.what
-    } == {f'python tools/make_toycity.py {tmp_path}/data/toycity'}
+    } == {f'clouds toycity {tmp_path}/data/toycity'}
     cfg.launcher = 'pytorch'
     said = words(cfg, 'train')
     assert f'generated images: {tmp_path}/data/toycity/generated' in said

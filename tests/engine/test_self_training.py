@@ -353,7 +353,7 @@ def test_only_training_needs_the_weights_of_the_refiner(
 def test_missing_bank_names_the_command(tmp_path, tiny_data):
     config = write_self_training(tmp_path, tiny_data, tmp_path / 'none')
     runner = build_runner(read_config(config, tmp_path / 'work'))
-    with pytest.raises(UserError, match='generate_images.py .*--num 5'):
+    with pytest.raises(UserError, match='clouds generate .*--num 5'):
         runner.train()
 
 

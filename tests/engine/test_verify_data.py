@@ -83,12 +83,7 @@ def test_the_command_can_be_repeated(tiny_config, tmp_path, monkeypatch):
     ]
     args = parser.parse_args([*words, *options])
     said = shlex.split(config_command(args))
-    assert said[:4] == [
-        'python',
-        'tools/verify_dataset.py',
-        '--config',
-        str(tiny_config),
-    ]
+    assert said[:4] == ['clouds', 'verify', '--config', str(tiny_config)]
     again = parser.parse_args(said[3:])
     assert (
         again.cfg_options

@@ -88,7 +88,7 @@ def test_damaged_bank_file(tmp_path, content, message):
         (root / 'bank.json').write_text(content)
     with pytest.raises(BankError, match=message) as caught:
         read_bank(root)
-    assert 'generate_images.py' in str(caught.value)
+    assert 'clouds generate ' in str(caught.value)
 
 
 def test_missing_and_changed_files_count_as_not_done(tmp_path):

@@ -353,6 +353,9 @@ def test_maps_lie_with_the_channels_last(tiny_clip):
         assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 8), reason='compile=True needs torch 2.8'
+)
 def test_a_compiled_tower_gives_the_same_maps_under_the_same_names(clip):
     name, _ = clip
     plain = CLIPBackbone(name)
@@ -365,6 +368,15 @@ def test_a_compiled_tower_gives_the_same_maps_under_the_same_names(clip):
     for found, expected in zip(compiled(image), plain(image), strict=True):
         torch.testing.assert_close(found, expected)
     assert not any(x.requires_grad for x in compiled(image))
+
+
+def test_a_torch_that_compiles_wrongly_is_refused(monkeypatch):
+    old = torch.torch_version.TorchVersion('2.6.0+cu124')
+    monkeypatch.setattr(torch, '__version__', old)
+    with pytest.raises(
+        UserError, match='with torch 2.6.0.*compile=True needs'
+    ):
+        CLIPBackbone('tiny-rn', compile=True)
 
 
 def test_only_a_frozen_tower_is_compiled():

@@ -104,7 +104,7 @@ def test_a_pickle_with_code_needs_trust(run_tool, tmp_path, capsys):
     assert run_tool('publish_model.py', source, target) == 1
     err = capsys.readouterr().err
     assert 'argparse.Namespace' in err
-    assert 'publish_model.py' in err and '--trust' in err
+    assert 'clouds publish ' in err and '--trust' in err
     assert run_tool('publish_model.py', source, target, '--trust') == 0
     assert read_content(target)['state_dict'].keys() == {'w'}
 

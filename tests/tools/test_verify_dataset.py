@@ -23,7 +23,7 @@ def test_from_damaged_to_fixed(run_tool, own, capsys):
     out = capsys.readouterr().out
     assert 'image images/001.png has no label labels/001.png' in out
     assert 'image images/002.png is truncated' in out
-    assert f'python tools/verify_dataset.py --config {config} --fix' in out
+    assert f'clouds verify --config {config} --fix' in out
     report = json.loads((data / 'day_train/clouds_verify.json').read_text())
     assert len(report['sets']) == 1
 

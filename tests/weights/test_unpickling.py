@@ -104,7 +104,7 @@ def test_a_malicious_pickle_is_refused_and_never_run(tmp_path, name, form):
     with pytest.raises(WeightFileError, match=r'evil\.p.*is refused') as info:
         read_content(path)
     assert not target.exists()
-    assert 'publish_model.py' in str(info.value)
+    assert 'clouds publish ' in str(info.value)
 
 
 def test_the_refused_name_is_said(tmp_path):

@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         use_report_dir(args.report_dir)
         root = args.data_root or resolve_data_root(f'data/{args.name}')
         tasks = named_tasks(args.name, os.path.normpath(root))
-        words = ['python', 'tools/verify_dataset.py', args.name]
+        words = ['clouds', 'verify', args.name]
         if args.data_root:
             words += ['--data-root', args.data_root]
         if args.report_dir:

@@ -159,7 +159,7 @@ def read_reports(root: str) -> dict[str, SetReport]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'{path} is not a report of this version of '
-            f'tools/verify_dataset.py ({error!r}).',
+            f'clouds verify ({error!r}).',
             'Delete it and verify again.',
         ) from error
 

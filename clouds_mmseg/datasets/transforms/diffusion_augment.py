@@ -99,7 +99,7 @@ class DiffusionAugment(BaseTransform):
             raise DataError(
                 f'DiffusionAugment: the image bank {self.bank} holds no '
                 'restyled images. Make it with: python '
-                'tools/generate_images.py '
+                'clouds generate '
                 f'--mode img2img --source IMAGES --out {self.bank} ...'
             )
         root = source_root or recipe['info'].get('source_root')

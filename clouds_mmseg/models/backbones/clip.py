@@ -18,6 +18,8 @@ from clouds_mmseg.weights.io import read_state_dict
 from clouds_mmseg.weights.load import load_strictly
 
 STRIDES = [4, 8, 16, 32]
+# torch 2.6 returned fewer maps from a compiled ConvNeXt than it has.
+_COMPILES_RIGHT = (2, 8)
 # H and W of the probe image. Not the image size of any tower: one that takes
 # only its own size fails at once, and not at the first crop.
 _PROBE_SIZE = (128, 160)
@@ -87,6 +89,12 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             raise UserError(
                 f'CLIPBackbone: {compile=} is for a frozen tower, got '
                 f'{frozen=}. Leave one of them out.'
+            )
+        if compile and torch.__version__ < _COMPILES_RIGHT:
+            raise UserError(
+                f'CLIPBackbone: with torch {torch.__version__} the compiled '
+                f'tower may lose feature maps; {compile=} needs torch '
+                '2.8 or newer. Leave it out.'
             )
         super().__init__(init_cfg)
         source = find_clip(model_name, pretrained, weights=load_pretrained)

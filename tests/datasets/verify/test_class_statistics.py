@@ -110,7 +110,7 @@ def test_bad_labels_are_named(dataset, pairs, truncate):
         class_pixels(dataset, workers=1)
     text = str(caught.value)
     assert '3 of 3 labels' in text and 'labels/00002.png is truncated' in text
-    assert 'verify_dataset.py --fix' in text
+    assert 'clouds verify --fix' in text
 
 
 def test_a_folder_that_cannot_be_written_to(dataset, monkeypatch, caplog):
