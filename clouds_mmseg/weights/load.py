@@ -191,7 +191,7 @@ def _shape(value):
     return tuple(getattr(value, 'shape', ()))
 
 
-def without_pretrained_init(cfg: Mapping) -> dict:
+def without_pretrained_init(cfg: dict) -> dict:
     """Return a model's config whose constructors read no pretrained files.
 
     A checkpoint contains the frozen backbone too, so whoever loads one
@@ -212,12 +212,12 @@ def without_pretrained_init(cfg: Mapping) -> dict:
 
     cfg = copy.copy(cfg)
     for key, value in list(cfg.items()):
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             cfg[key] = without_pretrained_init(value)
         elif isinstance(value, (list, tuple)):
             # Constructors may tell tuples from lists.
             cfg[key] = type(value)(
-                without_pretrained_init(v) if isinstance(v, Mapping) else v
+                without_pretrained_init(v) if isinstance(v, dict) else v
                 for v in value
             )
     kind = cfg.get('type')
