@@ -20,8 +20,8 @@ $(VENV)/.installed: setup.cfg requirements.txt pyproject.toml
 
 demo: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)
-	$(BIN)/python tools/ablation.py --rows source all --seeds 0 \
-	  --work-dir $(WORK)/demo
+	$(BIN)/python tools/ablation.py --rows source all all_plus --seeds 0 \
+	  --schedules short --work-dir $(WORK)/demo
 
 ablation: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)
