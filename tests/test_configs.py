@@ -57,7 +57,7 @@ def shrink(cfg):
     cfg.model.data_preprocessor.size = SIZE
 
 
-def random_batch(num_classes, domain, with_label=True):
+def random_batch(num_classes, domain):
     """Two random images in the form the data loader hands over."""
     generator = torch.Generator().manual_seed(0)
     samples = []
@@ -67,11 +67,8 @@ def random_batch(num_classes, domain, with_label=True):
                 img_shape=SIZE, ori_shape=SIZE, domain=domain, img_path='x.png'
             )
         )
-        if with_label:
-            label = torch.randint(
-                0, num_classes, (1, *SIZE), generator=generator
-            )
-            sample.gt_sem_seg = PixelData(data=label)
+        label = torch.randint(0, num_classes, (1, *SIZE), generator=generator)
+        sample.gt_sem_seg = PixelData(data=label)
         samples.append(sample)
     images = [
         torch.randint(
@@ -82,13 +79,13 @@ def random_batch(num_classes, domain, with_label=True):
     return dict(inputs=images, data_samples=samples)
 
 
-def unlabelled_batch():
-    """A generated image, as the student and the teacher see it."""
-    batch = random_batch(1, 'generated', with_label=False)
-    for image, sample in zip(
-        batch['inputs'], batch['data_samples'], strict=True
-    ):
-        sample.clean_img = PixelData(data=image.clone())
+def self_training_batch(num_classes, domain):
+    """A labelled and a generated image, as student and teacher see them."""
+    batch = random_batch(num_classes, domain)
+    generated = batch['data_samples'][1]
+    del generated.gt_sem_seg
+    generated.set_metainfo(dict(domain='generated'))
+    generated.clean_img = PixelData(data=batch['inputs'][1].clone())
     return batch
 
 
@@ -142,9 +139,10 @@ def check_config(cfg):
 
     if hasattr(model, 'teacher'):
         model.update_teacher()
-        losses = model.train_step(unlabelled_batch(), optim_wrapper)
+        batch = self_training_batch(num_classes, 'x')
+        losses = model.train_step(batch, optim_wrapper)
         assert torch.isfinite(losses['loss'])
-        assert model.statistics.pop()['images'] == 2
+        assert model.statistics.pop()['images'] == 1
 
     model.eval()
     domain = (evaluator.domains or ['any'])[0]

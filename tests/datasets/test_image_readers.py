@@ -23,7 +23,7 @@ from clouds_mmseg.datasets import (
     LoadSegLabels,
 )
 from clouds_mmseg.datasets.class_statistics import class_pixels
-from clouds_mmseg.datasets.labels import build_label_table
+from clouds_mmseg.datasets.labels import LabelIds, build_label_table
 from clouds_mmseg.engine.hooks import visualization as prediction_pictures_hook
 from clouds_mmseg.generate.backends import open_source
 from clouds_mmseg.robustness import CorruptedDataset
@@ -236,12 +236,14 @@ def test_statistics_of_16_bit_labels(folder):
 
 def test_preparation_of_16_bit_labels(folder):
     payload = (folder / 'labels/0.png').read_bytes()
-    convert = TableConverter.from_ids({7000: 4, 33001: 13}, [0])
+    convert = TableConverter.of(LabelIds({7000: 4, 33001: 13}, frozenset([0])))
     label = convert(payload, '0.png')
     assert label.dtype == np.uint8
     assert label.ravel()[:4].tolist() == [255, 4, 13, 255]
     with pytest.raises(DataError, match='33001'):
-        TableConverter.from_ids({7000: 4}, [0])(payload, '0.png')
+        TableConverter.of(LabelIds({7000: 4}, frozenset([0])))(
+            payload, '0.png'
+        )
 
 
 def test_corruptions_of_12_bit_images(folder, tmp_path):

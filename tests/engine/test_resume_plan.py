@@ -469,7 +469,9 @@ def test_rows_of_the_ablation_share_their_warm_up(row, repo_root):
     begin = now['train_cfg']['warmup_iters']
     assert was != now
     assert config_changes(was, now, begin) == []
-    assert config_changes(was, now, begin + 1) != []
+    # The number of images is a fact of the checkpoint, not of its config.
+    changes = config_changes(was, now, begin + 1)
+    assert bool(changes) == (row.name != 'labelled_six')
 
 
 def test_the_text_of_a_config_has_its_values(repo_root):

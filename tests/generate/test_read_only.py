@@ -118,7 +118,7 @@ def test_images_that_are_copies_are_told(tmp_path, prompt_file, logged):
         tmp_path / 'bank', prompts=prompt_file, **SMALL
     ).complete
     (text,) = [text for text in logged if 'are copies of others' in text]
-    assert text.startswith('1 of the 3 images of the bank')
+    assert text.startswith('1 of the 3 images of the image bank')
     assert 'images/000002.png of images/000000.png' in text
 
 

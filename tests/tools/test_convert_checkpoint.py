@@ -97,7 +97,7 @@ def test_an_official_checkpoint_is_converted_and_tested(
     assert 'sem_seg_head_ema.* -> teacher.module.decode_head.*' in out
     assert "CLIP's text tower" in out and '1    optimizer' in out
     assert '915 of 915 tensors of the model (CLIPBackbone RN50' in out
-    assert 'convert with --config configs/warmup/gta2cs_r50.py' in out
+    assert 'convert with --config clouds_mmseg::warmup/gta2cs_r50.py' in out
 
     config = city_config('clouds', RN50.format(type='SelfTrainingSegmentor'))
     assert (
