@@ -439,24 +439,6 @@ def drop_overlaps(masks: Tensor) -> Tensor:
     return masks & (masks.sum(dim=0, dtype=torch.int16) <= 1)
 
 
-def union_per_class(masks: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the union of the masks of each class.
-
-    Args:
-        masks: (N, H, W) bool.
-        classes: (N,) int64, the class of each mask.
-
-    Returns:
-        Classes (C,) int64 in ascending order and their masks (C, H, W) bool,
-        including classes whose masks are all empty.
-    """
-    labels, index = classes.unique(return_inverse=True)
-    union = masks.new_zeros((len(labels), *masks.shape[1:]))
-    for mask, row in zip(masks, index.tolist(), strict=True):
-        union[row] |= mask
-    return labels, union
-
-
 def paint(masks: Tensor, classes: Tensor, ignore_index: int = 255) -> Tensor:
     """Draw masks into a label map, later masks over earlier ones.
 

@@ -23,11 +23,7 @@ from clouds_mmseg.models.mask2former.criterion import (
     matched_masks,
 )
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
-from clouds_mmseg.refine.sam_model import (
-    drop_overlaps,
-    select_best,
-    union_per_class,
-)
+from clouds_mmseg.refine.sam_model import drop_overlaps, paint, select_best
 from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import CheckpointMismatchError, load_strictly
@@ -233,7 +229,10 @@ def check_refinement(config, tensors):
     )
     best = select_best(tensors['sam_masks'], tensors['sam_quality'])
     single = drop_overlaps(best)
-    labels, refined = union_per_class(single, tensors['component_class'])
+    painted = paint(single, tensors['component_class'])
+    # The official code returns a mask of each class.
+    labels = tensors['component_class'].unique()
+    refined = painted == labels[:, None, None]
     for name, ours in (
         ('component_class', classes),
         ('component_mask', masks),

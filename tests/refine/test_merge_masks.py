@@ -1,11 +1,6 @@
 import torch
 
-from clouds_mmseg.refine.sam_model import (
-    drop_overlaps,
-    paint,
-    select_best,
-    union_per_class,
-)
+from clouds_mmseg.refine.sam_model import drop_overlaps, paint, select_best
 
 
 def test_the_mask_of_the_best_quality_is_kept():
@@ -23,19 +18,6 @@ def test_a_pixel_of_several_masks_is_dropped_from_all():
         [[0, 0, 1, 0]],
         [[0, 0, 0, 0]],
     ]
-
-
-def test_masks_of_a_class_are_joined():
-    masks = torch.eye(4).bool()[:, None]
-    labels, joined = union_per_class(masks, torch.tensor([8, 2, 8, 5]))
-    assert labels.tolist() == [2, 5, 8]
-    assert joined[:, 0].int().tolist() == [
-        [0, 1, 0, 0],
-        [0, 0, 0, 1],
-        [1, 0, 1, 0],
-    ]
-    labels, joined = union_per_class(masks[:0], torch.zeros(0).long())
-    assert labels.shape == (0,) and joined.shape == (0, 1, 4)
 
 
 def test_a_skipped_component_does_not_shift_the_others():
