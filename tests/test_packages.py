@@ -60,7 +60,10 @@ def wheel(repo_root, tmp_path_factory):
 def test_the_wheel_has_the_package_the_configs_and_nothing_else(
     wheel, repo_root
 ):
-    wanted = {'clouds_mmseg/.mim/model-index.yml'}
+    wanted = {
+        'clouds_mmseg/.mim/model-index.yml',
+        'clouds_mmseg/py.typed',
+    }
     for folder, place in (
         ('clouds_mmseg', 'clouds_mmseg'),
         ('tools/cli', 'clouds_mmseg_cli'),
