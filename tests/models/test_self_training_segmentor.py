@@ -26,7 +26,7 @@ def build(frozen=True, **kwargs):
 
 
 def make_config(frozen, **kwargs):
-    return dict(
+    config = dict(
         type='SelfTrainingSegmentor',
         data_preprocessor=dict(
             type='SegDataPreProcessor',
@@ -57,8 +57,8 @@ def make_config(frozen, **kwargs):
         ),
         train_cfg=dict(),
         test_cfg=dict(mode='whole'),
-        **kwargs,
     )
+    return config | kwargs
 
 
 def make_batch(direction='horizontal', labelled=1, unlabelled=2):
@@ -408,6 +408,10 @@ def test_teacher_that_ramps_up_is_the_mean_at_first():
         ),
         (dict(teacher_views=['mirror']), "'flip' or scales"),
         (dict(teacher_views=[9]), 'got 9'),
+        (
+            dict(data_preprocessor=dict(type='BaseDataPreprocessor')),
+            'must be a DGDataPreProcessor, .* got BaseDataPreprocessor',
+        ),
         (
             dict(confidence_weight=True, label_weight='region'),
             'give one of them',

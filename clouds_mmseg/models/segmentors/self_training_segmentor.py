@@ -129,6 +129,12 @@ class SelfTrainingSegmentor(DGSegmentor):
             kwargs.get('data_preprocessor')
         )
         super().__init__(**kwargs)
+        if not hasattr(self.data_preprocessor, 'clean_views'):
+            raise UserError(
+                'model.data_preprocessor of a SelfTrainingSegmentor must be a '
+                'DGDataPreProcessor, which prepares the views of the '
+                f'teacher, got {type(self.data_preprocessor).__name__}'
+            )
         if self.out_channels == 1 and self.num_classes > 1:
             raise UserError(
                 'self-training needs a score of each class, but the head has '
