@@ -20,8 +20,11 @@ from clouds_mmseg import (  # noqa: E402
     registry,
     robustness,
 )
+from clouds_mmseg.predict import Prediction, Segmenter  # noqa: E402
 
 __all__ = [
+    'Prediction',
+    'Segmenter',
     '__version__',
     'datasets',
     'engine',

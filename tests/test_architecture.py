@@ -18,7 +18,7 @@ FLOORS = (
     ('weights', 'toycity'),
     ('models', 'refine', 'generate', 'datasets', 'evaluation'),
     ('robustness', 'conversion', 'data_tools'),
-    ('engine',),
+    ('engine', 'predict'),
     ('cli',),
 )
 KNOWN_CIRCLES = [

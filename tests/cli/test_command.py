@@ -16,6 +16,7 @@ SCRIPTS = dict(
     generate_prompts='prompts',
     make_corruptions='corrupt',
     make_toycity='toycity',
+    predict='predict',
     prepare_dataset='prepare',
     publish_model='publish',
     test='test',

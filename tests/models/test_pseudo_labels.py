@@ -4,9 +4,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from mmseg.models.decode_heads import FCNHead
+from torch import nn
 
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
+    as_scores,
     expected_iou,
     flip_label,
     label_from_scores,
@@ -165,3 +168,18 @@ def test_transport_gives_a_weak_class_its_pixels():
     assert (scores.argmax(1) == 0).all()
     label = transport_shares(scores, iterations=50).argmax(1)[0]
     assert (label[3] == 1).all()
+
+
+def test_logits_of_a_zoo_head_become_scores():
+    logits = torch.randn(2, 4, 3, 5) * 3
+    head = FCNHead(in_channels=4, channels=4, num_classes=4)
+    scores = as_scores(head, logits)
+    assert torch.allclose(scores, logits.softmax(1))
+    # Of logits, the share of the best class would be no confidence.
+    label, confidence = label_from_scores(scores)
+    assert torch.equal(label, logits.argmax(1))
+    assert torch.allclose(confidence, scores.amax(1))
+    assert torch.equal(as_scores(nn.Identity(), logits), logits)
+    cascade = nn.ModuleList([nn.Identity(), head])
+    assert torch.equal(as_scores(cascade, logits), scores)
+    assert torch.equal(as_scores(head, logits[:, :1]), logits[:, :1].sigmoid())

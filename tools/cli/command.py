@@ -20,6 +20,7 @@ COMMANDS = dict(
     generate='generate an image set (image bank) from prompts',
     train='train a segmentor',
     test='test a checkpoint',
+    predict='predict images, without labels',
     corrupt='write the fifteen common corruptions of images',
     convert='convert checkpoints of other projects to ours, and back',
     publish='write weights and config of a checkpoint into one file',

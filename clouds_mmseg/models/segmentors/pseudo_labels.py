@@ -4,7 +4,8 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
 
 from clouds_mmseg.utils.cityscapes import IGNORE
 
@@ -52,6 +53,27 @@ def label_from_scores(
     if threshold is not None:
         label = label.masked_fill(confidence < threshold, IGNORE)
     return label, confidence
+
+
+def as_scores(head: nn.Module, outputs: Tensor) -> Tensor:
+    """Convert what a head predicts to scores that are not negative.
+
+    Args:
+        head: ``CLOUDSHead``, whose predictions are such scores, or a head of
+            MMSegmentation, which predicts logits.
+        outputs: (..., K, H, W) float.
+
+    Returns:
+        Same shape; of logits the softmax over the classes, or the sigmoid
+        if K is 1.
+    """
+    if isinstance(head, nn.ModuleList):
+        head = head[-1]
+    if not isinstance(head, BaseDecodeHead):
+        return outputs
+    if outputs.shape[-3] == 1:
+        return outputs.sigmoid()
+    return outputs.softmax(-3)
 
 
 def class_shares(scores: Tensor) -> Tensor:

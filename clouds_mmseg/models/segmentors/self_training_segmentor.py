@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
+    as_scores,
     class_shares,
     expected_iou,
     flip_label,
@@ -129,17 +130,17 @@ class SelfTrainingSegmentor(DGSegmentor):
             kwargs.get('data_preprocessor')
         )
         super().__init__(**kwargs)
-        if not hasattr(self.data_preprocessor, 'clean_views'):
-            raise UserError(
-                'model.data_preprocessor of a SelfTrainingSegmentor must be a '
-                'DGDataPreProcessor, which prepares the views of the '
-                f'teacher, got {type(self.data_preprocessor).__name__}'
-            )
         if self.out_channels == 1 and self.num_classes > 1:
             raise UserError(
                 'self-training needs a score of each class, but the head has '
                 f'one output for {self.num_classes} classes; leave '
                 'decode_head.out_channels out'
+            )
+        if not hasattr(self.data_preprocessor, 'clean_views'):
+            raise UserError(
+                'model.data_preprocessor of a SelfTrainingSegmentor must be a '
+                'DGDataPreProcessor, which prepares the views of the '
+                f'teacher, got {type(self.data_preprocessor).__name__}'
             )
         if not 0 < teacher_decay < 1:
             raise UserError(
@@ -364,9 +365,11 @@ class SelfTrainingSegmentor(DGSegmentor):
         # The metainfo gives the size of the padded input that the features
         # are of; that of the samples is the size before padding.
         meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
-        return self.teacher.module['decode_head'].predict(
+        head = self.teacher.module['decode_head']
+        outputs = head.predict(
             features, [meta] * len(features[0]), self.test_cfg
         )
+        return as_scores(head, outputs)
 
     def _predict_scaled(self, clean, scale):
         size = tuple(clean.shape[-2:])
