@@ -71,8 +71,15 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     import torch
 
-    from clouds_mmseg.predict.run import predict_files, summary_lines
+    from clouds_mmseg.predict.run import (
+        find_images,
+        predict_files,
+        summary_lines,
+    )
     from clouds_mmseg.predict.segmenter import Segmenter
+
+    # Mistakes in the inputs are told before the model is loaded.
+    find_images(args.inputs)
 
     segmenter = Segmenter.from_pretrained(
         args.checkpoint,
