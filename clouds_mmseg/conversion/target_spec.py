@@ -20,7 +20,8 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from clouds_mmseg.conversion.layouts import OURS, STEPS, TEACHER
-from clouds_mmseg.models.backbones.clip import build_visual, probe_pyramid
+from clouds_mmseg.models.backbones.clip import probe_pyramid
+from clouds_mmseg.models.backbones.clip_source import build_visual
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.errors import UserError

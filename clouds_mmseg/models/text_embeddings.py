@@ -19,8 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from clouds_mmseg.models.backbones.clip import build_text, hub_error
-from clouds_mmseg.models.backbones.clip_source import CLIPSource, find_clip
+from clouds_mmseg.models.backbones.clip_source import (
+    CLIPSource,
+    build_text,
+    find_clip,
+    hub_error,
+)
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of

@@ -1,17 +1,15 @@
 """Visual tower of a CLIP model as a backbone of four feature maps."""
 
 import logging
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import open_clip
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from clouds_mmseg.models.backbones.clip_source import find_clip
+from clouds_mmseg.models.backbones.clip_source import build_visual, find_clip
 from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import read_state_dict
@@ -23,9 +21,6 @@ _COMPILES_RIGHT = (2, 8)
 # H and W of the probe image. Not the image size of any tower: one that takes
 # only its own size fails at once, and not at the first crop.
 _PROBE_SIZE = (128, 160)
-# A tiny tower in place of the one that is not needed.
-_TINY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
-_TINY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
 
 
 @MODELS.register_module()
@@ -180,81 +175,6 @@ class CLIPBackbone(FreezableMixin, BaseModule):
             intermediates_only=True,
             output_fmt='NCHW',
         )['image_intermediates']
-
-
-def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
-    """Build the visual tower of a model, randomly initialised.
-
-    Args:
-        model_name: A model of open_clip, or ``local-dir:`` with the folder of
-            a model's config.
-        device: On ``meta`` it has shapes and no storage.
-    """
-    with torch.device(device), _without_warnings():
-        model = open_clip.create_model(
-            model_name,
-            device=device,
-            load_weights=False,
-            text_cfg=dict(_TINY_TEXT),
-            pretrained_text=False,
-        )
-    return model.visual
-
-
-def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
-    """Build a CLIP model with a tiny visual tower, for ``encode_text``.
-
-    Args:
-        model_name: A model of open_clip, or ``local-dir:`` with the folder of
-            a model's config.
-        quick_gelu: Use QuickGELU even if the model's config does not.
-
-    Raises:
-        UserError: If the tower is from the Hugging Face hub, which is not
-            reachable.
-    """
-    try:
-        with _without_warnings():
-            return open_clip.create_model(
-                model_name,
-                load_weights=False,
-                force_quick_gelu=quick_gelu,
-                vision_cfg=dict(_TINY_VISION),
-                pretrained_text=False,
-            ).eval()
-    except OSError as error:
-        raise hub_error(f'The text tower of {model_name}', error) from error
-
-
-def hub_error(what: str, error: Exception) -> UserError:
-    """Return the error for a part that only the Hugging Face hub has."""
-    return UserError(
-        f'{what} is not here ({type(error).__name__}). It comes from the '
-        'Hugging Face hub: run once where there is a network, or take a '
-        "model with open_clip's own text tower (RN50, convnext_*)."
-    )
-
-
-@contextmanager
-def _without_warnings():
-    """Silence open_clip's warnings that the model has random weights.
-
-    The weights are loaded right after, by this package.
-    """
-    root = logging.getLogger()
-
-    def drop(record):
-        message = record.getMessage()
-        return (
-            'No pretrained weights loaded' not in message
-            and 'no CLIP weights found in' not in message
-        )
-
-    root.addFilter(drop)
-    try:
-        yield
-    finally:
-        root.removeFilter(drop)
 
 
 @dataclass(frozen=True)

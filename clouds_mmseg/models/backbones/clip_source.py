@@ -1,11 +1,14 @@
-"""Find the CLIP model that a config names, and its weights."""
+"""Find the CLIP model that a config names, and its weights; build towers."""
 
 import json
+import logging
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip.constants import (
     HF_CONFIG_NAME,
     HF_SAFE_WEIGHTS_NAME,
@@ -13,6 +16,7 @@ from open_clip.constants import (
 )
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
+from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import closest_names
@@ -32,6 +36,9 @@ _FILES = (
     'model.pth',
 )
 _INSTEAD = "the path of the file or folder as pretrained='...'"
+# A tiny tower in place of the one that is not needed.
+_TINY_TEXT = dict(context_length=8, vocab_size=64, width=64, heads=1, layers=1)
+_TINY_VISION = dict(image_size=32, patch_size=32, width=64, layers=1)
 
 
 @dataclass(frozen=True)
@@ -369,11 +376,83 @@ def _is_path(name):
     )
 
 
+def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
+    """Build the visual tower of a model, randomly initialised.
+
+    Args:
+        model_name: A model of open_clip, or ``local-dir:`` with the folder of
+            a model's config.
+        device: On ``meta`` it has shapes and no storage.
+    """
+    with torch.device(device), _without_warnings():
+        model = open_clip.create_model(
+            model_name,
+            device=device,
+            load_weights=False,
+            text_cfg=dict(_TINY_TEXT),
+            pretrained_text=False,
+        )
+    return model.visual
+
+
+def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
+    """Build a CLIP model with a tiny visual tower, for ``encode_text``.
+
+    Args:
+        model_name: A model of open_clip, or ``local-dir:`` with the folder of
+            a model's config.
+        quick_gelu: Use QuickGELU even if the model's config does not.
+
+    Raises:
+        UserError: If the tower is from the Hugging Face hub, which is not
+            reachable.
+    """
+    try:
+        with _without_warnings():
+            return open_clip.create_model(
+                model_name,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                vision_cfg=dict(_TINY_VISION),
+                pretrained_text=False,
+            ).eval()
+    except OSError as error:
+        raise hub_error(f'The text tower of {model_name}', error) from error
+
+
+def hub_error(what: str, error: Exception) -> UserError:
+    """Return the error for a part that only the Hugging Face hub has."""
+    return UserError(
+        f'{what} is not here ({type(error).__name__}). It comes from the '
+        'Hugging Face hub: run once where there is a network, or take a '
+        "model with open_clip's own text tower (RN50, convnext_*)."
+    )
+
+
+@contextmanager
+def _without_warnings():
+    """Silence open_clip's warnings that the model has random weights.
+
+    The weights are loaded right after, by this package.
+    """
+    root = logging.getLogger()
+
+    def drop(record):
+        message = record.getMessage()
+        return (
+            'No pretrained weights loaded' not in message
+            and 'no CLIP weights found in' not in message
+        )
+
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
+
+
 def _check_same_model(source, named):
     """Raise an error if the source holds another model than ``named``."""
-    # Imported here, because clip.py imports this module.
-    from clouds_mmseg.models.backbones.clip import build_visual
-
     shapes = []
     for model in (source.model, named):
         state_dict = build_visual(model, 'meta').state_dict()
