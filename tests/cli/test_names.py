@@ -7,7 +7,7 @@ from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.generate.run import BACKENDS
-from clouds_mmseg.predict.run import KINDS as RESULTS
+from clouds_mmseg.predict.predict_files import KINDS as RESULTS
 from clouds_mmseg_cli import names
 
 

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     import torch
 
-    from clouds_mmseg.predict.run import (
+    from clouds_mmseg.predict.predict_files import (
         find_images,
         predict_files,
         summary_lines,

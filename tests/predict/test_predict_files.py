@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.predict.run import find_images, predict_files
+from clouds_mmseg.predict.predict_files import find_images, predict_files
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.command import main
