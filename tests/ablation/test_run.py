@@ -92,6 +92,12 @@ def test_ablation_trains_compares_and_continues(ablation, tmp_path, capsys):
     # Nothing is left to train.
     assert ablation(*words, 'source', 'refinement', *options) == 0
     assert '2 of 2 runs are finished' in capsys.readouterr().out
+    # Killed in its last evaluation: the end is trained again.
+    results = work / 'short/seed0/refinement/results.json'
+    before = json.loads(results.read_text())['metrics']
+    results.unlink()
+    assert ablation(*words, 'source', 'refinement', *options) == 0
+    assert json.loads(results.read_text())['metrics'] == before
 
 
 def test_dry_run_prints_commands_that_share_warm_ups(ablation, capsys):

@@ -166,7 +166,20 @@ def _ready(run, runs):
     )
 
 
+def forget_unevaluated(run: Run) -> None:
+    """Let a run that was stopped in its last evaluation train its end again.
+
+    Its last checkpoint has nothing left to train, so resuming it would end
+    without results.
+    """
+    last = run.config().train_cfg.max_iters
+    if run.results() is None:
+        for name in (f'iter_{last}.pth', 'last_checkpoint'):
+            (run.folder / name).unlink(missing_ok=True)
+
+
 def _start(run, environment):
+    forget_unevaluated(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(_log_file(run), 'a') as log:
         process = subprocess.Popen(

@@ -2,6 +2,8 @@
 # which other labelled images are pasted.
 _base_ = './self_training.py'
 model = dict(mixing=dict(type='ClassMix', domains=['mixed']))
+# The first stage of source.py, which draws from its first group alone.
+resume_cfg = dict(accept=['train_dataloader.dataset'])
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
