@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from clouds_mmseg.generate.image_bank import shard_from_environment
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError
@@ -125,8 +126,8 @@ def predict_files(
         ) from error
     if not os.access(root, os.W_OK):
         raise UserError(f'the output folder {out} cannot be written')
-    rank, world_size = _process()
-    images = find_images(inputs)[rank::world_size]
+    shard = shard_from_environment()
+    images = find_images(inputs)[shard.rank :: shard.world]
     summary = Summary()
     waiting = []
     for image, relative in images:
@@ -142,7 +143,8 @@ def predict_files(
             _predict_part(segmenter, part, kinds, summary)
             bar.update(len(part))
     if summary.failed:
-        name = 'failed.txt' if world_size == 1 else f'failed_{rank}.txt'
+        alone = shard.world == 1
+        name = 'failed.txt' if alone else f'failed_{shard.rank}.txt'
         lines = (f'{path}: {why}' for path, why in summary.failed.items())
         (root / name).write_text('\n'.join(lines) + '\n')
     return summary
@@ -167,17 +169,6 @@ def _predict_part(segmenter, part, kinds, summary):
         for kind, path in targets.items():
             prediction.save(path, kind)
         summary.written += 1
-
-
-def _process() -> tuple[int, int]:
-    """Return rank and number of the processes that share the images."""
-    for rank, size in (
-        ('RANK', 'WORLD_SIZE'),
-        ('SLURM_PROCID', 'SLURM_NTASKS'),
-    ):
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return 0, 1
 
 
 def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:

@@ -68,6 +68,16 @@ def test_processes_share_the_images(segmenter, folder, tmp_path, monkeypatch):
     assert sum(written) == 6 and max(written) <= 4
 
 
+def test_a_batch_script_of_slurm_is_alone(
+    segmenter, folder, tmp_path, monkeypatch
+):
+    # Set outside of srun too, where no other process does the rest.
+    monkeypatch.setenv('SLURM_PROCID', '0')
+    monkeypatch.setenv('SLURM_NTASKS', '4')
+    done = predict_files(segmenter, [folder], tmp_path / 'out')
+    assert done.written == 6
+
+
 def test_inputs(folder, tmp_path):
     found = find_images([folder / 'a/000.png', f'{folder}/a/*1.png'])
     assert [str(relative) for _, relative in found] == ['000', '001']
