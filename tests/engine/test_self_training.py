@@ -108,28 +108,35 @@ def test_killed_run_with_every_extension_continues_exactly(
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def test_two_processes_mix_their_own_images(tmp_path, config):
+def train_on_two(config, work_dir, *options):
+    """Train in two processes, whose weights must agree; their losses."""
     done = subprocess.run(
         [
-            sys.executable,
+            *(sys.executable, WARM_TORCHRUN),
             *('-m', 'torch.distributed.run', '--standalone'),
-            *('--nproc-per-node', '2', SCRIPT, config, tmp_path / 'work'),
-            *('--distributed', '--plus'),
+            *('--nproc-per-node', '2', SCRIPT, config, work_dir),
+            '--distributed',
+            *options,
         ],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    ranks = [losses(tmp_path / 'work', f'losses_{r}.txt') for r in '01']
+    ranks = [losses(work_dir, f'losses_{r}.txt') for r in '01']
     assert ranks[0].keys() == ranks[1].keys()
-    assert all(math.isfinite(float.fromhex(x)) for x in ranks[0].values())
     states = [
-        torch.load(tmp_path / f'work/state_{r}.pth', weights_only=True)
+        torch.load(work_dir / f'state_{r}.pth', weights_only=True)
         for r in '01'
     ]
-    # Also the number of pixels of each class so far.
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
+    return ranks
+
+
+def test_two_processes_mix_their_own_images(tmp_path, config):
+    # Their weights hold the number of pixels of each class so far, too.
+    ranks = train_on_two(config, tmp_path / 'work', '--plus')
+    assert all(math.isfinite(float.fromhex(x)) for x in ranks[0].values())
 
 
 def test_generated_images_beside_leave_the_warm_up_as_it_is(
@@ -309,28 +316,10 @@ def test_workers_do_not_change_the_run(
 
 
 def test_two_processes_train_one_student_and_one_teacher(tmp_path, config):
-    done = subprocess.run(
-        [
-            *(sys.executable, WARM_TORCHRUN),
-            *('-m', 'torch.distributed.run', '--standalone'),
-            *('--nproc-per-node', '2', SCRIPT, config, tmp_path / 'work'),
-            '--distributed',
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    ranks = train_on_two(config, tmp_path / 'work')
     # Each process drew its own samples, and their gradients were averaged.
-    ranks = [losses(tmp_path / 'work', f'losses_{r}.txt') for r in '01']
-    assert ranks[0].keys() == ranks[1].keys()
     assert ranks[0] != ranks[1]
     assert weights(tmp_path / 'work')['teacher.steps'] == 4
-    states = [
-        torch.load(tmp_path / f'work/state_{r}.pth', weights_only=True)
-        for r in '01'
-    ]
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
 
 
 def test_only_training_needs_the_weights_of_the_refiner(
