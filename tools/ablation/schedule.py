@@ -14,6 +14,7 @@ from mmengine.config import Config
 from ablation.rows import Row, Schedule
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.parallel import available_cores
 from clouds_mmseg_cli.cfg_options import parse_options
 
 RESULTS = 'results.json'
@@ -115,7 +116,7 @@ def train_all(
     done = len(runs) - len(waiting)
     if done:
         log(f'{done} of {len(runs)} runs are finished already')
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, available_cores() // jobs)
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     running = {}
     start, trained = time.monotonic(), 0
