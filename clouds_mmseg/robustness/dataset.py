@@ -140,7 +140,7 @@ class CorruptedDataset(ConcatDataset):
             raise DataError(
                 f'the corrupted images in {self.folder} lack {len(missing)} '
                 f'of the {len(images)} images in {root}, for example '
-                f'{missing[0]}; make them of that folder: python '
+                f'{missing[0]}; make them of that folder: '
                 f'clouds corrupt {root} ANOTHER_FOLDER'
             )
 

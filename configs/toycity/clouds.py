@@ -18,6 +18,33 @@ train_dataloader = dict(
         ],
     )
 )
+# During training also on a held-out part of the source, restyled: what can be
+# looked at where no target may be.
+val_dataloader = dict(
+    dataset=dict(
+        datasets=[
+            {{_base_.val_toycity_source}},
+            {{_base_.val_restyled_toycity}},
+            {{_base_.val_toycity_clear}},
+            {{_base_.val_toycity_fog}},
+            {{_base_.val_toycity_night}},
+            {{_base_.val_toycity_rain}},
+            {{_base_.val_toycity_snow}},
+        ]
+    )
+)
+val_evaluator = dict(
+    domains=[
+        'toycity_source',
+        'toycity_source_restyled',
+        'toycity_clear',
+        'toycity_fog',
+        'toycity_night',
+        'toycity_rain',
+        'toycity_snow',
+    ],
+    source_domains=['toycity_source', 'toycity_source_restyled'],
+)
 train_cfg = dict(
     _delete_=True,
     type='SelfTrainingLoop',
@@ -63,6 +90,7 @@ custom_hooks = [
 banks = [
     {{_base_.bank_generated_toycity}},
     {{_base_.bank_restyled_toycity}},
+    {{_base_.bank_restyled_val_toycity}},
 ]
 load_cfg = dict(allow_missing=['teacher.'])
 runner_type = 'SelfTrainingRunner'

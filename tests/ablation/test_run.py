@@ -57,6 +57,7 @@ SHORT = (
     'val_dataloader.persistent_workers=False',
     'banks.0.num=4',
     'banks.1.num=4',
+    'banks.2.num=4',
 )
 
 

@@ -57,10 +57,15 @@ def test_all_pieces_can_be_inherited_together(compose, repo_root):
         domains.add(dataset.domain)
         # A file of its own name for each domain: train_gta5 -> gta5.
         other = dict(
-            generated_toycity='generated', restyled_toycity='toycity_source'
+            train_generated_toycity='generated',
+            val_generated_toycity='generated',
+            train_restyled_toycity='toycity_source',
+            val_restyled_toycity='toycity_source_restyled',
+            train_restyled_camvid='camvid_day',
+            train_generated_camvid='generated',
         )
         name = key.split('_', 1)[1]
-        assert dataset.domain == other.get(name, name)
+        assert dataset.domain == other.get(key, name)
     # Every published set, and ours.
     published = {name for name in SETS if name != 'acdc'}
     assert domains == {
@@ -69,6 +74,7 @@ def test_all_pieces_can_be_inherited_together(compose, repo_root):
         *'toycity_source toycity_clear toycity_fog'.split(),
         *'toycity_night toycity_rain toycity_snow'.split(),
         *'camvid_day camvid_dusk generated'.split(),
+        'toycity_source_restyled',
     }
 
 

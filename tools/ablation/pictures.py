@@ -5,14 +5,11 @@ from pathlib import Path
 
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
-from ablation.schedule import Run
+from ablation.schedule import Run, load_trained
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.visualization import legend, panel, stack
-from clouds_mmseg.weights.io import read_state_dict
-from clouds_mmseg.weights.load import load_strictly
 
 _WIDTH = 256
 # Index of a scene with many classes; scenes are the same in all domains.
@@ -32,7 +29,7 @@ def draw_visualizations(runs: Sequence[Run], folder: Path) -> list[Path]:
     """
     seed = runs[0].seed
     runs = [run for run in runs if run.seed == seed]
-    models = [_load(run) for run in runs]
+    models = [load_trained(run) for run in runs]
     ends = (0, -1) if len(runs) > 1 else (0,)
     sheets = {
         'targets.png': _targets(
@@ -50,16 +47,6 @@ def draw_visualizations(runs: Sequence[Run], folder: Path) -> list[Path]:
         with atomic_path(paths[-1]) as temporary:
             sheet.save(temporary)
     return paths
-
-
-def _load(run):
-    """Load the trained model of a run, in eval mode."""
-    cfg = run.config()
-    init_default_scope(cfg.default_scope)
-    last = run.folder / f'iter_{cfg.train_cfg.max_iters}.pth'
-    model = MODELS.build(cfg.model)
-    load_strictly(model, read_state_dict(last), source=last)
-    return model.eval()
 
 
 def _targets(runs, models):

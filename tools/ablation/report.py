@@ -6,6 +6,8 @@ The results of a schedule are a dict, kept in ``ablation.json``::
     rows      row -> seed -> mean mIoU of the targets, in percent
     targets   row -> seed -> target -> mIoU
     source    row -> seed -> mIoU on the held-out part of the source
+    restyled  row -> seed -> mIoU on the same images, restyled
+    quality   row -> seed -> measure -> value, see ablation.quality
     teacher   row -> seed -> iteration -> accuracy of the pseudo labels, as
               PseudoLabelAccuracyHook writes it
 
@@ -17,13 +19,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 
+from ablation.quality import measure_quality
 from ablation.rows import ROWS
 from ablation.schedule import Run
 from ablation.statistics import paired_difference
 from clouds_mmseg.engine.hooks.self_training import FILE_NAME
 from clouds_mmseg.utils.tables import format_table
 
-SOURCE = 'toycity_source'
+# Domains that are no targets -> their key in the results.
+_NO_TARGETS = dict(toycity_source='source', toycity_source_restyled='restyled')
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -51,7 +55,8 @@ def collect(runs: Iterable[Run]) -> dict:
     Returns:
         See above; empty dicts without a finished run.
     """
-    data = dict(rows={}, targets={}, source={}, teacher={})
+    data = {key: {} for key in ('rows', 'targets', 'source', 'restyled')}
+    data.update(quality={}, teacher={})
     for run in runs:
         results = run.results()
         if results is None:
@@ -64,11 +69,14 @@ def collect(runs: Iterable[Run]) -> dict:
             domain, _, metric = key.rpartition('/')
             if metric != 'mIoU' or not domain:
                 continue
-            if domain == SOURCE:
-                data['source'].setdefault(name, {})[seed] = value
+            if domain in _NO_TARGETS:
+                seeds = data[_NO_TARGETS[domain]].setdefault(name, {})
+                seeds[seed] = value
             else:
                 targets = data['targets'].setdefault(name, {})
                 targets.setdefault(seed, {})[domain] = value
+        measured = data['quality'].setdefault(name, {})
+        measured[seed] = measure_quality(run)
         teacher = run.folder / FILE_NAME
         if teacher.is_file():
             found = json.loads(teacher.read_text())

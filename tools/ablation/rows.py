@@ -57,6 +57,11 @@ class Row(NamedTuple):
     baseline: str | None = None
     two_stages: bool = True
 
+    @property
+    def is_restyled(self) -> bool:
+        """Whether source images are restyled in both stages."""
+        return 'restyling' in (self.name, self.baseline)
+
     def options(self, schedule: Schedule) -> dict:
         """Return the settings of a schedule, as overrides of the config."""
         first = schedule.source_iters

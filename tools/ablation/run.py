@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ablation.pictures import draw_visualizations
 from ablation.plots import plot_accuracy, plot_gains
+from ablation.quality import ranks_table
 from ablation.report import (
     collect,
     differences_table,
@@ -159,6 +160,13 @@ def describe(results: dict[str, dict]) -> str:
                 'Pseudo labels against the true labels of 64 generated '
                 'scenes, before and after refinement, in percent.\n\n'
                 + teacher
+            )
+        ranks = ranks_table(data)
+        if ranks:
+            parts.append(
+                "Rank correlation (Spearman's) over the rows between what can "
+                'be measured without a target and the mean of the targets, '
+                'mean over the seeds.\n\n' + ranks
             )
     return '\n\n'.join(parts)
 

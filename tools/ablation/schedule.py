@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from torch import nn
 
 from ablation.rows import Row, Schedule
 from clouds_mmseg.utils.config_file import read_file
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.parallel import available_cores
+from clouds_mmseg.weights.io import read_state_dict
+from clouds_mmseg.weights.load import load_strictly
 from clouds_mmseg_cli.cfg_options import parse_options
 
 RESULTS = 'results.json'
@@ -147,6 +152,16 @@ def train_all(
             process.terminate()
         for process, _ in running.values():
             process.wait()
+
+
+def load_trained(run: Run) -> nn.Module:
+    """Load the model of a finished run, in eval mode."""
+    cfg = run.config()
+    init_default_scope(cfg.default_scope)
+    last = run.folder / f'iter_{cfg.train_cfg.max_iters}.pth'
+    model = MODELS.build(cfg.model)
+    load_strictly(model, read_state_dict(last), source=last)
+    return model.eval()
 
 
 def _describe(run):

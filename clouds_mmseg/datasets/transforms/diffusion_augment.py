@@ -98,8 +98,7 @@ class DiffusionAugment(BaseTransform):
         if not variants:
             raise DataError(
                 f'DiffusionAugment: the image bank {self.bank} holds no '
-                'restyled images. Make it with: python '
-                'clouds generate '
+                'restyled images. Make it with: clouds generate '
                 f'--mode img2img --source IMAGES --out {self.bank} ...'
             )
         root = source_root or recipe['info'].get('source_root')

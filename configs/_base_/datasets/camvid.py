@@ -1,4 +1,5 @@
-# Pieces: train_camvid_day, val_camvid_day, val_camvid_dusk.
+# Pieces: train_camvid_day, val_camvid_day, val_camvid_dusk,
+# train_restyled_camvid, train_generated_camvid, bank_restyled_camvid.
 # An example of your own images and classes: 24 day and 12 dusk photographs,
 # 480x360, in CamVid's 11 classes. The environment variable CAMVID_ROOT, or
 # --cfg-options dataset_options.all.data_root=FOLDER, says where they are.
@@ -66,4 +67,45 @@ val_camvid_dusk = dict(
     val_camvid_day,
     domain='camvid_dusk',
     data_prefix=dict(img_path='images/dusk', seg_map_path='labels/dusk'),
+)
+# The day photographs in other weather and light, by operations on pixels: no
+# weights are needed. Eight looks of each.
+bank_restyled_camvid = dict(
+    out='data/camvid_restyled',
+    num=192,
+    num_prompts=100,
+    backend='toycity',
+    mode='img2img',
+    source=f'{data_root_camvid}/images/day',
+    seed=0,
+    make=True,
+)
+# With the labels of the photographs, which stay right ...
+train_restyled_camvid = dict(
+    train_camvid_day,
+    pipeline=[
+        *train_pipeline_camvid[:2],
+        dict(type='DiffusionAugment', bank='data/camvid_restyled', prob=0.5),
+        *train_pipeline_camvid[2:],
+    ],
+)
+# ... and without any, for self-training.
+train_generated_camvid = dict(
+    type='GeneratedDataset',
+    bank='data/camvid_restyled',
+    metainfo=metainfo_camvid,
+    pipeline=[
+        dict(type='LoadSegImage'),
+        dict(
+            type='RandomResize',
+            scale=(480, 360),
+            ratio_range=(0.75, 2.0),
+            keep_ratio=True,
+        ),
+        dict(type='RandomCrop', crop_size=(256, 256)),
+        dict(type='KeepCleanView'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackDGInputs'),
+    ],
 )

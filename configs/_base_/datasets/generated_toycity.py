@@ -1,5 +1,6 @@
 # Pieces: train_generated_toycity, bank_generated_toycity,
-# val_generated_toycity, train_restyled_toycity, bank_restyled_toycity.
+# val_generated_toycity, train_restyled_toycity, bank_restyled_toycity,
+# val_restyled_toycity, bank_restyled_val_toycity.
 # Scenes in looks that no target has, made when training begins.
 bank_generated_toycity = dict(
     out='data/toycity/generated',
@@ -65,6 +66,29 @@ train_restyled_toycity = dict(
         dict(type='RandomCrop', crop_size=(128, 256)),
         dict(type='RandomFlip', prob=0.5),
         dict(type='PhotoMetricDistortion'),
+        dict(type='PackDGInputs'),
+    ],
+)
+# Held-out images of the source in such looks: a domain shift whose labels are
+# known without a target. One variant of each of the 40 images.
+bank_restyled_val_toycity = dict(
+    bank_restyled_toycity,
+    out='data/toycity/restyled_val',
+    num=40,
+    source='data/toycity/source_val/images',
+)
+val_restyled_toycity = dict(
+    type='GTA5Dataset',
+    domain='toycity_source_restyled',
+    data_root='data/toycity/source_val',
+    pipeline=[
+        dict(type='LoadSegImage'),
+        dict(type='LoadSegLabels'),
+        dict(
+            type='DiffusionAugment',
+            bank='data/toycity/restyled_val',
+            prob=1.0,
+        ),
         dict(type='PackDGInputs'),
     ],
 )
