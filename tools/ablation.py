@@ -20,8 +20,8 @@ def parse_args() -> argparse.Namespace:
         '--seeds',
         type=int,
         nargs='+',
-        default=[0, 1, 2, 3, 4],
-        help='default: 0 1 2 3 4',
+        help='default: 0 to 4 for the rows of the claims, 0 to 2 for the '
+        'other rows and for the long schedule, which has the first alone',
     )
     parser.add_argument(
         '--rows',

@@ -113,6 +113,20 @@ def test_dry_run_prints_commands_that_share_warm_ups(ablation, capsys):
     assert shared in lines[-1]
 
 
+def test_rows_of_claims_have_more_seeds(ablation, capsys):
+    assert ablation('--dry-run') == 0
+    lines = capsys.readouterr().out.splitlines()
+    long = [line for line in lines if '/long/' in line]
+    assert len(lines) - len(long) == 7 * 5 + 8 * 3
+    assert len(long) == 4 * 3
+    controls = [line for line in lines if 'labelled_six.py' in line]
+    assert len(controls) == 3
+    alone = ('--dry-run', '--schedules', 'long', '--rows', 'labelled_mixed')
+    assert ablation(*alone) != 0
+    assert 'name them, such as --seeds 0 1' in ''.join(capsys.readouterr())
+    assert ablation(*alone, '--seeds', 2) == 0
+
+
 def test_wrong_options_are_refused(ablation, capsys):
     assert ablation('--seeds', 1, 1) != 0
     assert ablation('--jobs', 0) != 0

@@ -7,6 +7,10 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.names import ABLATION_ROWS
 
 _FOLDER = 'configs/toycity/ablation'
+# Numbers of seeds: in the short schedule, in the long one.
+_CONTROL = (3, 0)
+_CLAIM = (5, 0)
+_CLAIM_OF_BOTH = (5, 3)
 
 
 class Schedule(NamedTuple):
@@ -48,6 +52,8 @@ class Row(NamedTuple):
         baseline: Row that it is compared with: the same labelled images
             without self-training.
         two_stages: Whether generated images are added in the second stage.
+        num_seeds: Number of seeds in the short and in the long schedule,
+            unless they are named. The rows that claims are made of have more.
     """
 
     name: str
@@ -56,11 +62,17 @@ class Row(NamedTuple):
     warm_up: str | None = None
     baseline: str | None = None
     two_stages: bool = True
+    num_seeds: tuple[int, int] = _CONTROL
 
     @property
     def is_restyled(self) -> bool:
         """Whether source images are restyled in both stages."""
         return 'restyling' in (self.name, self.baseline)
+
+    def has_seed(self, seed: int, schedule: str) -> bool:
+        """Return whether a seed is one of the default ones."""
+        short, long = self.num_seeds
+        return seed < (short if schedule == 'short' else long)
 
     def options(self, schedule: Schedule) -> dict:
         """Return the settings of a schedule, as overrides of the config."""
@@ -75,7 +87,15 @@ class Row(NamedTuple):
         }
 
 
-def _row(name, title, warm_up=None, *, config=None, two_stages=True):
+def _row(
+    name,
+    title,
+    warm_up=None,
+    *,
+    config=None,
+    two_stages=True,
+    num_seeds=_CONTROL,
+):
     return Row(
         name,
         title,
@@ -83,15 +103,26 @@ def _row(name, title, warm_up=None, *, config=None, two_stages=True):
         warm_up,
         baseline=warm_up,
         two_stages=two_stages and warm_up is not None,
+        num_seeds=num_seeds,
     )
 
 
 # In the order of the table. All have the same number of optimiser steps.
 ROWS = (
-    _row('source', 'source only'),
-    _row('self_training', 'official self-training', 'source'),
-    _row('refinement', '+ refinement', 'source'),
-    _row('self_training_plus', 'recommended self-training', 'source'),
+    _row('source', 'source only', num_seeds=_CLAIM_OF_BOTH),
+    _row(
+        'self_training',
+        'official self-training',
+        'source',
+        num_seeds=_CLAIM,
+    ),
+    _row('refinement', '+ refinement', 'source', num_seeds=_CLAIM),
+    _row(
+        'self_training_plus',
+        'recommended self-training',
+        'source',
+        num_seeds=_CLAIM_OF_BOTH,
+    ),
     _row('without_weights', '  without region weights', 'source'),
     _row('without_mixing', '  without mixing', 'source'),
     _row('without_refinement', '  without refinement', 'source'),
@@ -103,18 +134,20 @@ ROWS = (
     ),
     _row('labelled_mixed', 'control: 2 of 8 labelled images mixed', 'source'),
     _row('true_labels_source', 'true labels', 'source'),
-    _row('restyling', 'restyling'),
+    _row('restyling', 'restyling', num_seeds=_CLAIM_OF_BOTH),
     _row(
         'all',
         'restyling, official self-training, refinement',
         'restyling',
         config='configs/toycity/clouds.py',
+        num_seeds=_CLAIM,
     ),
     _row(
         'all_plus',
         'restyling, recommended self-training',
         'restyling',
         config='configs/toycity/clouds_plus.py',
+        num_seeds=_CLAIM_OF_BOTH,
     ),
     _row(
         'all_labelled_mixed',

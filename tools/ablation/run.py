@@ -28,7 +28,7 @@ _MARKS = ('<!-- begin: tools/ablation.py -->', '<!-- end -->')
 def run_ablation(
     *,
     work_dir: str | Path,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     rows: Sequence[str],
     schedules: Sequence[str],
     jobs: int,
@@ -41,7 +41,7 @@ def run_ablation(
     Args:
         work_dir: Receives ``<schedule>/seed<N>/<row>/``, ``ablation.md``,
             ``ablation.json``, ``plots`` and ``pictures``.
-        seeds: Seeds.
+        seeds: Seeds of every row; None: as many as each row has by default.
         rows: Names of rows.
         schedules: Names of schedules.
         jobs: Trainings in parallel.
@@ -56,7 +56,7 @@ def run_ablation(
     """
     if jobs < 1:
         raise UserError(f'--jobs must be at least 1, got {jobs}')
-    if len(set(seeds)) < len(seeds):
+    if seeds is not None and len(set(seeds)) < len(seeds):
         raise UserError(f'--seeds: each of them once, got {seeds}')
     try:
         parse_options(cfg_options)
@@ -72,25 +72,26 @@ def run_ablation(
             tuple(cfg_options),
         )
         for schedule in schedules
-        for seed in seeds
-        for row in sorted(choose(rows), key=lambda r: r.warm_up is not None)
+        for seed, row in _seeds_and_rows(schedule, rows, seeds)
     ]
+    if not runs:
+        raise UserError(
+            f'--rows {" ".join(rows)} have no seeds by default in the '
+            f'schedule {" ".join(schedules)}: name them, such as --seeds 0 1'
+        )
     if dry_run:
         for run in runs:
             print(' '.join(run.command()))
         return
     begin = time.monotonic()
-    if runs:
-        train_all(runs, jobs=jobs)
+    train_all(runs, jobs=jobs)
     minutes = (time.monotonic() - begin) / 60
     found = {
         schedule: collect(r for r in runs if r.schedule.name == schedule)
         for schedule in schedules
     }
     # Before printing the tables, because building models writes log lines.
-    pictures = []
-    if runs:
-        pictures = draw_visualizations(runs, root / 'pictures')
+    pictures = draw_visualizations(runs, root / 'pictures')
     results = _write_results(root / 'ablation.json', found)
     text = describe(results)
     with atomic_path(root / 'ablation.md') as temporary:
@@ -102,6 +103,22 @@ def run_ablation(
     print(f'Tables: {root / "ablation.md"} (this took {minutes:.1f} min)')
     if docs is not None:
         update_docs(Path(docs), found)
+
+
+def _seeds_and_rows(schedule, names, seeds):
+    """List pairs of seed and row in the order in which they are trained."""
+    chosen = choose(names)
+    most = max(max(row.num_seeds) for row in chosen)
+    pairs = []
+    for seed in range(most) if seeds is None else seeds:
+        present = [
+            row.name
+            for row in chosen
+            if seeds is not None or row.has_seed(seed, schedule)
+        ]
+        rows = sorted(choose(present), key=lambda r: r.warm_up is not None)
+        pairs += [(seed, row) for row in rows]
+    return pairs
 
 
 def update_docs(folder: Path, found: dict[str, dict]) -> None:

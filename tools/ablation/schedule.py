@@ -1,11 +1,13 @@
 """Parallel training of the rows of the ablation."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,12 @@ from clouds_mmseg.weights.load import load_strictly
 from clouds_mmseg_cli.cfg_options import parse_options
 
 RESULTS = 'results.json'
+
+
+@lru_cache
+def _read_config(path: str) -> Config:
+    """Read a config once: the rows are looked at again and again."""
+    return read_file(path)
 
 
 class Run(NamedTuple):
@@ -54,7 +62,7 @@ class Run(NamedTuple):
 
     def config(self) -> Config:
         """Return the config with the options applied."""
-        cfg = read_file(self.row.config)
+        cfg = copy.deepcopy(_read_config(self.row.config))
         cfg.merge_from_dict(parse_options(self.all_options()))
         return cfg
 
