@@ -9,19 +9,6 @@ from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.weights.io import read_content
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory, tool_data):
-    """Config and checkpoint of a run of four iterations."""
-    from tiny_run import read_config, write_config
-
-    from clouds_mmseg.cli.config import build_runner
-
-    folder = tmp_path_factory.mktemp('published')
-    config = write_config(folder / 'tiny.py', tool_data)
-    build_runner(read_config(config, folder / 'work')).train()
-    return config, folder / 'work' / 'iter_4.pth'
-
-
 def results_of(work_dir):
     return json.loads((work_dir / 'results.json').read_text())
 
