@@ -360,8 +360,8 @@ def dataset_text(review: Review, out: Path) -> str:
     """Return a piece of a config that names corrected labels."""
     suffixes = sorted({Path(image.name).suffix for image in review.images})
     return (
-        '# Corrected labels. In a config: _base_ = [this file], and\n'
-        '# dataset=dict({{_base_.corrected}}, pipeline=...).\n'
+        '# Corrected labels. Copy this into a config, with the pipeline of\n'
+        '# its training set (docs/custom_dataset.md).\n'
         'corrected = dict(\n'
         "    type='FolderDataset',\n"
         "    domain='corrected',\n"
@@ -396,7 +396,7 @@ def distinct_colors(palette: Sequence[Sequence[int]]) -> list[list[int]]:
         palette: RGB of each class; what is not usable is replaced.
     """
     result: list[list[int]] = []
-    used = {(0, 0, 0)}
+    used: set[tuple[int, ...]] = {(0, 0, 0)}
     spare = (
         (r, g, b)
         for r in range(255, -1, -51)

@@ -254,6 +254,11 @@ def _check_results(content, path, source, meta, hashes):
     """Refuse results of another checkpoint, iteration or model."""
     if not isinstance(content, dict) or 'metrics' not in content:
         raise UserError(f'{path} is no results.json of an evaluation')
+    if 'corruptions' in content:
+        raise UserError(
+            f'{path} has the numbers of corrupted images; a card takes those '
+            'of test sets'
+        )
     found = _checkpoint_hash(content)
     if found not in hashes:
         tested = content.get('checkpoint') or {}

@@ -159,8 +159,10 @@ def training_sets(cfg: Mapping) -> dict[str, str]:
         domain = str(dataset.get('domain') or usual or dataset.get('type'))
         facts = getattr(kind, 'FACTS', None)
         # Other data may come in the layout of a public set.
-        known = facts is not None and domain == usual
-        found[domain] = facts.licence if known else UNKNOWN
+        if facts is not None and domain == usual:
+            found[domain] = facts.licence
+        else:
+            found[domain] = UNKNOWN
     return found
 
 

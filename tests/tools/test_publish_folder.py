@@ -121,6 +121,12 @@ def test_numbers_of_another_checkpoint_are_refused(trained, tmp_path):
         publish_folder(
             checkpoint, tmp_path / 'b', results=[tmp_path / 'changed.json']
         )
+    corrupted = dict(results, corruptions={})
+    (tmp_path / 'c.json').write_text(json.dumps(corrupted))
+    with pytest.raises(UserError, match=r'c\.json has the numbers of corr'):
+        publish_folder(
+            checkpoint, tmp_path / 'b', results=[tmp_path / 'c.json']
+        )
     (tmp_path / 'no.json').write_text('[]')
     with pytest.raises(UserError, match=r'no\.json is no results\.json'):
         publish_folder(
