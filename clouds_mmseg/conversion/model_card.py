@@ -323,8 +323,6 @@ def _title(card):
     tower = describe_tower(model)
     head = config_json(card)['decode_head'] or UNKNOWN
     lines = [f'# {card.name}']
-    if card.picture:
-        lines.append(f'![Picture]({PICTURE})\n\n*{card.picture}*')
     text = (
         f'Semantic segmentation of {len(card.classes) or UNKNOWN} classes '
         f'with `{head}`'
@@ -339,6 +337,8 @@ def _title(card):
         f'not trained on. A model of `{LIBRARY}` {__version__}, a plugin of '
         'MMSegmentation.'
     )
+    if card.picture:
+        lines.append(f'![Picture]({PICTURE})\n\n*{card.picture}*')
     return '\n\n'.join(lines)
 
 
