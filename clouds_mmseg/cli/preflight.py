@@ -17,6 +17,8 @@ from clouds_mmseg.engine.self_training_runner import generation_command
 from clouds_mmseg.utils.data_root import DATA_ROOT_VARIABLE, resolve_data_root
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
+from clouds_mmseg.weights.frozen_backbone import find_left_out_backbone
+from clouds_mmseg.weights.io import read_metadata
 from clouds_mmseg.weights.load import (
     find_last_checkpoint,
     is_remote,
@@ -236,6 +238,8 @@ def _checkpoints(cfg, phase):
                     'give the path of an existing checkpoint',
                 )
             )
+        else:
+            found += _left_out_backbone(osp.expanduser(path))
     loop = cfg.get('train_cfg') or {}
     if (
         phase == 'train'
@@ -254,6 +258,18 @@ def _checkpoints(cfg, phase):
             )
         )
     return found
+
+
+def _left_out_backbone(path):
+    """Return the missing backbone of a file that was written without it."""
+    if not path.endswith('.safetensors'):
+        # Read with its weights, later.
+        return []
+    try:
+        backbone = find_left_out_backbone(read_metadata(path), path)
+    except UserError as error:
+        return [Missing(str(error), '')]
+    return _named_weights(backbone or {}, f'the backbone of {path}')
 
 
 def _resumed(cfg):

@@ -39,6 +39,8 @@ from clouds_mmseg.conversion.target_spec import (
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.weights.frozen_backbone import META_KEY as BACKBONE_KEY
+from clouds_mmseg.weights.frozen_backbone import restore_backbone
 from clouds_mmseg.weights.io import (
     check_suffix,
     count_tensors,
@@ -198,14 +200,18 @@ def read_with_meta(
     """Read weights, their metadata and what else a file has.
 
     Returns:
-        The weights, ``meta`` (empty where it is missing), and the rest.
+        The weights, with a frozen backbone that the file was written without;
+        ``meta`` (empty where it is missing); and the rest.
 
     Raises:
         UserError: The file cannot be read.
     """
     weights, rest = split_content(read_content(source, trust=trust), source)
     meta = rest.pop('meta', None)
-    return weights, dict(meta) if isinstance(meta, dict) else {}, rest
+    meta = dict(meta) if isinstance(meta, dict) else {}
+    weights = restore_backbone(weights, meta, str(source))
+    meta.pop(BACKBONE_KEY, None)
+    return weights, meta, rest
 
 
 def _to_ours(

@@ -4,10 +4,17 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from clouds_mmseg.conversion.convert_file import check_paths, read_with_meta
 from clouds_mmseg.conversion.diagnose import classes_of, classes_of_config
-from clouds_mmseg.utils.config_file import find_config, read_file
+from clouds_mmseg.utils.config_file import (
+    find_config,
+    parse_config_text,
+    read_file,
+)
 from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.weights.frozen_backbone import META_KEY, split_backbone
 from clouds_mmseg.weights.io import count_tensors, write_weights
 
 _TEACHER = 'teacher.'
@@ -24,6 +31,7 @@ class Published:
         target: File that was written.
         sha256: Of that file.
         tensors: Number of weights in it.
+        size: Of the file, bytes.
         dropped: Entry that was left out -> number of tensors in it.
         meta: Metadata beside the weights.
         paths: Absolute paths that its config names.
@@ -33,6 +41,7 @@ class Published:
     target: Path
     sha256: str
     tensors: int
+    size: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
     paths: list[str] = field(default_factory=list)
@@ -44,6 +53,7 @@ def publish(
     *,
     config: str | None = None,
     teacher: bool = True,
+    backbone: bool = True,
     trust: bool = False,
 ) -> Published:
     """Write the weights of a checkpoint with its config and classes.
@@ -54,12 +64,35 @@ def publish(
         config: Config to store instead of the one in the checkpoint.
         teacher: Whether to keep the moving average of self-training, which
             further self-training needs and a test does not.
+        backbone: Whether to keep a frozen backbone, which can be had from
+            its pretrained file
+            (:func:`~clouds_mmseg.weights.frozen_backbone.split_backbone`).
         trust: Let a pickle run code.
 
     Raises:
-        UserError: A file cannot be read or written.
+        UserError: A file cannot be read or written, or the backbone cannot be
+            left out.
     """
     source, target = check_paths(source, target)
+    weights, meta, dropped = read_for_publishing(
+        source, config=config, teacher=teacher, backbone=backbone, trust=trust
+    )
+    return write_published(source, target, weights, meta, dropped)
+
+
+def read_for_publishing(
+    source: Path,
+    *,
+    config: str | None = None,
+    teacher: bool = True,
+    backbone: bool = True,
+    trust: bool = False,
+) -> tuple[dict[str, torch.Tensor], dict, dict[str, int]]:
+    """Read what is published of a checkpoint; see :func:`publish`.
+
+    Returns:
+        Weights and metadata; and entry that is left out -> number of tensors.
+    """
     weights, meta, rest = read_with_meta(source, trust=trust)
     # Training state that only a resumed run needs.
     meta.pop('training', None)
@@ -70,11 +103,40 @@ def publish(
         weights = kept
     if config is not None:
         _store_config(meta, config)
+    if not backbone:
+        cfg = parse_config_text(meta.get('cfg')) or {}
+        weights, meta[META_KEY] = split_backbone(
+            weights, cfg.get('model'), str(source)
+        )
+        dropped['frozen backbone'] = meta[META_KEY]['tensors']
+    earlier = meta.get('source')
     meta['source'] = dict(file=source.name, sha256=sha256_of(source))
+    if isinstance(earlier, dict) and 'kind' not in earlier:
+        # A published file is published again: its weights were tested under
+        # the hash of the checkpoint that it was made of.
+        first = earlier.get('published_from') or earlier.get('sha256')
+        meta['source']['published_from'] = first
+    return weights, meta, dropped
+
+
+def write_published(
+    source: Path,
+    target: Path,
+    weights: dict[str, torch.Tensor],
+    meta: dict,
+    dropped: dict[str, int],
+) -> Published:
+    """Write what :func:`read_for_publishing` returned."""
     sha256 = write_weights(target, weights, meta)
-    paths = sorted(set(_PATHS.findall(str(meta.get('cfg', '')))))
     return Published(
-        source, target, sha256, len(weights), dropped, meta, paths
+        source,
+        target,
+        sha256,
+        len(weights),
+        target.stat().st_size,
+        dropped,
+        meta,
+        sorted(set(_PATHS.findall(str(meta.get('cfg', ''))))),
     )
 
 
@@ -89,7 +151,7 @@ def _store_config(meta, path):
 
 def published_lines(done: Published) -> list[str]:
     """Describe what was published, as lines for a terminal."""
-    sizes = [f.stat().st_size / 2**20 for f in (done.source, done.target)]
+    sizes = [n / 2**20 for n in (done.source.stat().st_size, done.size)]
     classes = classes_of(done.meta)
     lines = [
         f'{done.source} ({sizes[0]:.1f} MiB) -> {done.target} '

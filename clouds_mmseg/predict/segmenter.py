@@ -33,6 +33,7 @@ from clouds_mmseg.utils.config_file import (
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.visualization import colorize
+from clouds_mmseg.weights.frozen_backbone import require_registered
 from clouds_mmseg.weights.load import load_strictly, without_pretrained_init
 
 Source: TypeAlias = str | Path | Image.Image | np.ndarray
@@ -194,6 +195,7 @@ class Segmenter:
         *,
         config: str | Path | None = None,
         device: str | torch.device | None = None,
+        teacher: bool = False,
         **kwargs: Any,
     ) -> 'Segmenter':
         """Load a checkpoint of a training, or a published file.
@@ -205,6 +207,8 @@ class Segmenter:
             checkpoint: The file.
             config: Used instead of the config in the checkpoint.
             device: By default the first GPU, or the CPU.
+            teacher: Predict with the teacher of self-training, which labels
+                its images, instead of the student.
             **kwargs: As for the class.
 
         Raises:
@@ -229,10 +233,12 @@ class Segmenter:
         model_cfg = dict(cfg['model'])
         if model_cfg.get('type') in _SAME_NETWORK:
             model_cfg = _as_dg_segmentor(model_cfg)
-        _require_registered(model_cfg, named)
+        require_registered(model_cfg, named)
         # Text embeddings are not in a checkpoint: their source is read.
         model = MODELS.build(without_pretrained_init(Config(model_cfg)))
         kept = {k: v for k, v in weights.items() if not k.startswith(_TEACHER)}
+        if teacher:
+            kept |= _teacher_weights(weights, str(checkpoint))
         load_strictly(model, kept, source=str(checkpoint))
         found = _classes(meta, cfg, model, str(checkpoint))
         return cls(
@@ -425,23 +431,26 @@ def _as_dg_segmentor(cfg):
     )
 
 
-def _require_registered(cfg: Any, named: str) -> None:
-    """Refuse types that would import code: a checkpoint is not trusted.
-
-    Raises:
-        UserError: A type is a path to an object, not a registered name.
-    """
-    if isinstance(cfg, dict):
-        kind = cfg.get('type')
-        if isinstance(kind, str) and ('.' in kind or ':' in kind):
-            raise UserError(
-                f'{named} names the type {kind!r}, which would import code; '
-                'only names of registered classes are built'
-            )
-        cfg = list(cfg.values())
-    if isinstance(cfg, (list, tuple)):
-        for value in cfg:
-            _require_registered(value, named)
+def _teacher_weights(weights, named):
+    """Return the weights of the teacher under the names of the student."""
+    prefix = f'{_TEACHER}module.'
+    found = {
+        key.removeprefix(prefix): value
+        for key, value in weights.items()
+        if key.startswith(prefix)
+    }
+    if not found:
+        raise UserError(
+            f'{named} has no teacher: it was published without it, or is '
+            'not of self-training'
+        )
+    steps = weights.get(f'{_TEACHER}steps')
+    if steps is not None and not int(steps):
+        raise UserError(
+            f'{named}: its self-training has not begun, so its teacher has '
+            'no trained weights yet; use the student'
+        )
+    return found
 
 
 def _classes(meta, cfg, model, named):

@@ -1,6 +1,7 @@
 """Atomic writes: a kill at any moment leaves the old file or the new one."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,3 +62,43 @@ def leftovers(pattern: str | Path) -> list[Path]:
     # mkstemp puts eight random characters between prefix and suffix.
     name = f'.{pattern.stem}-????????{pattern.suffix}'
     return sorted(pattern.parent.glob(name))
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` when the block succeeds.
+
+    A kill leaves the old folder or the new one under the final name, or, in
+    the moment between two renames, none; never a part of one.
+
+    Args:
+        path: The final name. A folder of that name is replaced.
+
+    Yields:
+        The temporary folder, in the same place.
+
+    Raises:
+        Exception: Whatever the block raises; the temporary folder is removed
+            and ``path`` is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
+    new, old = work / 'new', work / 'old'
+    new.mkdir()
+    try:
+        yield new
+        for file in new.rglob('*'):
+            if file.is_file():
+                with open(file, 'rb') as stream:
+                    os.fsync(stream.fileno())
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -232,18 +232,46 @@ def _check_head(path):
     return head
 
 
-def _read_safetensors(path, map_location):
-    known = isinstance(map_location, (str, torch.device))
-    device = str(map_location) if known else 'cpu'
+def read_metadata(path: str | Path) -> dict:
+    """Read the metadata of a safetensors file, and not its weights.
+
+    Returns:
+        ``meta`` as :func:`read_content` returns it.
+
+    Raises:
+        WeightFileError: It is no safetensors file.
+    """
+    with _open_safetensors(Path(path), 'cpu') as file:
+        meta = _meta_of(file.metadata() or {})
+    meta.pop(HASH_BESIDE, None)
+    return meta
+
+
+@contextmanager
+def _open_safetensors(path, device):
     try:
         with safe_open(path, 'pt', device=device) as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}
+            yield file
     except (SafetensorError, MemoryError, OverflowError) as error:
         raise WeightFileError(
             f'{path} is not a whole safetensors file ({error}); it is '
             'truncated or of another format. Download it again.'
         ) from error
+
+
+def _read_safetensors(path, map_location):
+    known = isinstance(map_location, (str, torch.device))
+    device = str(map_location) if known else 'cpu'
+    with _open_safetensors(path, device) as file:
+        meta = _meta_of(file.metadata() or {})
+        weights = {key: file.get_tensor(key) for key in file.keys()}
+    content = dict(state_dict=weights, meta=meta)
+    if HASH_BESIDE in meta:
+        content[HASH_BESIDE] = meta.pop(HASH_BESIDE)
+    return content
+
+
+def _meta_of(metadata):
     meta = {k: v for k, v in metadata.items() if k != 'format'}
     for key in _JSON_METADATA:
         try:
@@ -253,10 +281,7 @@ def _read_safetensors(path, map_location):
             continue
     if isinstance(meta.get('meta'), dict):
         meta = {**meta.pop('meta'), **meta}
-    content = dict(state_dict=weights, meta=meta)
-    if HASH_BESIDE in meta:
-        content[HASH_BESIDE] = meta.pop(HASH_BESIDE)
-    return content
+    return meta
 
 
 def is_torchscript(path: Path) -> bool:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.weights.frozen_backbone import restore_backbone
 from clouds_mmseg.weights.io import (
     read_content,
     read_state_dict,
@@ -310,7 +311,8 @@ def read_checkpoint(
 
     Returns:
         The checkpoint as saved, its weights under ``state_dict`` without the
-        prefixes of wrappers.
+        prefixes of wrappers; a frozen backbone that it was written without is
+        added (:func:`~clouds_mmseg.weights.frozen_backbone.restore_backbone`).
 
     Raises:
         UserError: The file is missing, truncated or no checkpoint, holds
@@ -323,6 +325,7 @@ def read_checkpoint(
         path = require_checkpoint(path, 'load_from')
         content = read_content(path, map_location=map_location)
     weights, rest = split_content(content, path)
+    weights = restore_backbone(weights, rest.get('meta'), path)
     if resume and 'optimizer' not in rest:
         raise UserError(
             f'resume names {path}, which has weights and no state of an '

@@ -2,6 +2,8 @@
 
 from ablation.rows import ROWS
 from benchmark import files, measure, random_sam, setting
+from clouds_mmseg.bridges import cvat, fiftyone, label_studio
+from clouds_mmseg.bridges.review import RANKS
 from clouds_mmseg.conversion.layouts import KINDS
 from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
@@ -18,6 +20,8 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.IMAGE_BACKENDS == tuple(BACKENDS)
     assert names.CHECKPOINT_KINDS == tuple(KINDS)
     assert names.PREDICTION_KINDS == RESULTS
+    assert names.REVIEW_TOOLS == (fiftyone.TOOL, cvat.TOOL, label_studio.TOOL)
+    assert names.REVIEW_RANKS == RANKS
     assert names.ABLATION_ROWS == tuple(row.name for row in ROWS)
     assert names.BENCHMARK_SETS == tuple(files.SETS)
     assert names.benchmark_image_formats() == tuple(files.IMAGE_FORMATS)

@@ -15,6 +15,19 @@ def tool_data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp('tool_data'))
 
 
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, tool_data):
+    """Config and checkpoint of a run of four iterations."""
+    from tiny_run import read_config, write_config
+
+    from clouds_mmseg.cli.config import build_runner
+
+    folder = tmp_path_factory.mktemp('published')
+    config = write_config(folder / 'tiny.py', tool_data)
+    build_runner(read_config(config, folder / 'work')).train()
+    return config, folder / 'work' / 'iter_4.pth'
+
+
 @pytest.fixture
 def tiny_config(tmp_path, tool_data):
     """Path of a config file; its name is unique, and so is the run's."""

@@ -2,24 +2,15 @@ import json
 from argparse import Namespace
 
 import pytest
+import timm
 import torch
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
 from safetensors import safe_open
+from tiny_run import read_config, write_config
 
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.weights.io import read_content
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory, tool_data):
-    """Config and checkpoint of a run of four iterations."""
-    from tiny_run import read_config, write_config
-
-    from clouds_mmseg.cli.config import build_runner
-
-    folder = tmp_path_factory.mktemp('published')
-    config = write_config(folder / 'tiny.py', tool_data)
-    build_runner(read_config(config, folder / 'work')).train()
-    return config, folder / 'work' / 'iter_4.pth'
 
 
 def results_of(work_dir):
@@ -94,6 +85,59 @@ def test_teacher_and_config(run_tool, trained, tmp_path, capsys):
         assert list(file.keys()) == ['decode_head.w']
         classes = json.loads(file.metadata()['dataset_meta'])['classes']
     assert classes == ['ground', 'sky', 'box']
+
+
+@pytest.fixture
+def on_a_tower(tmp_path, tool_data):
+    """Config and checkpoint of a model on a frozen backbone, untrained."""
+    tower = tmp_path / 'tower.pth'
+    torch.manual_seed(0)
+    torch.save(timm.create_model('test_efficientnet').state_dict(), tower)
+    cfg = read_config(write_config(tmp_path / 'a.py', tool_data), tmp_path)
+    cfg.model.type = 'DGSegmentor'
+    cfg.model.backbone = dict(
+        type='FrozenTIMMBackbone',
+        model_name='test_efficientnet',
+        weights=str(tower),
+    )
+    init_default_scope('mmseg')
+    widths = MODELS.build(cfg.model.backbone).channels
+    cfg.model.decode_head.in_channels = widths[-1]
+    cfg.dump(tmp_path / 'tower.py')
+    model = MODELS.build(cfg.model)
+    meta = dict(cfg=cfg.pretty_text, iter=0)
+    content = dict(state_dict=model.state_dict(), meta=meta)
+    torch.save(content, tmp_path / 'whole.pth')
+    return tmp_path / 'tower.py', tmp_path / 'whole.pth', tower
+
+
+def test_a_file_without_its_backbone_tests_the_same(
+    run_tool, on_a_tower, tmp_path, capsys
+):
+    config, whole, tower = on_a_tower
+    light = tmp_path / 'light.safetensors'
+    words = (whole, light, '--without-backbone')
+    assert run_tool('publish_model.py', *words) == 0
+    assert 'left out     frozen backbone' in capsys.readouterr().out
+    assert all('backbone' not in k for k in read_content(light)['state_dict'])
+    for name, file in (('a', whole), ('b', light)):
+        work_dir = ('--work-dir', tmp_path / name)
+        assert run_tool('test.py', config, file, *work_dir) == 0
+    old, new = results_of(tmp_path / 'a'), results_of(tmp_path / 'b')
+    assert old['domains'] == new['domains']
+    assert old['warnings'] == new['warnings']
+    # Training from it, and a test after the file of the backbone is gone.
+    train = ('train.py', config, '--work-dir', tmp_path / 'work')
+    short = ('train_cfg.max_iters=1', 'train_cfg.val_interval=9')
+    options = ('--cfg-options', f'load_from={light}', *short)
+    assert run_tool(*train, *options) == 0
+    capsys.readouterr()
+    sha256 = sha256_of(tower)
+    tower.unlink()
+    assert run_tool('test.py', config, light) == 1
+    err = capsys.readouterr().err
+    assert str(light) in err and 'tower.pth' in err and sha256 in err
+    assert 'CLOUDS_PRETRAINED_DIR' in err and 'Traceback' not in err
 
 
 def test_a_pickle_with_code_needs_trust(run_tool, tmp_path, capsys):

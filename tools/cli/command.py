@@ -23,7 +23,8 @@ COMMANDS = dict(
     predict='predict images, without labels',
     corrupt='write the fifteen common corruptions of images',
     convert='convert checkpoints of other projects to ours, and back',
-    publish='write weights and config of a checkpoint into one file',
+    publish='write a checkpoint to share: one file, or a folder for a hub',
+    review='export predictions to correct them elsewhere, and import them',
 )
 _USAGE = 'usage: clouds COMMAND ...'
 # As argparse leaves after a wrong option.

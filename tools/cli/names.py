@@ -44,6 +44,8 @@ ABLATION_ROWS = (
 )
 ABLATION_SCHEDULES = ('short', 'long')
 PREDICTION_KINDS = ('labels', 'color', 'overlay', 'confidence')
+REVIEW_TOOLS = ('fiftyone', 'cvat', 'labelstudio')
+REVIEW_RANKS = ('expected_iou', 'confidence', 'agreement')
 BENCHMARK_SETS = (
     'gta5',
     'synthia',

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
@@ -133,6 +134,15 @@ class CLIPBackbone(FreezableMixin, BaseModule):
         See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
         find_clip(cfg.get('model_name'), cfg.get('pretrained'), fetch=False)
+
+    @staticmethod
+    def weights_file(cfg: dict) -> Path | None:
+        """Return the file of the weights that a config names, if any.
+
+        Raises:
+            MissingWeightsError: It is not here and cannot be fetched.
+        """
+        return find_clip(cfg.get('model_name'), cfg.get('pretrained')).weights
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the feature pyramid.

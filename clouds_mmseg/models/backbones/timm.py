@@ -158,6 +158,22 @@ class FrozenTIMMBackbone(FreezableMixin, TIMMBackbone):
                 "of a file, or 'package:efficientnet_lite0'"
             )
 
+    @staticmethod
+    def weights_file(cfg: dict) -> Path | None:
+        """Return the file of the weights that a config names, if any.
+
+        Raises:
+            MissingWeightsError: It is not here and cannot be fetched.
+        """
+        weights = cfg.get('weights')
+        if cfg.get('pretrained'):
+            return locate_timm_weights(cfg['model_name'])
+        if not weights:
+            return None
+        if weights.startswith(_PACKAGE):
+            return locate_packaged_weights(weights.removeprefix(_PACKAGE))
+        return Path(weights).expanduser()
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Compute the feature pyramid.
 

@@ -100,7 +100,12 @@ class DGSegmentor(EncoderDecoder):
             raise self.missing_weights
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        if any(key.startswith(f'{prefix}backbone.') for key in state_dict):
+        # A file without its frozen backbone may have adapters of it.
+        if all(
+            f'{prefix}backbone.{key}' in state_dict
+            for key in self.backbone.state_dict()
+            if not key.endswith('num_batches_tracked')
+        ):
             self.missing_weights = None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -1,0 +1,1 @@
+"""Bridges to tools for looking at labels and correcting them."""
