@@ -144,6 +144,13 @@ def test_ours_alone_has_no_ratio(bench):
     assert not any('ratio' in r or 'plain' in r for r in report['rows'])
 
 
+def test_changed_settings_are_compared_in_the_same_run(bench):
+    report = bench('train', '--changed', 'decode_head.num_queries=3', *STEP)
+    median = row(report, 'median')
+    assert median['increase'] == median['changed'] / median['ours'] > 0
+    assert 'ratio' not in median
+
+
 def test_refinement_of_an_image_that_comes_again(bench):
     pytest.importorskip('segment_anything')
     report = bench(

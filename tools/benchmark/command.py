@@ -5,6 +5,7 @@ import gc
 import logging
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from mmengine.registry import init_default_scope
 from benchmark.measure import CLOCKS, interleave
 from benchmark.reference import load_reference
 from benchmark.report import (
+    CHANGED,
     OURS,
     environment,
     rows_of,
@@ -120,6 +122,10 @@ def _step(args, device, reference):
         cases = steps.inference(setting, reference)
     else:
         cases = steps.training(setting, reference, unlabelled=unlabelled)
+        if args.changed:
+            changed = replace(setting, model={**args.model, **args.changed})
+            other = steps.training(changed, unlabelled=unlabelled)
+            cases[CHANGED] = other[OURS]
     rows, found = _measure(args, what, cases, device)
     rows += _bounds(
         what,

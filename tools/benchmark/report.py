@@ -13,19 +13,20 @@ from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.utils.tables import format_table
 from clouds_mmseg.version import __version__
 
-OURS, REFERENCE = 'ours', 'plain'
+OURS, REFERENCE, CHANGED = 'ours', 'plain', 'changed'
 
 
 def rows_of(measurements: dict[str, Measurement]) -> list[dict]:
     """Convert measurements to rows, one per quantity.
 
     Args:
-        measurements: Measurements of ``ours`` and optionally ``plain``, the
-            reference implementation.
+        measurements: Measurements of ``ours``, and optionally of ``plain``,
+            the reference implementation, and of ``changed``, ours with other
+            settings.
 
     Returns:
-        ``name``, ``unit``, a value for each case and, with two cases,
-        ``ratio``: time of the reference divided by that of ours.
+        ``name``, ``unit``, a value for each case, ``ratio``: the reference
+        divided by ours, and ``increase``: changed divided by ours.
     """
     quantities = [
         ('median', 's', {k: m.median for k, m in measurements.items()}),
@@ -50,6 +51,8 @@ def _row(name, unit, values):
     # A ratio of spreads is meaningless.
     if name != 'spread' and values.get(REFERENCE) and values.get(OURS):
         row['ratio'] = values[REFERENCE] / values[OURS]
+    if name != 'spread' and values.get(CHANGED) and values.get(OURS):
+        row['increase'] = values[CHANGED] / values[OURS]
     return row
 
 
@@ -96,7 +99,7 @@ def _cell(row, column, measurements):
         return ''
     if isinstance(value, str):
         return value
-    if column == 'ratio':
+    if column in ('ratio', 'increase'):
         return f'{value:.2f}'
     if column == 'share':
         return f'{value:.0%}'

@@ -47,6 +47,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar='KEY=VALUE',
             help='changes to the model, as decode_head.num_queries=50',
         )
+        if name != 'infer':
+            step.add_argument(
+                '--changed',
+                nargs='+',
+                action=CfgOptions,
+                default={},
+                metavar='KEY=VALUE',
+                help='also measure the model with these further changes, in '
+                'turn with the other',
+            )
     sampling = works.add_parser(
         'sampling',
         help="one layer's deformable sampling, forward and backward",
