@@ -9,11 +9,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clouds_mmseg.generate.image_bank import shard_from_environment
+from clouds_mmseg.predict.prediction import KINDS
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError
 
-KINDS = ('labels', 'color', 'overlay', 'confidence')
 SUFFIXES = (
     *('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'),
     *('.ppm', '.pgm', '.avif'),
@@ -131,7 +131,7 @@ def predict_files(
     summary = Summary()
     waiting = []
     for image, relative in images:
-        targets = {k: root / k / f'{relative}.png' for k in kinds}
+        targets = {k: root / k / f'{relative}{KINDS[k]}' for k in kinds}
         if all(path.is_file() for path in targets.values()):
             summary.existing += 1
         else:
