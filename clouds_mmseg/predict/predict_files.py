@@ -166,9 +166,9 @@ def predict_files(
         root / ('failed.txt' if alone else f'failed_{shard.rank}.txt'),
         summary.failed,
     )
-    if summary.failed and not (
-        summary.written or summary.existing or summary.videos
-    ):
+    # Not of several processes: a launcher would stop the others.
+    done = summary.written or summary.existing or summary.videos
+    if summary.failed and alone and not done:
         reasons = list(summary.failed.values())
         raise UserError(
             f'none of {len(reasons)} inputs could be read: {reasons[0]}'

@@ -59,6 +59,7 @@ class VideoReader:
         time_base (Fraction): Unit of the time stamps, seconds.
         rate (Fraction): Frames a second, an average.
         frames (int | None): Number of frames, an estimate.
+        aspect (Fraction | None): Width of a pixel over its height.
         sound: The streams of sound.
         on_sound: Called with each packet of sound, if set.
 
@@ -95,6 +96,7 @@ class VideoReader:
             )
         self.time_base = stream.time_base
         self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self.aspect = stream.sample_aspect_ratio or None
         self.sound = list(self._file.streams.audio)
         self.on_sound: Callable[[Any], None] | None = None
         self._number = 0  # Of frames that were decoded.
@@ -125,7 +127,9 @@ class VideoReader:
                     self.on_sound(packet)
                 continue
             for frame in self._checked(_decoded(packet)):
-                image = _upright(frame)
+                image, turns = _upright(frame)
+                if turns % 2 and last is None and self.aspect:
+                    self.aspect = 1 / self.aspect
                 if size not in (None, image.shape):
                     raise self._error(
                         f'changes its size at frame {self._number}, from '
@@ -193,10 +197,10 @@ def _decoded(packet):
 
 
 def _upright(frame):
-    """Return a frame (H, W, 3) RGB as it is to be shown."""
+    """Return a frame (H, W, 3) RGB as it is to be shown, and its turns."""
     image = frame.to_ndarray(format='rgb24')
     turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    return np.ascontiguousarray(np.rot90(image, turns)), turns
 
 
 class Camera:
@@ -211,6 +215,7 @@ class Camera:
         time_base (Fraction): Unit of the time stamps, seconds.
         rate (Fraction): Frames a second that the camera announces.
         frames: None: not known.
+        aspect: None: pixels are square.
         sound: Empty.
         on_sound: Never called.
         stop (bool): Set to end after the next frame.
@@ -221,6 +226,7 @@ class Camera:
 
     time_base = Fraction(1, 1000)
     frames = None
+    aspect = None
     sound: tuple = ()
     on_sound = None
 
@@ -316,6 +322,8 @@ class VideoWriter:
         stream.width = size[1] + self._odd[1]
         stream.pix_fmt = 'yuv420p'
         stream.codec_context.time_base = source.time_base
+        if source.aspect:
+            stream.codec_context.sample_aspect_ratio = source.aspect
         # What the conversion below does, for the player.
         stream.codec_context.colorspace = (
             self._av.video.reformatter.Colorspace.ITU709

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_video import write_video
 
 from clouds_mmseg.predict import download as module
 from clouds_mmseg.predict.download import DownloadError, download
@@ -21,9 +22,9 @@ def png(size=(32, 32)):
 
 
 @pytest.fixture(scope='module')
-def server():
-    """Address of a server: path -> status, headers, body."""
-    pages = {
+def pages():
+    """Path on a server -> status, headers, body."""
+    return {
         '/a/street.png': (200, {'Content-Type': 'image/png'}, png()),
         '/untold.png': (
             200,
@@ -49,6 +50,11 @@ def server():
         '/ftp': (302, {'Location': 'ftp://localhost/a.png'}, b''),
         '/loop': (302, {'Location': '/loop'}, b''),
     }
+
+
+@pytest.fixture(scope='module')
+def server(pages):
+    """Address of the server."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -132,3 +138,19 @@ def test_addresses_are_predicted(server, tiny_checkpoint, tmp_path):
         segmenter, ['http://127.0.0.1:9/street.jpg'], tmp_path / 'out'
     )
     assert done.existing == 1 and not done.failed
+
+
+def test_a_video_of_an_address(server, tiny_checkpoint, tmp_path, pages):
+    pytest.importorskip('av', reason='needs PyAV: clouds_mmseg[video]')
+    path = write_video(tmp_path / 'a.mp4', range(3))
+    pages['/clip'] = (200, {'Content-Type': 'video/mp4'}, path.read_bytes())
+    segmenter = Segmenter.from_pretrained(tiny_checkpoint, device='cpu')
+    # A playlist that names other files is no video, whatever it is called.
+    script = f'ffconcat version 1.0\nfile {path}\n'.encode()
+    pages['/list.mp4'] = (200, {'Content-Type': 'video/mp4'}, script)
+    inputs = [f'{server}/clip', f'{server}/list.mp4']
+    done = predict_files(segmenter, inputs, tmp_path / 'out')
+    assert done.frames == 3
+    assert (tmp_path / 'out/overlay/clip.mp4').is_file()
+    assert 'cannot be read as a video' in done.failed[f'{server}/list.mp4']
+    assert predict_files(segmenter, inputs[:1], tmp_path / 'out').existing == 1

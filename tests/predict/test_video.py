@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_video import picture, write_video
 
 from clouds_mmseg.predict import video as module
 from clouds_mmseg.predict.inputs import find_inputs
@@ -27,62 +28,6 @@ from clouds_mmseg.predict.video import (
 from clouds_mmseg.utils.errors import UserError
 
 av = pytest.importorskip('av', reason='needs PyAV: clouds_mmseg[video]')
-
-# Red, green and blue thirds.
-COLORS = np.array([[220, 30, 30], [30, 200, 40], [40, 40, 210]], np.uint8)
-
-
-def picture(size=(48, 64), shade=0):
-    image = np.zeros((*size, 3), np.uint8)
-    for index, part in enumerate(np.array_split(np.arange(size[1]), 3)):
-        image[:, part] = COLORS[index]
-    return np.clip(image.astype(int) + shade, 0, 255).astype(np.uint8)
-
-
-def write_video(
-    path,
-    stamps=range(20),
-    *,
-    size=(48, 64),
-    time_base=Fraction(1, 10),
-    sound=None,
-    rotation=0,
-    colorspace='ITU709',
-):
-    """Write a video whose frames grow brighter, with PyAV alone."""
-    with av.open(str(path), 'w') as file:
-        stream = file.add_stream('libx264', rate=10)
-        stream.height, stream.width = size
-        stream.pix_fmt = 'yuv420p'
-        stream.codec_context.time_base = time_base
-        stream.codec_context.options = {'crf': '5'}
-        spaces = av.video.reformatter.Colorspace
-        stream.codec_context.colorspace = getattr(spaces, colorspace)
-        if rotation:
-            stream.set_display_rotation(rotation)
-        tone = None
-        if sound:
-            tone = file.add_stream(sound, rate=16000, layout='mono')
-        for index, stamp in enumerate(stamps):
-            image = picture(size, 2 * index)
-            frame = av.VideoFrame.from_ndarray(image, format='rgb24')
-            frame = frame.reformat(format='yuv420p', dst_colorspace=colorspace)
-            frame.pts, frame.time_base = stamp, time_base
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-        if tone is not None:
-            seconds = float(max(stamps) * time_base)
-            count = int(seconds * 16000) // 1024
-            for index in range(count):
-                wave = np.sin(np.arange(1024) / 5) * 8000
-                part = av.AudioFrame.from_ndarray(
-                    wave.astype(np.int16)[None], format='s16', layout='mono'
-                )
-                part.sample_rate, part.pts = 16000, index * 1024
-                part.time_base = Fraction(1, 16000)
-                file.mux(tone.encode(part))
-            file.mux(tone.encode(None))
-    return path
 
 
 def read(path):
@@ -153,6 +98,24 @@ def test_a_camera_that_was_held_upright(tmp_path):
     # As the player turns it: by 90 degrees counterclockwise.
     expected = np.rot90(picture())
     assert np.abs(image.astype(int) - expected)[-16:-4].max() < 12
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    """Also of a camera that was held upright, whose sides change places."""
+    for rotation, expected in ((0, 2), (90, Fraction(1, 2))):
+        path = write_video(
+            tmp_path / f'{rotation}.mp4', aspect=2, rotation=rotation
+        )
+        reader = VideoReader(path)
+        for image, stamp in reader:
+            if stamp == 0:
+                out = tmp_path / f'out{rotation}.mp4'
+                writer = VideoWriter(out, reader, image.shape[:2])
+            writer.add(image, stamp)
+        writer.close()
+        reader.close()
+        _, again = read(out)
+        assert again.aspect == expected
 
 
 def test_broken_videos(tmp_path):
