@@ -116,9 +116,10 @@ def _local(name, out):
     path = Path(name).expanduser()
     if path.is_dir():
         suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-        results = (
-            [] if out is None else [Path(out, k).resolve() for k in KINDS]
-        )
+        results = []
+        if out is not None:
+            root = Path(out).expanduser().resolve()
+            results = [root / kind for kind in KINDS]
         files = [
             file
             for file in images_below(path, suffixes)
