@@ -22,6 +22,13 @@ _FORMATS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg'
 # A video of which less than this share is there, and that ends this many
 # seconds early, is truncated.
 _WHOLE, _SHORT = 0.95, 0.5
+# Value in a file -> colour space. A file that has none is taken as players
+# take it: high definition has another one than what was before.
+_COLORSPACES = {
+    **{1: 'ITU709', 4: 'FCC', 5: 'ITU601', 6: 'ITU601'},
+    **{7: 'SMPTE240M', 9: 'BT2020', 10: 'BT2020'},
+}
+_HIGH = 720
 _QUALITY = dict(crf='20', preset='veryfast')
 
 
@@ -198,7 +205,10 @@ def _decoded(packet):
 
 def _upright(frame):
     """Return a frame (H, W, 3) RGB as it is to be shown, and its turns."""
-    image = frame.to_ndarray(format='rgb24')
+    space = _COLORSPACES.get(int(frame.colorspace))
+    if space is None:
+        space = 'ITU709' if frame.height >= _HIGH else 'ITU601'
+    image = frame.to_ndarray(format='rgb24', src_colorspace=space)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)), turns
 

@@ -63,6 +63,17 @@ def test_frames_keep_their_colours_and_times(tmp_path):
             assert np.abs(difference[:, 26:38]).max() < 12
 
 
+def test_colours_of_a_file_that_names_no_colour_space(tmp_path):
+    for size, space in (((48, 64), 'ITU601'), ((720, 64), 'ITU709')):
+        path = tmp_path / f'{space}.mkv'
+        write_video(path, [0], size=size, colorspace=space, tagged=False)
+        with av.open(str(path)) as file:
+            assert int(next(file.decode(video=0)).colorspace) == 2
+        ((image, _),), _ = read(path)
+        difference = image.astype(int) - picture(size)
+        assert np.abs(difference)[:, 4:16].max() < 12, space
+
+
 def test_what_is_written_comes_back(tmp_path):
     source = write_video(tmp_path / 'a.mp4', [0, 1, 5, 6], sound='aac')
     reader = VideoReader(source)

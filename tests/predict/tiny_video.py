@@ -26,6 +26,7 @@ def write_video(
     rotation=0,
     colorspace='ITU709',
     aspect=None,
+    tagged=True,
 ):
     """Write a video whose frames grow brighter, with PyAV alone."""
     import av
@@ -37,7 +38,8 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.options = {'crf': '5'}
         spaces = av.video.reformatter.Colorspace
-        stream.codec_context.colorspace = getattr(spaces, colorspace)
+        if tagged:
+            stream.codec_context.colorspace = getattr(spaces, colorspace)
         if aspect:
             stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         if rotation:
@@ -51,6 +53,8 @@ def write_video(
             image = picture(size, 2 * index)
             frame = av.VideoFrame.from_ndarray(image, format='rgb24')
             frame = frame.reformat(format='yuv420p', dst_colorspace=colorspace)
+            if not tagged:
+                frame.colorspace = 2  # Unspecified.
             frame.pts, frame.time_base = stamp, time_base
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
