@@ -18,8 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from clouds_mmseg.models.segmentors.pseudo_labels import expected_iou
-from clouds_mmseg.predict.predict_files import find_images
-from clouds_mmseg.predict.segmenter import Prediction, Segmenter
+from clouds_mmseg.predict.inputs import find_images
+from clouds_mmseg.predict.prediction import Prediction
+from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.atomic import atomic_folder
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
@@ -30,6 +31,7 @@ from clouds_mmseg.utils.images import (
     read_image,
 )
 from clouds_mmseg.utils.text_files import read_json
+from clouds_mmseg.weights.load import find_checkpoint
 
 RANKS = ('expected_iou', 'confidence', 'agreement')
 REVIEW_FILE = 'review.json'
@@ -154,15 +156,12 @@ def export_review(
     out = Path(out).expanduser()
     if out.exists():
         raise UserError(f'{out} exists; give the name of a new folder')
+    file = find_checkpoint(checkpoint)
     review = Review(
         tool,
         list(segmenter.classes),
         distinct_colors(segmenter.palette.tolist()),
-        dict(
-            file=Path(checkpoint).name,
-            sha256=sha256_of(Path(checkpoint).expanduser()),
-            teacher=teacher,
-        ),
+        dict(file=file.name, sha256=sha256_of(file), teacher=teacher),
         rank,
     )
     found, failed = _find_worst(

@@ -15,7 +15,9 @@ from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.options import name_list
 from clouds_mmseg.utils.text_files import read_lines
 
-# Suffixes by which an image that no dataset reads is recognised.
+# Suffixes by which an image that no dataset reads is recognised: also those of
+# formats that cannot be read, for the message that says so. Those that are
+# read are IMAGE_SUFFIXES of utils/image_files.py.
 IMAGE_EXTENSIONS = tuple(
     '.png .jpg .jpeg .jpe .jp2 .bmp .webp .tif .tiff .ppm .pgm .gif '
     '.heic .avif'.split()

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
 from clouds_mmseg.utils.images import ImageFileError, read_image
 
 SEED_MODULUS = 2**32
@@ -23,7 +24,6 @@ MAX_IMAGES = 10**8
 # In 1/255: a constant image may vary this much from rounding in a
 # decoder.
 _FLAT = 3
-_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.webp'}
 
 
 @dataclass(frozen=True)
@@ -212,14 +212,10 @@ def list_sources(root: str | Path) -> list[tuple[str, str]]:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise GenerationError(f'--source {root}: there is no such folder')
-    names = sorted(
-        p.relative_to(root).as_posix()
-        for p in root.rglob('*')
-        if p.suffix.lower() in _SUFFIXES and not p.name.startswith('.')
-    )
+    names = sorted(p.relative_to(root).as_posix() for p in images_below(root))
     if not names:
         raise GenerationError(
-            f'--source {root} holds no image ({", ".join(sorted(_SUFFIXES))})'
+            f'--source {root} holds no image ({", ".join(IMAGE_SUFFIXES)})'
         )
     return [(name, str(root / name)) for name in names]
 

@@ -1,5 +1,6 @@
 """Prediction for images that belong to no data set."""
 
-from clouds_mmseg.predict.segmenter import Prediction, Segmenter
+from clouds_mmseg.predict.prediction import Prediction
+from clouds_mmseg.predict.segmenter import Segmenter
 
 __all__ = ['Prediction', 'Segmenter']

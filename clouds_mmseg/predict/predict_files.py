@@ -1,23 +1,34 @@
-"""Prediction of files and folders into a folder of results."""
+"""Prediction of images and videos into a folder of results."""
 
-import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from clouds_mmseg.generate.image_bank import shard_from_environment
+from clouds_mmseg.predict.download import (
+    MOST_PIXELS,
+    DownloadError,
+    download,
+)
+from clouds_mmseg.predict.inputs import Input, find_inputs
+from clouds_mmseg.predict.predict_video import predict_video, video_result
+from clouds_mmseg.predict.prediction import KINDS
 from clouds_mmseg.predict.segmenter import Segmenter
+from clouds_mmseg.predict.smoothing import TemporalSmoothing
+from clouds_mmseg.predict.video import (
+    Camera,
+    VideoFileError,
+    VideoReader,
+    load_av,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError
-
-KINDS = ('labels', 'color', 'overlay', 'confidence')
-SUFFIXES = (
-    *('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'),
-    *('.ppm', '.pgm', '.avif'),
-)
 
 
 @dataclass
@@ -26,62 +37,55 @@ class Summary:
 
     Attributes:
         written: Number of images that were predicted.
-        existing: Number of those whose results were there already.
-        failed: Image -> why it could not be read.
+        existing: Number of inputs whose results were there already.
+        videos: Number of videos that were predicted.
+        frames: Number of their frames.
+        seconds: Time that they took.
+        failed: Input -> why it could not be read.
     """
 
     written: int = 0
     existing: int = 0
+    videos: int = 0
+    frames: int = 0
+    seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def find_images(inputs: Iterable[str | Path]) -> list[tuple[Path, Path]]:
-    """Find the images that files, folders and patterns name.
+@dataclass(frozen=True)
+class _Options:
+    """What is written of each input, and how."""
 
-    Args:
-        inputs: Files, folders, which are searched with their sub-folders for
-            images, and patterns such as ``'street/*.jpg'``.
+    root: Path
+    kinds: Sequence[str]
+    batch_size: int
+    smooth: float
+    seconds: float | None
+    label_ids: np.ndarray | None
 
-    Returns:
-        Pairs of an image and the relative path of its results without suffix:
-        below a folder, the path there; else the name of the file.
+    def targets(self, relative: Path) -> dict[str, Path]:
+        """Return the files of an image."""
+        return {
+            kind: self.root / kind / f'{relative}{KINDS[kind]}'
+            for kind in self.kinds
+        }
 
-    Raises:
-        UserError: An input does not exist or holds no image, or two images
-            would have the same results.
-    """
-    found: dict[Path, Path] = {}
-    for name in inputs:
-        for image, relative in _images_of(str(name)):
-            other = found.setdefault(relative, image)
-            if other.resolve() != image.resolve():
-                raise UserError(
-                    f'{other} and {image} would both be written to '
-                    f'{relative}.png; predict them into two folders'
-                )
-    return [(image, relative) for relative, image in found.items()]
+    def missing(self, relative: Path) -> list[str]:
+        """Return the kinds of results that a video does not have yet."""
+        return [
+            kind
+            for kind in self.kinds
+            if video_result(self.root, kind, relative) is None
+        ]
 
-
-def _images_of(name):
-    path = Path(name).expanduser()
-    if path.is_dir():
-        images = sorted(
-            p
-            for p in path.rglob('*')
-            if p.suffix.lower() in SUFFIXES and not p.name.startswith('.')
-        )
-        if not images:
-            raise UserError(
-                f'the folder {name} holds no image ({", ".join(SUFFIXES)})'
-            )
-        return [(p, p.relative_to(path).with_suffix('')) for p in images]
-    if path.is_file():
-        return [(path, Path(path.stem))]
-    matches = [Path(match) for match in sorted(glob.glob(str(path)))]
-    matches = [match for match in matches if match.is_file()]
-    if not matches:
-        raise UserError(f'{name} is no file, no folder, and matches no file')
-    return [(match, Path(match.stem)) for match in matches]
+    def is_done(self, one: Input) -> bool:
+        """Tell whether all results of an input are there."""
+        if one.kind == 'camera':
+            return False
+        files = self.targets(one.relative).values()
+        image = all(path.is_file() for path in files)
+        video = not self.missing(one.relative)
+        return dict(image=image, video=video).get(one.kind, image or video)
 
 
 def predict_files(
@@ -91,24 +95,34 @@ def predict_files(
     *,
     kinds: Sequence[str] = ('labels', 'overlay'),
     batch_size: int = 1,
+    label_ids: np.ndarray | None = None,
+    smooth: float = 0.0,
+    seconds: float | None = None,
 ) -> Summary:
-    """Predict images and write the results.
+    """Predict images and videos and write the results.
 
-    ``out/KIND/PATH.png`` are the results of an image. Images whose results
-    exist are left out, so that the same call continues a stopped one. An
-    image that cannot be read is listed in the summary and in
-    ``out/failed.txt``; the others are predicted. Processes started by
-    ``torchrun`` or ``srun`` share the images.
+    ``out/KIND/PATH.png`` are the results of an image, ``PATH.json`` for
+    ``rle``. Of a video, ``color`` and ``overlay`` are videos with its sound,
+    the other kinds are folders with a file for each frame. Inputs whose
+    results exist are left out, so that the same call continues a stopped one;
+    an unfinished result has no final name. An input that cannot be read is
+    listed in the summary and in ``out/failed.txt``; the others are predicted.
+    Processes started by ``torchrun`` or ``srun`` share the inputs.
 
     Args:
         segmenter: The model.
-        inputs: See :func:`find_images`.
+        inputs: See :func:`~clouds_mmseg.predict.inputs.find_inputs`.
         out: Output folder.
         kinds: See :meth:`Prediction.save`.
-        batch_size: Images that are read and predicted together.
+        batch_size: Images or frames that are read and predicted together.
+        label_ids: Ids of the classes in ``labels`` and ``rle``, see
+            :func:`~clouds_mmseg.predict.formats.read_label_ids`.
+        smooth: Of videos and cameras, see :meth:`Segmenter.stream`.
+        seconds: After which a camera ends; by default at Ctrl-C.
 
     Raises:
-        UserError: An argument is wrong, or the folder cannot be written.
+        UserError: An argument is wrong, the folder cannot be written, or no
+            input could be read.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -117,6 +131,54 @@ def predict_files(
             )
     if batch_size < 1:
         raise UserError(f'batch_size must be at least 1, got {batch_size}')
+    if seconds is not None and seconds <= 0:
+        raise UserError(f'seconds must be above 0, got {seconds}')
+    TemporalSmoothing(smooth)  # Refuses a wrong weight.
+    root = _output_folder(out)
+    found = find_inputs(inputs, out)
+    if any(one.kind == 'video' for one in found):
+        load_av()
+    options = _Options(root, kinds, batch_size, smooth, seconds, label_ids)
+    shard = shard_from_environment()
+    summary = Summary()
+    images: list[tuple[Path, dict[str, Path]]] = []
+    others = []
+    for one in found[shard.rank :: shard.world]:
+        if options.is_done(one):
+            summary.existing += 1
+        elif one.kind == 'image':
+            images.append((Path(one.name), options.targets(one.relative)))
+        else:
+            others.append(one)
+    bar = tqdm(total=len(images), desc='predict', unit='img', disable=None)
+    with bar:
+        for first in range(0, len(images), batch_size):
+            part = images[first : first + batch_size]
+            _predict_images(segmenter, part, options, summary)
+            bar.update(len(part))
+    for one in others:
+        try:
+            _predict_other(segmenter, one, options, summary)
+        except (VideoFileError, DownloadError, ImageFileError) as error:
+            summary.failed[one.name] = str(error)
+    alone = shard.world == 1
+    _write_failed(
+        root / ('failed.txt' if alone else f'failed_{shard.rank}.txt'),
+        summary.failed,
+    )
+    # Not of several processes: a launcher would stop the others.
+    done = summary.written or summary.existing or summary.videos
+    if summary.failed and alone and not done:
+        reasons = list(summary.failed.values())
+        raise UserError(
+            f'none of {len(reasons)} inputs could be read: {reasons[0]}'
+            if len(reasons) > 1
+            else reasons[0]
+        )
+    return summary
+
+
+def _output_folder(out):
     root = Path(out).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -126,36 +188,24 @@ def predict_files(
         ) from error
     if not os.access(root, os.W_OK):
         raise UserError(f'the output folder {out} cannot be written')
-    shard = shard_from_environment()
-    images = find_images(inputs)[shard.rank :: shard.world]
-    summary = Summary()
-    waiting = []
-    for image, relative in images:
-        targets = {k: root / k / f'{relative}.png' for k in kinds}
-        if all(path.is_file() for path in targets.values()):
-            summary.existing += 1
-        else:
-            waiting.append((image, targets))
-    bar = tqdm(total=len(waiting), desc='predict', unit='img', disable=None)
-    with bar:
-        for first in range(0, len(waiting), batch_size):
-            part = waiting[first : first + batch_size]
-            _predict_part(segmenter, part, kinds, summary)
-            bar.update(len(part))
-    if summary.failed:
-        alone = shard.world == 1
-        name = 'failed.txt' if alone else f'failed_{shard.rank}.txt'
-        lines = (f'{path}: {why}' for path, why in summary.failed.items())
-        (root / name).write_text('\n'.join(lines) + '\n')
-    return summary
+    return root
 
 
-def _predict_part(segmenter, part, kinds, summary):
+def _write_failed(path, failed):
+    """List what could not be read; a list of an earlier call is removed."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    lines = (f'{name}: {why}' for name, why in failed.items())
+    path.write_text('\n'.join(lines) + '\n')
+
+
+def _predict_images(segmenter, part, options, summary):
     """Predict a batch; image by image if one of them cannot be read."""
     try:
         found = segmenter(
             [image for image, _ in part],
-            confidence='confidence' in kinds,
+            confidence='confidence' in options.kinds,
             batch_size=len(part),
         )
     except ImageFileError as error:
@@ -163,21 +213,83 @@ def _predict_part(segmenter, part, kinds, summary):
             summary.failed[str(part[0][0])] = str(error)
             return
         for one in part:
-            _predict_part(segmenter, [one], kinds, summary)
+            _predict_images(segmenter, [one], options, summary)
         return
     for prediction, (_, targets) in zip(found, part, strict=True):
         for kind, path in targets.items():
-            prediction.save(path, kind)
+            prediction.save(path, kind, label_ids=options.label_ids)
         summary.written += 1
+
+
+def _predict_other(segmenter, one, options, summary):
+    """Predict a video, an address or a camera."""
+    if one.kind == 'camera':
+        device = one.name.partition(':')[2]
+        # Each recording is a new one.
+        begun = time.strftime('%Y%m%d-%H%M%S')
+        relative = one.relative.with_name(f'{one.relative.name}_{begun}')
+        camera = Camera(device, options.seconds)
+        _predict_film(segmenter, camera, relative, options, summary)
+        return
+    if one.kind == 'video':
+        reader = VideoReader(one.name)
+        _predict_film(segmenter, reader, one.relative, options, summary)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path, kind = download(one.name, Path(folder))
+        if kind == 'image':
+            (prediction,) = segmenter(
+                [path], confidence='confidence' in options.kinds
+            )
+            for kind, target in options.targets(one.relative).items():
+                prediction.save(target, kind, label_ids=options.label_ids)
+            summary.written += 1
+        else:
+            reader = VideoReader(path, MOST_PIXELS)
+            _predict_film(segmenter, reader, one.relative, options, summary)
+
+
+def _predict_film(segmenter, source, relative, options, summary):
+    """Predict what has frames, and close it."""
+    begun = time.monotonic()
+    bar = tqdm(
+        total=source.frames, desc=relative.name, unit='frame', disable=None
+    )
+    try:
+        with bar:
+            frames = predict_video(
+                segmenter,
+                source,
+                options.root,
+                relative,
+                kinds=options.missing(relative),
+                batch_size=options.batch_size,
+                smooth=options.smooth,
+                label_ids=options.label_ids,
+                on_frame=bar.update,
+            )
+    finally:
+        source.close()
+    summary.videos += 1
+    summary.frames += frames
+    summary.seconds += time.monotonic() - begun
 
 
 def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:
     """Describe what was done, as lines for a terminal."""
-    text = f'{summary.written} images predicted'
+    parts = []
+    if summary.written or not summary.videos:
+        parts.append(f'{summary.written} images predicted')
+    if summary.videos:
+        rate = summary.frames / max(summary.seconds, 1e-9)
+        parts.append(
+            f'{summary.videos} videos predicted ({summary.frames} frames, '
+            f'{rate:.1f} a second)'
+        )
     if summary.existing:
-        text += f', {summary.existing} were there already'
-    yield f'{text}: {out}'
-    for path, why in list(summary.failed.items())[:10]:
-        yield f'  not read: {path}: {why}'
+        parts.append(f'{summary.existing} were there already')
+    yield f'{", ".join(parts)}: {out}'
+    for name, why in list(summary.failed.items())[:10]:
+        yield f'  not read: {name}: {why}'
     if len(summary.failed) > 10:
         yield f'  and {len(summary.failed) - 10} more, see failed.txt'

@@ -3,10 +3,10 @@
 Letters: K classes, H and W of an image.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,113 +14,29 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import Tensor, nn
 
-from clouds_mmseg.conversion.convert_file import read_with_meta
-from clouds_mmseg.conversion.diagnose import classes_of, classes_of_config
+from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.pseudo_labels import as_scores
-from clouds_mmseg.utils.atomic import atomic_path
-from clouds_mmseg.utils.config_file import (
-    find_config,
-    parse_config_text,
-    read_file,
-)
+from clouds_mmseg.predict.loading import find_device, load_model
+from clouds_mmseg.predict.prediction import Prediction, palette_of
+from clouds_mmseg.predict.smoothing import TemporalSmoothing
+from clouds_mmseg.predict.vocabulary import with_classes
+from clouds_mmseg.predict.windows import StripResizer, predict_bands
+from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
-from clouds_mmseg.utils.visualization import colorize
-from clouds_mmseg.weights.frozen_backbone import require_registered
-from clouds_mmseg.weights.load import load_strictly, without_pretrained_init
 
 Source: TypeAlias = str | Path | Image.Image | np.ndarray
-_TEACHER = 'teacher.'
-# Segmentors whose inference is that of DGSegmentor.
-_SAME_NETWORK = ('EncoderDecoder', 'SelfTrainingSegmentor')
 # Larger inputs are predicted in overlapping windows.
 _MAX_PIXELS = 4_000_000
 _WINDOW = 1024
 _WORST_SCALE = 16
-
-
-@dataclass
-class Prediction:
-    """Result for one image.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) uint8 class indices.
-        classes: Names of the classes.
-        palette: RGB of each class.
-        path: File of the image, if it came from one.
-        confidence: (H, W) float32 in [0, 1], the share of the best class in
-            the scores of a pixel; None unless requested.
-        scores: (K, H, W) float32, not negative: the probabilities of a head
-            of MMSegmentation, the semantic scores of ``CLOUDSHead``, which do
-            not sum to one. None unless requested.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    palette: np.ndarray
-    path: Path | None = None
-    confidence: np.ndarray | None = None
-    scores: np.ndarray | None = field(default=None, repr=False)
-
-    def color(self) -> Image.Image:
-        """Return the labels in the colours of the palette."""
-        return Image.fromarray(colorize(self.labels, self.palette))
-
-    def overlay(self, opacity: float = 0.5) -> Image.Image:
-        """Return the labels' colours over the image.
-
-        Args:
-            opacity: Of the colours, in [0, 1].
-
-        Raises:
-            UserError: ``opacity`` is out of range.
-        """
-        if not 0 <= opacity <= 1:
-            raise UserError(f'opacity must lie in [0, 1], got {opacity}')
-        return Image.blend(Image.fromarray(self.image), self.color(), opacity)
-
-    def save(self, path: str | Path, kind: str = 'labels') -> None:
-        """Write a PNG file.
-
-        Args:
-            path: The file.
-            kind: ``labels``: class indices, one grey channel; ``color``;
-                ``overlay``; ``confidence``: 0 to 255.
-
-        Raises:
-            UserError: There is no such kind, or no confidence was requested.
-        """
-        image = self.drawing(kind)
-        with atomic_path(path) as temporary:
-            image.save(temporary, format='png')
-
-    def drawing(self, kind: str) -> Image.Image:
-        """Return what :meth:`save` writes."""
-        if kind == 'labels':
-            return Image.fromarray(self.labels)
-        if kind == 'color':
-            return self.color()
-        if kind == 'overlay':
-            return self.overlay()
-        if kind == 'confidence':
-            if self.confidence is None:
-                raise UserError(
-                    'this prediction has no confidence; ask for it: '
-                    'segmenter(image, confidence=True)'
-                )
-            return Image.fromarray((self.confidence * 255).astype(np.uint8))
-        raise UserError(
-            f'kind={kind!r} is none of labels, color, overlay, confidence'
-        )
+# Bytes of the scores of an image above which they are computed in strips.
+_MOST_SCORES = 512 << 20
 
 
 class Segmenter:
@@ -135,7 +51,8 @@ class Segmenter:
     An image is resized as the test of the model's config resizes its images
     (``Resize`` of the test pipeline), and the prediction is resized back.
     Images that are larger than ``max_pixels`` then are predicted in
-    overlapping windows, which bounds the memory.
+    overlapping windows, row by row, and their scores are never all held:
+    an image of 8192x4096 takes less than 4 GB.
 
     Args:
         model: A segmentor of MMSegmentation with loaded weights.
@@ -147,6 +64,9 @@ class Segmenter:
         flip: And over its mirror image.
         max_pixels: See above, pixels.
         window: Side of a window, pixels.
+        text_tower: Which CLIP :meth:`with_classes` takes: the arguments of
+            :func:`~clouds_mmseg.models.text_embeddings.class_text_embeddings`
+            without ``classes``.
 
     Raises:
         UserError: A setting is out of range.
@@ -164,6 +84,7 @@ class Segmenter:
         flip: bool = False,
         max_pixels: int = _MAX_PIXELS,
         window: int = _WINDOW,
+        text_tower: dict | None = None,
     ):
         if not scales or not all(
             1 / _WORST_SCALE <= scale <= _WORST_SCALE for scale in scales
@@ -186,6 +107,7 @@ class Segmenter:
         self.flip = flip
         self.max_pixels = max_pixels
         self.window = window
+        self.text_tower = text_tower
         self._test_cfg = model.test_cfg
 
     @classmethod
@@ -204,9 +126,13 @@ class Segmenter:
         is read without being executed, and builds registered classes only.
 
         Args:
-            checkpoint: The file.
+            checkpoint: A file, the work dir of a training, a published
+                folder, a URL, or a repository of the Hugging Face hub
+                (``owner/name``), see
+                :func:`~clouds_mmseg.weights.load.find_checkpoint`.
             config: Used instead of the config in the checkpoint.
-            device: By default the first GPU, or the CPU.
+            device: By default the first GPU, or the CPU; of processes that
+                ``torchrun`` or ``srun`` started, each has its own GPU.
             teacher: Predict with the teacher of self-training, which labels
                 its images, instead of the student.
             **kwargs: As for the class.
@@ -215,35 +141,50 @@ class Segmenter:
             UserError: The file cannot be read, has no config, belongs to
                 another project, or the device does not exist.
         """
-        device = _device(device)
-        weights, meta, _ = read_with_meta(Path(checkpoint))
-        if config is None:
-            cfg = parse_config_text(meta.get('cfg'))
-            if not cfg or not isinstance(cfg.get('model'), dict):
-                raise UserError(
-                    f'{checkpoint} holds no config; give the one it was '
-                    'trained with (config=..., --config), or convert it if '
-                    'it is of another project: clouds convert'
-                )
-            named = f'the config in {checkpoint}'
-        else:
-            file = find_config(config, '--config')
-            cfg, named = read_file(file).to_dict(), str(file)
-        init_default_scope('mmseg')
-        model_cfg = dict(cfg['model'])
-        if model_cfg.get('type') in _SAME_NETWORK:
-            model_cfg = _as_dg_segmentor(model_cfg)
-        require_registered(model_cfg, named)
-        # Text embeddings are not in a checkpoint: their source is read.
-        model = MODELS.build(without_pretrained_init(Config(model_cfg)))
-        kept = {k: v for k, v in weights.items() if not k.startswith(_TEACHER)}
-        if teacher:
-            kept |= _teacher_weights(weights, str(checkpoint))
-        load_strictly(model, kept, source=str(checkpoint))
-        found = _classes(meta, cfg, model, str(checkpoint))
+        device = find_device(device)
+        found = load_model(checkpoint, config, teacher=teacher)
+        options = dict(resize=found.resize, text_tower=found.text_tower)
         return cls(
-            model.to(device), *found, resize=_resize_steps(cfg), **kwargs
+            found.model.to(device),
+            found.classes,
+            found.palette,
+            **(options | kwargs),
         )
+
+    def with_classes(
+        self,
+        classes: Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]],
+        **text_tower: Any,
+    ) -> 'Segmenter':
+        """Return a segmenter for other classes, which shares the weights.
+
+        The model needs the text classifier: the names are embedded by CLIP's
+        text tower, the one that the model was trained with. How well a name
+        is recognised that the model was not trained for is another question.
+
+        Args:
+            classes: Names; or for each class a list of synonyms, of which the
+                first is its name; or name -> synonyms. Names that the model
+                or Cityscapes has keep their colours.
+            **text_tower: ``model_name``, ``pretrained``, ``templates`` or
+                ``cache_dir`` of
+                :func:`~clouds_mmseg.models.text_embeddings.class_text_embeddings`
+                where the config of the model does not name its CLIP.
+
+        Raises:
+            UserError: The classifier is linear, a class has no name or the
+                name of another, or the text tower is not at hand or is of
+                another CLIP than the model's.
+        """
+        model, names = with_classes(
+            self.model, classes, {**(self.text_tower or {}), **text_tower}
+        )
+        known = dict(zip(CLASSES, PALETTE, strict=True))
+        known |= dict(zip(self.classes, self.palette.tolist(), strict=True))
+        other = copy.copy(self)
+        other.model, other.classes = model, names
+        other.palette = palette_of(names, known)
+        return other
 
     def __call__(
         self,
@@ -283,85 +224,226 @@ class Segmenter:
 
     def stream(
         self,
-        images: Sequence[Source],
+        images: Iterable[Source],
         *,
         confidence: bool = False,
         scores: bool = False,
         batch_size: int = 1,
+        smooth: float = 0.0,
     ) -> Iterator[Prediction]:
-        """Predict images one batch after the other, as :meth:`__call__`."""
-        for first in range(0, len(images), batch_size):
-            part = images[first : first + batch_size]
-            yield from self._predict(part, confidence, scores)
+        """Predict images one batch after the other, as :meth:`__call__`.
+
+        Args:
+            images: As for :meth:`__call__`; also the frames of a video.
+            confidence: As for :meth:`__call__`.
+            scores: As for :meth:`__call__`.
+            batch_size: As for :meth:`__call__`.
+            smooth: For the frames of a video: the share of the frames before
+                in the scores, in [0, 1), see
+                :class:`~clouds_mmseg.predict.smoothing.TemporalSmoothing`.
+
+        Raises:
+            UserError: As :meth:`__call__`, or ``smooth`` is out of range.
+        """
+        smoothing = TemporalSmoothing(smooth) if smooth else None
+        left = iter(images)
+        while part := list(islice(left, batch_size)):
+            yield from self._predict(part, confidence, scores, smoothing)
 
     @torch.no_grad()
-    def _predict(self, sources, confidence, scores):
+    def _predict(self, sources, confidence, scores, smoothing=None):
         arrays = [_as_array(source) for source in sources]
-        needed = confidence or scores or len(self.scales) > 1 or self.flip
-        if needed:
-            totals = self._scores(arrays)
-            labels = [total.argmax(0) for total in totals]
-        else:
-            totals = [None] * len(arrays)
-            labels = [
-                result.pred_sem_seg.data[0]
-                for result in self._run(arrays, keep_scores=False)
-            ]
-        for source, array, total, label in zip(
-            sources, arrays, totals, labels, strict=True
+        inputs = [self._resized(array) for array in arrays]
+        needed = bool(
+            confidence
+            or scores
+            or smoothing
+            or len(self.scales) > 1
+            or self.flip
+        )
+        if any(
+            self._is_large(array, image, needed)
+            for array, image in zip(arrays, inputs, strict=True)
         ):
-            share = None
-            if confidence:
-                share = total.amax(0) / total.sum(0).clamp(min=1e-6)
-                share = share.clamp(max=1).cpu().numpy()
+            results = (
+                self._predict_large(*pair, confidence, scores, smoothing)
+                for pair in zip(arrays, inputs, strict=True)
+            )
+        elif needed:
+            results = self._predict_scores(
+                arrays, inputs, confidence, scores, smoothing
+            )
+        else:
+            sizes = [array.shape[:2] for array in arrays]
+            results = (
+                (_bytes(result.pred_sem_seg.data[0]), None, None)
+                for result in self._run(inputs, sizes, keep_scores=False)
+            )
+        for source, array, (label, share, score) in zip(
+            sources, arrays, results, strict=True
+        ):
             yield Prediction(
                 image=array,
-                labels=label.to(torch.uint8).cpu().numpy(),
+                labels=label,
                 classes=self.classes,
                 palette=self.palette,
                 path=Path(source) if isinstance(source, (str, Path)) else None,
                 confidence=share,
-                scores=total.cpu().numpy() if scores else None,
+                scores=score,
             )
 
-    def _scores(self, arrays: list[np.ndarray]) -> list[Tensor]:
-        """Return scores averaged over scales and flips, (K, H, W) each."""
+    def _is_large(self, array, image, needed):
+        """Tell whether an image is predicted in windows and strips."""
+        if image.shape[0] * image.shape[1] > self.max_pixels:
+            return True
+        size = 4 * len(self.classes) * array.shape[0] * array.shape[1]
+        return needed and size > _MOST_SCORES
+
+    def _predict_scores(self, arrays, inputs, confidence, scores, smoothing):
+        """Predict images whose scores can be held.
+
+        Yields:
+            Labels, confidence and scores of each image, as in a Prediction.
+        """
+        sizes = [array.shape[:2] for array in arrays]
         totals: list[Any] = [0] * len(arrays)
-        views = [(s, f) for s in self.scales for f in (False, True)]
-        views = [view for view in views if self.flip or not view[1]]
+        views = self._views()
         for scale, flipped in views:
-            inputs = [a[:, ::-1] if flipped else a for a in arrays]
-            results = self._run(inputs, keep_scores=True, scale=scale)
+            view = [a[:, ::-1] if flipped else a for a in inputs]
+            results = self._run(view, sizes, keep_scores=True, scale=scale)
             for index, result in enumerate(results):
-                found = result.seg_logits.data.float()
-                if len(found) == 1:
-                    raise UserError(
-                        'a model with one output has no scores of classes: '
-                        'confidence, scores, flip and scales need them'
-                    )
+                found = self._several(result.seg_logits.data.float())
                 found = as_scores(self.model.decode_head, found)
                 totals[index] += found.flip(-1) if flipped else found
-        return [total / len(views) for total in totals]
-
-    def _run(self, arrays, *, keep_scores, scale=1.0):
-        """Run the model on arrays (H, W, 3) RGB; samples with results."""
-        inputs, samples = [], []
-        for array in arrays:
-            results = dict(
-                img=np.ascontiguousarray(array[..., ::-1]),
-                img_shape=array.shape[:2],
-                ori_shape=array.shape[:2],
+        for array, total in zip(arrays, totals, strict=True):
+            total = total / len(views)
+            if smoothing:
+                smoothing.begin(array)
+                total = smoothing(total)
+            yield (
+                _bytes(label_of_scores(total)),
+                _share(total).cpu().numpy() if confidence else None,
+                total.cpu().numpy() if scores else None,
             )
-            for step in self.resize:
-                results = step(results)
-            image = results['img']
+
+    def _predict_large(self, array, image, confidence, scores, smoothing):
+        """Predict an image in windows and strips.
+
+        Args:
+            array: (H, W, 3) uint8 RGB.
+            image: (h, w, 3) uint8 BGR, the input of the network.
+            confidence: Whether to return it.
+            scores: Whether to return them.
+            smoothing: Over the frames of a video.
+
+        Returns:
+            Labels, confidence and scores, as in a Prediction.
+        """
+        views = self._views()
+        alone = len(views) == 1
+        head = self.model.decode_head
+
+        def predict(rows, columns):
+            part, total = image[rows, columns], 0
+            for scale, flipped in views:
+                view = part[:, ::-1] if flipped else part
+                (result,) = self._run(
+                    [view], [part.shape[:2]], keep_scores=True, scale=scale
+                )
+                found = result.seg_logits.data.float()
+                if not alone:
+                    found = as_scores(head, self._several(found))
+                total = total + (found.flip(-1) if flipped else found)
+            return total / len(views)
+
+        size = array.shape[:2]
+        labels = np.empty(size, np.uint8)
+        share = np.empty(size, np.float32) if confidence else None
+        kept = None
+        if smoothing:
+            smoothing.begin(array)
+        is_large = image.shape[0] * image.shape[1] > self.max_pixels
+        window = self.window if is_large else None
+        resizer = StripResizer(image.shape[:2], size, self.model.align_corners)
+        for band in predict_bands(predict, image.shape[:2], window):
+            for first, strip in resizer.add(band):
+                rows = slice(first, first + strip.shape[1])
+                if confidence or scores or smoothing:
+                    strip = self._several(strip)
+                    strip = as_scores(head, strip) if alone else strip
+                if smoothing:
+                    strip = smoothing(strip, first)
+                labels[rows] = _bytes(self._label(strip))
+                if share is not None:
+                    share[rows] = _share(strip).cpu().numpy()
+                if scores:
+                    if kept is None:
+                        kept = np.empty((len(strip), *size), np.float16)
+                    kept[:, rows] = strip.half().cpu().numpy()
+        return labels, share, kept
+
+    def _views(self):
+        """Return the scale, and whether it is mirrored, of each view."""
+        views = [(s, f) for s in self.scales for f in (False, True)]
+        return [view for view in views if self.flip or not view[1]]
+
+    @staticmethod
+    def _several(found):
+        """Return scores (K, H, W); one output is refused."""
+        if len(found) == 1:
+            raise UserError(
+                'a model with one output has no scores of classes: '
+                'confidence, scores, smooth, flip and scales need them'
+            )
+        return found
+
+    def _label(self, scores):
+        """Find the class of each pixel: (K, H, W) -> (H, W) int64."""
+        head = self.model.decode_head
+        if len(scores) == 1 and self.model.num_classes != 1:
+            # In MMSegmentation, two classes may have one output.
+            return (scores[0].sigmoid() > head.threshold).long()
+        return label_of_scores(scores, getattr(head, 'threshold', None))
+
+    def _resized(self, array):
+        """Resize (H, W, 3) RGB for the network: (h, w, 3) BGR."""
+        image = array[..., ::-1]
+        if not self.resize:
+            return image
+        results = dict(
+            img=np.ascontiguousarray(image),
+            img_shape=image.shape[:2],
+            ori_shape=image.shape[:2],
+        )
+        for step in self.resize:
+            results = step(results)
+        return results['img']
+
+    def _run(self, images, sizes, *, keep_scores, scale=1.0):
+        """Run the model.
+
+        Args:
+            images: (h, w, 3) uint8 BGR each.
+            sizes: H and W of the results.
+            keep_scores: Whether the results have scores.
+            scale: By which the images are resized before.
+
+        Returns:
+            Samples with results.
+        """
+        inputs, samples = [], []
+        for image, size in zip(images, sizes, strict=True):
             if scale != 1:
                 image = cv2.resize(
-                    image, None, fx=scale, fy=scale, interpolation=1
+                    np.ascontiguousarray(image),
+                    None,
+                    fx=scale,
+                    fy=scale,
+                    interpolation=cv2.INTER_LINEAR,
                 )
             planes = np.ascontiguousarray(image.transpose(2, 0, 1))
             inputs.append(torch.from_numpy(planes))
-            meta = dict(ori_shape=array.shape[:2], img_shape=image.shape[:2])
+            meta = dict(ori_shape=size, img_shape=image.shape[:2])
             samples.append(SegDataSample(metainfo=meta))
         largest = max(x.shape[1] * x.shape[2] for x in inputs)
         test_cfg = dict(self._test_cfg or {}, keep_scores=keep_scores)
@@ -386,6 +468,16 @@ class Segmenter:
             self.model.test_cfg = self._test_cfg
 
 
+def _bytes(labels: Tensor) -> np.ndarray:
+    return labels.to(torch.uint8).cpu().numpy()
+
+
+def _share(scores: Tensor) -> Tensor:
+    """Return the share of the best class: (K, H, W) -> (H, W)."""
+    share = scores.amax(0) / scores.sum(0).clamp(min=1e-6)
+    return share.clamp(max=1)
+
+
 def _as_array(source: Source) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 RGB."""
     if isinstance(source, (str, Path)):
@@ -401,91 +493,3 @@ def _as_array(source: Source) -> np.ndarray:
     if not array.size:
         raise UserError(f'an image has pixels, got an array {array.shape}')
     return array
-
-
-def _device(name):
-    if name is None:
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    device = torch.device(name)
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise UserError(
-            f'device {name} is not there: torch {torch.__version__} finds no '
-            'GPU; give device=cpu'
-        )
-    return device
-
-
-def _as_dg_segmentor(cfg):
-    """Return the config of the same network, without a teacher."""
-    kept = (
-        'data_preprocessor',
-        'backbone',
-        'neck',
-        'decode_head',
-        'auxiliary_head',
-        'train_cfg',
-        'test_cfg',
-    )
-    return dict(
-        {k: v for k, v in cfg.items() if k in kept}, type='DGSegmentor'
-    )
-
-
-def _teacher_weights(weights, named):
-    """Return the weights of the teacher under the names of the student."""
-    prefix = f'{_TEACHER}module.'
-    found = {
-        key.removeprefix(prefix): value
-        for key, value in weights.items()
-        if key.startswith(prefix)
-    }
-    if not found:
-        raise UserError(
-            f'{named} has no teacher: it was published without it, or is '
-            'not of self-training'
-        )
-    steps = weights.get(f'{_TEACHER}steps')
-    if steps is not None and not int(steps):
-        raise UserError(
-            f'{named}: its self-training has not begun, so its teacher has '
-            'no trained weights yet; use the student'
-        )
-    return found
-
-
-def _classes(meta, cfg, model, named):
-    """Return names and colours of the classes of a model."""
-    found = classes_of(meta)
-    dataset = meta.get('dataset_meta') or {}
-    if found is None:
-        dataset = classes_of_config(cfg.get('test_dataloader')) or {}
-        found = dataset.get('classes')
-    if found is None:
-        raise UserError(
-            f'{named} does not say which classes it has; publish it with its '
-            'config: clouds publish CHECKPOINT OUT.safetensors --config FILE'
-        )
-    if len(found) != model.num_classes:
-        raise UserError(
-            f'{named} names {len(found)} classes, but its head has '
-            f'{model.num_classes}'
-        )
-    palette = dataset.get('palette') or dataset.get('PALETTE')
-    if palette is None or len(palette) != len(found):
-        print_log(
-            f'{named} has no palette: colours are chosen by a fixed rule',
-            logger='current',
-            level=logging.WARNING,
-        )
-        generator = np.random.default_rng(0)
-        palette = generator.integers(0, 256, (len(found), 3))
-    return found, palette
-
-
-def _resize_steps(cfg):
-    """Return the resizing steps of the test pipeline of a config."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while dataset.get('datasets'):
-        dataset = dataset['datasets'][0]
-    steps = dataset.get('pipeline') or []
-    return [dict(step) for step in steps if step.get('type') == 'Resize']

@@ -30,6 +30,7 @@ from clouds_mmseg.robustness.dataset import (
 )
 from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.images import (
     ImageFileError,
@@ -41,7 +42,6 @@ from clouds_mmseg.utils.visualization import grid, resize
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH = 200  # of an image in the sheet, pixels
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 # Packages whose version may change the pixels of a corrupted image.
 _DISTRIBUTIONS = (
     LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
@@ -151,12 +151,11 @@ def list_images(source: Path) -> list[str]:
             'images, for example data/cityscapes/leftImg8bit/val'
         )
     found = sorted(
-        path.relative_to(source).as_posix()
-        for path in source.rglob('*')
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+        path.relative_to(source).as_posix() for path in images_below(source)
     )
     if not found:
-        raise UserError(f'{source} holds no image ({", ".join(_SUFFIXES)})')
+        suffixes = ', '.join(IMAGE_SUFFIXES)
+        raise UserError(f'{source} holds no image ({suffixes})')
     stems = {}
     for name in found:
         other = stems.setdefault(str(Path(name).with_suffix('')), name)

@@ -8,8 +8,14 @@ no damage to its pixels.
 import os
 import re
 import zlib
+from pathlib import Path
 from typing import BinaryIO
 
+# By which the images of a folder are told from its other files.
+IMAGE_SUFFIXES = (
+    *('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'),
+    *('.ppm', '.pgm', '.avif'),
+)
 PNG = b'\x89PNG\r\n\x1a\n'
 JPEG = b'\xff\xd8\xff'
 _PNG_END = b'IEND'
@@ -27,6 +33,28 @@ _METADATA = frozenset(
     b'sPLT cICP mDCV cLLI acTL fcTL fdAT oFFs pCAL sCAL sTER vpAg caNv '
     b'orNT dSIG tRNS'.split()
 )
+
+
+def images_below(
+    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> list[Path]:
+    """List the images of a folder and its sub-folders by their suffixes.
+
+    Hidden files are left out: macOS writes ``._0.png`` beside ``0.png``, and
+    unfinished files of :mod:`clouds_mmseg.utils.atomic` are hidden.
+
+    Args:
+        folder: The folder.
+        suffixes: Lower case, with their dots.
+
+    Returns:
+        Sorted.
+    """
+    return sorted(
+        path
+        for path in folder.rglob('*')
+        if path.suffix.lower() in suffixes and not path.name.startswith('.')
+    )
 
 
 def truncated(payload: bytes) -> str | None:

@@ -3,7 +3,9 @@
 import copy
 import inspect
 import os.path as osp
+import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
@@ -12,11 +14,24 @@ from torch import nn
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.frozen_backbone import restore_backbone
 from clouds_mmseg.weights.io import (
+    MissingWeightsError,
     read_content,
     read_state_dict,
     split_content,
 )
-from clouds_mmseg.weights.locate import fetch_checkpoint, read_remote
+from clouds_mmseg.weights.locate import (
+    fetch_checkpoint,
+    find_or_fetch_from_hub,
+    read_remote,
+)
+
+# The weights in a published folder, and in a repository of the hub.
+PUBLISHED_FILE = 'model.safetensors'
+_HUB = 'hf-hub:'
+# Of the hub's rules: letters, digits and, inside, single - _ and dots.
+_NAME = r'(?!\S*(?:--|\.\.))\w(?:[\w.-]*\w)?'
+_REPOSITORY = re.compile(rf'{_NAME}/{_NAME}(?:@[\w./-]+)?')
+_WEIGHTS = ('.pth', '.pt', '.bin', '.pkl', '.safetensors')
 
 # Entries of a list in an error message; a longer one hides the point.
 _SHOWN = 20
@@ -266,6 +281,73 @@ def require_checkpoint(path: str, argument: str) -> str:
             'file; give the path of an existing checkpoint'
         )
     return path
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Return the local file of a checkpoint that a user names.
+
+    Args:
+        name: A file; a published folder, whose weights are
+            ``model.safetensors``; the work dir of a training, whose last
+            checkpoint is taken; a URL; or a repository of the Hugging Face
+            hub, ``owner/name`` or ``owner/name@revision``, also with
+            ``hf-hub:`` before it. What is here comes before the hub.
+
+    Raises:
+        MissingWeightsError: Nothing has this name, or it cannot be fetched.
+        UserError: The folder holds no checkpoint, or two that could be meant.
+    """
+    text = str(name)
+    if is_remote(text):
+        found = fetch_checkpoint(text, 'the checkpoint')
+        if found is None:
+            raise UserError(
+                f'{text}: a checkpoint is a file, a folder, a repository of '
+                'the Hugging Face hub, or an address that begins with https://'
+            )
+        return found
+    path = Path(text.removeprefix(_HUB)).expanduser()
+    if text.startswith(_HUB):
+        repository = text.removeprefix(_HUB)
+    elif path.is_file():
+        return path
+    elif path.is_dir():
+        return _checkpoint_in(path)
+    else:
+        repository = text
+    if not _REPOSITORY.fullmatch(repository) or path.suffix in _WEIGHTS:
+        raise MissingWeightsError(
+            f'{text}: no such file or folder, and no name of a repository of '
+            'the Hugging Face hub (owner/name)'
+        )
+    return find_or_fetch_from_hub(
+        repository,
+        [PUBLISHED_FILE],
+        f'{text}, no file or folder here, as a repository of the hub',
+        instead='the path of a checkpoint',
+    )
+
+
+def _checkpoint_in(folder):
+    """Return the checkpoint of a published folder or a work dir."""
+    published = folder / PUBLISHED_FILE
+    last = find_last_checkpoint(str(folder))
+    if published.is_file() and last:
+        raise UserError(
+            f'{folder} holds {PUBLISHED_FILE} and the checkpoints of a '
+            f'training: give {published} or {last}'
+        )
+    if published.is_file():
+        return published
+    if last:
+        return Path(last)
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in _WEIGHTS)
+    raise UserError(
+        f'the folder {folder} holds no checkpoint: neither {PUBLISHED_FILE}, '
+        'as a published folder, nor last_checkpoint, as the work dir of a '
+        'training'
+        + (f'; name one of its files: {", ".join(others[:5])}' * bool(others))
+    )
 
 
 def find_last_checkpoint(work_dir: str) -> str | None:

@@ -9,7 +9,7 @@ from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.generate.run import BACKENDS
-from clouds_mmseg.predict.predict_files import KINDS as RESULTS
+from clouds_mmseg.predict.prediction import KINDS as RESULTS
 from clouds_mmseg_cli import names
 
 
@@ -19,7 +19,7 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.RECODES == tuple(RECODES)
     assert names.IMAGE_BACKENDS == tuple(BACKENDS)
     assert names.CHECKPOINT_KINDS == tuple(KINDS)
-    assert names.PREDICTION_KINDS == RESULTS
+    assert names.PREDICTION_KINDS == tuple(RESULTS)
     assert names.REVIEW_TOOLS == (fiftyone.TOOL, cvat.TOOL, label_studio.TOOL)
     assert names.REVIEW_RANKS == RANKS
     assert names.ABLATION_ROWS == tuple(row.name for row in ROWS)

@@ -1,12 +1,15 @@
 """Prediction of files and folders into a folder of results."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_mmseg.predict.predict_files import find_images, predict_files
+from clouds_mmseg.predict.formats import decode_rle, read_label_ids
+from clouds_mmseg.predict.inputs import find_inputs
+from clouds_mmseg.predict.predict_files import predict_files
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.command import main
@@ -79,15 +82,86 @@ def test_a_batch_script_of_slurm_is_alone(
 
 
 def test_inputs(folder, tmp_path):
-    found = find_images([folder / 'a/000.png', f'{folder}/a/*1.png'])
-    assert [str(relative) for _, relative in found] == ['000', '001']
+    found = find_inputs([folder / 'a/000.png', f'{folder}/a/*1.png'])
+    assert [str(one.relative) for one in found] == ['000', '001']
     with pytest.raises(UserError, match='would both be written to 000.png'):
-        find_images([folder / 'a/000.png', folder / 'b/000.png'])
+        find_inputs([folder / 'a/000.png', folder / 'b/000.png'])
     with pytest.raises(UserError, match='no file, no folder, and matches no'):
-        find_images([tmp_path / 'x*.jpg'])
+        find_inputs([tmp_path / 'x*.jpg'])
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='empty holds no image'):
-        find_images([tmp_path / 'empty'])
+    with pytest.raises(UserError, match='empty holds no image and no video'):
+        find_inputs([tmp_path / 'empty'])
+    with pytest.raises(UserError, match='camera:0 for the first'):
+        find_inputs(['camera:'])
+    for address in ('file:///etc/hosts', 'ftp://a/b.png', 'https://'):
+        with pytest.raises(UserError, match='begin with http:// or https:/'):
+            find_inputs([address])
+    # A server decides about no folder here.
+    named = ['http://a/..%2F..%2Fx.png?b=/c', 'http://a/%2E%2E', 'http://a']
+    assert [str(find_inputs([x])[0].relative) for x in named] == [
+        *('x', 'download', 'download')
+    ]
+
+
+def test_frames_of_a_video_have_a_folder_of_their_own(tmp_path):
+    (tmp_path / 'drive').mkdir()
+    for name in ('drive.mp4', 'drive.png', 'drive/000000.png'):
+        (tmp_path / name).write_bytes(b'x')
+    found = find_inputs([tmp_path / 'drive.mp4', tmp_path / 'drive.png'])
+    assert [one.kind for one in found] == ['video', 'image']
+    with pytest.raises(UserError, match='would be written to the folder driv'):
+        find_inputs([tmp_path])
+    (tmp_path / 'drive.avi').write_bytes(b'x')
+    with pytest.raises(UserError, match='both be written to drive; predict'):
+        find_inputs([tmp_path / 'drive.mp4', tmp_path / 'drive.avi'])
+
+
+def test_results_inside_of_the_folder_are_no_inputs(segmenter, folder):
+    (folder / 'b/broken.jpg').unlink()
+    out = folder / 'predictions'
+    assert predict_files(segmenter, [folder], out).written == 6
+    done = predict_files(segmenter, [folder], out)
+    assert done.written == 0 and done.existing == 6
+
+
+def test_a_list_of_failures_is_that_of_the_last_run(
+    segmenter, folder, tmp_path
+):
+    predict_files(segmenter, [folder], tmp_path / 'out')
+    assert (tmp_path / 'out/failed.txt').is_file()
+    (folder / 'b/broken.jpg').unlink()
+    predict_files(segmenter, [folder], tmp_path / 'out')
+    assert not (tmp_path / 'out/failed.txt').exists()
+    # Neither image nor video, and nothing else.
+    with pytest.raises(UserError, match='notes.txt cannot be decoded'):
+        predict_files(segmenter, [folder / 'notes.txt'], tmp_path / 'out')
+
+
+def test_own_ids_and_masks(segmenter, folder, tmp_path):
+    ids = tmp_path / 'ids.yaml'
+    ids.write_text('ground: 7\nsky: 300\nbox: 7\n')
+    table = read_label_ids(ids, segmenter.classes)
+    image = folder / 'a/000.png'
+    predict_files(
+        segmenter,
+        [image],
+        tmp_path / 'out',
+        kinds=['labels', 'rle'],
+        label_ids=table,
+    )
+    labels = segmenter(image).labels
+    written = np.asarray(Image.open(tmp_path / 'out/labels/000.png'))
+    assert np.array_equal(written, np.array([7, 300, 7])[labels])
+    content = json.loads((tmp_path / 'out/rle/000.json').read_text())
+    again = np.zeros(labels.shape, int)
+    for one in content['annotations']:
+        mask = decode_rle(one['segmentation'])
+        assert one['area'] == mask.sum()
+        again += one['category_id'] * mask
+    assert np.array_equal(again, written)
+    assert content['images'][0]['file_name'] == '000.png'
+    names = {x['id']: x['name'] for x in content['categories']}
+    assert names == {7: 'ground / box', 300: 'sky'}
 
 
 def test_wrong_outputs(segmenter, folder, tmp_path):

@@ -9,6 +9,8 @@ from PIL import Image
 from tiny_run import CLASSES, PALETTE
 
 from clouds_mmseg import Segmenter
+from clouds_mmseg.conversion.publish import publish
+from clouds_mmseg.predict.loading import find_device
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 
@@ -149,3 +151,36 @@ def test_mistakes_are_told(tiny_checkpoint, tmp_path, segmenter):
     for options in (dict(scales=[]), dict(scales=[99]), dict(window=100)):
         with pytest.raises(UserError, match='must be'):
             Segmenter.from_pretrained(tiny_checkpoint, **options)
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert find_device(None) == torch.device('cuda:0')
+    for name, value in (('RANK', 3), ('WORLD_SIZE', 4), ('LOCAL_RANK', 3)):
+        monkeypatch.setenv(name, str(value))
+    assert find_device(None) == torch.device('cuda:1')
+    assert find_device('cpu') == torch.device('cpu')
+    with pytest.raises(UserError, match='cuda:0 to cuda:1'):
+        find_device('cuda:2')
+    with pytest.raises(UserError, match="device 'gpu' is none"):
+        find_device('gpu')
+
+
+def test_a_work_dir_and_a_published_folder(tiny_checkpoint, paths, tmp_path):
+    work = Segmenter.from_pretrained(tiny_checkpoint.parent, device='cpu')
+    publish(tiny_checkpoint, tmp_path / 'model.safetensors')
+    folder = Segmenter.from_pretrained(tmp_path, device='cpu')
+    labels = [each(paths[0]).labels for each in (work, folder)]
+    assert np.array_equal(*labels)
+    assert folder.palette.tolist() == PALETTE
+
+
+def test_a_checkpoint_of_another_project(tiny_checkpoint, tmp_path):
+    weights = {
+        'sem_seg_head.predictor.query_feat.weight': torch.ones(2, 2),
+        'sem_seg_head.predictor.class_embed.weight': torch.ones(2, 2),
+    }
+    torch.save(dict(model=weights), tmp_path / 'model_final.pth')
+    with pytest.raises(UserError, match=r'Mask2Former; convert it first'):
+        Segmenter.from_pretrained(tmp_path / 'model_final.pth')

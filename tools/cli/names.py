@@ -43,7 +43,7 @@ ABLATION_ROWS = (
     'true_labels',
 )
 ABLATION_SCHEDULES = ('short', 'long')
-PREDICTION_KINDS = ('labels', 'color', 'overlay', 'confidence')
+PREDICTION_KINDS = ('labels', 'color', 'overlay', 'confidence', 'rle')
 REVIEW_TOOLS = ('fiftyone', 'cvat', 'labelstudio')
 REVIEW_RANKS = ('expected_iou', 'confidence', 'agreement')
 BENCHMARK_SETS = (

@@ -1,4 +1,4 @@
-"""Predict images with a trained model: files, folders and patterns."""
+"""Predict images and videos with a trained model."""
 
 import argparse
 
@@ -15,17 +15,24 @@ def parse_args(
         'are left out.',
     )
     parser.add_argument(
-        'checkpoint', help='checkpoint of a training, or a published file'
+        'checkpoint',
+        help='checkpoint of a training, a published file or folder, the work '
+        'dir of a training (its last checkpoint), a URL, or a repository of '
+        'the Hugging Face hub (owner/name)',
     )
     parser.add_argument(
         'inputs',
         nargs='+',
         metavar='input',
-        help='images, folders (with their sub-folders), or patterns such as '
-        '"street/*.jpg"',
+        help='images, videos, folders (with their sub-folders), patterns '
+        'such as "street/*.jpg", http:// and https:// addresses of images '
+        'and videos, or camera:0',
     )
     parser.add_argument(
-        '--out', required=True, help='folder of the results: KIND/PATH.png'
+        '--out',
+        required=True,
+        help='folder of the results: KIND/PATH.png; of a video KIND/PATH.mp4 '
+        'for color and overlay, and a folder with a file a frame for others',
     )
     parser.add_argument(
         '--save',
@@ -33,14 +40,42 @@ def parse_args(
         choices=PREDICTION_KINDS,
         default=['labels', 'overlay'],
         help='labels: class indices in a grey PNG; color: in the colours of '
-        'the classes; overlay: these over the image; confidence: 0 to 255 '
-        '(default: labels overlay)',
+        'the classes; overlay: these over the image; confidence: 0 to 255; '
+        'rle: masks in the JSON format of COCO (default: labels overlay)',
+    )
+    parser.add_argument(
+        '--label-ids',
+        metavar='FILE',
+        help='ids of the classes in labels and rle: cityscapes for its label '
+        'ids, or a JSON or YAML file {class name: id} (default: 0, 1, ...)',
+    )
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='other classes for a model with the text classifier; '
+        'NAME=WORD,WORD gives the words by which a class is found',
+    )
+    parser.add_argument(
+        '--smooth',
+        type=float,
+        default=0.0,
+        metavar='W',
+        help='for videos: share of the frames before in the scores, such as '
+        '0.7; begins anew at scene cuts (default: 0)',
+    )
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        help='after which a camera ends (default: at Ctrl-C)',
     )
     parser.add_argument(
         '--config', help='config to use instead of the one in the checkpoint'
     )
     parser.add_argument(
-        '--device', help='such as cuda:1 or cpu (default: a GPU, else cpu)'
+        '--device',
+        help='such as cuda:1 or cpu (default: a GPU, each process of torchrun '
+        'its own, else cpu)',
     )
     parser.add_argument(
         '--amp',
@@ -71,15 +106,16 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     import torch
 
+    from clouds_mmseg.predict.formats import read_label_ids
+    from clouds_mmseg.predict.inputs import find_inputs
     from clouds_mmseg.predict.predict_files import (
-        find_images,
         predict_files,
         summary_lines,
     )
     from clouds_mmseg.predict.segmenter import Segmenter
 
     # Mistakes in the inputs are told before the model is loaded.
-    find_images(args.inputs)
+    find_inputs(args.inputs, args.out)
 
     segmenter = Segmenter.from_pretrained(
         args.checkpoint,
@@ -89,11 +125,33 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         scales=args.scales,
         flip=args.flip,
     )
+    if args.classes:
+        segmenter = segmenter.with_classes(_words(args.classes))
+    ids = None
+    if args.label_ids:
+        ids = read_label_ids(args.label_ids, segmenter.classes)
     summary = predict_files(
         segmenter,
         args.inputs,
         args.out,
         kinds=args.save,
         batch_size=args.batch_size,
+        label_ids=ids,
+        smooth=args.smooth,
+        seconds=args.seconds,
     )
     print('\n'.join(summary_lines(summary, args.out)))
+
+
+def _words(classes):
+    """Parse ``NAME`` and ``NAME=WORD,WORD``: a list of lists of synonyms."""
+    named = [text.partition('=') for text in classes]
+    double = [name for name, _, _ in named]
+    if len(set(double)) < len(double):
+        from clouds_mmseg.utils.errors import UserError
+
+        raise UserError(f'--classes names a class twice: {" ".join(classes)}')
+    return {
+        name: [word.strip() for word in words.split(',')] if sign else [name]
+        for name, sign, words in named
+    }

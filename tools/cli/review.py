@@ -95,7 +95,7 @@ def _export(args):
     from clouds_mmseg.bridges.fiftyone import write_fiftyone
     from clouds_mmseg.bridges.label_studio import write_label_studio
     from clouds_mmseg.bridges.review import export_review
-    from clouds_mmseg.predict.predict_files import find_images
+    from clouds_mmseg.predict.inputs import find_images
     from clouds_mmseg.predict.segmenter import Segmenter
 
     # Mistakes in the inputs are told before the model is loaded.
