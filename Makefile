@@ -9,7 +9,7 @@ export PYTHONNOUSERSITE = 1
 # Without bytecode every process compiles the whole stack anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo ablation test lint docs clean
+.PHONY: install demo web ablation test lint docs clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ demo: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)
 	$(BIN)/python tools/ablation.py --rows source all all_plus --seeds 0 \
 	  --schedules short --work-dir $(WORK)/demo
+
+# The models of `make demo` in the browser; `make web CHECKPOINT=FILE` another.
+web: install
+	$(BIN)/clouds demo $(CHECKPOINT)
 
 ablation: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)

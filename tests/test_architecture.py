@@ -19,7 +19,7 @@ FLOORS = (
     ('models', 'refine', 'generate', 'datasets', 'evaluation'),
     ('robustness', 'conversion', 'data_tools'),
     ('engine', 'predict'),
-    ('cli', 'bridges'),
+    ('cli', 'bridges', 'web'),
 )
 KNOWN_CIRCLES = [
     # The sample check runs the loading steps; the steps look files up.

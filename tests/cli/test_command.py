@@ -17,6 +17,7 @@ SCRIPTS = dict(
     make_corruptions='corrupt',
     make_toycity='toycity',
     predict='predict',
+    demo='demo',
     prepare_dataset='prepare',
     publish_model='publish',
     review='review',

@@ -1,0 +1,1 @@
+"""The demo page of ``clouds demo``: a trained model in the browser."""
