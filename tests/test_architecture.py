@@ -19,6 +19,7 @@ FLOORS = (
     ('models', 'refine', 'generate', 'datasets', 'evaluation'),
     ('robustness', 'conversion', 'data_tools'),
     ('engine', 'predict'),
+    ('report',),
     ('cli',),
 )
 KNOWN_CIRCLES = [

@@ -19,6 +19,7 @@ SCRIPTS = dict(
     predict='predict',
     prepare_dataset='prepare',
     publish_model='publish',
+    report='report',
     test='test',
     train='train',
     verify_dataset='verify',

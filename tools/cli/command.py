@@ -21,6 +21,7 @@ COMMANDS = dict(
     train='train a segmentor',
     test='test a checkpoint',
     predict='predict images, without labels',
+    report='report trainings and evaluations as one HTML file',
     corrupt='write the fifteen common corruptions of images',
     convert='convert checkpoints of other projects to ours, and back',
     publish='write weights and config of a checkpoint into one file',
