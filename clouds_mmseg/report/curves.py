@@ -11,7 +11,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import matplotlib
@@ -28,7 +28,7 @@ _MOST = 600
 _FEW = 25
 _SIZE = (400, 240)
 _COLORS = 8
-_DASHES = ('-', '--', ':', '-.')
+_DASHES = ('-', '--', '-.', ':')
 # matplotlib draws in these colours, which become variables of the style sheet.
 _INK, _GRID, _MARK = '#010101', '#020202', '#030303'
 _VARIABLES = {_INK: '--ink', _GRID: '--grid', _MARK: '--mark'}
@@ -51,11 +51,20 @@ _STYLE = {
 
 @dataclass
 class Series:
-    """A curve with its name and its number, which gives colour and dashes."""
+    """A curve.
+
+    Attributes:
+        name: Of the curve.
+        curve: Its values.
+        number: From 0; gives the colour and, where these repeat, the dashes.
+        is_second: Whether it goes with another curve of the same colour, from
+            which dots tell it.
+    """
 
     name: str
     curve: Curve
     number: int
+    is_second: bool = False
 
     @property
     def color(self) -> int:
@@ -65,6 +74,8 @@ class Series:
     @property
     def dash(self) -> int:
         """Index of the dashes."""
+        if self.is_second:
+            return _DASHES.index(':')
         return self.number // _COLORS % len(_DASHES)
 
 
@@ -120,7 +131,7 @@ def draw(requests: Sequence[Request], prefix: str) -> list[Plot]:
     plots = []
     for request in requests:
         shown = [
-            Series(s.name, finite, s.number)
+            replace(s, curve=finite)
             for s in request.series
             if (finite := _finite(s.curve))
         ]
@@ -160,7 +171,9 @@ def _draw(request, shown, name):
         axes.grid(linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[['top', 'right']].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
+        )
         axes.set_xlabel('iteration')
         stream = io.StringIO()
         unknown = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))

@@ -35,7 +35,7 @@ _TEACHER = {
     'kept': 'pixels kept',
     'confidence': 'confidence of the teacher',
     'agreement': 'unchanged by refinement',
-    'expected_iou': 'expected IoU',
+    'expected_iou': 'expected IoU of the regions',
     'view_agreement': 'same label in two views',
 }
 
@@ -621,8 +621,8 @@ def _teacher(runs, most):
             if len(runs) > 1:
                 name = f'{run.name}, {name}'
             if curve:
-                place = 2 * i + (when == 'after')
-                measured.append(Series(name, curve, place))
+                second = when == 'before'
+                measured.append(Series(name, curve, i, second))
     requests = [
         Request(
             'mIoU of the pseudo-labels, percent',
@@ -633,7 +633,7 @@ def _teacher(runs, most):
     for key, title in _TEACHER.items():
         requests.append(
             Request(
-                title[0].upper() + title[1:],
+                f'{title[0].upper()}{title[1:]}, share',
                 _named(runs, f'pseudo_label/{key}'),
             )
         )
