@@ -28,8 +28,9 @@ class Layer(NamedTuple):
     """One of the images of a figure that lie over one another.
 
     Attributes:
-        kind: ``'image'``, ``'label'``, or ``'prediction'`` or ``'error'``
-            followed by ``' of '`` and the name of a run.
+        kind: ``'image'``, ``'label'``, ``'prediction'`` or ``'error'``; the
+            last two are followed by ``' of '`` and the name of the run if
+            there are several.
         uri: Of the image, ``data:``.
     """
 
@@ -147,19 +148,23 @@ def collect_figures(
         Figures in that order, and what could not be shown.
     """
     figures, notes = [], set()
+    # Run -> what follows the kind of a layer.
+    suffixes = {r.name: f' of {r.name}' if len(runs) > 1 else '' for r in runs}
     for domain, names in chosen.items():
         for name in names:
             figure = None
             for run in runs:
                 path = run.panels.get(domain, {}).get(name)
                 if path is not None:
-                    figure = _add_layers(figure, run, domain, name, notes)
+                    figure = _add_layers(
+                        figure, run, domain, name, suffixes[run.name], notes
+                    )
             if figure is not None:
                 figures.append(figure)
     return figures, sorted(notes)
 
 
-def _add_layers(figure, run, domain, name, notes):
+def _add_layers(figure, run, domain, name, suffix, notes):
     path = run.panels[domain][name]
     parts = read_panel(path, (run.results or {}).get('classes'))
     if parts is None:
@@ -181,12 +186,10 @@ def _add_layers(figure, run, domain, name, notes):
             'runs before it and are not laid over the same images.'
         )
         return figure
-    figure.layers.append(
-        Layer(f'prediction of {run.name}', map_uri(prediction))
-    )
+    figure.layers.append(Layer(f'prediction{suffix}', map_uri(prediction)))
     if np.asarray(label).any():
         error = error_map(np.asarray(label), np.asarray(prediction))
-        layer = Layer(f'error of {run.name}', map_uri(Image.fromarray(error)))
+        layer = Layer(f'error{suffix}', map_uri(Image.fromarray(error)))
         figure.layers.append(layer)
     score = image_score(run, domain, name)
     if score is not None:

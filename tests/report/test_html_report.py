@@ -1,5 +1,7 @@
 """The page: its numbers, what it may load, what it escapes."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -314,11 +316,59 @@ def test_where_it_cannot_be_written(copied, tmp_path):
     ]
 
 
-def test_the_script_runs_in_a_browser(pair, tmp_path):
+# Uses the page as a reader does, and leaves what happened in it.
+USE = """
+const found = {};
+const fire = (element, name, init) =>
+  element.dispatchEvent(new Event(name, {bubbles: true, ...init}));
+const table = document.getElementById('domains');
+const names = () =>
+  [...table.tBodies[0].rows].map((r) => r.cells[0].textContent);
+const titles = [...table.tHead.rows[0].cells];
+const title = titles.find((c) => c.textContent === 'day');
+title.querySelector('button').click();
+found.highest = names();
+found.order = title.getAttribute('aria-sort');
+title.querySelector('button').click();
+found.lowest = names();
+const stage = document.querySelector('#pictures .stage');
+const range = document.querySelector('#pictures figure input');
+range.value = 20;
+fire(range, 'input');
+found.cut = stage.style.getPropertyValue('--cut');
+const right = document.querySelector('#pictures select[data-side=right]');
+right.value = 'error of seed1/tiny';
+fire(right, 'change');
+found.right = stage.querySelector('.right').dataset.kind;
+found.left = stage.querySelector('.left').dataset.kind;
+const plot = document.querySelector('.stage-plot');
+plot.dispatchEvent(new KeyboardEvent('keydown', {key: 'End'}));
+found.tip = plot.querySelector('.tip').textContent;
+const time = document.querySelector('.steps input');
+time.value = 0;
+fire(time, 'input');
+found.step = document.querySelector('.step.now').dataset.title;
+const run = document.getElementById('confusion-run');
+run.value = 1;
+fire(run, 'change');
+found.caption = document.getElementById('confusion-table').caption.textContent;
+document.body.append(Object.assign(document.createElement('pre'),
+  {id: 'found', textContent: JSON.stringify(found)}));
+"""
+
+
+def test_a_browser_runs_the_script(pair, seeds, tmp_path):
     browser = shutil.which('chromium') or shutil.which('google-chrome')
     if browser is None:
-        pytest.skip('needs chromium')
+        pytest.skip('needs chromium, which apt-get install chromium brings')
     written, page = pair
+    digest = base64.b64encode(hashlib.sha256(USE.encode()).digest()).decode()
+    text = written.path.read_text()
+    # The policy stays in force, and allows this script as well.
+    text = text.replace('script-src ', f"script-src 'sha256-{digest}' ", 1)
+    text = text.replace('</body>', f'<script>{USE}</script></body>')
+    used = tmp_path / 'used.html'
+    used.write_text(text)
     done = subprocess.run(
         [
             browser,
@@ -327,21 +377,39 @@ def test_the_script_runs_in_a_browser(pair, tmp_path):
             '--disable-gpu',
             f'--user-data-dir={tmp_path}',
             '--dump-dom',
-            written.path.as_uri(),
+            used.as_uri(),
         ],
         capture_output=True,
         text=True,
         timeout=100,
     )
-    dom = tmp_path / 'dom.html'
-    dom.write_text(done.stdout)
-    live = Page(dom)
+    used.write_text(done.stdout)
+    live = Page(used)
     assert live.of('html') == [{'lang': 'en', 'class': 'js'}]
-    # The matrix is filled by the script, which the page's policy allows.
     rows = live.table(id='confusion-table')
-    matrix = page.data()['confusion'][0]['domains']['day']
-    share = 100 * matrix[0][0] / sum(matrix[0])
+    matrix = page.data()['confusion'][1]['domains']['day']
     assert rows[1][0][1] == CLASSES[0]
+    share = 100 * matrix[0][0] / sum(matrix[0])
     assert float(rows[1][1][1]) == pytest.approx(share, abs=0.51)
-    chosen = [d for d in live.of('div') if d.get('class') == 'layer left']
-    assert chosen and all(d['data-kind'] == 'image' for d in chosen)
+    found = json.loads(
+        next(t for w, t in live.texts if w[-1:] == ('pre',) and t[:2] == '{"')
+    )
+    values = {
+        f'seed{i}/tiny': results_of(seeds, i)['domains']['day']['metrics']
+        for i in (0, 1)
+    }
+    order = sorted(values, key=lambda name: values[name]['mIoU'])
+    loss = page.data()['plots']['curve-0']
+    last = loss[0]['points'][-1]
+    assert found == dict(
+        highest=order[::-1],
+        order='descending',
+        lowest=order,
+        cut='20%',
+        left='image',
+        right='error of seed1/tiny',
+        tip=f'iteration {last[2]}'
+        + ''.join(f'{c["name"]}: {c["points"][-1][3]}' for c in loss),
+        step='iteration 2',
+        caption='seed1/tiny, day: percent of the pixels of each label',
+    )
