@@ -1,8 +1,7 @@
 """Differences between runs, with the spread over seeds.
 
-Runs are grouped by their config without what differs from seed to seed and
-from place to place. Only what was measured alike is compared: the same
-protocol, classes and images.
+Runs are grouped by what their configs say about the training. Only what was
+measured alike is compared: the same protocol, classes and images.
 """
 
 import copy
@@ -12,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from clouds_mmseg.engine.resume_plan import PASSIVE_HOOKS
 from clouds_mmseg.report.read_run import Run, number
 from clouds_mmseg.utils.config_file import config_differences
 from clouds_mmseg.utils.statistics import (
@@ -20,14 +20,30 @@ from clouds_mmseg.utils.statistics import (
     spread,
 )
 
-# What two runs of one group may differ in.
 GROUPING = (
-    'Runs belong to one group if their configs are equal apart from the seed, '
-    'the work dir, the experiment name, the log level, the checkpoint to '
-    'resume from, and the folder of the checkpoint to load (its file name is '
-    'compared).'
+    'Runs belong to one group if they were trained alike: model, data, '
+    'schedule, optimiser, image sets and hooks of their configs are equal. '
+    'Left out are the seed, folders, the checkpoint to resume from (of one to '
+    'load, the file name is compared), and what only evaluates, logs or saves.'
 )
-_FREE = ('work_dir', 'experiment_name', 'resume', 'launcher', 'log_level')
+# Sections of a config that determine what is trained.
+_SECTIONS = (
+    'model',
+    'data_preprocessor',
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'auto_scale_lr',
+    'total_batch_size',
+    'custom_hooks',
+    'load_cfg',
+    'load_from',
+    'runner_type',
+    'randomness',
+    'banks',
+)
+_NEUTRAL = ('val_interval', 'val_begin', 'dynamic_intervals')
 # Differences of configs that are listed, and characters of a value.
 _MOST, _LONGEST = 40, 90
 MEAN = 'mean of targets'
@@ -40,7 +56,7 @@ class Group:
     Attributes:
         name: What the names of its runs have in common.
         runs: Its runs.
-        config: Without what may differ.
+        config: What they were trained with.
     """
 
     name: str
@@ -77,8 +93,8 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
-def config_without_seed(config: dict) -> dict:
-    """Return a config without what may differ within a group.
+def training_config(config: dict) -> dict:
+    """Return the part of a config that runs of a group have in common.
 
     Args:
         config: As data.
@@ -86,14 +102,32 @@ def config_without_seed(config: dict) -> dict:
     Returns:
         A new config, see :data:`GROUPING`.
     """
-    config = copy.deepcopy(config)
-    for key in _FREE:
-        config.pop(key, None)
-    if isinstance(config.get('randomness'), dict):
-        config['randomness'].pop('seed', None)
-    if isinstance(config.get('load_from'), str):
-        config['load_from'] = os.path.basename(config['load_from'])
-    return config
+    kept = copy.deepcopy({k: config[k] for k in _SECTIONS if k in config})
+    if isinstance(kept.get('randomness'), dict):
+        kept['randomness'].pop('seed', None)
+    if isinstance(kept.get('load_from'), str):
+        kept['load_from'] = os.path.basename(kept['load_from'])
+    if isinstance(kept.get('train_cfg'), dict):
+        for key in _NEUTRAL:
+            kept['train_cfg'].pop(key, None)
+    if isinstance(kept.get('custom_hooks'), list):
+        kept['custom_hooks'] = [
+            hook
+            for hook in kept['custom_hooks']
+            if not isinstance(hook, dict)
+            or hook.get('type') not in PASSIVE_HOOKS
+        ]
+    banks = kept.pop('banks', None)
+    if isinstance(banks, list):
+        # Those that are only evaluated on are named nowhere else in it.
+        text = json.dumps(kept)
+        kept['banks'] = [
+            bank
+            for bank in banks
+            if not isinstance(bank, dict)
+            or json.dumps(bank.get('out')) in text
+        ]
+    return kept
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -110,7 +144,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         key = f'unknown config of {run.name}'
         if run.config:
-            key = json.dumps(config_without_seed(run.config), sort_keys=True)
+            key = json.dumps(training_config(run.config), sort_keys=True)
         groups.setdefault(key, []).append(run)
     names = [_group_name(members) for members in groups.values()]
     return [
@@ -119,7 +153,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             if names.count(name) > 1
             else name,
             members,
-            config_without_seed(members[0].config),
+            training_config(members[0].config),
         )
         for i, (name, members) in enumerate(
             zip(names, groups.values(), strict=True)
@@ -187,12 +221,15 @@ def _measured_alike(runs, notes):
     kept = []
     for run in runs:
         first = kept[0] if kept else run
-        for key, what in (('protocol', 'protocol'), ('classes', 'classes')):
+        for key, what in (
+            ('protocol', 'its protocol is not that'),
+            ('classes', 'its classes are not those'),
+        ):
             ours, theirs = run.results.get(key), first.results.get(key)
             if ours != theirs:
                 shown = f' ({ours}, not {theirs})' if key == 'protocol' else ''
                 notes.append(
-                    f'{run.name} is not compared: its {what} are not those of '
+                    f'{run.name} is not compared: {what} of '
                     f'{first.name}{shown}.'
                 )
                 break

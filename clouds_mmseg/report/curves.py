@@ -2,9 +2,10 @@
 
 matplotlib is there anyway, as MMEngine needs it, and an SVG of some kilobytes
 prints, opens everywhere and needs no script. (Plotly, Bokeh and Altair would
-put their whole JavaScript library into each file.) Colours are variables of the
-page's style sheet, so that one drawing serves light and dark; the positions of
-the points go into the page for its few lines of script that show values.
+put their whole JavaScript library into each file.) Colours are variables of
+the page's style sheet, so that one drawing serves light and dark; the
+positions of the points go into the page for its few lines of script that show
+values.
 """
 
 import io

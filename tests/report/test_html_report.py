@@ -159,7 +159,7 @@ def test_the_seeds_are_one_group(pair, seeds):
     assert float(mean[0]) == pytest.approx(sum(means) / 2)
     deviation = abs(means[0] - means[1]) / 2**0.5
     assert mean[1] == f'{sum(means) / 2:.2f} ± {deviation:.2f}'
-    assert 'equal apart from the seed' in page.text()
+    assert 'Left out are the seed' in page.text()
 
 
 def test_nothing_is_loaded_from_elsewhere(pair):

@@ -26,7 +26,7 @@ def make(name, seed, day, dusk, *, lr=0.1, **changes):
         },
     )
     config = dict(
-        lr=lr,
+        optim_wrapper=dict(lr=lr),
         randomness=dict(seed=seed),
         work_dir=name,
         load_from=f'{name}/clip.pth',
@@ -61,7 +61,7 @@ def test_differences_are_of_a_seed_to_the_same_seed():
     # The source is no target; sky has no IoU.
     assert found.classes['road'] == dict(plain=41.0, new=51.5)
     assert found.classes['sky'] == dict(plain=None, new=None)
-    assert found.configs == dict(new=[('lr', '0.1', '0.2')])
+    assert found.configs == dict(new=[('optim_wrapper.lr', '0.1', '0.2')])
     assert found.notes == []
 
 
@@ -79,6 +79,29 @@ def test_what_makes_a_group():
     assert len(group_runs(runs)) == 4
 
 
+def test_what_only_evaluates_makes_no_group():
+    def change(**config):
+        run = make('b', 1, 1.0, 1.0)
+        run.config.update(config)
+        return len(group_runs([first, run]))
+
+    first = make('a', 0, 1.0, 1.0)
+    used, unused = dict(out='data/used', num=5), dict(out='data/u', num=5)
+    first.config['train_dataloader'] = dict(bank='data/used')
+    first.config['banks'] = [used]
+    train = dict(train_dataloader=dict(bank='data/used'), banks=[used])
+    assert change(**train, val_dataloader=dict(x=1), log_level='DEBUG') == 1
+    assert change(**{**train, 'banks': [used, unused]}) == 1
+    assert change(**{**train, 'banks': [dict(used, num=6)]}) == 2
+    assert change(**train, custom_hooks=[dict(type='EMATeacherHook')]) == 2
+    first.config['train_cfg'] = dict(max_iters=9, val_interval=3)
+    first.config['custom_hooks'] = []
+    passive = [dict(type='ResultsHook')]
+    train['custom_hooks'] = passive
+    assert change(**train, train_cfg=dict(max_iters=9, val_interval=9)) == 1
+    assert change(**train, train_cfg=dict(max_iters=8, val_interval=3)) == 2
+
+
 def test_groups_of_one_name_are_told_apart():
     runs = [make(f'seed{i}/x', i, 1.0, 1.0, lr=i) for i in range(2)]
     assert [g.name for g in group_runs(runs)] == ['x (1)', 'x (2)']
@@ -94,7 +117,7 @@ def test_seeds_that_do_not_match_are_not_paired():
 @pytest.mark.parametrize(
     ('changes', 'note'),
     [
-        (dict(protocol='clouds'), 'its protocol are not'),
+        (dict(protocol='clouds'), 'its protocol is not that of a'),
         (dict(classes=['road', 'car']), 'its classes are not those'),
         (dict(trained=5), r'it is unfinished \(5 of 10\)'),
         (dict(results=None), 'it has no results by domain'),
