@@ -63,6 +63,9 @@ def test_the_wheel_has_the_package_the_configs_and_nothing_else(
     wanted = {
         'clouds_mmseg/.mim/model-index.yml',
         'clouds_mmseg/py.typed',
+        'clouds_mmseg/report/script.js',
+        'clouds_mmseg/report/style.css',
+        'clouds_mmseg/report/template.html',
     }
     for folder, place in (
         ('clouds_mmseg', 'clouds_mmseg'),

@@ -80,7 +80,7 @@ _SELF_TRAINING = (
     'custom_hooks.SAMRefineHook',
 )
 # Hooks that only log or save.
-_PASSIVE_HOOKS = frozenset(
+PASSIVE_HOOKS = frozenset(
     (
         'IterTimerHook',
         'LoggerHook',
@@ -222,7 +222,7 @@ def _active_hooks(cfg):
     for hook in given:
         name = str((hook or {}).get('type', '')).rsplit('.', 1)[-1]
         # Without type: options of one of mmengine's default hooks.
-        if name and name not in _PASSIVE_HOOKS:
+        if name and name not in PASSIVE_HOOKS:
             settings = {
                 k: v for k, v in hook.items() if k not in _HOOK_NEUTRAL
             }

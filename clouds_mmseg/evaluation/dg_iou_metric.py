@@ -58,7 +58,10 @@ class DGIoUMetric(IoUMetric):
     value, NaN as None), ``absent_classes`` (those in no label),
     ``images_without_labels`` (int; every pixel is ignored) and ``confusion``
     (rows labels, columns predictions, pixels). Images and classes that the
-    values do not cover are logged and recorded as warnings.
+    values do not cover are logged and recorded as warnings. ``last_images``
+    lists the images that were compared: ``domain``, ``name`` (of the dataset's
+    ``sample_name``, or None), ``path`` and the values of
+    :func:`~clouds_mmseg.evaluation.dg_iou_metric.image_scores`.
 
     Args:
         domains: The domains that may occur. None allows all.
@@ -103,6 +106,7 @@ class DGIoUMetric(IoUMetric):
         self._names = OutputNames()
         self.protocol = protocol
         self.last_results = {}
+        self.last_images: list[dict] = []
         self._expected: int | None = None
 
     @IoUMetric.dataset_meta.setter
@@ -141,8 +145,11 @@ class DGIoUMetric(IoUMetric):
             finally:
                 self.output_dir = folder
             # Empty with format_only.
+            name = sample.get('sample_name')
+            path = sample.get('img_path')
             self.results[before:] = [
-                (domain, confusion) for (confusion,) in self.results[before:]
+                (domain, confusion, (name, path))
+                for (confusion,) in self.results[before:]
             ]
             if folder is not None:
                 self._write_prediction(
@@ -164,7 +171,7 @@ class DGIoUMetric(IoUMetric):
         )
         # One result an image: mmengine truncates gathered results to the
         # number of images.
-        self.results.append((domain, None))
+        self.results.append((domain, None, None))
 
     def _domain(self, sample):
         domain = sample.get('domain')
@@ -213,14 +220,13 @@ class DGIoUMetric(IoUMetric):
         self._expected = size
         return super().evaluate(size)
 
-    def compute_metrics(
-        self, results: list[tuple[str, torch.Tensor | None]]
-    ) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Compute the metrics and log the tables.
 
         Args:
-            results: Domain and confusion matrix of each image (None without
-                label), duplicates of distributed samplers already dropped.
+            results: Of each image the domain, the confusion matrix, and name
+                and path; matrix and names are None without label. Duplicates
+                of distributed samplers are already dropped.
 
         Returns:
             See the class.
@@ -229,12 +235,13 @@ class DGIoUMetric(IoUMetric):
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
         grouped, unlabelled = {}, {}
-        for domain, confusion in results:
+        for domain, confusion, _ in results:
             if confusion is None:
                 unlabelled[domain] = unlabelled.get(domain, 0) + 1
             else:
                 grouped.setdefault(domain, []).append(confusion)
         self._log_unlabelled(unlabelled, grouped, logger)
+        self.last_images = self._image_records(results)
         if not grouped and unlabelled:
             self.last_results = {}
             return {}
@@ -255,6 +262,19 @@ class DGIoUMetric(IoUMetric):
         )
         print_log(self._tables(reports, mean), logger=logger)
         return self._flatten(reports, mean)
+
+    def _image_records(self, results):
+        """Return domain, name, path and scores of each compared image."""
+        count = len(self.dataset_meta['classes'])
+        records = []
+        for domain, confusion, names in results:
+            if confusion is not None:
+                name, path = names
+                scores = image_scores(confusion, count)
+                records.append(
+                    dict(domain=domain, name=name, path=path, **scores)
+                )
+        return records
 
     def _tables(self, reports, mean):
         """Return the tables of domains and of classes for the log."""
@@ -473,6 +493,33 @@ def intersect_and_union(confusion: torch.Tensor) -> tuple[torch.Tensor, ...]:
     intersection = confusion.diag().double()
     union = labelled + predicted - intersection
     return intersection, union, predicted, labelled
+
+
+def image_scores(
+    confusion: torch.Tensor, num_classes: int
+) -> dict[str, float]:
+    """Score one image, to find those that are predicted worst.
+
+    A class that is not in the label is left out: a few pixels of it would
+    weigh as much as the whole road. These means over images are not those of a
+    domain, which are of the pixels of all its images.
+
+    Args:
+        confusion: Of :func:`confusion_matrix` or
+            :func:`confusion_with_background`.
+        num_classes: Number of classes, without the background.
+
+    Returns:
+        ``mIoU`` (percent, over the classes that the label has; NaN without
+        any) and ``aAcc`` (percent of the compared pixels that are right; NaN
+        without any).
+    """
+    intersection, union, _, labelled = intersect_and_union(confusion)
+    present = labelled[:num_classes] > 0
+    iou = (intersection / union)[:num_classes][present]
+    # 0 / 0 is NaN, as it should be.
+    accuracy = 100 * intersection.sum() / labelled.sum()
+    return dict(mIoU=mean_percent(iou.tolist()), aAcc=float(accuracy))
 
 
 def mean_percent(fractions: Iterable[float]) -> float:

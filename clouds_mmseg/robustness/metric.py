@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmseg.registry import METRICS
 
 from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
@@ -36,9 +35,7 @@ class CorruptionMetric(DGIoUMetric):
     def __init__(self, **kwargs: Any):
         super().__init__(source_domains=[CLEAN], **kwargs)
 
-    def compute_metrics(
-        self, results: list[tuple[str, torch.Tensor]]
-    ) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Compute all values and log the tables.
 
         Args:

@@ -63,15 +63,9 @@ def legend(
         RGB, ``width`` wide, as high as it needs.
     """
     font = _font(_FONT_SIZE - 2)
-    row, swatch = _FONT_SIZE + 6, _FONT_SIZE - 2
-    x, y, positions = _GAP, _GAP, []
-    for name in (*classes, 'ignored'):
-        needed = swatch + 4 + round(font.getlength(name)) + 12
-        if x + needed > width and x > _GAP:
-            x, y = _GAP, y + row
-        positions.append((x, y))
-        x += needed
-    drawing = Image.new('RGB', (width, y + row), _BACKGROUND)
+    swatch = _FONT_SIZE - 2
+    positions, height = _legend_layout(classes, width)
+    drawing = Image.new('RGB', (width, height), _BACKGROUND)
     pen = ImageDraw.Draw(drawing)
     for name, color, (x, y) in zip(
         (*classes, 'ignored'), (*palette, _UNLABELLED), positions, strict=True
@@ -81,6 +75,20 @@ def legend(
         )
         pen.text((x + swatch + 4, y - 1), name, _TEXT_COLOR, font=font)
     return drawing
+
+
+def _legend_layout(classes, width):
+    """Return the corner of each swatch of a legend, and its height."""
+    font = _font(_FONT_SIZE - 2)
+    row, swatch = _FONT_SIZE + 6, _FONT_SIZE - 2
+    x, y, positions = _GAP, _GAP, []
+    for name in (*classes, 'ignored'):
+        needed = swatch + 4 + round(font.getlength(name)) + 12
+        if x + needed > width and x > _GAP:
+            x, y = _GAP, y + row
+        positions.append((x, y))
+        x += needed
+    return positions, y + row
 
 
 def strip(
@@ -164,6 +172,60 @@ def panel(
         )
         drawing.paste(image, (x, top))
     return drawing
+
+
+def split_strip(
+    drawing: Image.Image, classes: Sequence[str] | None = None
+) -> tuple[list[Image.Image], list[tuple[int, int, int]]]:
+    """Cut a drawing of :func:`strip` into its three images.
+
+    Args:
+        drawing: RGB, as drawn.
+        classes: Of the legend that was stacked below; None without legend.
+
+    Returns:
+        The images, RGB, label maps in the colours of the palette; and the
+        colours of the classes, empty without legend.
+
+    Raises:
+        ValueError: It has another layout.
+    """
+    legend_height, positions = 0, []
+    if classes is not None:
+        positions, legend_height = _legend_layout(classes, drawing.width)
+        # The last one stands for ignored pixels.
+        del positions[-1]
+    top = 2 * (_FONT_SIZE + 6)
+    width, rest = divmod(drawing.width - _GAP, 3)
+    width -= _GAP
+    height = drawing.height - legend_height - top - _GAP
+    gaps = [
+        (i * (width + _GAP), top, i * (width + _GAP) + _GAP, top + height)
+        for i in range(4)
+    ]
+    # A legend of another height is found by the line below the images.
+    below = (0, top + height, drawing.width, top + height + _GAP)
+    white = ((255, 255),) * 3
+    if (
+        rest
+        or min(width, height) < 1
+        or any(
+            drawing.crop(gap).getextrema() != white for gap in (*gaps, below)
+        )
+    ):
+        raise ValueError('is no image | label | prediction of this version')
+    images = [
+        drawing.crop((x + _GAP, y, x + _GAP + width, bottom))
+        for x, y, _, bottom in gaps[:3]
+    ]
+    centre = (_FONT_SIZE - 2) // 2
+    colors = [
+        drawing.getpixel(
+            (x + centre, drawing.height - legend_height + y + centre)
+        )
+        for x, y in positions
+    ]
+    return images, colors
 
 
 def _shorten(text, width):

@@ -12,15 +12,14 @@ from ablation.report import (
     differences_table,
     merge,
     results_table,
-    spread,
     teacher_table,
 )
 from ablation.rows import ROWS, SCHEDULES, choose
 from ablation.run import update_docs
 from ablation.schedule import Run
-from ablation.statistics import paired_difference
 from clouds_mmseg.engine.hooks.self_training import _Score
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.statistics import paired_difference, spread
 from clouds_mmseg_cli.names import ABLATION_ROWS
 
 

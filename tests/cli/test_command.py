@@ -21,6 +21,7 @@ SCRIPTS = dict(
     prepare_dataset='prepare',
     publish_model='publish',
     review='review',
+    report='report',
     test='test',
     train='train',
     verify_dataset='verify',

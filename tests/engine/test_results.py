@@ -1,6 +1,8 @@
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from importlib import metadata
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from mmengine.hooks import Hook
 
 from clouds_mmseg import __version__
-from clouds_mmseg.engine.hooks.results import jsonable, to_json
+from clouds_mmseg.engine.hooks.results import git_commit, jsonable, to_json
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.result_warnings import warn_about_results
 
@@ -98,6 +100,39 @@ def test_the_results_of_a_validation(trained):
     assert results['processes'] == 1
     assert 0 < results['seconds'] < 600
     assert results['date'].endswith('+00:00')
+    assert sys.argv[0] in results['command']
+
+
+def test_the_scores_of_images_lie_beside_the_results(trained):
+    results = json.loads((trained / 'results.json').read_text())
+    found = json.loads((trained / 'images.json').read_text())
+    (copy,) = trained.glob('*/images.json')
+    assert json.loads(copy.read_text()) == found
+    assert found['date'] == results['date']
+    assert [(r['domain'], r['name']) for r in found['images']] == [
+        (domain, name)
+        for domain in ('day', 'dusk')
+        for name in ('000', '001', '002')
+    ]
+    for record in found['images']:
+        assert record['path'].endswith(f'/images/{record["name"]}.png')
+        assert 0 <= record['mIoU'] <= 100 and 0 <= record['aAcc'] <= 100
+
+
+def test_the_commit_is_that_of_the_package(repo_root, monkeypatch):
+    git_commit.cache_clear()
+    if (repo_root / '.git').exists():
+        head = subprocess.run(
+            ['git', 'rev-parse', 'HEAD'],
+            cwd=repo_root,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        assert git_commit() in (head, f'{head} and changes')
+    git_commit.cache_clear()
+    monkeypatch.setenv('PATH', '')
+    assert git_commit() is None
+    git_commit.cache_clear()
 
 
 def test_the_results_of_a_test_name_the_checkpoint(build, trained, tmp_path):

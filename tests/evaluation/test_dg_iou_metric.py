@@ -15,7 +15,10 @@ from mmseg.registry import METRICS
 from PIL import Image
 
 from clouds_mmseg.evaluation import DGIoUMetric
-from clouds_mmseg.evaluation.dg_iou_metric import confusion_matrix
+from clouds_mmseg.evaluation.dg_iou_metric import (
+    confusion_matrix,
+    image_scores,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.result_warnings import (
     forget_result_warnings,
@@ -312,3 +315,28 @@ def test_counts_are_exact_above_float32():
     label = torch.zeros(1, size, dtype=torch.uint8)
     matrix = confusion_matrix(label, label, 2, 255)
     assert matrix.tolist() == [[size, 0], [0, 0]]
+
+
+def test_scores_of_single_images(batch, tmp_path):
+    _, metric = evaluate(batch)
+    first, *_, last = metric.last_images
+    # fog 0: road 1 hit, 1 false; car 1 hit, 1 missed.
+    assert first == dict(
+        domain='fog',
+        name=None,
+        path='/data/fog/0.png',
+        mIoU=pytest.approx(50),
+        aAcc=pytest.approx(200 / 3),
+    )
+    # Of the label's classes alone: road 1 hit, 1 missed.
+    assert last['mIoU'] == pytest.approx(50)
+    del batch[1]['gt_sem_seg']
+    _, metric = evaluate(batch, output_dir=str(tmp_path))
+    assert len(metric.last_images) == 2
+    confusion = torch.tensor([[6, 2, 1], [0, 3, 0], [0, 0, 0]])
+    scores = image_scores(confusion, 3)
+    # The third class is predicted but not in the label: left out.
+    assert scores['mIoU'] == pytest.approx(100 * (6 / 9 + 3 / 5) / 2)
+    assert scores['aAcc'] == pytest.approx(75)
+    nothing = image_scores(torch.zeros(3, 3, dtype=torch.int64), 3)
+    assert math.isnan(nothing['mIoU']) and math.isnan(nothing['aAcc'])

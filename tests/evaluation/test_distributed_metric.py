@@ -56,7 +56,7 @@ def run(root, batch_size):
             outputs.append(sample)
         metric.process(batch, outputs)
     values = metric.evaluate(len(dataset))
-    return values, metric.last_results
+    return values, metric.last_results, metric.last_images
 
 
 def worker(rank, root):
@@ -90,7 +90,8 @@ def root(tmp_path):
 
 
 def test_two_processes_equal_one(root):
-    values, results = run(root, 1)
+    values, results, images = run(root, 1)
+    assert len(images) == 7
     assert results['domains']['fog']['images'] == 5
     assert 0 < values['mean_mIoU'] < 100
     # This process is one of the two: importing the stack takes a while.
@@ -106,3 +107,4 @@ def test_two_processes_equal_one(root):
         # All ranks know the values; the main one has the details.
         assert got[0] == values
         assert got[1] == (results if rank == 0 else {})
+        assert got[2] == (images if rank == 0 else [])

@@ -8,8 +8,8 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from ablation.report import in_order
-from ablation.statistics import paired_difference
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.statistics import paired_difference
 
 _COLORS = ('#31688e', '#d1495b')
 

@@ -16,34 +16,17 @@ and iterations are strings, as JSON's keys are.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterable, Mapping
 
 from ablation.quality import measure_quality
 from ablation.rows import ROWS
 from ablation.schedule import Run
-from ablation.statistics import paired_difference
 from clouds_mmseg.engine.hooks.self_training import FILE_NAME
+from clouds_mmseg.utils.statistics import paired_difference, spread
 from clouds_mmseg.utils.tables import format_table
 
 # Domains that are no targets -> their key in the results.
 _NO_TARGETS = dict(toycity_source='source', toycity_source_restyled='restyled')
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Format mean and sample standard deviation over seeds.
-
-    Args:
-        values: One value per seed.
-        digits: Decimal places.
-
-    Returns:
-        Such as ``'40.1 ± 0.6'``; the value alone if there is only one.
-    """
-    text = f'{mean(values):.{digits}f}'
-    if len(values) > 1:
-        text += f' ± {stdev(values):.{digits}f}'
-    return text
 
 
 def collect(runs: Iterable[Run]) -> dict:

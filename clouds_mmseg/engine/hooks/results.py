@@ -1,8 +1,12 @@
 """Results of an evaluation, with the information to reproduce it."""
 
+import functools
 import json
 import math
 import re
+import shlex
+import subprocess
+import sys
 import time
 from datetime import datetime, timezone
 from importlib import metadata
@@ -31,6 +35,9 @@ from clouds_mmseg.utils.result_warnings import (
 from clouds_mmseg.version import __version__
 from clouds_mmseg.weights.load import has_prefix
 
+# Written to the folder of the log and to the work dir.
+RESULTS_FILE = 'results.json'
+IMAGES_FILE = 'images.json'
 _DISTRIBUTIONS = {
     'torch': 'torch',
     'mmengine': 'onedl-mmengine',
@@ -80,6 +87,43 @@ def to_json(value: Any) -> str:
     )
 
 
+def _images_json(date, records):
+    """Format the scores of images, one image a line."""
+    lines = ',\n'.join(
+        json.dumps(jsonable(record), allow_nan=False) for record in records
+    )
+    return f'{{"date": {json.dumps(date)}, "images": [\n{lines}\n]}}\n'
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Return the commit of the checkout that the package runs from.
+
+    Returns:
+        The hash, followed by ``' and changes'`` if files of the package differ
+        from it; None for an installed package or without git.
+    """
+    package = Path(__file__).resolve().parents[2]
+
+    def git(*words):
+        return subprocess.run(
+            ['git', '-C', str(package), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        ).stdout.strip()
+
+    try:
+        # A package in site-packages may lie in the checkout of another
+        # project, which does not know this file.
+        git('ls-files', '--error-unmatch', 'version.py')
+        changed = git('status', '--porcelain', '-uno', '--', '.')
+        return git('rev-parse', 'HEAD') + (' and changes' if changed else '')
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def _missing_weights(model, state_dict):
     """Return weights used in prediction that a checkpoint does not have."""
     optional = getattr(model, 'optional_in_checkpoint', ())
@@ -106,9 +150,15 @@ class ResultsHook(Hook):
     this iteration), ``seed``, ``config`` (path and text), ``versions``,
     ``device``, ``processes``, ``resumed_with_changes`` (differences from an
     uninterrupted run with this config), ``seconds`` since the
-    run began, ``date``, ``warnings`` (reasons to doubt the results, of
+    run began, ``date``, ``command``, ``commit`` (of the checkout that the
+    package runs from; null without one), ``warnings`` (reasons to doubt the
+    results, of
     :func:`~clouds_mmseg.utils.result_warnings.warn_about_results`; they are
     logged again below the tables).
+
+    ``images.json`` beside it lists the scores of each image, where the metric
+    has them: ``date`` (that of ``results.json``) and ``images``, see
+    ``last_images`` of :class:`~clouds_mmseg.evaluation.DGIoUMetric`.
     """
 
     # After the checkpoint hook and the logger.
@@ -204,10 +254,19 @@ class ResultsHook(Hook):
         results.update(self._provenance(runner))
         warnings = list(result_warnings(runner.message_hub).values())
         results['warnings'] = warnings
-        text = to_json(results)
+        records = [
+            record
+            for metric in evaluator.metrics
+            for record in getattr(metric, 'last_images', ())
+        ]
+        files = {
+            IMAGES_FILE: _images_json(results['date'], records),
+            RESULTS_FILE: to_json(results) + '\n',
+        }
         for folder in (runner.log_dir, runner.work_dir):
-            with atomic_path(Path(folder) / 'results.json') as temporary:
-                temporary.write_text(text + '\n')
+            for name, text in files.items():
+                with atomic_path(Path(folder) / name) as temporary:
+                    temporary.write_text(text)
         runner.logger.info(f'Results: {Path(runner.work_dir, "results.json")}')
         if warnings:
             runner.logger.warning(
@@ -245,6 +304,8 @@ class ResultsHook(Hook):
             ),
             seconds=round(time.time() - self._begin, 1),
             date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            command=shlex.join(sys.argv),
+            commit=git_commit(),
         )
 
     def _checkpoint(self, path):

@@ -1,18 +1,21 @@
 """Visualization of images, labels and predictions."""
 
+import math
 import os.path as osp
 from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
 import numpy as np
-from mmengine.dist import master_only
+from mmengine.dist import all_gather_object, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
+from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric, image_scores
 from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.output_names import OutputNames
@@ -41,7 +44,8 @@ class PredictionPicturesHook(Hook):
         wait_time: Seconds that a window stays; 0 waits for a key.
 
     Raises:
-        UserError: ``per_domain`` or ``width`` is not positive.
+        UserError: ``per_domain`` or ``width`` is not positive, or ``worst`` is
+            negative.
     """
 
     # Rows of an overview.
@@ -51,6 +55,7 @@ class PredictionPicturesHook(Hook):
         self,
         *,
         per_domain: int | None = 2,
+        worst: int = 2,
         on_val: bool = True,
         on_test: bool = True,
         width: int = 512,
@@ -60,9 +65,12 @@ class PredictionPicturesHook(Hook):
     ):
         if per_domain is not None and per_domain < 1:
             raise UserError(f'per_domain must be at least 1, got {per_domain}')
+        if worst < 0:
+            raise UserError(f'worst must be at least 0, got {worst}')
         if width < 1:
             raise UserError(f'width must be positive, got {width}')
         self.per_domain = per_domain
+        self.worst = worst
         self.on_val = on_val
         self.on_test = on_test
         self.width = width
@@ -71,13 +79,23 @@ class PredictionPicturesHook(Hook):
         self.wait_time = wait_time
         self._counts = {}
         self._rows = []
+        # Domain -> (mIoU, name, row), the lowest first.
+        self._worst: dict[str, list[tuple]] = {}
+        self._meta: dict = {}
         self._names = OutputNames()
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Reset the panels of the last validation."""
-        self._counts, self._rows = {}, []
+        self._begin(runner.val_loop)
 
-    before_test_epoch = before_val_epoch
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Reset the panels of the last test."""
+        self._begin(runner.test_loop)
+
+    def _begin(self, loop):
+        self._counts, self._rows, self._worst = {}, [], {}
+        # From the dataset: only the main process has a visualizer with it.
+        self._meta = loop.dataloader.dataset.metainfo
 
     def after_val_iter(
         self,
@@ -94,6 +112,7 @@ class PredictionPicturesHook(Hook):
         """
         if self.on_val:
             self._draw(runner, self._val_folder(runner), outputs)
+            self._keep_worst(outputs)
 
     def after_test_iter(
         self,
@@ -109,12 +128,14 @@ class PredictionPicturesHook(Hook):
         """
         if self.on_test:
             self._draw(runner, self._folder(runner, 'test'), outputs)
+            self._keep_worst(outputs)
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict | None = None
     ) -> None:
         """Write the overview of a validation."""
         if self.on_val:
+            self._write_worst(self._val_folder(runner))
             self._overview(runner, self._val_folder(runner))
 
     def after_test_epoch(
@@ -122,6 +143,7 @@ class PredictionPicturesHook(Hook):
     ) -> None:
         """Write the overview of a test."""
         if self.on_test:
+            self._write_worst(self._folder(runner, 'test'))
             self._overview(runner, self._folder(runner, 'test'))
 
     def _folder(self, runner, name):
@@ -137,19 +159,15 @@ class PredictionPicturesHook(Hook):
     @master_only
     def _draw(self, runner, folder, outputs):
         """Write a panel for each sample until a domain has ``per_domain``."""
-        meta = runner.visualizer.dataset_meta
         for sample in outputs:
             domain = sample.get('domain', 'images')
             count = self._counts.get(domain, 0)
             if self.per_domain is not None and count >= self.per_domain:
                 continue
             self._counts[domain] = count + 1
-            row = self._panel(sample, domain, meta['palette'])
+            row = self._panel(sample, domain)
             name = self._names.of(sample)
-            key = legend(meta['classes'], meta['palette'], row.width)
-            drawing = stack([row, key])
-            with atomic_path(folder / name) as temporary:
-                drawing.save(temporary)
+            drawing = self._write(folder / name, row)
             if self.show:
                 runner.visualizer.show(
                     np.asarray(drawing), name, wait_time=self.wait_time
@@ -157,7 +175,66 @@ class PredictionPicturesHook(Hook):
             if len(self._rows) < self.MAX_OVERVIEW:
                 self._rows.append(row)
 
-    def _panel(self, sample, domain, palette):
+    def _write(self, path, row):
+        """Write a panel with the legend below; return the drawing."""
+        drawing = stack([row, self._legend(row.width)])
+        with atomic_path(path) as temporary:
+            drawing.save(temporary)
+        return drawing
+
+    def _legend(self, width):
+        return legend(self._meta['classes'], self._meta['palette'], width)
+
+    def _keep_worst(self, outputs):
+        """Draw the samples that are the worst of their domain so far."""
+        if self.per_domain is None or not self.worst:
+            return
+        count = len(self._meta['classes'])
+        for sample in outputs:
+            if 'gt_sem_seg' not in sample or 'sample_name' not in sample:
+                continue
+            (confusion,) = DGIoUMetric.intersect_and_union(
+                sample.pred_sem_seg.data.squeeze(),
+                sample.gt_sem_seg.data.squeeze().to(sample.pred_sem_seg.data),
+                count,
+                IGNORE,
+            )
+            score = image_scores(confusion, count)['mIoU']
+            domain = sample.get('domain', 'images')
+            kept = self._worst.setdefault(domain, [])
+            is_full = len(kept) == self.worst
+            if math.isnan(score) or (is_full and score >= kept[-1][0]):
+                continue
+            name = self._names.of(sample)
+            # A sampler that fills up the last batch gives an image twice.
+            if any(name == other for _, other, _ in kept):
+                continue
+            row = self._panel(sample, domain)
+            kept.append((score, name, row))
+            kept.sort(key=lambda entry: entry[:2])
+            del kept[self.worst :]
+
+    def _write_worst(self, folder):
+        """Write the worst panels of each domain, over all processes."""
+        if self.per_domain is None or not self.worst:
+            return
+        ours = [
+            (domain, *entry[:2])
+            for domain, kept in self._worst.items()
+            for entry in kept
+        ]
+        scores: dict[str, set] = {}
+        for found in all_gather_object(ours):
+            for domain, score, name in found:
+                scores.setdefault(domain, set()).add((score, name))
+        for domain, kept in self._worst.items():
+            lowest = {name for _, name in sorted(scores[domain])[: self.worst]}
+            for _, name, row in kept:
+                if name in lowest and not (folder / name).is_file():
+                    self._write(folder / name, row)
+        self._worst = {}
+
+    def _panel(self, sample, domain):
         prediction = sample.pred_sem_seg.data.squeeze().cpu().numpy()
         label = None
         if 'gt_sem_seg' in sample:
@@ -171,7 +248,7 @@ class PredictionPicturesHook(Hook):
             image,
             label,
             prediction,
-            palette,
+            self._meta['palette'],
             width=min(enlarged, self.width),
             caption=f'{domain}  {Path(sample.img_path).name}',
         )
@@ -181,9 +258,7 @@ class PredictionPicturesHook(Hook):
         """Write all panels of an evaluation as one image."""
         if not self._rows:
             return
-        meta = runner.visualizer.dataset_meta
-        width = max(row.width for row in self._rows)
-        key = legend(meta['classes'], meta['palette'], width)
+        key = self._legend(max(row.width for row in self._rows))
         with atomic_path(folder / 'overview.png') as temporary:
             stack([*self._rows, key]).save(temporary)
         runner.logger.info(

@@ -1,7 +1,7 @@
-"""Paired differences between rows, with confidence intervals."""
+"""Spread over seeds; paired differences with confidence intervals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 class Difference(NamedTuple):
-    """Mean difference of two rows over the seeds that both have.
+    """Mean difference of two configs over the seeds that both have.
 
     Attributes:
         mean: Of the differences by seed.
@@ -40,10 +40,26 @@ class Difference(NamedTuple):
         return f'{self.mean:+.1f} ± {self.margin:.1f}'
 
 
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Format mean and sample standard deviation over seeds.
+
+    Args:
+        values: One value per seed.
+        digits: Decimal places.
+
+    Returns:
+        Such as ``'40.1 ± 0.6'``; the value alone if there is only one.
+    """
+    text = f'{mean(values):.{digits}f}'
+    if len(values) > 1:
+        text += f' ± {stdev(values):.{digits}f}'
+    return text
+
+
 def paired_difference(
     ours: Mapping[str, float], theirs: Mapping[str, float]
 ) -> Difference | None:
-    """Compare two rows seed by seed.
+    """Compare two configs seed by seed.
 
     Args:
         ours: Seed -> value.
