@@ -179,6 +179,7 @@ class Segmenter:
         self.model = model.eval()
         self.classes = tuple(classes)
         self.palette = np.asarray(palette, np.uint8)
+        self.resize_steps = [dict(step) for step in resize]
         self.resize = [TRANSFORMS.build(dict(step)) for step in resize]
         self.dtype = dtype
         self.scales = tuple(scales)
@@ -290,7 +291,7 @@ class Segmenter:
 
     @torch.no_grad()
     def _predict(self, sources, confidence, scores):
-        arrays = [_as_array(source) for source in sources]
+        arrays = [as_rgb_array(source) for source in sources]
         needed = confidence or scores or len(self.scales) > 1 or self.flip
         if needed:
             totals = self._scores(arrays)
@@ -380,8 +381,12 @@ class Segmenter:
             self.model.test_cfg = self._test_cfg
 
 
-def _as_array(source: Source) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 RGB."""
+def as_rgb_array(source: Source) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: It cannot be read, or is none.
+    """
     if isinstance(source, (str, Path)):
         return read_image(source)
     if isinstance(source, Image.Image):

@@ -21,6 +21,7 @@ COMMANDS = dict(
     train='train a segmentor',
     test='test a checkpoint',
     predict='predict images, without labels',
+    export='write a trained model as ONNX, torch.export or OpenVINO',
     corrupt='write the fifteen common corruptions of images',
     convert='convert checkpoints of other projects to ours, and back',
     publish='write weights and config of a checkpoint into one file',
