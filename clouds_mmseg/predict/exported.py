@@ -264,7 +264,13 @@ def _open_pt2(path, threads, providers):
 
     @torch.no_grad()
     def run(images):
-        found = module(torch.from_numpy(images))
+        try:
+            found = module(torch.from_numpy(images))
+        except AssertionError as error:
+            height, width = images.shape[2:]
+            raise UserError(
+                f'{path} takes no images of {width}x{height}: {error}'
+            ) from error
         return {n: x.numpy() for n, x in zip(names, found, strict=True)}
 
     return run, text
