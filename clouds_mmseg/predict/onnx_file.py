@@ -12,7 +12,7 @@ import torch
 from clouds_mmseg.predict.exported import METADATA_KEY, require
 from clouds_mmseg.utils.errors import UserError
 
-# Those that were tried; 18 is the least for which torch has translations.
+# From the first that torch translates to, to the last that it knows.
 OPSETS = (18, 19, 20, 21, 22, 23)
 # Products with weights or of two maps: where time and weights are.
 _PRODUCTS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
