@@ -42,7 +42,7 @@ def write_onnx(
     outputs: Sequence[str],
     opset: int,
 ) -> None:
-    """Translate a recorded program to ONNX.
+    """Translate a recorded program to ONNX, which can be done once with it.
 
     Args:
         program: With one input.
@@ -65,9 +65,10 @@ def write_onnx(
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            first = str(error).strip().splitlines()[0]
+            # The exporter's own text says how to report a bug.
+            first = str(error.__cause__ or error).strip().splitlines()[0]
             raise UserError(
-                f'the model cannot be translated to ONNX: {first}'
+                f'the model cannot be translated to ONNX: {first[:300]}'
             ) from error
         translated.save(str(path), external_data=False)
 
