@@ -20,9 +20,14 @@ from clouds_mmseg import (  # noqa: E402
     registry,
     robustness,
 )
-from clouds_mmseg.predict import Prediction, Segmenter  # noqa: E402
+from clouds_mmseg.predict import (  # noqa: E402
+    ExportedSegmenter,
+    Prediction,
+    Segmenter,
+)
 
 __all__ = [
+    'ExportedSegmenter',
     'Prediction',
     'Segmenter',
     '__version__',

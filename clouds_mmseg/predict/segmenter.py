@@ -101,6 +101,7 @@ class Segmenter:
         self.model = model.eval()
         self.classes = tuple(classes)
         self.palette = np.asarray(palette, np.uint8)
+        self.resize_steps = [dict(step) for step in resize]
         self.resize = [TRANSFORMS.build(dict(step)) for step in resize]
         self.dtype = dtype
         self.scales = tuple(scales)
@@ -252,7 +253,7 @@ class Segmenter:
 
     @torch.no_grad()
     def _predict(self, sources, confidence, scores, smoothing=None):
-        arrays = [_as_array(source) for source in sources]
+        arrays = [as_rgb_array(source) for source in sources]
         inputs = [self._resized(array) for array in arrays]
         needed = bool(
             confidence
@@ -478,8 +479,12 @@ def _share(scores: Tensor) -> Tensor:
     return share.clamp(max=1)
 
 
-def _as_array(source: Source) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 RGB."""
+def as_rgb_array(source: Source) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: It cannot be read, or is none.
+    """
     if isinstance(source, (str, Path)):
         return read_image(source)
     if isinstance(source, Image.Image):

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from clouds_mmseg.models.mask2former.classifier import TextClassifier
-from clouds_mmseg.predict.segmenter import Prediction, Segmenter
+from clouds_mmseg.predict.prediction import Prediction
+from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.web.results import ResultStore

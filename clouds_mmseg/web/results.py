@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clouds_mmseg.predict.segmenter import Prediction
+from clouds_mmseg.predict.prediction import Prediction
 from clouds_mmseg.utils.visualization import colorize
 
 # Pixels of the longer side of what is shown; downloads have all.

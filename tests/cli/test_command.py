@@ -12,6 +12,7 @@ from clouds_mmseg_cli.command import COMMANDS, main
 # Script -> command. Other scripts are for developers, and need a checkout.
 SCRIPTS = dict(
     convert_checkpoint='convert',
+    export_model='export',
     generate_images='generate',
     generate_prompts='prompts',
     make_corruptions='corrupt',

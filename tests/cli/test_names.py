@@ -9,6 +9,8 @@ from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.generate.run import BACKENDS
+from clouds_mmseg.predict import export
+from clouds_mmseg.predict.network import OUTPUTS
 from clouds_mmseg.predict.prediction import KINDS as RESULTS
 from clouds_mmseg_cli import names
 
@@ -22,6 +24,9 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.PREDICTION_KINDS == tuple(RESULTS)
     assert names.REVIEW_TOOLS == (fiftyone.TOOL, cvat.TOOL, label_studio.TOOL)
     assert names.REVIEW_RANKS == RANKS
+    assert names.EXPORT_FORMATS == tuple(export.FORMATS)
+    assert names.EXPORT_PRECISIONS == tuple(export.LIMITS)
+    assert names.EXPORT_OUTPUTS == OUTPUTS
     assert names.ABLATION_ROWS == tuple(row.name for row in ROWS)
     assert names.BENCHMARK_SETS == tuple(files.SETS)
     assert names.benchmark_image_formats() == tuple(files.IMAGE_FORMATS)

@@ -23,6 +23,7 @@ COMMANDS = dict(
     predict='predict images, without labels',
     demo='serve a demo page for a model, or for two side by side',
     report='report trainings and evaluations as one HTML file',
+    export='write a trained model as ONNX, torch.export or OpenVINO',
     corrupt='write the fifteen common corruptions of images',
     convert='convert checkpoints of other projects to ours, and back',
     publish='write a checkpoint to share: one file, or a folder for a hub',

@@ -43,6 +43,9 @@ ABLATION_ROWS = (
     'true_labels',
 )
 ABLATION_SCHEDULES = ('short', 'long')
+EXPORT_FORMATS = ('onnx', 'pt2', 'openvino')
+EXPORT_OUTPUTS = ('labels', 'scores')
+EXPORT_PRECISIONS = ('fp32', 'fp16', 'int8')
 PREDICTION_KINDS = ('labels', 'color', 'overlay', 'confidence', 'rle')
 REVIEW_TOOLS = ('fiftyone', 'cvat', 'labelstudio')
 REVIEW_RANKS = ('expected_iou', 'confidence', 'agreement')

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_mmseg.models.mask2former.layers import mlp
+from clouds_mmseg.models.mask2former.layers import mlp, no_autocast
 from clouds_mmseg.models.text_embeddings import load_text_embeddings
 from clouds_mmseg.utils.errors import UserError
 
@@ -152,7 +152,7 @@ class TextClassifier(nn.Module):
         """
         pooled = pool_under_masks(mask_features, mask_logits)
         embedded = self.embed(query + self.mask_pooling_proj(pooled))
-        with torch.autocast(query.device.type, enabled=False):
+        with no_autocast(query.device.type):
             void = F.normalize(self.void_embedding.weight.float(), dim=-1)
             text = torch.cat([self.text_embeddings.float(), void])
             scale = self.logit_scale.float().exp()

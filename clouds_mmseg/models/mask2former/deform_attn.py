@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.deform_attn_cpu import ms_deform_attn_cpu
+from clouds_mmseg.models.mask2former.layers import no_autocast
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -95,7 +96,10 @@ class MultiScaleDeformableAttention(nn.Module):
         # Locations are computed in float32 even under autocast: half
         # precision cannot distinguish neighbouring pixels of a large map.
         offsets = self.sampling_offsets(query).float()  # (N, Q, H * L * P * 2)
-        sizes = offsets.new_tensor([[w, h] for h, w in shapes])[:, None]
+        # One fill each, not a tensor of a list: an export keeps them variable.
+        sizes = torch.stack(
+            [offsets.new_full((), side) for h, w in shapes for side in (w, h)]
+        ).view(-1, 1, 2)
         sizes = sizes.expand(*heads, 2).flatten()
         centres = centres.repeat(1, math.prod(heads))
         locations = (centres + offsets / sizes).unflatten(-1, (*heads, 2))
@@ -142,7 +146,7 @@ def ms_deform_attn(
     else:
         check_implementation(implementation, device)
     sample = IMPLEMENTATIONS[implementation]
-    with torch.autocast(device, enabled=False):
+    with no_autocast(device):
         return sample(value, shapes, locations.float(), weights.float())
 
 

@@ -243,7 +243,7 @@ class CLOUDSHead(BaseModule):
             Class logits, mask logits and mask embeddings of each output.
         """
         decoder, levels = self.transformer_decoder, self._levels(features)
-        query = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        query = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         cls_logits, mask_logits, mask_embeds = [], [], []
         for index in range(len(decoder.layers) + 1):
             normed = decoder.post_norm(query)
@@ -280,7 +280,7 @@ class CLOUDSHead(BaseModule):
         mask_features, features = self.pixel_decoder(x)
         decoder, levels = self.transformer_decoder, self._levels(features)
         resized = [_resize(mask_features, level.size) for level in levels]
-        query = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        query = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         for index in range(len(decoder.layers)):
             embed = self.mask_embed(decoder.post_norm(query))
             scale = index % len(levels)

@@ -224,6 +224,52 @@ def _upscaled_strips(classes, logits, scale, out):
         yield first, last, scores
 
 
+def upscaled_scores(
+    cls_logits: Tensor, mask_logits: Tensor, scale: int
+) -> Tensor:
+    """Compute :func:`semantic_scores` without loops over images and strips.
+
+    Number and order of the operations do not depend on any size, so that
+    ``torch.export`` can record them for all sizes. ``scale`` rows of masks
+    are held at once, not a strip of the image.
+
+    Args:
+        cls_logits: (N, Q, K + 1), the last one "no object".
+        mask_logits: (N, Q, h, w).
+        scale: S, result pixels along the side of a mask pixel.
+
+    Returns:
+        (N, K, h * S, w * S) float32, not negative.
+    """
+    height, width = mask_logits.shape[-2:]
+    classes = cls_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
+    padded = mask_logits.float()
+    padded = torch.cat([padded[:, :, :1], padded, padded[:, :, -1:]], 2)
+    padded = torch.cat([padded[..., :1], padded, padded[..., -1:]], 3)
+    neighbours = [_neighbours(p, scale) for p in range(scale)]
+    rows = torch.stack(
+        [
+            torch.lerp(
+                padded[:, :, down : down + height],
+                padded[:, :, down + 1 : down + 1 + height],
+                dy,
+            )
+            for down, dy in neighbours
+        ],
+        dim=3,
+    )  # (N, Q, h, S, w + 2)
+    scores = []
+    for right, dx in neighbours:
+        masks = torch.lerp(
+            rows[..., right : right + width],
+            rows[..., right + 1 : right + 1 + width],
+            dx,
+        )
+        scores.append(classes @ masks.sigmoid().flatten(2))
+    joined = torch.stack(scores, dim=3)  # (N, K, h * S * w, S)
+    return joined.unflatten(2, (height * scale, width)).flatten(3)
+
+
 def _neighbours(pixel: int, scale: int) -> tuple[int, float]:
     """Find the two mask pixels that a result pixel is interpolated from.
 

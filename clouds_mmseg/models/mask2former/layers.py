@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, tokens, channels) to the same shape."""
-        if torch.is_grad_enabled() or x.is_cuda:
+        if (
+            torch.is_grad_enabled()
+            or x.is_cuda
+            or torch.compiler.is_compiling()
+        ):
+            # An export has no fixed number of chunks.
             return x + self.layers(x)
         # Without a backward pass the hidden channels are not kept: those of
         # a chunk fit into the CPU's cache.
@@ -135,6 +141,21 @@ class _Projections(nn.Module):
         self.out_proj = nn.Linear(channels, channels)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
+
+
+def no_autocast(device: str) -> AbstractContextManager:
+    """Switch autocast off for a block of operations.
+
+    Args:
+        device: Type of their device.
+
+    Returns:
+        A context. While ``torch.export`` records, which it does without
+        autocast, it does nothing: a switch would become a sub-graph.
+    """
+    if torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def mlp(

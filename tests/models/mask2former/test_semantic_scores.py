@@ -8,7 +8,10 @@ from reference import PlainHead
 from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former import inference as module
-from clouds_mmseg.models.mask2former.inference import semantic_scores
+from clouds_mmseg.models.mask2former.inference import (
+    semantic_scores,
+    upscaled_scores,
+)
 
 QUERIES, CLASSES = 6, 4
 
@@ -42,6 +45,15 @@ def test_other_sizes_equal_whole_masks(size):
     expected = PlainHead({}, heads=1, groups=1).scores(classes, masks, size)
     ours = semantic_scores(classes, masks, size)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [1, 2, 3, 4])
+@pytest.mark.parametrize('size', [(1, 1), (5, 3), (8, 16)])
+def test_scores_for_an_export_are_the_same(size, scale):
+    classes, masks = draw(size)
+    expected = semantic_scores(classes, masks, [scale * x for x in size])
+    found = upscaled_scores(classes, masks, scale)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_masks_at_full_size_are_made(monkeypatch):
