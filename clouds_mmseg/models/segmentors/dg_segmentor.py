@@ -16,7 +16,12 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from clouds_mmseg.models.mask2former.inference import label_of_scores
-from clouds_mmseg.models.segmentors.checks import check_input, check_test_cfg
+from clouds_mmseg.models.segmentors.checks import (
+    check_input,
+    check_queries,
+    check_test_cfg,
+    use_statistics,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import require_finite_scores
 from clouds_mmseg.weights.io import MissingWeightsError
@@ -30,6 +35,9 @@ class DGSegmentor(EncoderDecoder):
     To exchange the backbone, a config changes one line: the ``in_channels``
     of the head are the ``channels`` of the backbone unless the config gives
     them.
+
+    With a :class:`TIMMTower` ``mean`` and ``std`` of ``data_preprocessor``
+    may be left out: they are those that its weights were trained with.
 
     In mode ``slide`` the network gets several windows at once:
     ``test_cfg.window_batch`` of them, 4 by default.
@@ -78,6 +86,8 @@ class DGSegmentor(EncoderDecoder):
             missing = error
         self.missing_weights = missing
         check_test_cfg(self.test_cfg)
+        check_queries(self)
+        use_statistics(self)
         check_input(self)
 
     def forward(
