@@ -151,7 +151,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             return
         backbone = getattr(module, 'backbone', None)
-        if not hasattr(backbone, 'layer_numbers'):
+        if backbone is None or not hasattr(backbone, 'layer_numbers'):
             raise UserError(
                 'LayerDecayConstructor: the backbone does not know its '
                 'layers; a TIMMTower does'

@@ -471,7 +471,7 @@ class Rein(Adapter):
         self.first_block = first_block
         self.num_tokens = num_tokens
         self.query_channels = query_channels
-        self.options = dict(
+        self.options: dict[str, Any] = dict(
             num_tokens=num_tokens,
             rank=rank,
             query_channels=query_channels if link else None,
