@@ -269,9 +269,11 @@ def test_teacher_has_an_adapter_of_its_own(adapter):
         (dict(queries='backbone', num_queries=7), REIN, 'num_tokens=6'),
         (dict(queries='backbone'), dict(REIN, query_channels=8), 'feat_chan'),
         (dict(queries='own'), None, "'learned' or 'backbone'"),
+        (dict(in_channels=[64, 64, 64, 32]), None, r'have \[64, 64, 64, 64\]'),
+        (dict(strides=[2, 4, 8, 16]), None, r'have \[4, 8, 16, 32\]'),
     ],
 )
-def test_queries_that_do_not_fit(head, adapter, words):
+def test_heads_that_do_not_fit(head, adapter, words):
     config = make_config(True)
     config['decode_head'].update(head)
     config['backbone'] = dict(

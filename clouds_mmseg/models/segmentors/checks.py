@@ -92,6 +92,35 @@ def check_input(segmentor: torch.nn.Module) -> None:
         _check_normalisation(preprocessor, expected)
 
 
+def check_widths_of_maps(backbone: torch.nn.Module, head: dict) -> None:
+    """Compare what a head is told about the maps with what they are.
+
+    Args:
+        backbone: With ``channels`` and ``strides`` of its maps.
+        head: Config of the head. One that chooses maps by ``in_index`` is
+            left alone.
+
+    Raises:
+        UserError: ``in_channels`` or ``strides`` are given and differ.
+    """
+    if 'in_index' in head:
+        return
+    for name, own in (('in_channels', 'channels'), ('strides', 'strides')):
+        given, found = head.get(name), getattr(backbone, own, None)
+        if isinstance(given, (list, tuple)) and found is not None:
+            if list(given) != list(found):
+                raise UserError(
+                    f'model.decode_head.{name}={list(given)}, but the maps '
+                    f'of {type(backbone).__name__} have {list(found)}: leave '
+                    f'{name} out'
+                    + (
+                        ''
+                        if name == 'in_channels'
+                        else ', or take a tower with the strides 4, 8, 16, 32'
+                    )
+                )
+
+
 def check_queries(segmentor: torch.nn.Module) -> None:
     """Compare the queries of a backbone's adapter with the head's.
 

@@ -15,11 +15,13 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.checks import (
     check_input,
     check_queries,
     check_test_cfg,
+    check_widths_of_maps,
     use_statistics,
 )
 from clouds_mmseg.utils.errors import UserError
@@ -115,6 +117,8 @@ class DGSegmentor(EncoderDecoder):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _init_decode_head(self, decode_head):
+        if isinstance(self.backbone, FreezableMixin) and not self.with_neck:
+            check_widths_of_maps(self.backbone, decode_head)
         if 'in_channels' not in decode_head:
             channels = getattr(self.backbone, 'channels', None)
             if channels is None:
