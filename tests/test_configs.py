@@ -4,9 +4,11 @@ Backbones are exchanged for tiny ones and sizes are reduced; all the rest is
 what the config says.
 """
 
+import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -32,12 +34,15 @@ SIZE = (64, 96)
 
 def shrink(cfg):
     """Replace the backbone by a random tiny one and shrink the head."""
-    cfg.model.backbone = dict(
-        type='FrozenTIMMBackbone',
-        model_name='test_resnet',
-        weights=None,
-        frozen=cfg.model.backbone.get('frozen', False),
-    )
+    if cfg.model.backbone.type == 'TIMMTower':
+        shrink_tower(cfg.model.backbone)
+    else:
+        cfg.model.backbone = dict(
+            type='FrozenTIMMBackbone',
+            model_name='test_resnet',
+            weights=None,
+            frozen=cfg.model.backbone.get('frozen', False),
+        )
     cfg.model.decode_head.update(
         feat_channels=32,
         out_channels=32,
@@ -55,6 +60,24 @@ def shrink(cfg):
         classifier.text_embeddings = torch.randn(sum(counts), 8)
         classifier.num_synonyms = counts
     cfg.model.data_preprocessor.size = SIZE
+
+
+def shrink_tower(backbone):
+    """Make a tower small and random; the adapter stays of its kind."""
+    # With the arguments of the config that the larger one has.
+    pyramid = re.search('hiera|convnext', backbone.model_name)
+    backbone.update(
+        model_name='test_convnext' if pyramid else 'test_vit',
+        pretrained=False,
+    )
+    adapter = backbone.get('adapter')
+    if adapter:
+        adapter.update(rank=4)
+        if adapter.type == 'Rein':
+            adapter.update(num_tokens=8, query_channels=32)
+        else:
+            # Of 6 blocks as many as of 24.
+            adapter.first_block = adapter.get('first_block', 0) // 4
 
 
 def random_batch(num_classes, domain):
@@ -132,7 +155,8 @@ def check_config(cfg):
         for key, value in model.state_dict().items()
         if not torch.equal(value, before[key])
     }
-    frozen = cfg.model.backbone.frozen
+    backbone = cfg.model.backbone
+    frozen = backbone.frozen and not backbone.get('adapter')
     assert moved == (
         {'decode_head'} if frozen else {'backbone', 'decode_head'}
     )
@@ -152,7 +176,55 @@ def check_config(cfg):
         assert result.seg_logits.data.shape == (num_classes, *SIZE)
 
 
+TOWERS = sorted(
+    path.stem
+    for path in (CONFIG_DIR / '_base_/models').glob('*.py')
+    if "_base_ = './tower.py'" in path.read_text()
+)
+
+
+@pytest.mark.parametrize('name', TOWERS)
+def test_towers_of_the_configs(name):
+    """The real towers, on the meta device: they exist and have four maps."""
+    cfg = Config.fromfile(CONFIG_DIR / f'_base_/models/{name}.py')
+    backbone = dict(cfg.model.backbone, pretrained=False)
+    with (
+        torch.device('meta'),
+        DefaultScope.overwrite_default_scope('mmseg'),
+    ):
+        tower = MODELS.build(backbone)
+        maps = tower.maps(torch.zeros(1, 3, 64, 96))
+    assert tower.expects is not None and tower.frozen
+    for x, channels, stride in zip(
+        maps, tower.channels, (4, 8, 16, 32), strict=True
+    ):
+        assert x.shape == (1, channels, 64 // stride, 96 // stride)
+    # The weights have an address.
+    assert timm.models.get_pretrained_cfg(backbone['model_name']).has_weights
+
+
+@pytest.mark.parametrize(
+    ('name', 'trained'),
+    # Counted in the original models; SoMA's also has a mask token, unused.
+    [('rein', 2_990_081), ('soma', 4_867_072 - 1024)],
+)
+def test_parameters_that_are_trained_of_dinov2(name, trained):
+    cfg = Config.fromfile(CONFIG_DIR / f'{name}/gta2cs_dinov2l.py')
+    backbone = dict(cfg.model.backbone, load_pretrained=False)
+    with (
+        torch.device('meta'),
+        DefaultScope.overwrite_default_scope('mmseg'),
+    ):
+        tower = MODELS.build(backbone)
+    parameters = [p for p in tower.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in parameters) == trained
+
+
 def test_there_are_configs():
+    assert len(TOWERS) == 9
+    for folder in ('rein', 'soma'):
+        for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
+            assert f'{folder}/{benchmark}_dinov2l.py' in CONFIGS
     for folder in ('warmup', 'clouds'):
         for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
             for backbone in ('', '_r50', '_r101'):

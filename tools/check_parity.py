@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clouds_mmseg_cli.errors import plain_errors
 
-_PARITY = Path(__file__).resolve().parents[1] / 'tests/parity/parity.py'
+_PARITY = Path(__file__).resolve().parents[1] / 'tests/parity'
 
 
 def main() -> None:
@@ -19,7 +19,8 @@ def main() -> None:
     )
     parser.add_argument('files', nargs='+', metavar='FILE')
     files = parser.parse_args().files
-    # A part of the tests, which lie in the checkout beside the tools.
+    # A part of the tests, which lie in the checkout beside the tools. As a
+    # folder is run, its modules find one another.
     check_file = runpy.run_path(str(_PARITY))['check_file']
 
     width = max(len(name) for name in files)

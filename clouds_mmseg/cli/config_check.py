@@ -291,6 +291,15 @@ def _wrong_numbers(cfg):
             f'train_cfg.max_iters={planned}: change both, or give the same '
             'number for a run without self-training'
         )
+    wrapper = cfg.get('optim_wrapper')
+    wrapper = wrapper if isinstance(wrapper, dict) else {}
+    decay = (wrapper.get('paramwise_cfg') or {}).get('layer_decay')
+    name = 'LayerDecayConstructor'
+    if decay is not None and name not in str(wrapper.get('constructor')):
+        yield (
+            f'optim_wrapper.paramwise_cfg.layer_decay={decay} has an effect '
+            f"with optim_wrapper.constructor='{name}' only"
+        )
 
 
 def _misspelt_top_keys(cfg):

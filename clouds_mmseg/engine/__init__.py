@@ -16,7 +16,11 @@ from clouds_mmseg.engine.hooks.self_training import (
 )
 from clouds_mmseg.engine.hooks.visualization import PredictionPicturesHook
 from clouds_mmseg.engine.loops import ExactTrainLoop, SelfTrainingLoop
-from clouds_mmseg.engine.optim import BF16OptimWrapper, PolyRestartLR
+from clouds_mmseg.engine.optim import (
+    BF16OptimWrapper,
+    LayerDecayConstructor,
+    PolyRestartLR,
+)
 from clouds_mmseg.engine.runner import DGRunner
 from clouds_mmseg.engine.self_training_runner import SelfTrainingRunner
 
@@ -28,6 +32,7 @@ __all__ = [
     'DGRunner',
     'EMATeacherHook',
     'ExactTrainLoop',
+    'LayerDecayConstructor',
     'NonFiniteCheckHook',
     'PolyRestartLR',
     'PredictionPicturesHook',

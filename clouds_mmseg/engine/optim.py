@@ -12,11 +12,15 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.runner.amp import autocast
-from mmseg.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from mmseg.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIM_WRAPPERS,
+    PARAM_SCHEDULERS,
+)
 from torch import nn
 from torch.optim import Optimizer
 
@@ -102,6 +106,73 @@ class PolyRestartLR(LRSchedulerMixin, _ParamScheduler):
         if step < self.warmup:
             factor *= (step + 1) / self.warmup
         return [base * factor for base in self.base_values]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """Let the learning rate of a trained tower decay from layer to layer.
+
+    The rate of layer i of L is ``layer_decay ** (L - i)`` of that of the
+    head; the patch embedding is layer 0. The layers are those of timm's
+    ``group_matcher``.
+
+    Args:
+        optim_wrapper_cfg: Of the optimiser.
+        paramwise_cfg: As for mmengine's ``DefaultOptimWrapperConstructor``,
+            and ``layer_decay`` in (0, 1].
+
+    Raises:
+        UserError: ``layer_decay`` is missing or out of range, or the
+            backbone is frozen or does not know its layers.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ):
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        decay = self.paramwise_cfg.get('layer_decay')
+        if not isinstance(decay, (int, float)) or not 0 < decay <= 1:
+            raise UserError(
+                'LayerDecayConstructor needs '
+                'optim_wrapper.paramwise_cfg.layer_decay in (0, 1], got '
+                f'{decay!r}'
+            )
+        self.layer_decay = decay
+
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        **kwargs: Any,
+    ) -> None:
+        """Add the groups of a module; of the whole model also the decay."""
+        super().add_params(params, module, prefix, **kwargs)
+        if prefix:
+            return
+        backbone = getattr(module, 'backbone', None)
+        if backbone is None or not hasattr(backbone, 'layer_numbers'):
+            raise UserError(
+                'LayerDecayConstructor: the backbone does not know its '
+                'layers; a TIMMTower does'
+            )
+        numbers, last = backbone.layer_numbers()
+        layers = {
+            id(p): numbers[name]
+            for name, p in backbone.named_parameters()
+            if name in numbers
+        }
+        decayed = [g for g in params if id(g['params'][0]) in layers]
+        if not decayed:
+            raise UserError(
+                'LayerDecayConstructor: no layer of the backbone is trained, '
+                'so that there is nothing to decay; give frozen=False, or '
+                'leave the constructor out'
+            )
+        for group in decayed:
+            layer = layers[id(group['params'][0])]
+            rate = group.get('lr', self.base_lr)
+            group['lr'] = rate * self.layer_decay ** (last - layer)
 
 
 class RateChange(NamedTuple):

@@ -1,7 +1,9 @@
 """Backbones, heads and segmentors; see docs/architecture.md."""
 
+from clouds_mmseg.models.backbones.adapters import LoRA, Rein, SoMA
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
+from clouds_mmseg.models.backbones.timm_tower import TIMMTower
 from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.models.mask2former import CLOUDSHead
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
@@ -23,5 +25,9 @@ __all__ = [
     'DGDataPreProcessor',
     'DGSegmentor',
     'FrozenTIMMBackbone',
+    'LoRA',
+    'Rein',
     'SelfTrainingSegmentor',
+    'SoMA',
+    'TIMMTower',
 ]

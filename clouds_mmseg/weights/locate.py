@@ -173,6 +173,11 @@ def missing_error(
     else:
         first = (str(error).strip().splitlines() or [''])[0]
         reason = f'it could not be fetched ({type(error).__name__}: {first})'
+        if type(error).__name__ == 'GatedRepoError':
+            remedy = (
+                f'ask for access at {origin}, then `hf auth login`, or '
+                + remedy
+            )
     names = dict.fromkeys(Path(path).name for path in paths)
     missing = MissingWeightsError(
         '\n'.join(

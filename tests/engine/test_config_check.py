@@ -84,6 +84,14 @@ def test_variables_of_a_file_are_passed_over(cfg, name):
     check_config(cfg)
 
 
+def test_layer_decay_without_its_constructor(cfg):
+    cfg.optim_wrapper.paramwise_cfg = dict(layer_decay=0.8)
+    with pytest.raises(UserError, match='LayerDecayConstructor'):
+        check_config(cfg)
+    cfg.optim_wrapper.constructor = 'LayerDecayConstructor'
+    check_config(cfg)
+
+
 def test_a_part_that_others_are_made_of_is_no_slip(cfg):
     cfg['models'] = cfg.model
     check_config(cfg)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from comparison import EXACT, LOGITS, LOSSES, Comparison, compare
+from parity_towers import KINDS
 from safetensors import SafetensorError, safe_open
 
 from clouds_mmseg.conversion.convert import to_ours
@@ -28,55 +30,8 @@ from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import CheckpointMismatchError, load_strictly
 
-LOGITS = 1e-4
-LOSSES = 1e-5
-EXACT = 0.0
 # The official pixel decoder does not ask for these.
 _OFFICIAL_GROUPS = 32
-
-
-class Comparison(NamedTuple):
-    """Greatest absolute difference of one tensor, and what is allowed."""
-
-    name: str
-    error: float
-    allowed: float
-
-    @property
-    def passed(self):
-        """Whether the difference is allowed; false for one that is NaN."""
-        return self.error <= self.allowed
-
-    @property
-    def excess(self):
-        """How far the error is out; comparable between tolerances."""
-        if self.error != self.error:
-            return float('inf')
-        return self.error / self.allowed if self.allowed else self.error * 1e9
-
-
-def compare(name, ours, theirs, allowed):
-    """Compare two tensors.
-
-    Args:
-        name (str): What they are.
-        ours (Tensor): Any shape.
-        theirs (Tensor): The same shape.
-        allowed (float): Greatest absolute difference.
-
-    Returns:
-        Comparison: Infinite for another shape.
-    """
-    if ours.shape != theirs.shape:
-        return Comparison(
-            f'{name} {tuple(ours.shape)} for {tuple(theirs.shape)}',
-            float('inf'),
-            allowed,
-        )
-    difference = ours.detach().double() - theirs.double()
-    return Comparison(
-        name, difference.abs().amax().item() if ours.numel() else 0.0, allowed
-    )
 
 
 def check_zoo_head(config, tensors):
@@ -293,6 +248,7 @@ def _build(weights, num_heads, num_groups, num_classes=None, classifier=None):
 
 # A key that a kind of file has and those below it have not.
 _KINDS = (
+    *KINDS,
     ('sam_masks', 'refinement', check_refinement),
     ('loss_point_coords', 'criterion', check_criterion),
     ('state.sem_seg_head.', 'official head', check_official_head),

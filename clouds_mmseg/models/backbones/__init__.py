@@ -1,6 +1,15 @@
 """Frozen and trainable backbones with four feature maps."""
 
+from clouds_mmseg.models.backbones.adapters import LoRA, Rein, SoMA
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
+from clouds_mmseg.models.backbones.timm_tower import TIMMTower
 
-__all__ = ['CLIPBackbone', 'FrozenTIMMBackbone']
+__all__ = [
+    'CLIPBackbone',
+    'FrozenTIMMBackbone',
+    'LoRA',
+    'Rein',
+    'SoMA',
+    'TIMMTower',
+]

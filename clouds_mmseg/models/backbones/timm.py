@@ -382,7 +382,25 @@ def read_timm_weights(
             those of another model.
         MissingWeightsError: If they are not found and cannot be downloaded.
     """
-    path = locate_timm_weights(model_name)
+    return read_timm_file(model_name, locate_timm_weights(model_name), kwargs)
+
+
+def read_timm_file(
+    model_name: str, path: Path, kwargs: dict | None = None
+) -> dict[str, torch.Tensor]:
+    """Return the weights of a file under timm's names.
+
+    Args:
+        model_name: See :func:`read_timm_weights`.
+        path: Of timm, or of a release that timm converts.
+        kwargs: Further arguments of ``timm.create_model``.
+
+    Returns:
+        The state dict of a whole classifier, on the CPU.
+
+    Raises:
+        UserError: The file holds the weights of another model.
+    """
     try:
         model = timm.create_model(
             resolve_timm_name(model_name),

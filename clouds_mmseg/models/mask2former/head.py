@@ -63,6 +63,11 @@ class CLOUDSHead(BaseModule):
         out_channels: Channels of the mask features. The attribute of this
             name is K, which is what ``EncoderDecoder`` reads it for.
         num_queries: Q.
+        queries: ``'learned'``, as Mask2Former; or ``'backbone'``: an adapter
+            of the backbone hands Q queries to the head (Rein, CVPR 2024,
+            section 3.3). They are the positions of the queries, and their
+            initial features are a linear function of them
+            (``querys2feat``).
         num_heads: Heads of every attention.
         num_encoder_layers: Layers of the pixel decoder.
         encoder_ffn_channels: Hidden channels of their feed-forward layers.
@@ -103,6 +108,7 @@ class CLOUDSHead(BaseModule):
         feat_channels: int = 256,
         out_channels: int = 256,
         num_queries: int = 100,
+        queries: str = 'learned',
         num_heads: int = 8,
         num_encoder_layers: int = 6,
         encoder_ffn_channels: int = 1024,
@@ -165,8 +171,19 @@ class CLOUDSHead(BaseModule):
             num_layers=num_decoder_layers,
             ffn_channels=decoder_ffn_channels,
         )
-        self.query_embed = nn.Embedding(num_queries, feat_channels)
-        self.query_feat = nn.Embedding(num_queries, feat_channels)
+        if queries not in ('learned', 'backbone'):
+            raise UserError(
+                "queries of CLOUDSHead must be 'learned' or 'backbone', got "
+                f'{queries!r}'
+            )
+        self.queries = queries
+        self.num_queries = num_queries
+        self.feat_channels = feat_channels
+        if queries == 'learned':
+            self.query_embed = nn.Embedding(num_queries, feat_channels)
+            self.query_feat = nn.Embedding(num_queries, feat_channels)
+        else:
+            self.querys2feat = nn.Linear(feat_channels, feat_channels)
         self.level_embed = nn.Embedding(NUM_LEVELS, feat_channels)
         self.cls_embed = build_classifier(
             classifier or dict(type='linear'),
@@ -205,7 +222,9 @@ class CLOUDSHead(BaseModule):
         del batch_data_samples
 
         mask_features, features = self.pixel_decoder(x)
-        cls_logits, mask_logits, _ = self._decode(features, mask_features)
+        cls_logits, mask_logits, _ = self._decode(
+            features, mask_features, self._queries(x)
+        )
         return cls_logits, mask_logits
 
     def predict_for_loss(
@@ -222,13 +241,16 @@ class CLOUDSHead(BaseModule):
             (N, out_channels, h_0, w_0).
         """
         mask_features, features = self.pixel_decoder(x)
-        outputs = self._decode(features, mask_features, detach_masks=True)
+        outputs = self._decode(
+            features, mask_features, self._queries(x), detach_masks=True
+        )
         return *outputs, mask_features
 
     def _decode(
         self,
         features: list[Tensor],
         mask_features: Tensor,
+        queries: tuple[Tensor, Tensor],
         *,
         detach_masks: bool = False,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -237,13 +259,15 @@ class CLOUDSHead(BaseModule):
         Args:
             features: Multi-scale features (N, C, h_i, w_i), coarsest first.
             mask_features: (N, out_channels, h_0, w_0).
+            queries: See :meth:`_queries`.
             detach_masks: Predict masks without gradient.
 
         Returns:
             Class logits, mask logits and mask embeddings of each output.
         """
         decoder, levels = self.transformer_decoder, self._levels(features)
-        query = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
+        query, position = queries
+        query = query.expand(mask_features.shape[0], -1, -1)
         cls_logits, mask_logits, mask_embeds = [], [], []
         for index in range(len(decoder.layers) + 1):
             normed = decoder.post_norm(query)
@@ -260,7 +284,7 @@ class CLOUDSHead(BaseModule):
                 attn_mask = build_attn_mask(
                     _resize(masks.detach(), level.size)
                 )
-                query = self._attend(index, query, level, attn_mask)
+                query = self._attend(index, query, position, level, attn_mask)
         return cls_logits, mask_logits, mask_embeds
 
     def last_prediction(self, x: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -280,12 +304,15 @@ class CLOUDSHead(BaseModule):
         mask_features, features = self.pixel_decoder(x)
         decoder, levels = self.transformer_decoder, self._levels(features)
         resized = [_resize(mask_features, level.size) for level in levels]
-        query = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
+        query, position = self._queries(x)
+        query = query.expand(mask_features.shape[0], -1, -1)
         for index in range(len(decoder.layers)):
             embed = self.mask_embed(decoder.post_norm(query))
             scale = index % len(levels)
             attn_mask = build_attn_mask(predict_masks(embed, resized[scale]))
-            query = self._attend(index, query, levels[scale], attn_mask)
+            query = self._attend(
+                index, query, position, levels[scale], attn_mask
+            )
         query = decoder.post_norm(query)
         masks = predict_masks(self.mask_embed(query), mask_features)
         return self.cls_embed(query, mask_features, masks), masks
@@ -303,10 +330,31 @@ class CLOUDSHead(BaseModule):
             levels.append(Level(feature.shape[-2:], value + position, value))
         return levels
 
-    def _attend(self, index, query, level, attn_mask):
+    def _queries(self, x: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return initial features and positions of the queries.
+
+        Returns:
+            Two of (Q, C), or of (N, Q, C) if the backbone has queries of
+            their own for each image.
+
+        Raises:
+            UserError: The backbone hands over none.
+        """
+        if self.queries == 'learned':
+            return self.query_feat.weight, self.query_embed.weight
+        position = getattr(x, 'queries', None)
+        if position is None:
+            raise UserError(
+                "decode_head.queries='backbone', and the backbone hands over "
+                "none: give it adapter=dict(type='Rein'), or the head "
+                "queries='learned'"
+            )
+        return self.querys2feat(position), position
+
+    def _attend(self, index, query, position, level, attn_mask):
         """Apply decoder layer ``index`` to queries (N, Q, C)."""
         return self.transformer_decoder.layers[index](
-            query, self.query_embed.weight, level.key, level.value, attn_mask
+            query, position, level.key, level.value, attn_mask
         )
 
     def loss(

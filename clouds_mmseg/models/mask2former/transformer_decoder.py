@@ -86,7 +86,7 @@ class DecoderLayer(nn.Module):
 
         Args:
             query: (N, Q, C).
-            query_position: (Q, C), the learned positional encoding.
+            query_position: (Q, C) or (N, Q, C), their positional encoding.
             key: (N, K, C), positional encoding included.
             value: (N, K, C).
             mask: (N, Q, K) bool, true where a query may attend.

@@ -92,6 +92,110 @@ def check_input(segmentor: torch.nn.Module) -> None:
         _check_normalisation(preprocessor, expected)
 
 
+def check_widths_of_maps(backbone: torch.nn.Module, head: dict) -> None:
+    """Compare what a head is told about the maps with what they are.
+
+    Args:
+        backbone: With ``channels`` and ``strides`` of its maps.
+        head: Config of the head. One that chooses maps by ``in_index`` is
+            left alone.
+
+    Raises:
+        UserError: ``in_channels`` or ``strides`` are given and differ.
+    """
+    if 'in_index' in head:
+        return
+    for name, own in (('in_channels', 'channels'), ('strides', 'strides')):
+        given, found = head.get(name), getattr(backbone, own, None)
+        if isinstance(given, (list, tuple)) and found is not None:
+            if list(given) != list(found):
+                raise UserError(
+                    f'model.decode_head.{name}={list(given)}, but the maps '
+                    f'of {type(backbone).__name__} have {list(found)}: leave '
+                    f'{name} out'
+                    + (
+                        ''
+                        if name == 'in_channels'
+                        else ', or take a tower with the strides 4, 8, 16, 32'
+                    )
+                )
+
+
+def check_queries(segmentor: torch.nn.Module) -> None:
+    """Compare the queries of a backbone's adapter with the head's.
+
+    Args:
+        segmentor: A built ``EncoderDecoder``.
+
+    Raises:
+        UserError: One of them has what the other does not take, or their
+            numbers or widths differ.
+    """
+    adapter = getattr(segmentor.backbone, 'adapter', None)
+    head = segmentor.decode_head
+    given = getattr(adapter, 'link', False)
+    taken = getattr(head, 'queries', None) == 'backbone'
+    if taken and not given:
+        raise UserError(
+            "model.decode_head.queries='backbone' needs a backbone with "
+            "adapter=dict(type='Rein'), and this one hands over no queries"
+        )
+    if given and not taken:
+        raise UserError(
+            'the adapter of model.backbone hands queries to the head, which '
+            "does not take them: give decode_head.queries='backbone', or "
+            'adapter.link=False'
+        )
+    if not taken:
+        return
+    if segmentor.with_neck:
+        raise UserError(
+            "model.decode_head.queries='backbone' does not work with a neck, "
+            'through which the queries of the backbone do not pass'
+        )
+    for ours, theirs in (
+        ('num_tokens', 'num_queries'),
+        ('query_channels', 'feat_channels'),
+    ):
+        found, wanted = getattr(adapter, ours), getattr(head, theirs)
+        if found != wanted:
+            raise UserError(
+                f'model.backbone.adapter.{ours}={found}, but '
+                f'model.decode_head.{theirs}={wanted}: the tokens of the '
+                'adapter are the queries of the head, so these must be equal'
+            )
+
+
+def use_statistics(segmentor: torch.nn.Module) -> None:
+    """Normalise images by the tower's statistics if the config has none.
+
+    Args:
+        segmentor: A built ``EncoderDecoder``. If its preprocessor has
+            neither mean nor std and its backbone sets them, it is given the
+            backbone's ``expects``.
+    """
+    preprocessor = segmentor.data_preprocessor
+    if not getattr(segmentor.backbone, 'sets_statistics', False):
+        return
+    if getattr(preprocessor, '_enable_normalize', True):
+        return
+    expected = segmentor.backbone.expects
+    if expected is None:
+        raise UserError(
+            'model.data_preprocessor has no mean and std, and those of '
+            'model.backbone are not known; give them'
+        )
+    for name, values in zip(('mean', 'std'), expected, strict=True):
+        tensor = torch.tensor(list(values)).view(-1, 1, 1)
+        preprocessor.register_buffer(name, tensor, False)
+    preprocessor._enable_normalize = True
+    print_log(
+        'model.data_preprocessor has no mean and std: those of the tower are '
+        f'used, mean {_numbers(expected[0])}, std {_numbers(expected[1])}',
+        logger='current',
+    )
+
+
 def _check_normalisation(preprocessor, expected):
     """Warn if images are not normalised as the pretrained weights expect."""
     mean, std = expected

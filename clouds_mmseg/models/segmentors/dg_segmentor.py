@@ -15,8 +15,15 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from clouds_mmseg.models.backbones.freezing import FreezableMixin
 from clouds_mmseg.models.mask2former.inference import label_of_scores
-from clouds_mmseg.models.segmentors.checks import check_input, check_test_cfg
+from clouds_mmseg.models.segmentors.checks import (
+    check_input,
+    check_queries,
+    check_test_cfg,
+    check_widths_of_maps,
+    use_statistics,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import require_finite_scores
 from clouds_mmseg.weights.io import MissingWeightsError
@@ -30,6 +37,9 @@ class DGSegmentor(EncoderDecoder):
     To exchange the backbone, a config changes one line: the ``in_channels``
     of the head are the ``channels`` of the backbone unless the config gives
     them.
+
+    With a :class:`TIMMTower` ``mean`` and ``std`` of ``data_preprocessor``
+    may be left out: they are those that its weights were trained with.
 
     In mode ``slide`` the network gets several windows at once:
     ``test_cfg.window_batch`` of them, 4 by default.
@@ -78,6 +88,8 @@ class DGSegmentor(EncoderDecoder):
             missing = error
         self.missing_weights = missing
         check_test_cfg(self.test_cfg)
+        check_queries(self)
+        use_statistics(self)
         check_input(self)
 
     def forward(
@@ -110,6 +122,8 @@ class DGSegmentor(EncoderDecoder):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _init_decode_head(self, decode_head):
+        if isinstance(self.backbone, FreezableMixin) and not self.with_neck:
+            check_widths_of_maps(self.backbone, decode_head)
         if 'in_channels' not in decode_head:
             channels = getattr(self.backbone, 'channels', None)
             if channels is None:

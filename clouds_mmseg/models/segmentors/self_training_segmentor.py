@@ -15,7 +15,9 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from clouds_mmseg.models.backbones.adapters import adapter_part
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
@@ -54,7 +56,8 @@ class SelfTrainingSegmentor(DGSegmentor):
     it is treated as any labelled sample.
 
     The teacher is the exponential moving average (EMA) of the trained parts:
-    of the head if the backbone is frozen, of both otherwise. It is a
+    of the head if the backbone is frozen, of the head and the adapter if a
+    frozen backbone has one, of both otherwise. It is a
     submodule, so it is saved and resumed;
     :class:`~clouds_mmseg.engine.EMATeacherHook` updates it.
 
@@ -192,9 +195,15 @@ class SelfTrainingSegmentor(DGSegmentor):
         self.statistics = PseudoLabelStatistics(self.num_classes)
 
     def student(self) -> nn.ModuleDict:
-        """Return the trained parts: the head, and the rest unless frozen."""
+        """Return the trained parts: the head, and the rest unless frozen.
+
+        Of a backbone with an adapter these are the adapter's parameters
+        alone, under their names in the backbone.
+        """
         parts = {'decode_head': self.decode_head}
-        if any(p.requires_grad for p in self.backbone.parameters()):
+        if getattr(self.backbone, 'adapter', None) is not None:
+            parts['backbone'] = adapter_part(self.backbone)
+        elif any(p.requires_grad for p in self.backbone.parameters()):
             parts['backbone'] = self.backbone
             if self.with_neck:
                 parts['neck'] = self.neck
@@ -309,7 +318,15 @@ class SelfTrainingSegmentor(DGSegmentor):
         parts = self.teacher.module
         if 'backbone' not in parts:
             return self.extract_feat(clean)
-        features = parts['backbone'](clean)
+        if getattr(self.backbone, 'adapter', None) is not None:
+            # The student's frozen tower, with the teacher's adapter.
+            features = functional_call(
+                self.backbone,
+                dict(parts['backbone'].named_parameters()),
+                (clean,),
+            )
+        else:
+            features = parts['backbone'](clean)
         return parts['neck'](features) if self.with_neck else features
 
     def _extract_features(self, inputs, clean):

@@ -1,0 +1,14 @@
+# SoMA on a frozen DINOv2-L, SYNTHIA -> Cityscapes, BDD100K, Mapillary Vistas.
+# GTA5's schedule: nothing is published for this source.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/models/dinov2_large.py',
+    '../_base_/pipelines/crop_512.py',
+    '../_base_/benchmarks/syn2cs.py',
+    '../_base_/schedules/soma.py',
+]
+# svd='random' is what the released code does, and the released files need.
+model = dict(
+    backbone=dict(adapter=dict(type='SoMA', svd='pretrained', first_block=8))
+)
+train_dataloader = dict(dataset=dict(pipeline={{_base_.train_pipeline_512}}))

@@ -1,0 +1,80 @@
+"""Configs with an adapter: whole runs, resumed to the last bit, and tested."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from test_configs import shrink
+from tiny_benchmarks import CROP, reduce_data, write_benchmarks
+
+from clouds_mmseg.cli.config import build_runner
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+
+
+def read(name, work_dir, iters, **changes):
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{work_dir.parent.name}_{work_dir.name}_{iters}'
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type == 'RandomChoiceResize':
+            step.update(scales=[64, 80], max_size=256)
+    reduce_data(cfg)
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type == 'RandomCrop':
+            step.crop_size = CROP
+    shrink(cfg)
+    cfg.model.data_preprocessor.size = CROP
+    cfg.merge_from_dict(
+        {
+            'train_cfg.max_iters': iters,
+            'train_cfg.val_interval': 100,
+            'default_hooks.checkpoint.interval': 2,
+            'default_hooks.checkpoint.max_keep_ckpts': -1,
+            'total_batch_size': 2,
+            **changes,
+        }
+    )
+    cfg.custom_hooks = []
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        root = write_benchmarks(tmp_path_factory.mktemp('benchmarks'))
+        patch.setenv('CLOUDS_DATA_ROOT', str(root))
+        yield root
+
+
+@pytest.mark.parametrize('name', ['rein', 'soma'])
+@pytest.mark.usefixtures('data')
+def test_run_is_resumed_exactly_and_tested(name, tmp_path):
+    config = f'{name}/gta2cs_dinov2l.py'
+    whole = build_runner(read(config, tmp_path / 'whole', 4))
+    whole.train()
+    cut = read(config, tmp_path / 'cut', 4)
+    cut.resume = str(tmp_path / 'whole' / 'iter_2.pth')
+    resumed = build_runner(cut)
+    resumed.train()
+    first = torch.load(tmp_path / 'whole' / 'iter_2.pth', weights_only=False)
+    before = first['state_dict']
+    expected = whole.model.state_dict()
+    for key, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    adapter = {
+        f'backbone.{name}'
+        for name in whole.model.backbone.adapter_parameters()
+    }
+    moved = {k for k, v in expected.items() if not torch.equal(v, before[k])}
+    assert moved & adapter
+    assert all(k in adapter or k.startswith('decode_head.') for k in moved)
+
+    test = read(config, tmp_path / 'test', 4)
+    test.load_from = str(tmp_path / 'whole' / 'iter_4.pth')
+    tester = build_runner(test)
+    metrics = tester.test()
+    assert 0 <= metrics['mean_mIoU'] <= 100
+    for key, value in tester.model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
