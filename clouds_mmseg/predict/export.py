@@ -23,6 +23,7 @@ from clouds_mmseg.predict.exported import (
     resized,
     to_batch,
 )
+from clouds_mmseg.predict.inputs import find_images
 from clouds_mmseg.predict.network import OUTPUTS, ExportNetwork, record
 from clouds_mmseg.predict.onnx_file import (
     OPSETS,
@@ -32,7 +33,6 @@ from clouds_mmseg.predict.onnx_file import (
     write_onnx,
     write_openvino,
 )
-from clouds_mmseg.predict.predict_files import find_images
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.toycity.render import render_scene
 from clouds_mmseg.utils.errors import UserError

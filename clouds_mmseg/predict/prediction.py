@@ -4,7 +4,7 @@ Letters: K classes, H and W of the image.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,7 +134,7 @@ class Prediction:
 
 
 def palette_of(
-    classes: Sequence[str], known: dict[str, Sequence[int]]
+    classes: Sequence[str], known: Mapping[str, Sequence[int]]
 ) -> np.ndarray:
     """Choose the colours of classes.
 

@@ -192,7 +192,7 @@ class _AfterBlock:
         return torch.cat([output[:, : self.prefix], refined], dim=1)
 
 
-class AdaptableMixin(FreezableMixin):
+class AdaptableMixin(FreezableMixin, nn.Module):
     """A freezable backbone that may have an adapter.
 
     The class that uses it has :attr:`probe_size` and :meth:`maps`, which is
