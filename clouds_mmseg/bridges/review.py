@@ -217,8 +217,9 @@ def _find_worst(segmenter, images, worst, rank, labels):
 def _review(segmenter, path, relative, rank, labels):
     array = read_image(path)
     prediction = segmenter(array, scores=True, confidence=True)
-    if prediction.scores is None or prediction.confidence is None:
-        raise AssertionError('both were asked for')
+    # Both were asked for.
+    assert prediction.scores is not None
+    assert prediction.confidence is not None
     agreement = None
     if rank == 'agreement':
         mirrored = segmenter(np.ascontiguousarray(array[:, ::-1])).labels

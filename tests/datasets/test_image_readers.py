@@ -95,7 +95,8 @@ def by_pictures(path, out):
         sample = SegDataSample(metainfo=dict(img_path=str(path)))
         sample.pred_sem_seg = PixelData(data=_zeros(shape))
         hook = prediction_pictures_hook.PredictionPicturesHook()
-        hook._panel(sample, 'a', [[0, 0, 0]])
+        hook._meta = dict(palette=[[0, 0, 0]])
+        hook._panel(sample, 'a')
     finally:
         prediction_pictures_hook.strip = original
     return seen['image']

@@ -10,11 +10,13 @@ from clouds_mmseg.utils.errors import DataError, UserError, config_error
 # contracts between its own functions, or are caught in the same function.
 # Whatever a user can cause by a config, an option or a file is a UserError.
 CONTRACTS = {
+    'bridges/review.py': {'read_review'},
     'data_tools/prepare/archives.py': {'read'},
     'data_tools/verify/report.py': {'read_reports'},
     'generate/diffusion.py': {'_load_file', '_require_all_weights'},
     'generate/llm.py': {'_load'},
     'models/backbones/clip_source.py': {'_read_config'},
+    'models/backbones/lora.py': {'forward'},
     'models/mask2former/deform_attn.py': {'_check'},
     'models/segmentors/pseudo_labels.py': {'flip_label'},
     # Arguments of a config: reached through mmengine's registry.
@@ -22,6 +24,7 @@ CONTRACTS = {
     'refine/arguments.py': {'as_rgb_array', 'check_label'},
     'refine/sam_prompts.py': {'find_components'},
     'toycity/dataset.py': {'read_manifest'},
+    'utils/visualization.py': {'split_strip'},
     'weights/load.py': {'_prefixes'},
 }
 _OF_PYTHON = {

@@ -203,8 +203,10 @@ def test_uploads_in_a_row_do_not_grow_the_process(page):
 def test_the_queue_is_bounded(page):
     before = page.http.get('/config').status_code
     example = page.event('example')
-    joined = [
-        page.http.post(
+    # One is predicted and eight wait; what is done meanwhile makes room, so
+    # how many are taken before one is refused depends on the machine.
+    for index in range(500):
+        sent = page.http.post(
             '/gradio_api/queue/join',
             json=dict(
                 data=[''],
@@ -213,13 +215,11 @@ def test_the_queue_is_bounded(page):
                 event_data={'index': index % 5},
             ),
         )
-        for index in range(40)
-    ]
-    refused = [sent for sent in joined if sent.status_code != 200]
-    assert before == 200 and len(refused) >= 20
-    for sent in refused:
-        assert sent.status_code == 503 and 'full' in sent.text
-        assert 'Traceback' not in sent.text
+        if sent.status_code != 200:
+            break
+    assert before == 200 and index >= 8
+    assert sent.status_code == 503 and 'full' in sent.text
+    assert 'Traceback' not in sent.text
     # Those that wait are served, and then there is room again.
     for _ in range(100):
         try:
