@@ -28,6 +28,13 @@ from clouds_mmseg.utils.tables import format_table
 # Domains that are no targets -> their key in the results.
 _NO_TARGETS = dict(toycity_source='source', toycity_source_restyled='restyled')
 
+# Rows that differ in one part of self-training.
+_PARTS = (
+    ('refinement', 'self_training'),
+    ('self_training_plus', 'refinement'),
+    ('all_plus', 'all'),
+)
+
 
 def collect(runs: Iterable[Run]) -> dict:
     """Read the results of the finished runs of one schedule.
@@ -113,23 +120,23 @@ def results_table(data: Mapping) -> str:
 
 
 def differences_table(data: Mapping) -> str:
-    """Tabulate the paired difference of each row to its baseline.
+    """Tabulate paired differences: each row to its baseline, then parts.
 
     Returns:
-        Markdown, with 95 % intervals over the seeds; empty if no row has a
-        baseline.
+        Markdown, with 95 % intervals over the seeds; empty if no two rows can
+        be compared.
     """
     lines = []
-    titles = {row.name: row.title for row in ROWS}
-    for row in in_order(data):
-        theirs = data['rows'].get(row.baseline)
-        if not theirs:
+    titles = {row.name: row.title.strip() for row in ROWS}
+    pairs = [(row.name, row.baseline) for row in in_order(data)]
+    for ours, theirs in (*pairs, *_PARTS):
+        if not data['rows'].get(ours) or not data['rows'].get(theirs):
             continue
-        found = paired_difference(data['rows'][row.name], theirs)
+        found = paired_difference(data['rows'][ours], data['rows'][theirs])
         if found is None:
             continue
         by_seed = ', '.join(f'{value:+.1f}' for value in found.values)
-        lines.append([row.title, titles[row.baseline], str(found), by_seed])
+        lines.append([titles[ours], titles[theirs], str(found), by_seed])
     if not lines:
         return ''
     columns = ['row', 'compared with', 'difference', 'by seed']
