@@ -34,7 +34,7 @@ ablation: install
 # In a random order, whose seed is printed at the end; `make test SEED=N` runs
 # that order again. -r s names what was skipped and why.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -r s \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -r s \
 	  $(if $(SEED),--randomly-seed=$(SEED)) \
 	  --cov --cov-report=term:skip-covered --cov-fail-under=90 \
 	  --durations=15
