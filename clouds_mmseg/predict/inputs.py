@@ -54,17 +54,21 @@ def find_inputs(
         UserError: An input does not exist or holds nothing to predict, has a
             scheme that is not read, or two would have the same results.
     """
+    return _distinct(one for name in inputs for one in _named(str(name), out))
+
+
+def _distinct(named: Iterable[Input]) -> list[Input]:
+    """Keep each input once; refuse two that would have the same results."""
     found: dict[tuple[bool, Path], Input] = {}
-    for name in inputs:
-        for one in _named(str(name), out):
-            key = (one.kind in ('video', 'camera'), one.relative)
-            other = found.setdefault(key, one)
-            if other.name != one.name and not _same_file(other, one):
-                raise UserError(
-                    f'{other.name} and {one.name} would both be written to '
-                    f'{one.relative}{"" if key[0] else ".png"}; predict them '
-                    'into two folders'
-                )
+    for one in named:
+        key = (one.kind in ('video', 'camera'), one.relative)
+        other = found.setdefault(key, one)
+        if other.name != one.name and not _same_file(other, one):
+            raise UserError(
+                f'{other.name} and {one.name} would both be written to '
+                f'{one.relative}{"" if key[0] else ".png"}; predict them '
+                'into two folders'
+            )
     videos = {path: one for (video, path), one in found.items() if video}
     for (video, path), one in found.items():
         for parent in path.parents:
@@ -91,13 +95,13 @@ def find_images(inputs: Iterable[str | Path]) -> list[tuple[Path, Path]]:
     """
     found = []
     for name in inputs:
-        local = find_inputs([name])
-        images = [one for one in local if one.kind == 'image']
+        images = [
+            one for one in _named(str(name), None) if one.kind == 'image'
+        ]
         if not images:
             raise UserError(f'{name} is no image and holds none')
         found += images
-    find_inputs(inputs)  # Refuses two that would have the same results.
-    return [(Path(one.name), one.relative) for one in found]
+    return [(Path(one.name), one.relative) for one in _distinct(found)]
 
 
 def _same_file(one, other):
