@@ -5,6 +5,7 @@ Letters: N images, K classes, H and W of an image.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -279,8 +280,7 @@ def _open_pt2(path, threads, providers):
 
 def _open_openvino(path, threads, providers):
     del providers
-    openvino = require('openvino')
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     text = ''
     if model.has_rt_info([METADATA_KEY]):
@@ -317,3 +317,16 @@ def require(*packages: str) -> ModuleType:
                 f'pip install "clouds_mmseg[{extra}]"'
             ) from error
     return import_module(packages[0])
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the core of OpenVINO that all programs of a process share.
+
+    A core's CPU plugin gives the thread a stack for signal handlers, unmaps
+    it when the core is freed and restores the one before. Of two cores, the
+    first to go takes the stack away that the second restores: the process
+    then dies at its next signal (Ctrl-C, or the end of a data loader's worker)
+    without a message.
+    """
+    return require('openvino').Core()

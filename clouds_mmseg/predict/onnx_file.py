@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from clouds_mmseg.predict.exported import METADATA_KEY, require
+from clouds_mmseg.predict.exported import (
+    METADATA_KEY,
+    openvino_core,
+    require,
+)
 from clouds_mmseg.utils.errors import UserError
 
 # From the first that torch translates to, to the last that it knows.
@@ -248,6 +252,6 @@ def write_openvino(
     """
     openvino = require('openvino')
     # Not openvino.convert_model, which reports its use to a server.
-    model: Any = openvino.Core().read_model(source)
+    model: Any = openvino_core().read_model(source)
     model.set_rt_info(text, [METADATA_KEY])
     openvino.save_model(model, target, compress_to_fp16=halve)

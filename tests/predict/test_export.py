@@ -1,8 +1,11 @@
 """Exported programs against the models that they were made of."""
 
+import gc
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -335,6 +338,18 @@ def test_openvino(translated, tiny_checkpoint, tiny_file, tmp_path):
     sizes = [path.stat().st_size for path in sorted(tmp_path.glob('*.bin'))]
     assert sizes[0] < 0.8 * sizes[1]
     assert len(list(tmp_path.iterdir())) == 4
+    # With a core for each, the second to go left no stack for signals.
+    second = ExportedSegmenter(tmp_path / 'fp32.xml', threads=1)
+    del program
+    gc.collect()
+    del second
+    gc.collect()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
+        signal.raise_signal(signal.SIGUSR1)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_torch_export(tiny_checkpoint, tiny_file, tmp_path):
