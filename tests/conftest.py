@@ -10,6 +10,8 @@ import pytest
 
 # Must be set before torch's first import in the test process.
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+# ONNX Runtime collects reports of its use in the home folder.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 # Compiling a corruption takes seconds, running it on a few pixels does not.
 os.environ.setdefault('NUMBA_DISABLE_JIT', '1')
 

@@ -4,6 +4,7 @@ Letters: N images, K classes, H and W of an image.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -305,6 +306,9 @@ def require(*packages: str) -> ModuleType:
     Raises:
         UserError: One is not installed.
     """
+    # ONNX Runtime reports its use to a server unless it is told not to before
+    # it is imported.
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     for package in packages:
         try:
             import_module(package)
