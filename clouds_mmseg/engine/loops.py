@@ -9,6 +9,7 @@ from mmseg.registry import LOOPS
 from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import mix_seed, seed_everything
+from clouds_mmseg.utils.step_draws import seed_step
 
 
 @LOOPS.register_module()
@@ -62,6 +63,7 @@ class ExactTrainLoop(IterBasedTrainLoop):
             data_batch: Batch of the data loader.
         """
         seed_everything(mix_seed(self.runner.seed, self._iter, get_rank()))
+        seed_step(mix_seed(self.runner.seed, self._iter, 0))
         super().run_iter(data_batch)
 
 

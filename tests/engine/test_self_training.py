@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from self_training_run import (
+    RecordLosses,
     write_bank,
     write_self_training,
 )
@@ -315,11 +317,37 @@ def test_workers_do_not_change_the_run(
     assert losses(tmp_path / 'work') == losses(whole[0])
 
 
-def test_two_processes_train_one_student_and_one_teacher(tmp_path, config):
-    ranks = train_on_two(config, tmp_path / 'work')
-    # Each process drew its own samples, and their gradients were averaged.
-    assert ranks[0] != ranks[1]
-    assert weights(tmp_path / 'work')['teacher.steps'] == 4
+def test_two_processes_continue_what_one_trains(tmp_path, config):
+    """From the warm-up, so that the switch is in both."""
+    cfg = read_config(
+        config,
+        tmp_path / 'one',
+        train_dataloader__batch_size=4,
+        default_hooks__checkpoint__max_keep_ckpts=-1,
+    )
+    runner = build_runner(cfg)
+    runner.register_hook(RecordLosses(tmp_path / 'one' / 'losses_0.txt'))
+    runner.train()
+    (tmp_path / 'two').mkdir()
+    start = shutil.copy(tmp_path / 'one' / 'iter_2.pth', tmp_path / 'two')
+    (tmp_path / 'two' / 'last_checkpoint').write_text(str(start))
+    ranks = train_on_two(config, tmp_path / 'two', '--resume')
+    # What is logged is the mean over the processes.
+    assert ranks[0] == ranks[1] and len(ranks[0]) == 8
+    one = losses(tmp_path / 'one')
+    for step, value in ranks[0].items():
+        assert float.fromhex(value) == pytest.approx(
+            float.fromhex(one[step]), rel=1e-4
+        ), step
+    one, two = weights(tmp_path / 'one'), weights(tmp_path / 'two')
+    assert two['teacher.steps'] == one['teacher.steps'] == 4
+    for key, value in one.items():
+        # The bias of the keys changes no attention: its gradient is rounding,
+        # which AdamW scales up to a step.
+        if not key.endswith('in_proj_bias'):
+            torch.testing.assert_close(
+                two[key], value, rtol=1e-4, atol=1e-5, msg=key
+            )
 
 
 def test_only_training_needs_the_weights_of_the_refiner(

@@ -21,12 +21,13 @@ from clouds_mmseg.models.mask2former.arguments import (
     refuse_unknown,
 )
 from clouds_mmseg.models.mask2former.point_sampling import (
+    choose_uncertain_points,
     point_sample,
     point_sample_columns,
     point_sample_labels,
-    sample_uncertain_points,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.step_draws import ImageDraws
 
 # Bound on the number of classes: comparing 16 bits is faster than 64.
 _MAX_CLASSES = 1 << 15
@@ -190,7 +191,11 @@ class MaskCriterion:
         with torch.autocast(labels.device.type, enabled=False):
             cls_logits = [x.float() for x in cls_logits]
             labels, present = self.prepare_labels(labels)
-            points = self.sample_matching_points(len(cls_logits), labels)
+            draws = ImageDraws(
+                present.sum(1).clamp(max=cls_logits[0].shape[1]).tolist(),
+                labels.device,
+            )
+            points = self.sample_matching_points(len(cls_logits), draws)
             matches = self.match(
                 cls_logits, mask_logits, labels, present, points
             )
@@ -206,7 +211,7 @@ class MaskCriterion:
                     masks,
                     labels,
                     matches,
-                    self.sample_loss_points(masks),
+                    self.sample_loss_points(masks, len(cls_logits), draws),
                     len(cls_logits),
                     count_masks(present),
                     weights._replace(
@@ -279,21 +284,33 @@ class MaskCriterion:
         labelled = (labels < self.num_classes).float()
         return labelled if weights is None else labelled * weights
 
-    def sample_matching_points(self, outputs: int, labels: Tensor) -> Tensor:
+    def sample_matching_points(
+        self, outputs: int, draws: ImageDraws
+    ) -> Tensor:
         """Draw points uniformly: (outputs, B, num_points, 2), xy in [0, 1]."""
-        return torch.rand(
-            outputs, len(labels), self.num_points, 2, device=labels.device
-        )
+        return draws.images(outputs, self.num_points, 2)
 
     @torch.no_grad()
-    def sample_loss_points(self, masks: Tensor) -> Tensor:
-        """Draw points for masks (M, h, w): (M, num_points, 2)."""
-        return sample_uncertain_points(
-            masks,
-            count=self.num_points,
-            oversample_ratio=self.oversample_ratio,
-            importance_ratio=self.importance_sample_ratio,
+    def sample_loss_points(
+        self, masks: Tensor, outputs: int, draws: ImageDraws
+    ) -> Tensor:
+        """Draw points for the matched masks, most where they are uncertain.
+
+        Args:
+            masks: (M, h, w), ordered by output and image.
+            outputs: Number of outputs.
+            draws: With as many rows an image as it has pairs in an output.
+
+        Returns:
+            (M, num_points, 2), xy in [0, 1].
+        """
+        num_uncertain = int(self.importance_sample_ratio * self.num_points)
+        candidates = draws.common(
+            int(self.num_points * self.oversample_ratio), 2
         )
+        chosen = choose_uncertain_points(masks, candidates, num_uncertain)
+        uniform = draws.rows(outputs, self.num_points - num_uncertain, 2)
+        return torch.cat([chosen, uniform], dim=1)
 
     @torch.no_grad()
     def match(
@@ -355,6 +372,7 @@ class MaskCriterion:
         value = value.flatten(1).sum(1)
         # Zero if "no object" has the weight 0 and no class is matched.
         total = weight[targets].flatten(1).sum(1)
+        all_reduce(total, op='mean')
         return value / total.clamp(min=1e-6)
 
     def mask_losses(

@@ -114,14 +114,10 @@ def point_sample_labels(
     return labels.flatten()[index], weights
 
 
-def sample_uncertain_points(
-    logits: Tensor,
-    *,
-    count: int,
-    oversample_ratio: float,
-    importance_ratio: float,
+def choose_uncertain_points(
+    logits: Tensor, candidates: Tensor, count: int
 ) -> Tensor:
-    """Draw points at random, most of them where a mask is uncertain.
+    """Choose the points at which each mask is the least certain.
 
     Source: PointRend (arXiv 1912.08193), section 3.1, as in Mask2Former. All
     masks choose among the same candidates, which outnumber the pixels of a
@@ -130,22 +126,12 @@ def sample_uncertain_points(
 
     Args:
         logits: (N, h, w), one mask each.
-        count: Points for each mask.
-        oversample_ratio: Candidates for the uncertain points, as a multiple
-            of ``count``.
-        importance_ratio: Share of the points that are the most uncertain
-            candidates; the others are drawn uniformly.
+        candidates: (C, 2) float32, xy in [0, 1].
+        count: Points for each mask, at most C.
 
     Returns:
-        (N, count, 2) float32, xy in [0, 1].
+        (N, count, 2) float32, in no order.
     """
-    n = len(logits)
-    num_uncertain = int(importance_ratio * count)
-    candidates = torch.rand(
-        1, int(count * oversample_ratio), 2, device=logits.device
-    )
-    certainty = point_sample(logits[:, None], candidates)[:, 0].abs()
-    index = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False)
-    chosen = candidates[0][index.indices]
-    uniform = torch.rand(n, count - num_uncertain, 2, device=logits.device)
-    return torch.cat([chosen, uniform], dim=1)
+    certainty = point_sample(logits[:, None], candidates[None])[:, 0].abs()
+    index = certainty.topk(count, dim=1, largest=False, sorted=False)
+    return candidates[index.indices]

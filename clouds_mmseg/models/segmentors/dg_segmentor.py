@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.models.utils import resize
@@ -135,6 +136,25 @@ class DGSegmentor(EncoderDecoder):
                 )
             decode_head = dict(decode_head, in_channels=list(channels))
         super()._init_decode_head(decode_head)
+
+    def parse_losses(
+        self, losses: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum up the losses as mmengine does.
+
+        Args:
+            losses: Of this process.
+
+        Returns:
+            The total of this process, for its gradient, and what is logged:
+            the means over all processes.
+        """
+        total, logged = super().parse_losses(losses)
+        if get_world_size() > 1:
+            values = torch.stack([value.float() for value in logged.values()])
+            all_reduce(values, op='mean')
+            logged = dict(zip(logged, values, strict=True))
+        return total, logged
 
     def test_step(self, data: dict) -> list[SegDataSample]:
         """Predict a batch of images of any sizes.

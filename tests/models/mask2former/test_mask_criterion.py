@@ -14,6 +14,7 @@ from clouds_mmseg.models.mask2former.criterion import (
     matched_masks,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.step_draws import ImageDraws, seed_step
 
 CLASSES, QUERIES = 5, 9
 
@@ -45,10 +46,12 @@ def test_all_outputs_at_once_equal_each_image_by_itself(
     labels = make_labels()
     labels[1][labels[1] == 2] = 255
     folded, present = criterion.prepare_labels(labels)
-    points = criterion.sample_matching_points(3, labels)
+    pairs = present.sum(1).clamp(max=queries).tolist()
+    draws = ImageDraws(pairs, 'cpu')
+    points = criterion.sample_matching_points(3, draws)
     matches = criterion.match(cls_logits, mask_logits, folded, present, points)
     masks = matched_masks(mask_logits, matches)
-    drawn = criterion.sample_loss_points(masks)
+    drawn = criterion.sample_loss_points(masks, 3, draws)
     ours = (
         criterion.class_losses(cls_logits, matches),
         *criterion.mask_losses(
@@ -229,33 +232,56 @@ def test_options_out_of_range_are_named(option):
         MaskCriterion(num_classes=CLASSES, **option)
 
 
-def _count_on_rank(rank, file, queue):
+def _losses_on_rank(rank, file, case, queue):
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{file}', rank=rank, world_size=2
     )
     present = torch.zeros(1, 8, dtype=torch.bool)
     present[0, : 6 * rank] = True
-    queue.put(count_masks(present).item())
+    count = count_masks(present).item()
+    # The processes take turns within a batch.
+    part = [[x[rank::2] for x in case[0]], [x[rank::2] for x in case[1]]]
+    seed_step(7)
+    losses = MaskCriterion(num_classes=4, num_points=50)(
+        *part, case[2][rank::2]
+    )
+    queue.put((rank, count, {k: v.item() for k, v in losses.items()}))
     torch.distributed.destroy_process_group()
 
 
-def test_the_number_of_masks_is_the_mean_over_ranks(tmp_path):
+def test_two_processes_compute_the_losses_of_one(tmp_path):
+    """Three images: two in one process, one in the other."""
+    generator = torch.Generator().manual_seed(0)
+    case = (
+        [torch.randn(3, 6, 5, generator=generator) for _ in range(2)],
+        [torch.randn(3, 6, 8, 8, generator=generator) for _ in range(2)],
+        torch.randint(0, 4, (3, 16, 16), generator=generator),
+    )
+    case[2][0, :8] = 255
+    case[2][1, :] = 2
     context = multiprocessing.get_context('fork')
     queue = context.Queue()
     ranks = [
         context.Process(
-            target=_count_on_rank, args=(rank, tmp_path / 'store', queue)
+            target=_losses_on_rank, args=(rank, tmp_path / 'at', case, queue)
         )
         for rank in range(2)
     ]
     for rank in ranks:
         rank.start()
-    counts = [queue.get(timeout=60) for _ in ranks]
+    found = sorted((queue.get(timeout=60) for _ in ranks), key=lambda x: x[0])
     for rank in ranks:
         rank.join(timeout=60)
-    # None on one rank, six on the other.
-    assert counts == [3, 3]
+    # The number of masks is the mean over ranks: none on one, six on other.
+    assert [count for _, count, _ in found] == [3, 3]
     assert count_masks(torch.zeros(1, 8, dtype=torch.bool)) == 1
+    torch.manual_seed(7)
+    whole = MaskCriterion(num_classes=4, num_points=50)(*case)
+    (_, _, first), (_, _, second) = found
+    assert first.keys() == whole.keys() and len(whole) == 6
+    for name, value in whole.items():
+        mean = (first[name] + second[name]) / 2
+        assert mean == pytest.approx(value.item(), rel=1e-6), name
 
 
 def _mask_losses(labels, weights=None, **options):
@@ -318,13 +344,14 @@ def test_region_weights_scale_every_loss_of_the_matched_query():
     criterion = MaskCriterion(num_classes=3, num_points=64)
     prepared, present = criterion.prepare_labels(labels)
     torch.manual_seed(2)
-    points = criterion.sample_matching_points(2, prepared)
+    draws = ImageDraws(present.sum(1).tolist(), 'cpu')
+    points = criterion.sample_matching_points(2, draws)
     matches = criterion.match(
         cls_logits, mask_logits, prepared, present, points
     )
     regions = torch.rand(2, 3)
     masks = matched_masks(mask_logits, matches)
-    loss_points = criterion.sample_loss_points(masks)
+    loss_points = criterion.sample_loss_points(masks, 2, draws)
     arguments = (masks, prepared, matches, loss_points, 2, torch.tensor(1.0))
     found = criterion.mask_losses(*arguments, LossWeights(regions=regions))
     found_cls = criterion.class_losses(cls_logits, matches, regions)

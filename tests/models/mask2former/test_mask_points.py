@@ -5,10 +5,10 @@ from reference import read_points
 from tensor_sizes import TensorSizes
 
 from clouds_mmseg.models.mask2former.point_sampling import (
+    choose_uncertain_points,
     point_sample,
     point_sample_columns,
     point_sample_labels,
-    sample_uncertain_points,
 )
 
 
@@ -36,33 +36,26 @@ def test_reading_maps_equals_grid_sample_and_accepts_none():
     assert point_sample(maps[:0], points[:0]).shape == (0, 3, 9)
 
 
-def test_points_are_drawn_where_the_mask_is_undecided():
+def test_points_are_chosen_where_the_mask_is_undecided():
     torch.manual_seed(0)
     # Undecided on the left edge alone.
     logits = torch.linspace(0, 10, 32).expand(4, 32, 32)
-    options = dict(count=400, oversample_ratio=3.0)
-    points = sample_uncertain_points(logits, importance_ratio=0.75, **options)
-    assert points.shape == (4, 400, 2)
-    assert points.min() >= 0 and points.max() <= 1
-    # Of 1,200 candidates the 300 nearest to the edge lie in the first
-    # quarter, but for some at the other borders, past which all is zero;
-    # the other hundred points lie anywhere.
-    assert points[:, :300, 0].mean() < 0.16
-    assert points[:, 300:, 0].max() > 0.9
-    evenly = sample_uncertain_points(logits, importance_ratio=0.0, **options)
-    assert evenly[..., 0].mean().sub(0.5).abs() < 0.05
-    chosen = sample_uncertain_points(logits, importance_ratio=1.0, **options)
-    assert chosen.shape == (4, 400, 2)
+    candidates = torch.rand(1200, 2)
+    points = choose_uncertain_points(logits, candidates, 300)
+    assert points.shape == (4, 300, 2)
+    # The 300 nearest to the edge lie in the first quarter, but for some at
+    # the other borders, past which all is zero.
+    assert points[..., 0].mean() < 0.16
+    assert choose_uncertain_points(logits, candidates, 0).shape == (4, 0, 2)
+    every = choose_uncertain_points(logits, candidates, 1200)
+    assert every[0].sum(0).allclose(candidates.sum(0))
 
 
 def test_no_mask_gives_no_points():
-    points = sample_uncertain_points(
-        torch.zeros(0, 4, 4),
-        count=8,
-        oversample_ratio=3.0,
-        importance_ratio=0.75,
+    points = choose_uncertain_points(
+        torch.zeros(0, 4, 4), torch.rand(24, 2), 6
     )
-    assert points.shape == (0, 8, 2)
+    assert points.shape == (0, 6, 2)
 
 
 def test_columns_equal_maps_in_any_layout():
@@ -80,15 +73,9 @@ def test_columns_equal_maps_in_any_layout():
 def test_masks_choose_among_the_same_candidates():
     """Drawing for each mask took longer than all else."""
     torch.manual_seed(0)
+    logits, candidates = torch.randn(50, 8, 8), torch.rand(192, 2)
     with TensorSizes() as sizes:
-        points = sample_uncertain_points(
-            torch.randn(50, 8, 8),
-            count=64,
-            oversample_ratio=3.0,
-            importance_ratio=0.75,
-        )
-    assert points.shape == (50, 64, 2)
+        points = choose_uncertain_points(logits, candidates, 48)
+    assert points.shape == (50, 48, 2)
     # A number for each mask and candidate, not two.
     assert max(sizes.seen) == 50 * 192
-    # The sixteen drawn evenly are those of each mask alone.
-    assert not points[0, 48:].equal(points[1, 48:])
