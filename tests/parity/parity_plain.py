@@ -46,7 +46,8 @@ def check_pmt(config, tensors):
     ]
     results = {f'encoder.normed.{i}': v for i, v in enumerate(levels)}
     levels = [
-        norm(v) for norm, v in zip(head.level_norms, levels, strict=True)
+        norm(v.flatten(0, 1)).view_as(v)
+        for norm, v in zip(head.level_norms, levels, strict=True)
     ]
     results.update({f'encoder.after_bn.{i}': v for i, v in enumerate(levels)})
     for index, level in enumerate(levels):

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmseg.registry import MODELS
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
@@ -54,8 +53,7 @@ class PMTHead(PlainMaskHead):
         num_heads: Attention heads; by default those of the backbone.
         ffn_channels: Hidden channels of the blocks; 4 C by default.
         level_norm: Batch normalisation of each of the levels, over all
-            tokens. With several processes on GPUs its statistics are those of
-            all.
+            tokens of all processes.
         projection: How a level is projected: ``'mlp'`` of two layers,
             ``'linear'``, or ``'none'``.
         residual: Add a level to its projection.
@@ -126,7 +124,7 @@ class PMTHead(PlainMaskHead):
         self.residual = residual
         self.head_width = channels // num_heads
         self.level_norms = nn.ModuleList(
-            LevelNorm(channels) if level_norm else nn.Identity()
+            nn.SyncBatchNorm(channels) if level_norm else nn.Identity()
             for _ in range(levels)
         )
         self.projections = nn.ModuleList(
@@ -198,38 +196,13 @@ class PMTHead(PlainMaskHead):
         """
         total = 0
         for index, level in enumerate(levels):
-            level = self.level_norms[index](level)
+            # Over all tokens of all images.
+            level = self.level_norms[index](level.flatten(0, 1)).view_as(level)
             projected = self.projections[index](level)
             if self.residual:
                 projected = level + projected
             total = total + projected * self.scales[index]
         return total
-
-
-class LevelNorm(nn.SyncBatchNorm):
-    """Batch normalisation of tokens (N, T, C) over all but their channels.
-
-    Among several processes it is synchronised on GPUs; on CPUs, where torch
-    has no synchronised one, each process has statistics of its own batch.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, C) to the same shape."""
-        tokens = x.flatten(0, 1)
-        if tokens.is_cuda or not self.training:
-            return super().forward(tokens).view_as(x)
-        self.num_batches_tracked.add_(1)
-        out = F.batch_norm(
-            tokens,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training=True,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
-        return out.view_as(x)
 
 
 def rotary_table(
