@@ -18,7 +18,7 @@ from clouds_mmseg.conversion.plain_heads import rename
 from clouds_mmseg.conversion.target_spec import strip_prefix
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
 from clouds_mmseg.models.plain_mask import EoMTHead, PMTHead
-from clouds_mmseg.models.plain_mask.pmt import rotary_table
+from clouds_mmseg.models.plain_mask.pmt import rotary_periods, rotary_table
 from clouds_mmseg.weights.load import load_strictly
 
 
@@ -60,7 +60,7 @@ def check_pmt(config, tensors):
         [start.tokens[:, :count], start.tokens[:, count + queries :]], dim=1
     )
     size = tuple(config['grid'])
-    table = rotary_table(size, head.head_width, image.device)
+    table = rotary_table(size, rotary_periods(head.head_width, image.device))
     results['rope.sin'], results['rope.cos'] = table.chunk(2, dim=1)
     for name, result in results.items():
         yield compare(name, result, tensors[name], LOGITS)

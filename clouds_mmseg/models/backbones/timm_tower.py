@@ -284,7 +284,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         )
         if isinstance(found[0], Tensor):
             # The model has no prefix.
-            empty = x.new_zeros(len(x), 0, found[0].shape[1])
+            empty = x.new_zeros(x.shape[0], 0, found[0].shape[1])
             found = [(patches, empty) for patches in found]
         found = [found[i] for i in self.order]
         maps = [patches for patches, _ in found]

@@ -262,7 +262,7 @@ class PlainMaskHead(MaskHead):
 
     def join(self, prefix: Tensor, patches: Tensor) -> Tensor:
         """Join (N, n, C), the queries and (N, h w, C) to (N, T, C)."""
-        queries = self.query_feat.weight.expand(len(patches), -1, -1)
+        queries = self.query_feat.weight.expand(patches.shape[0], -1, -1)
         return torch.cat([prefix, queries.to(patches.dtype), patches], dim=1)
 
     def _split(self, state):
@@ -294,7 +294,7 @@ class PlainMaskHead(MaskHead):
             inside = inside | (free > probability)[..., None]
         end = state.prefix + self.num_queries
         total = end + inside.shape[2]
-        mask = inside.new_ones(len(inside), 1, total, total)
+        mask = inside.new_ones(inside.shape[0], 1, total, total)
         mask[:, 0, state.prefix : end, end:] = inside
         return mask
 

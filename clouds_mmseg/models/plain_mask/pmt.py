@@ -177,7 +177,8 @@ class PMTHead(PlainMaskHead):
         )
         count = prefix.shape[2]
         tokens = self.join(merged[:, :count], merged[:, count:])
-        table = rotary_table(size, self.head_width, tokens.device)
+        periods = rotary_periods(self.head_width, tokens.device)
+        table = rotary_table(size, periods)
         table = unmoved(table, count + self.num_queries)
 
         def run(index, tokens, mask):
@@ -205,32 +206,41 @@ class PMTHead(PlainMaskHead):
         return total
 
 
-def rotary_table(
-    size: tuple[int, int], width: int, device: torch.device
-) -> Tensor:
-    """Compute the rotary positions of a grid of patches, as of DINOv3.
-
-    The centres of the patches have coordinates in [-1, 1]. The periods are
-    powers of 100, up to that.
+def rotary_periods(width: int, device: torch.device) -> Tensor:
+    """Return the periods of DINOv3's rotary positions.
 
     Args:
-        size: h and w.
         width: D, a multiple of 4.
         device: Of the result.
 
     Returns:
-        (h w, 2 D) float32: sines, then cosines, each of D / 4 angles of y, D
-        / 4 of x, and both again.
+        (D / 4,) float32: powers of 100, from 1 up, in units of half the image.
+    """
+    exponent = torch.arange(width // 4, device=device, dtype=torch.float32)
+    return _LARGEST_PERIOD ** (exponent / (width // 4))
+
+
+def rotary_table(size: Sequence[int], periods: Tensor) -> Tensor:
+    """Compute the rotary positions of a grid of patches, as of DINOv3.
+
+    The centres of the patches have coordinates in [-1, 1]. It can be recorded
+    for variable sizes, unlike timm's.
+
+    Args:
+        size: h and w.
+        periods: (D / 4,).
+
+    Returns:
+        (h w, 2 D): sines, then cosines, each of D / 4 angles of y, D / 4 of
+        x, and both again.
     """
     centres = []
     for side in size:
-        index = torch.arange(side, device=device, dtype=torch.float32)
+        index = torch.arange(side, device=periods.device, dtype=torch.float32)
         centres.append(2 * ((index + 0.5) / side) - 1)
     y, x = torch.meshgrid(*centres, indexing='ij')
     position = torch.stack([y.flatten(), x.flatten()], dim=1)
-    exponent = torch.arange(width // 4, device=device, dtype=torch.float32)
-    period = _LARGEST_PERIOD ** (exponent / (width // 4))
-    angles = 2 * math.pi * position[:, :, None] / period
+    angles = 2 * math.pi * position[:, :, None] / periods
     angles = angles.flatten(1).tile(2)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
