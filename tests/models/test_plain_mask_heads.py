@@ -2,10 +2,12 @@
 
 import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -19,6 +21,7 @@ from clouds_mmseg.models.mask2former.mask_head import (
 from clouds_mmseg.models.plain_mask import PMTHead
 from clouds_mmseg.utils.errors import UserError
 
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TOWER = dict(
     type='TIMMTower',
     model_name='vit_tiny_patch16_dinov3_qkvb',
@@ -277,6 +280,34 @@ def test_windows_and_checkpointing(model):
         grad = model.decode_head.query_feat.weight.grad
         losses.append((loss.detach(), grad.clone()))
     torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-4)
+
+
+def test_rates_decay_from_the_last_block_of_eomt(built):
+    model = built['eomt']
+    cfg = Config.fromfile(CONFIGS / '_base_/schedules/eomt.py')
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {id(p): n for n, p in model.named_parameters()}
+    rates = {
+        names[id(p)]: group['lr']
+        for group in wrapper.param_groups
+        for p in group['params']
+    }
+    blocks = [f'backbone.model.blocks.{i}.norm1.weight' for i in range(3)]
+    for name, power in zip(blocks, (2, 1, 0), strict=True):
+        assert rates[name] == pytest.approx(1e-4 * 0.8**power)
+    assert rates['decode_head.query_feat.weight'] == 1e-4
+
+
+def test_text_classifier():
+    classifier = dict(type='text', text_embeddings=torch.randn(5, 8))
+    model = build(PMT[0], {**PMT[1], 'classifier': classifier})
+    sum(model.loss(image(), labelled()).values()).backward()
+    head = model.decode_head
+    assert head.cls_embed.void_embedding.weight.grad.abs().sum() > 0
+    model.eval()
+    with torch.no_grad():
+        classes, _ = head.last_prediction(model.extract_feat(image()))
+    assert classes.shape == (2, 6, 6)
 
 
 PYRAMID = dict(type='CLOUDSHead')
