@@ -86,13 +86,8 @@ class MaskAnnealingHook(Hook):
                 f'MaskAnnealingHook has begin and end of {len(begin)} blocks, '
                 f'and model.decode_head has {blocks}'
             )
-        if max(end) > total:
-            raise UserError(
-                f'MaskAnnealingHook.end={list(end)}: the training ends after '
-                f'{total} iterations (train_cfg.max_iters), and the finished '
-                'model would still mask; give ends up to that, or leave begin '
-                'and end out'
-            )
+        if late := late_end(end, total):
+            raise UserError(late)
         self._set(runner, runner.iter)
 
     def after_train_iter(
@@ -119,6 +114,25 @@ class MaskAnnealingHook(Hook):
         """Return the heads that have masks; the teacher's follows."""
         head = unwrap_model(runner.model).decode_head
         return [head] if hasattr(head, 'attn_mask_probs') else []
+
+
+def late_end(end: Sequence[int], total: int) -> str | None:
+    """Tell what is wrong with masks that outlast the training.
+
+    Args:
+        end: Iteration at which each block has no masks any more.
+        total: Iterations of the training.
+
+    Returns:
+        A message; None if there is nothing wrong.
+    """
+    if max(end) <= total:
+        return None
+    return (
+        f'MaskAnnealingHook.end={list(end)}: the training ends after {total} '
+        'iterations (train_cfg.max_iters), and the finished model would still '
+        'mask; give ends up to that, or leave begin and end out'
+    )
 
 
 def default_schedule(blocks: int, total: int) -> tuple[list[int], list[int]]:
