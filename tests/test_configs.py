@@ -30,6 +30,8 @@ CONFIGS = sorted(
     and path.stem != 'deeplabv3plus'
 )
 SIZE = (64, 96)
+# Heads without pixel decoder.
+PLAIN = ('PMTHead', 'EoMTHead')
 
 
 def shrink(cfg):
@@ -43,6 +45,20 @@ def shrink(cfg):
             weights=None,
             frozen=cfg.model.backbone.get('frozen', False),
         )
+    if cfg.model.decode_head.type in PLAIN:
+        # Small, with the rotary positions and registers of DINOv3.
+        cfg.model.backbone.update(
+            model_name='vit_tiny_patch16_dinov3_qkvb',
+            embed_dim=64,
+            depth=6,
+            num_heads=2,
+        )
+        cfg.model.decode_head.update(num_queries=8)
+        if cfg.model.decode_head.type == 'PMTHead':
+            cfg.model.decode_head.update(num_blocks=2, ffn_channels=32)
+        cfg.model.decode_head.loss = dict(num_points=64)
+        cfg.model.data_preprocessor.size = SIZE
+        return
     cfg.model.decode_head.update(
         feat_channels=32,
         out_channels=32,
@@ -236,9 +252,14 @@ def test_parameters_that_are_trained_of_dinov2(name, trained):
 
 def test_there_are_configs():
     assert len(TOWERS) == 9
-    for folder in ('rein', 'soma'):
+    for folder, tower in (
+        ('rein', 'dinov2l'),
+        ('soma', 'dinov2l'),
+        ('pmt', 'dinov3l'),
+        ('eomt', 'dinov3l'),
+    ):
         for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
-            assert f'{folder}/{benchmark}_dinov2l.py' in CONFIGS
+            assert f'{folder}/{benchmark}_{tower}.py' in CONFIGS
     for folder in ('warmup', 'clouds'):
         for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
             for backbone in ('', '_r50', '_r101'):

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from clouds_mmseg.engine.hooks.mask_annealing import late_end
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import closest_names
 
@@ -291,6 +292,12 @@ def _wrong_numbers(cfg):
             f'train_cfg.max_iters={planned}: change both, or give the same '
             'number for a run without self-training'
         )
+    for hook in _hooks_of(cfg):
+        end = hook.get('end')
+        annealing = hook.get('type') == 'MaskAnnealingHook'
+        if annealing and end and isinstance(planned, int):
+            if late := late_end(end, planned):
+                yield late
     wrapper = cfg.get('optim_wrapper')
     wrapper = wrapper if isinstance(wrapper, dict) else {}
     decay = (wrapper.get('paramwise_cfg') or {}).get('layer_decay')
@@ -300,6 +307,15 @@ def _wrong_numbers(cfg):
             f'optim_wrapper.paramwise_cfg.layer_decay={decay} has an effect '
             f"with optim_wrapper.constructor='{name}' only"
         )
+
+
+def _hooks_of(cfg):
+    """Yield the configs of all hooks."""
+    default = cfg.get('default_hooks')
+    hooks = list(default.values()) if isinstance(default, dict) else []
+    custom = cfg.get('custom_hooks')
+    hooks += custom if isinstance(custom, (list, tuple)) else []
+    yield from (hook for hook in hooks if isinstance(hook, dict))
 
 
 def _misspelt_top_keys(cfg):

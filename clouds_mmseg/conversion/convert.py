@@ -23,6 +23,13 @@ from clouds_mmseg.conversion.layouts import (
     mmseg_to_swin_order,
     swin_to_mmseg_order,
 )
+from clouds_mmseg.conversion.plain_heads import (
+    EOMT,
+    PMT,
+    add_original,
+    is_differences,
+    rename,
+)
 from clouds_mmseg.conversion.target_spec import clip_shapes, find_tower
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import CheckpointMismatchError
@@ -132,6 +139,8 @@ def to_ours(
     weights: Mapping[str, torch.Tensor],
     layout: Layout,
     source: str = 'the file',
+    *,
+    tower: tuple[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> Conversion:
     """Rename weights to our keys.
 
@@ -139,15 +148,25 @@ def to_ours(
         weights: Keys of the layout -> values.
         layout: As :func:`~clouds_mmseg.conversion.layouts.detect` found it.
         source: Where the weights come from, for messages.
+        tower: Of a checkpoint that holds differences: the file of the
+            original tower, and its weights.
 
     Returns:
         Not yet checked against any model.
 
     Raises:
+        UserError: The tower is needed and not given, or the other way round.
         CheckpointMismatchError: A tensor has no key in ours, and there is
             no known reason to drop it.
     """
     result = Conversion()
+    if layout.kind in (PMT, EOMT):
+        return _plain_to_ours(weights, source, tower)
+    if tower is not None:
+        raise UserError(
+            f'--tower is for differences of EoMT, and {source} is '
+            f'{TITLES[layout.kind]}: leave it out'
+        )
     if layout.kind == 'mmseg':
         for key, value in weights.items():
             result.add(key, key, value)
@@ -177,6 +196,27 @@ def to_ours(
         )
     if layout.teacher:
         _init_teacher(result, layout)
+    return result
+
+
+def _plain_to_ours(weights, source, tower):
+    """Rename a checkpoint of PMT or EoMT."""
+    result = Conversion()
+    result.weights, result.renamed, result.unused = rename(weights, source)
+    differences = is_differences(weights, source)
+    if differences and tower is None:
+        raise UserError(
+            f'{source} holds differences to the original weights of its '
+            'tower, for the sake of their licence: give those with --tower '
+            '(DINOv3 of the same size, from timm or transformers)'
+        )
+    if tower is not None:
+        if not differences:
+            raise UserError(
+                f'{source} holds whole weights, not differences: leave '
+                '--tower out'
+            )
+        add_original(result.weights, tower[1], tower[0])
     return result
 
 

@@ -32,6 +32,7 @@ from clouds_mmseg.conversion.diagnose import (
     other_classes,
 )
 from clouds_mmseg.conversion.layouts import OURS, TITLES, Layout, detect
+from clouds_mmseg.conversion.plain_heads import EOMT, PMT, shapes_of_model
 from clouds_mmseg.conversion.target_spec import (
     spec_from_config,
     spec_from_weights,
@@ -40,7 +41,10 @@ from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.weights.frozen_backbone import META_KEY as BACKBONE_KEY
-from clouds_mmseg.weights.frozen_backbone import restore_backbone
+from clouds_mmseg.weights.frozen_backbone import (
+    describe_left_out,
+    restore_backbone,
+)
 from clouds_mmseg.weights.io import (
     check_suffix,
     count_tensors,
@@ -104,6 +108,7 @@ def convert_file(
     destination: str = 'ours',
     config: str | None = None,
     fill_from: str | None = None,
+    tower: str | None = None,
     trust: bool = False,
 ) -> Outcome:
     """Convert one checkpoint file into another.
@@ -120,6 +125,8 @@ def convert_file(
             model is inferred from the weights.
         fill_from: File that provides the tensors which another project
             stores and ours does not.
+        tower: Of a checkpoint that holds differences: file of the original
+            tower.
         trust: Let a pickle run code.
 
     Raises:
@@ -135,8 +142,10 @@ def convert_file(
     # Rename and check.
     if destination == 'ours':
         result, model, cfg = _to_ours(
-            weights, layout, str(source), config, meta
+            weights, layout, str(source), config, meta, tower
         )
+        if layout.kind == PMT and not layout.backbone:
+            meta[BACKBONE_KEY] = describe_left_out(cfg.model, str(source))
         if cfg is not None:
             meta['cfg'] = cfg.pretty_text
             meta['dataset_meta'] = classes_of_config(
@@ -220,11 +229,22 @@ def _to_ours(
     source: str,
     config: str | None,
     meta: dict,
+    tower: str | None = None,
 ) -> tuple[Conversion, str, Config | None]:
     """Rename weights to our keys and check them against a model of ours."""
-    result = to_ours(weights, layout, source)
+    original = None if tower is None else (tower, read_state_dict(tower))
+    result = to_ours(weights, layout, source, tower=original)
     cfg = None
-    if config is None:
+    without_tower = layout.kind == PMT and not layout.backbone
+    if config is None and without_tower:
+        raise UserError(
+            f'{source} has no tower, as PMT publishes its decoder alone: name '
+            'the config of its model with --config, which says where the '
+            'weights of the tower come from'
+        )
+    if config is None and layout.kind in (PMT, EOMT):
+        spec, model = shapes_of_model(result.weights, layout.kind)
+    elif config is None:
         spec, model = spec_from_weights(
             result.weights,
             backbone=bool(layout.backbone),
@@ -235,6 +255,12 @@ def _to_ours(
         if not any(key.startswith('teacher.') for key in spec):
             _drop_teacher(result)
     optional = {} if layout.teacher else optional_teacher_keys(spec)
+    if without_tower:
+        optional.update(
+            (key, 'the frozen tower, built from its own weights')
+            for key in spec
+            if key.startswith('backbone.')
+        )
     try:
         result.check(spec, source, model, optional)
     except CheckpointMismatchError as error:

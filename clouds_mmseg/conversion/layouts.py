@@ -13,14 +13,19 @@ from dataclasses import dataclass
 
 import torch
 
+from clouds_mmseg.conversion.plain_heads import kind_of
 from clouds_mmseg.utils.errors import UserError
 
-KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
+KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg', 'pmt', 'eomt')
+# Whose format can be written.
+WRITTEN_KINDS = KINDS[:3]
 TITLES = dict(
     clouds='official CLOUDS',
     fcclip='FC-CLIP',
     mask2former='detectron2 Mask2Former',
     mmseg='ours or MMSegmentation',
+    pmt='PMT',
+    eomt='EoMT',
 )
 # Key prefixes and keys of our models.
 OURS = 'decode_head.'
@@ -251,8 +256,8 @@ class Layout:
         text: Whether the classifier compares with text embeddings; else it
             is linear.
         teacher: Whether there is a second head, the moving average.
-        backbone: ``'clip'``, ``'resnet'``, ``'swin'``, ``'other'`` or ``''``
-            for none.
+        backbone: ``'clip'``, ``'resnet'``, ``'swin'``, ``'other'`` (a ViT of
+            PMT or EoMT too) or ``''`` for none.
     """
 
     kind: str
@@ -351,6 +356,11 @@ def detect(
         else:
             found = 'clouds' if stated == 'clouds' else 'fcclip'
             reasons = f'{_CLIP!r} is there and the classifier compares text'
+    elif kind := kind_of(keys):
+        found, reasons = kind, 'it has its queries, classes and masks'
+        text = teacher = False
+        tower = any('encoder.backbone.' in key for key in keys)
+        backbone = 'other' if tower else ''
     else:
         raise UserError(_unknown(any_key, keys, source))
     if stated not in ('auto', found):
@@ -382,5 +392,6 @@ def _unknown(any_key, keys, source):
         )
     return (
         f'{source} is none of {", ".join(TITLES.values())}: its names begin '
-        f'with {sorted(keys)[:3]}. Only heads of Mask2Former are converted.'
+        f'with {sorted(keys)[:3]}. Only heads of Mask2Former, PMT and EoMT '
+        'are converted.'
     )

@@ -5,6 +5,7 @@ from clouds_mmseg.engine.hooks.checkpoint import (
     CheckpointClassesHook,
     SafeCheckpointHook,
 )
+from clouds_mmseg.engine.hooks.mask_annealing import MaskAnnealingHook
 from clouds_mmseg.engine.hooks.nonfinite_check import NonFiniteCheckHook
 from clouds_mmseg.engine.hooks.progress import DGLogProcessor, ProgressHook
 from clouds_mmseg.engine.hooks.results import ResultsHook
@@ -33,6 +34,7 @@ __all__ = [
     'EMATeacherHook',
     'ExactTrainLoop',
     'LayerDecayConstructor',
+    'MaskAnnealingHook',
     'NonFiniteCheckHook',
     'PolyRestartLR',
     'PredictionPicturesHook',

@@ -226,6 +226,10 @@ def _active_hooks(cfg):
             settings = {
                 k: v for k, v in hook.items() if k not in _HOOK_NEUTRAL
             }
+            if name == 'MaskAnnealingHook' and not hook.get('end'):
+                # Its schedule is a share of the training.
+                loop = cfg.get('train_cfg') or {}
+                settings['max_iters'] = loop.get('max_iters')
             hooks[name] = (
                 settings if name not in hooks else [hooks[name], settings]
             )

@@ -6,6 +6,7 @@ from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
 from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.models.mask2former import CLOUDSHead
+from clouds_mmseg.models.plain_mask import EoMTHead, PMTHead
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.self_training_segmentor import (
     SelfTrainingSegmentor,
@@ -24,8 +25,10 @@ __all__ = [
     'ColorJitter',
     'DGDataPreProcessor',
     'DGSegmentor',
+    'EoMTHead',
     'FrozenTIMMBackbone',
     'LoRA',
+    'PMTHead',
     'Rein',
     'SelfTrainingSegmentor',
     'SoMA',

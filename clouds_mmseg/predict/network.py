@@ -8,14 +8,16 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
 from clouds_mmseg.models.mask2former.deform_attn import (
     MultiScaleDeformableAttention,
 )
-from clouds_mmseg.models.mask2former.head import CLOUDSHead
 from clouds_mmseg.models.mask2former.inference import upscaled_scores
+from clouds_mmseg.models.mask2former.mask_head import MaskHead
+from clouds_mmseg.models.plain_mask.plain_head import PlainMaskHead
+from clouds_mmseg.models.plain_mask.pmt import rotary_table
 from clouds_mmseg.models.segmentors.pseudo_labels import as_scores
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
@@ -106,13 +108,12 @@ class ExportNetwork(nn.Module):
 
     def _predict(self, x):
         """Return what the head predicts, at the size of its input."""
-        if isinstance(self.head, CLOUDSHead):
-            stride = self.head.strides[0]
+        if isinstance(self.head, MaskHead):
             classes, masks = self.head.last_prediction(
                 self.model.extract_feat(x)
             )
-            if self.multiple % stride == 0:
-                return upscaled_scores(classes, masks, stride)
+            if self.multiple % self.head.strides[0] == 0:
+                return upscaled_scores(classes, masks, self.head.mask_stride)
             masks = F.interpolate(
                 masks, size=x.shape[-2:], mode='bilinear', align_corners=False
             )
@@ -153,7 +154,9 @@ def exportable(network: ExportNetwork) -> Iterator[ExportNetwork]:
 
     Deformable attention samples by ``grid_sample``; timm's convolutions with
     padding as in TensorFlow, which depends on the size, get that of a size
-    that their strides divide, which padded sizes are.
+    that their strides divide, which padded sizes are. DINOv3's rotary
+    positions are computed without numbers of Python. Whether a block of PMT
+    or EoMT masks its queries is decided once.
     """
     with ExitStack() as restore:
         for module in network.modules():
@@ -165,10 +168,37 @@ def exportable(network: ExportNetwork) -> Iterator[ExportNetwork]:
                     module.deformable_sampling,
                 )
                 module.deformable_sampling = 'grid_sample'
+            elif isinstance(module, PlainMaskHead):
+                restore.callback(setattr, module, 'recorded_probs', None)
+                module.recorded_probs = module.mask_probabilities()
+            elif _is_plain_rotary(module):
+                restore.callback(delattr, module, 'get_embed')
+                module.get_embed = _Rotary(module)
             elif isinstance(module, Conv2dSame) and network.multiple > 1:
                 restore.callback(delattr, module, 'forward')
                 module.forward = _FixedPadding(module)
         yield network
+
+
+def _is_plain_rotary(module):
+    """Return whether positions are those of :func:`rotary_table`."""
+    return (
+        isinstance(module, RotaryEmbeddingDinoV3)
+        and module.rotate_half
+        and module.grid_offset == 0
+        and module.grid_indexing == 'ij'
+        and module.normalize_coords == 'separate'
+    )
+
+
+class _Rotary:
+    """``get_embed`` of a ``RotaryEmbeddingDinoV3`` for variable sizes."""
+
+    def __init__(self, module: RotaryEmbeddingDinoV3):
+        self.periods = module.periods
+
+    def __call__(self, shape: Sequence[int]) -> Tensor:
+        return rotary_table(shape, self.periods)
 
 
 class _FixedPadding:

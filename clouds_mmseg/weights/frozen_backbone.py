@@ -62,26 +62,7 @@ def split_backbone(
             checkpoint has other weights than that file.
         MissingWeightsError: The pretrained file is not here.
     """
-    cfg = (model_cfg or {}).get('backbone')
-    if not isinstance(cfg, dict):
-        raise UserError(
-            f'{source} holds no config with a backbone, which says where its '
-            'pretrained weights come from; give it with --config'
-        )
-    cfg = copy.deepcopy(cfg)
-    backbone = _build(cfg, source)
-    kind = type(backbone).__name__
-    if not getattr(backbone, 'frozen', False):
-        raise UserError(
-            f'the backbone of {source} ({kind}) was trained, so no pretrained '
-            'file has its weights; publish it with its backbone'
-        )
-    if not getattr(backbone, 'weights_loaded', False):
-        raise UserError(
-            f'the config of {source} names no pretrained weights of its '
-            f'backbone ({kind}): without them it cannot be built again; '
-            'publish it with its backbone'
-        )
+    cfg, backbone = _built_frozen(model_cfg, source)
     built = backbone.state_dict()
     trained = {k for k, p in backbone.named_parameters() if p.requires_grad}
     frozen = {k for k, p in backbone.named_parameters() if not p.requires_grad}
@@ -108,15 +89,74 @@ def split_backbone(
         for k, v in weights.items()
         if k.removeprefix(_PREFIX) not in removed or not k.startswith(_PREFIX)
     }
+    return kept, _describe(cfg, backbone, removed)
+
+
+def describe_left_out(model_cfg: Mapping | None, source: str) -> dict:
+    """Describe the frozen backbone of a file that never had it.
+
+    Args:
+        model_cfg: ``model`` of its config.
+        source: The file, for messages.
+
+    Returns:
+        As the second of :func:`split_backbone`.
+
+    Raises:
+        UserError: The backbone is not frozen or has no pretrained file.
+        MissingWeightsError: The pretrained file is not here.
+    """
+    cfg, backbone = _built_frozen(model_cfg, source)
+    named = str(cfg.get('model_name'))
+    if not (cfg.get('pretrained') or cfg.get('weights') or ':' in named):
+        raise UserError(
+            f'{source} has no backbone, and its config no weights of it: '
+            'give model.backbone.pretrained=True or weights='
+        )
+    trained = {k for k, p in backbone.named_parameters() if p.requires_grad}
+    left_out = {
+        key: value.cpu()
+        for key, value in backbone.state_dict().items()
+        if key not in trained
+    }
+    return _describe(cfg, backbone, left_out)
+
+
+def _built_frozen(model_cfg, source):
+    """Build the frozen backbone of a config; return its config and it."""
+    cfg = (model_cfg or {}).get('backbone')
+    if not isinstance(cfg, dict):
+        raise UserError(
+            f'{source} holds no config with a backbone, which says where its '
+            'pretrained weights come from; give it with --config'
+        )
+    cfg = copy.deepcopy(cfg)
+    backbone = _build(cfg, source)
+    kind = type(backbone).__name__
+    if not getattr(backbone, 'frozen', False):
+        raise UserError(
+            f'the backbone of {source} ({kind}) was trained, so no pretrained '
+            'file has its weights; publish it with its backbone'
+        )
+    if not getattr(backbone, 'weights_loaded', False):
+        raise UserError(
+            f'the config of {source} names no pretrained weights of its '
+            f'backbone ({kind}): without them it cannot be built again; '
+            'publish it with its backbone'
+        )
+    return cfg, backbone
+
+
+def _describe(cfg, backbone, left_out):
+    """Describe a backbone whose weights are left out of a file."""
     file = _weights_file(backbone, cfg)
-    described = dict(
+    return dict(
         config=cfg,
         local=dict(_local_paths(cfg)),
         file=file and dict(name=file.name, sha256=sha256_of(file)),
-        tensors=len(removed),
-        content_sha256=_hash(removed),
+        tensors=len(left_out),
+        content_sha256=_hash(left_out),
     )
-    return kept, described
 
 
 def restore_backbone(

@@ -183,6 +183,16 @@ def test_a_constructor_that_is_no_def(cfg, monkeypatch):
     check_config(cfg)
 
 
+def test_masks_that_outlast_the_run(cfg):
+    hook = dict(type='MaskAnnealingHook', begin=[0, 1], end=[1, 9])
+    cfg.default_hooks.mask_annealing = hook
+    with pytest.raises(UserError, match=r'end=\[1, 9\]: the training ends'):
+        check_config(cfg)
+    hook['end'] = [1, 2]
+    cfg.default_hooks.mask_annealing = hook
+    check_config(cfg)
+
+
 def test_a_warmup_longer_than_the_run(cfg):
     cfg.train_cfg = dict(
         type='SelfTrainingLoop', max_iters=2, warmup_iters=200

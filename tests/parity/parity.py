@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from comparison import EXACT, LOGITS, LOSSES, Comparison, compare
+from parity_plain import KINDS as PLAIN_KINDS
 from parity_towers import KINDS
 from safetensors import SafetensorError, safe_open
 
@@ -249,6 +250,7 @@ def _build(weights, num_heads, num_groups, num_classes=None, classifier=None):
 # A key that a kind of file has and those below it have not.
 _KINDS = (
     *KINDS,
+    *PLAIN_KINDS,
     ('sam_masks', 'refinement', check_refinement),
     ('loss_point_coords', 'criterion', check_criterion),
     ('state.sem_seg_head.', 'official head', check_official_head),

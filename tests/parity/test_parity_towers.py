@@ -16,6 +16,10 @@ FILES = {
     'soma_vit_tiny': 'soma vit',
     'soma_merge_tiny': 'soma merge',
     'converters_tiny': 'converters',
+    'pmt_dinov3_tiny': 'pmt',
+    'pmt_dinov2_tiny': 'pmt',
+    'eomt_dinov2_tiny': 'eomt',
+    'eomt_dinov3_tiny': 'eomt',
 }
 
 
@@ -40,6 +44,14 @@ def test_recorded_files_pass(reference_dir, tool):  # noqa: F811
         ('soma_decomposition_tiny', 'm2.moved.merged_weight'),
         ('soma_vit_tiny', 'same.grad.model.blocks.3.attn.k.lora_A.weight'),
         ('converters_tiny', 'eva.out.pos_embed'),
+        ('pmt_dinov3_tiny', 'masked.grad.decoder.q.weight'),
+        ('pmt_dinov3_tiny', 'lateral.2'),
+        ('pmt_dinov2_tiny', 'plain.block.1'),
+        ('eomt_dinov2_tiny', 'masked.tokens_before_block.3'),
+        (
+            'eomt_dinov3_tiny',
+            'masked.grad.encoder.backbone.blocks.0.attention.k_proj.weight',
+        ),
         ('soma_merge_tiny', 'merged.state_dict|decode_head.cls_embed.bias'),
     ],
 )

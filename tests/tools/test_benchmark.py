@@ -316,3 +316,18 @@ def test_the_larger_sam_is_segment_anythings():
     assert {k: v.shape for k, v in ours.items()} == {
         k: v.shape for k, v in theirs.items()
     }
+
+
+def test_heads_are_compared_on_one_tower(bench, capsys):
+    report = bench(
+        'heads',
+        *QUICK,
+        *('--size', '64x64', '--tower', 'test_vit'),
+        *('--model', 'decode_head.num_queries=5'),
+    )
+    faster = [r for r in report['rows'] if r['name'] == 'times faster']
+    assert [r['CLOUDSHead'] for r in faster] == ['1.00', '1.00']
+    assert float(faster[0]['PMTHead']) > 0
+    assert float(faster[1]['EoMTHead']) > 0 and 'EoMTHead' not in faster[0]
+    shown = capsys.readouterr().out
+    assert 'parameters of the head' in shown and 'tower and head' in shown

@@ -138,7 +138,7 @@ def test_mistakes_are_one_line(
         (
             'model.decode_head={_delete_: True, type: CLOUDSHead, '
             'in_channels: [8, 16, 32, 64], num_classes: 3, threshold: 2}',
-            'threshold of CLOUDSHead must be between 0 and 1, got 2',
+            'decode_head.threshold must be between 0 and 1, got 2',
         ),
         (
             'custom_hooks=[{type: PredictionPicturesHook, width: 0}]',

@@ -206,6 +206,40 @@ def _refine(args, device, reference):
     return rows
 
 
+def _heads(args, device, reference):
+    from benchmark import heads
+
+    del reference
+    setting = Setting(
+        device=device,
+        dtype=args.dtype,
+        tower=args.tower,
+        size=args.size,
+        batch=args.batch,
+        model=args.model,
+    )
+    print(f'{environment()["machine"]}, tower {args.tower}')
+    models = heads.build(setting)
+    rows = heads.parameter_rows(models)
+    print(table_of(rows))
+    width, height = args.size
+    what = f'{args.batch} x {width}x{height} {args.dtype}'
+    for title, cases in (
+        (f'head alone, {what}', heads.head_cases(setting, models)),
+        (f'tower and head, {what}', heads.model_cases(setting, models)),
+    ):
+        found, measured = _measure(args, title, cases, device)
+        rows += found
+        median = {name: m.median for name, m in measured.items()}
+        speed = {
+            name: f'{median["CLOUDSHead"] / value:.2f}'
+            for name, value in median.items()
+        }
+        rows.append(dict(work=title, name='times faster', **speed))
+        print(table_of(rows[-1:]))
+    return rows
+
+
 def _loader(args, device, reference):
     from benchmark import image_formats
 
@@ -249,6 +283,7 @@ _WORKS = dict(
     infer=_step,
     train=_step,
     selftrain=_step,
+    heads=_heads,
     refine=_refine,
     loader=_loader,
     resume=_resume,

@@ -63,6 +63,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parents=[common],
     )
     _add_images(sampling, *_STEP_SIZES['infer'])
+    heads = works.add_parser(
+        'heads',
+        help='heads of Mask2Former, PMT and EoMT on the same ViT',
+        parents=[common],
+    )
+    _add_images(heads, *_STEP_SIZES['infer'])
+    heads.add_argument(
+        '--tower', default='vit_small_patch16_dinov3', help='a ViT of timm'
+    )
+    heads.add_argument(
+        '--model',
+        nargs='+',
+        action=CfgOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help='changes to each model, as decode_head.num_queries=50',
+    )
     _add_refine(works, common)
     _add_loader(works, common)
     _add_resume(works, common)

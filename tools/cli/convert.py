@@ -3,6 +3,7 @@
 import argparse
 
 from clouds_mmseg_cli.names import CHECKPOINT_KINDS as KINDS
+from clouds_mmseg_cli.names import WRITTEN_KINDS
 
 
 def parse_args(
@@ -26,7 +27,7 @@ def parse_args(
     parser.add_argument(
         '--to',
         dest='destination',
-        choices=['ours', *KINDS[:-1]],
+        choices=['ours', *WRITTEN_KINDS],
         default='ours',
         help='project whose format is written',
     )
@@ -40,6 +41,12 @@ def parse_args(
         metavar='FILE',
         help='with --to clouds or fcclip: an official checkpoint or a CLIP '
         "model from which to take CLIP's other parts",
+    )
+    parser.add_argument(
+        '--tower',
+        metavar='FILE',
+        help="for EoMT's released DINOv3 files, which hold differences: the "
+        'original weights of the tower, from timm or transformers',
     )
     parser.add_argument(
         '--list', action='store_true', help='print every single tensor'
@@ -63,6 +70,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         destination=args.destination,
         config=args.config,
         fill_from=args.fill_from,
+        tower=args.tower,
         trust=args.trust,
     )
     print('\n'.join(report_lines(outcome, every=args.list)))

@@ -24,7 +24,15 @@ PREPARED_SETS = (
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
 IMAGE_BACKENDS = ('toycity', 'diffusers')
-CHECKPOINT_KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
+CHECKPOINT_KINDS = (
+    'clouds',
+    'fcclip',
+    'mask2former',
+    'mmseg',
+    'pmt',
+    'eomt',
+)
+WRITTEN_KINDS = CHECKPOINT_KINDS[:3]
 ABLATION_ROWS = (
     'source',
     'self_training',

@@ -19,6 +19,8 @@ RESIZE = ('timm', 'bicubic')
 # Fractions of the depth after which the four maps are taken: blocks 7, 11,
 # 15 and 23 of 24 in Rein, SoMA and tqdm.
 _DEPTHS = (8, 12, 16, 24)
+# Of the tokens that PMT reads: blocks 5, 11, 17 and 23 of 24.
+EVEN_DEPTHS = (6, 12, 18, 24)
 
 
 def check_resize(resize: str) -> None:
@@ -30,19 +32,24 @@ def check_resize(resize: str) -> None:
         )
 
 
-def choose_blocks(depth: int, blocks: Sequence[int] | None) -> list[int]:
+def choose_blocks(
+    depth: int,
+    blocks: Sequence[int] | None,
+    default: Sequence[int] = _DEPTHS,
+) -> list[int]:
     """Return the blocks behind which the four maps are taken.
 
     Args:
         depth: Number of blocks of the tower.
-        blocks: Four indices from 0; None for 7, 11, 15, 23 of 24, scaled to
-            the depth.
+        blocks: Four indices from 0; None for ``default``, scaled to the
+            depth.
+        default: After how many of 24 blocks the maps are taken.
 
     Raises:
         UserError: They are not four, or a block does not exist.
     """
     if blocks is None:
-        return [max(depth * part // 24 - 1, 0) for part in _DEPTHS]
+        return [max(depth * part // 24 - 1, 0) for part in default]
     blocks = list(blocks)
     if len(blocks) != 4 or not all(
         isinstance(b, int) and not isinstance(b, bool) and 0 <= b < depth

@@ -1,9 +1,11 @@
 """Any tower of timm as a backbone of four maps: plain ViTs and pyramids.
 
-``forward_intermediates`` is all that is asked of a model.
+``forward_intermediates`` is all that is asked of a model, unless its last
+blocks are left to the head.
 """
 
 import functools
+import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +19,11 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from timm.models import group_parameters
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clouds_mmseg.models.backbones.adapters import AdaptableMixin, meta_copy
 from clouds_mmseg.models.backbones.single_scale import (
+    EVEN_DEPTHS,
     STRIDES,
     check_resize,
     choose_blocks,
@@ -44,6 +48,19 @@ _PERMISSIVE = ('apache-2.0', 'mit', 'bsd-3-clause')
 _NON_COMMERCIAL = ('-nc-', 'noncommercial', 'amlr')
 # Height and width of the probe image, in patches or in the coarsest stride.
 _PROBE = (8, 10)
+_OUTPUTS = ('pyramid', 'tokens')
+
+
+class OpenMaps(list):
+    """Maps behind a block of a ViT, and the tower that has more blocks.
+
+    Attributes:
+        tower (TIMMTower): Whose :meth:`~TIMMTower.run_open_block` goes on.
+    """
+
+    def __init__(self, maps: Sequence[Tensor], tower: 'TIMMTower'):
+        super().__init__(maps)
+        self.tower = tower
 
 
 @MODELS.register_module()
@@ -59,6 +76,12 @@ class TIMMTower(AdaptableMixin, BaseModule):
     Parts that the maps do not depend on (later blocks, pooling, classifier)
     are not built into the backbone.
 
+    A head without pixel decoder reads the tokens of a plain ViT instead
+    (``output='tokens'``): the maps then keep the stride of the patches, and
+    one more tensor has the prefix tokens (class token, registers) behind the
+    same blocks. The last ``open_blocks`` blocks can be left to the head,
+    which runs them together with its queries.
+
     Args:
         model_name: A model of timm; or ``hf-hub:owner/name`` or
             ``local-dir:folder``, which have weights of their own.
@@ -67,9 +90,13 @@ class TIMMTower(AdaptableMixin, BaseModule):
         weights: A local file of weights instead: of timm, or one that timm
             converts (the original release).
         blocks: Of a plain ViT: the four blocks, from 0, behind which the
-            maps are taken. By default 7, 11, 15, 23 of 24, and the same
-            fractions of another depth.
+            maps are taken. By default 7, 11, 15, 23 of 24 (5, 11, 17, 23 for
+            ``output='tokens'``), and the same fractions of another depth.
         norm: Apply the final norm of a plain ViT to the maps.
+        output: ``'pyramid'``, or of a plain ViT ``'tokens'``.
+        open_blocks: With ``output='tokens'`` and ``frozen=False``: how many
+            blocks at the end are left to the head. There is one map, that
+            before these blocks.
         resize: How patch kernel and position table are resized to another
             patch or image size: ``'timm'``, antialiased; or ``'bicubic'``,
             plain, as in Rein, SoMA and tqdm, whose checkpoints are only
@@ -91,12 +118,13 @@ class TIMMTower(AdaptableMixin, BaseModule):
 
     Attributes:
         channels (list[int]): Width of each of the four maps.
-        strides (list[int]): 4, 8, 16, 32.
+        strides (list[int]): 4, 8, 16, 32; of tokens the patch size.
         expects (tuple | None): Mean and standard deviation, RGB in
             [0, 255], of the images that the model was trained with. A
             ``DGSegmentor`` normalises by them unless its config says
             otherwise.
         patch_size (int | None): Of a plain ViT.
+        num_heads (int | None): Attention heads of a plain ViT.
 
     Raises:
         UserError: An argument does not fit the model, or the weights are not
@@ -119,6 +147,8 @@ class TIMMTower(AdaptableMixin, BaseModule):
         resize: str = 'timm',
         patch_size: int | None = None,
         img_size: int | Sequence[int] | None = None,
+        output: str = 'pyramid',
+        open_blocks: int = 0,
         frozen: bool = True,
         adapter: dict | None = None,
         grad_checkpointing: bool = False,
@@ -133,9 +163,12 @@ class TIMMTower(AdaptableMixin, BaseModule):
                 f'or weights, one of them; got {pretrained=}, {weights=}, '
                 f'{init_cfg=}'
             )
+        _check_output(output, open_blocks, blocks, norm, frozen)
         super().__init__()
         self.build_adapter(adapter, frozen)
         self.resize = resize
+        self.output = output
+        self.open_blocks = open_blocks
         self.norm = norm
         self.model_name = model_name
         sizes = dict(patch_size=patch_size, img_size=img_size)
@@ -186,6 +219,9 @@ class TIMMTower(AdaptableMixin, BaseModule):
         Returns:
             Four maps (N, C_i, about H / s_i, about W / s_i), s = 4, 8, 16,
             32; a :class:`~.adapters.QueriedMaps` if the adapter has queries.
+            Of ``output='tokens'`` L maps (N, C, h, w) of the patch grid, four
+            or one, and the prefix tokens (N, L, n, C); an
+            :class:`OpenMaps` if blocks are left to the head.
 
         Raises:
             UserError: The image is smaller than a patch.
@@ -218,6 +254,8 @@ class TIMMTower(AdaptableMixin, BaseModule):
         x = fit_to_patches(x, self.patch_size)
         grid = tuple(side // self.patch_size for side in x.shape[-2:])
         with table_for_grid(self.model, grid, self.resize):
+            if self.output == 'tokens':
+                return self._tokens(x)
             found = self._intermediates(x, self.indices)
         return resize_maps(
             [found[i] for i in self.order], size, self.patch_size
@@ -232,6 +270,71 @@ class TIMMTower(AdaptableMixin, BaseModule):
             intermediates_only=True,
             output_fmt='NCHW',
         )
+
+    def _tokens(self, x: Tensor) -> list[Tensor]:
+        """Return maps of the patch grid and, last, the prefix tokens."""
+        found = self.model.forward_intermediates(
+            x,
+            indices=self.indices,
+            norm=self.norm,
+            return_prefix_tokens=True,
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt='NCHW',
+        )
+        if isinstance(found[0], Tensor):
+            # The model has no prefix.
+            empty = x.new_zeros(x.shape[0], 0, found[0].shape[1])
+            found = [(patches, empty) for patches in found]
+        found = [found[i] for i in self.order]
+        maps = [patches for patches, _ in found]
+        maps.append(torch.stack([prefix for _, prefix in found], dim=1))
+        return OpenMaps(maps, self) if self.open_blocks else maps
+
+    def rotary_table(self, grid: Sequence[int]) -> Tensor | None:
+        """Return the rotary positions of a grid of patches, if there are any.
+
+        Args:
+            grid: h and w.
+
+        Returns:
+            (h * w, 2 D) for heads of width D, sines before cosines; with axes
+            before these where blocks or heads have positions of their own.
+        """
+        rope = getattr(self.model, 'rope', None)
+        return None if rope is None else rope.get_embed(shape=list(grid))
+
+    def run_open_block(
+        self,
+        index: int,
+        tokens: Tensor,
+        rope: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """Run one of the blocks that are left to the head.
+
+        Args:
+            index: In [0, open_blocks).
+            tokens: (N, n + T, C), the prefix of the tower first.
+            rope: See :meth:`rotary_table`; for the T tokens.
+            mask: (N, 1, n + T, n + T) bool, true where a token may attend.
+
+        Returns:
+            As ``tokens``.
+        """
+        block = self.model.blocks[index - self.open_blocks]
+        arguments = dict(attn_mask=mask)
+        if rope is not None:
+            if getattr(self.model, 'rope_mixed', False):
+                rope = rope[index - self.open_blocks]
+            arguments['rope'] = rope
+        if self.training and getattr(self.model, 'grad_checkpointing', False):
+            return checkpoint(block, tokens, use_reentrant=False, **arguments)
+        return block(tokens, **arguments)
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the tower's norm behind its last block."""
+        return self.model.norm(tokens)
 
     def _probe(self, blocks):
         """Find the maps, and remove what they do not depend on."""
@@ -263,12 +366,14 @@ class TIMMTower(AdaptableMixin, BaseModule):
             ) from error
         self.probe_size = (height, width)
         strides = [height // m.shape[-2] for m in maps]
-        self.patch_size = None
+        self.patch_size = self.num_heads = None
+        self.strides = list(STRIDES)
         if set(STRIDES) <= set(strides):
-            if blocks is not None or self.norm:
+            if blocks is not None or self.norm or self.output == 'tokens':
                 raise UserError(
                     f'{self.model_name} has stages of strides 4 to 32: '
-                    'blocks and norm are for plain ViTs, leave them out'
+                    "blocks, norm and output='tokens' are for plain ViTs, "
+                    'leave them out'
                 )
             # A stem may have the stride of the first stage: the later map.
             chosen = [
@@ -278,23 +383,67 @@ class TIMMTower(AdaptableMixin, BaseModule):
         elif len(set(strides)) == 1 and strides[0] <= STRIDES[-1]:
             self.patch_size = strides[0]
             self.probe_grid = tuple(maps[0].shape[-2:])
-            chosen = choose_blocks(len(maps), blocks)
+            chosen = self._choose(len(maps), blocks)
         else:
             raise self._refusal(
                 f'its maps have strides {sorted(set(strides))}'
             )
-        self.strides = list(STRIDES)
         self.channels = [maps[i].shape[1] for i in chosen]
+        if self.output == 'tokens':
+            self.strides = [self.patch_size] * len(chosen)
         # A block that is chosen twice, as a shallow tower has few, is
         # returned once.
         self.indices = sorted(set(chosen))
         self.order = [self.indices.index(i) for i in chosen]
-        used = twin._intermediates(
-            torch.zeros(1, 3, *self.probe_size, device='meta'), self.indices
-        )
+        image = torch.zeros(1, 3, *self.probe_size, device='meta')
+        if self.open_blocks:
+            used = [self._probe_open_blocks(twin, image)]
+        else:
+            used = twin._intermediates(image, self.indices)
         sum(m.sum() for m in used).backward()
         self._unused = find_unused(twin.model)
         remove_modules(self.model, self._unused)
+
+    def _choose(self, depth, blocks):
+        """Return the blocks of a plain ViT whose outputs are returned."""
+        if self.output == 'pyramid':
+            return choose_blocks(depth, blocks)
+        first = getattr(self.model, 'blocks', [None])[0]
+        attention = getattr(first, 'attn', None)
+        self.num_heads = getattr(attention, 'num_heads', None)
+        if not self.open_blocks:
+            return choose_blocks(depth, blocks, EVEN_DEPTHS)
+        if self.open_blocks >= depth:
+            raise UserError(
+                f'open_blocks={self.open_blocks}: {self.model_name} has '
+                f'{depth} blocks, and at least one must remain before them'
+            )
+        return [depth - self.open_blocks - 1]
+
+    def _probe_open_blocks(self, twin, image):
+        """Run a copy of the tower as a head would: (1, tokens, C)."""
+        model = twin.model
+        takes = (
+            getattr(model, 'blocks', None)
+            and inspect.signature(model.blocks[-1].forward).parameters
+        )
+        if not takes or 'attn_mask' not in takes:
+            raise UserError(
+                f'open_blocks={self.open_blocks}: the blocks of '
+                f'{self.model_name} take no attention mask, so that a head '
+                'cannot put queries into them. Those of plain ViTs do '
+                '(DINOv2, DINOv3, EVA02, SigLIP 2)'
+            )
+        twin.indices, twin.order = self.indices, self.order
+        *maps, prefix = twin._tokens(image)
+        patches = maps[0].flatten(2).mT
+        tokens = torch.cat([prefix[:, 0], patches], dim=1)
+        rope = twin.rotary_table(maps[0].shape[-2:])
+        if rope is not None:
+            rope = rope.to('meta')
+        for index in range(self.open_blocks):
+            tokens = twin.run_open_block(index, tokens, rope, None)
+        return twin.final_norm(tokens)
 
     def _refusal(self, reason):
         return UserError(
@@ -340,6 +489,35 @@ class TIMMTower(AdaptableMixin, BaseModule):
         return (
             {f'{self.tower}.{name}': int(i) for name, i in found.items()},
             max(map(int, found.values())) + 1,
+        )
+
+
+def _check_output(output, open_blocks, blocks, norm, frozen):
+    """Check the arguments that say what is returned.
+
+    Raises:
+        UserError: They are unknown or contradict one another.
+    """
+    if output not in _OUTPUTS:
+        raise UserError(
+            "output must be 'pyramid' (four maps, for CLOUDSHead and the "
+            "heads of MMSegmentation) or 'tokens' (for PMTHead and EoMTHead),"
+            f' got {output!r}'
+        )
+    if isinstance(open_blocks, bool) or not isinstance(open_blocks, int):
+        raise UserError(f'open_blocks must be a number, got {open_blocks!r}')
+    if not open_blocks:
+        return
+    if open_blocks < 0 or output != 'tokens' or blocks is not None or norm:
+        raise UserError(
+            f"open_blocks={open_blocks} needs output='tokens', without "
+            f'blocks and norm; got {output=}, {blocks=}, {norm=}'
+        )
+    if frozen:
+        raise UserError(
+            f'open_blocks={open_blocks} leaves blocks of the tower to the '
+            'head, which trains them with its queries: give frozen=False. '
+            'For a frozen tower there is PMTHead'
         )
 
 

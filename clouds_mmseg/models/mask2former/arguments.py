@@ -93,8 +93,7 @@ def check_threshold(threshold: float) -> None:
     """
     if not _in(threshold, 0, 1) or threshold in (0, 1):
         raise UserError(
-            'threshold of CLOUDSHead must be between 0 and 1, got '
-            f'{threshold!r}'
+            f'decode_head.threshold must be between 0 and 1, got {threshold!r}'
         )
 
 

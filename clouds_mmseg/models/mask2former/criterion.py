@@ -131,7 +131,7 @@ class MaskCriterion:
         ignore_unlabelled: bool = False,
         **unknown: Any,
     ):
-        refuse_unknown('loss of CLOUDSHead', unknown, MaskCriterion.__init__)
+        refuse_unknown('decode_head.loss', unknown, MaskCriterion.__init__)
         class_weight, self.class_weights = read_class_weights(
             num_classes, class_weight, class_loss_weight, no_object_weight
         )
@@ -160,7 +160,7 @@ class MaskCriterion:
         *,
         soft_labels: Tensor | None = None,
         mask_embeds: list[Tensor] | None = None,
-        mask_features: Tensor | None = None,
+        mask_features: Tensor | list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the weighted losses of all outputs.
 
@@ -178,7 +178,8 @@ class MaskCriterion:
                 predicted from them again, with a gradient, and
                 ``mask_logits`` need none. By default the gradient flows
                 through ``mask_logits``.
-            mask_features: (B, C, h, w).
+            mask_features: (B, C, h, w), those of all outputs; or a list with
+                one of each output.
 
         Returns:
             ``loss_cls``, ``loss_mask``, ``loss_dice`` of the last output, and
@@ -537,7 +538,9 @@ def matched_masks(mask_logits: list[Tensor], matches: Matches) -> Tensor:
 
 
 def predict_matched_masks(
-    mask_embeds: list[Tensor], mask_features: Tensor, matches: Matches
+    mask_embeds: list[Tensor],
+    mask_features: Tensor | list[Tensor],
+    matches: Matches,
 ) -> Tensor:
     """Predict the masks of the matched pairs, with a gradient.
 
@@ -548,13 +551,28 @@ def predict_matched_masks(
 
     Args:
         mask_embeds: (B, Q, C) of each output.
-        mask_features: (B, C, h, w).
-        matches: M pairs.
+        mask_features: (B, C, h, w), or a list with one of each output.
+        matches: M pairs, ordered by output.
 
     Returns:
         (M, h, w) logits. Without any pair they are still part of the graph,
         so that the gradient of the predictions is zero and not missing.
     """
+    if not isinstance(mask_features, Tensor):
+        counts = matches.output.bincount(minlength=len(mask_embeds)).tolist()
+        parts = zip(*(values.split(counts) for values in matches), strict=True)
+        return torch.cat(
+            [
+                predict_matched_masks(
+                    [embed],
+                    features,
+                    Matches(*part)._replace(output=torch.zeros_like(part[0])),
+                )
+                for embed, features, part in zip(
+                    mask_embeds, mask_features, parts, strict=True
+                )
+            ]
+        )
     embeds = torch.stack(mask_embeds)
     embeds = embeds[matches.output, matches.image, matches.query]  # (M, C)
     # One matrix product for each image, with its pairs of all outputs.

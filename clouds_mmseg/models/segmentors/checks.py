@@ -4,6 +4,7 @@ import logging
 
 import torch
 from mmengine.logging import print_log
+from mmseg.registry import MODELS
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import near_names
@@ -92,6 +93,40 @@ def check_input(segmentor: torch.nn.Module) -> None:
         _check_normalisation(preprocessor, expected)
 
 
+def fit_head(backbone: torch.nn.Module, head: dict, with_neck: bool) -> dict:
+    """Fill in what the config of a head leaves to the backbone.
+
+    Args:
+        backbone: The backbone.
+        head: Config of the head.
+        with_neck: Whether there is a neck between them.
+
+    Returns:
+        The config; the same if the head takes nothing but maps.
+
+    Raises:
+        UserError: The backbone returns tokens and the head takes maps, or
+            the other way round.
+    """
+    kind = head.get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    takes = getattr(kind, 'takes', 'pyramid')
+    gives = getattr(backbone, 'output', 'pyramid')
+    if gives == 'tokens' and takes != 'tokens':
+        raise UserError(
+            f"model.backbone.output='tokens' is for PMTHead and EoMTHead; "
+            f'{head.get("type")} takes maps of strides 4 to 32: leave output '
+            'out'
+        )
+    if takes == 'tokens' and with_neck:
+        raise UserError(
+            f'{kind.__name__} reads the tokens of the backbone, which do not '
+            'pass through a neck: leave model.neck out'
+        )
+    fit = getattr(kind, 'fit_to', None)
+    return head if fit is None else fit(backbone, head)
+
+
 def check_widths_of_maps(backbone: torch.nn.Module, head: dict) -> None:
     """Compare what a head is told about the maps with what they are.
 
@@ -141,10 +176,12 @@ def check_queries(segmentor: torch.nn.Module) -> None:
             "adapter=dict(type='Rein'), and this one hands over no queries"
         )
     if given and not taken:
+        takes = hasattr(head, 'queries')
         raise UserError(
             'the adapter of model.backbone hands queries to the head, which '
-            "does not take them: give decode_head.queries='backbone', or "
-            'adapter.link=False'
+            'does not take them: give '
+            + ("decode_head.queries='backbone', or " if takes else '')
+            + 'adapter.link=False'
         )
     if not taken:
         return

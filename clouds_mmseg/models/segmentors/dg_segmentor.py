@@ -23,6 +23,7 @@ from clouds_mmseg.models.segmentors.checks import (
     check_queries,
     check_test_cfg,
     check_widths_of_maps,
+    fit_head,
     use_statistics,
 )
 from clouds_mmseg.utils.errors import UserError
@@ -123,6 +124,7 @@ class DGSegmentor(EncoderDecoder):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _init_decode_head(self, decode_head):
+        decode_head = fit_head(self.backbone, decode_head, self.with_neck)
         if isinstance(self.backbone, FreezableMixin) and not self.with_neck:
             check_widths_of_maps(self.backbone, decode_head)
         if 'in_channels' not in decode_head:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds_mmseg.models.mask2former.head import input_size
+from clouds_mmseg.models.mask2former.mask_head import input_size
 from clouds_mmseg.utils.errors import UserError
 
 SIDE = st.integers(8, 300)

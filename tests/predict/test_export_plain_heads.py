@@ -1,0 +1,66 @@
+"""PMT and EoMT, recorded for images of any size."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+
+from clouds_mmseg.predict.network import ExportNetwork, record
+
+_TOWER = dict(
+    type='TIMMTower',
+    model_name='vit_tiny_patch16_dinov3_qkvb',
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    output='tokens',
+    load_pretrained=False,
+)
+
+
+@pytest.mark.parametrize(
+    ('tower', 'head'),
+    [
+        (
+            dict(norm=True),
+            dict(type='PMTHead', num_blocks=1, ffn_channels=32),
+        ),
+        (dict(frozen=False, open_blocks=1), dict(type='EoMTHead')),
+    ],
+    ids=['pmt', 'eomt'],
+)
+def test_recorded_program_predicts_what_the_model_does(tower, head):
+    init_default_scope('mmseg')
+    cfg = dict(
+        type='DGSegmentor',
+        data_preprocessor=dict(
+            type='SegDataPreProcessor',
+            bgr_to_rgb=True,
+            pad_val=0,
+            seg_pad_val=255,
+            size=(64, 64),
+            test_cfg=dict(size_divisor=32),
+        ),
+        backbone={**_TOWER, **tower},
+        decode_head=dict(head, num_classes=3, num_queries=5),
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
+    )
+    torch.manual_seed(0)
+    model = MODELS.build(Config(dict(model=cfg)).model).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    network = ExportNetwork(model, ('labels', 'scores')).eval()
+    # Masks are on: whether they are cannot depend on data in a program.
+    program = record(network).module()
+    assert model.decode_head.recorded_probs is None
+    assert 'get_embed' not in vars(model.backbone.model.rope)
+    for size in ((1, 3, 64, 96), (3, 3, 75, 130)):
+        image = torch.randint(0, 256, size, dtype=torch.uint8)
+        with torch.no_grad():
+            labels, scores = program(image)
+            expected = network(image)
+        torch.testing.assert_close(scores, expected[1], atol=1e-4, rtol=0)
+        assert (labels == expected[0]).float().mean() > 0.999
+        assert labels.unique().numel() > 1
