@@ -24,6 +24,7 @@ PREPARED_SETS = (
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
 IMAGE_BACKENDS = ('toycity', 'diffusers')
+PROTOCOLS = ('clouds', 'native', 'slide', 'rein', 'soma')
 CHECKPOINT_KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
 ABLATION_ROWS = (
     'source',

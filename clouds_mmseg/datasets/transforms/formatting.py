@@ -1,13 +1,16 @@
 """Packing of samples, and the clean view for the teacher."""
 
+import io
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.structures import PixelData
 from mmseg.datasets import PackSegInputs
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from clouds_mmseg.utils.errors import UserError
 
@@ -38,6 +41,62 @@ class EvaluateAtInputSize(BaseTransform):
                 'Resize in this pipeline.'
             )
         results['ori_shape'] = shape
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class HalveImage(BaseTransform):
+    """Halve an image as Rein and SoMA halve Mapillary's before a test.
+
+    Bicubic with Pillow, then once through a JPEG file of Pillow's default
+    quality, as their script writes it. Predictions are compared at this size:
+    the labels need :class:`HalveLabels`.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Halve ``img`` ((H, W, 3) uint8, BGR) and the sizes in the sample.
+
+        An odd side is rounded down.
+        """
+        height, width = results['img'].shape[:2]
+        size = (max(width // 2, 1), max(height // 2, 1))
+        rgb = np.ascontiguousarray(results['img'][..., ::-1])
+        stream = io.BytesIO()
+        half = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
+        half.save(stream, 'JPEG')
+        payload = np.frombuffer(stream.getvalue(), np.uint8)
+        results['img'] = cv2.imdecode(payload, cv2.IMREAD_COLOR)
+        results['img_shape'] = results['ori_shape'] = size[::-1]
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class HalveLabels(BaseTransform):
+    """Halve a label map, to the size that :class:`HalveImage` compares at."""
+
+    def transform(self, results: dict) -> dict:
+        """Halve ``gt_seg_map`` (H, W): the nearest pixel, as Pillow does.
+
+        Raises:
+            UserError: The result has another size than the halved image.
+        """
+        label = Image.fromarray(results['gt_seg_map'])
+        size = (max(label.width // 2, 1), max(label.height // 2, 1))
+        label = label.resize(size, Image.Resampling.NEAREST)
+        results['gt_seg_map'] = np.array(label)
+        if tuple(results['ori_shape'][:2]) != size[::-1]:
+            raise UserError(
+                f'HalveLabels: the halved label of {results.get("img_path")} '
+                f'is {size[::-1]}, the image to compare with '
+                f'{tuple(results["ori_shape"][:2])} (height, width). '
+                'HalveImage must stand before it in the pipeline.'
+            )
         return results
 
     def __repr__(self) -> str:
