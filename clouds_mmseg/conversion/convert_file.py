@@ -31,10 +31,19 @@ from clouds_mmseg.conversion.diagnose import (
     count_classes,
     other_classes,
 )
-from clouds_mmseg.conversion.layouts import OURS, TITLES, Layout, detect
+from clouds_mmseg.conversion.layouts import (
+    OURS,
+    TITLES,
+    TOWER_KINDS,
+    Layout,
+    detect,
+)
 from clouds_mmseg.conversion.target_spec import (
     spec_from_config,
     spec_from_weights,
+)
+from clouds_mmseg.conversion.tower_checkpoints import (
+    convert_tower_checkpoint,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
@@ -119,7 +128,8 @@ def convert_file(
         config: Config of the model that the weights are for. By default the
             model is inferred from the weights.
         fill_from: File that provides the tensors which another project
-            stores and ours does not.
+            stores and ours does not; or the pretrained tower of a checkpoint
+            of Rein or SoMA that has none.
         trust: Let a pickle run code.
 
     Raises:
@@ -135,7 +145,7 @@ def convert_file(
     # Rename and check.
     if destination == 'ours':
         result, model, cfg = _to_ours(
-            weights, layout, str(source), config, meta
+            weights, layout, str(source), config, fill_from, meta
         )
         if cfg is not None:
             meta['cfg'] = cfg.pretty_text
@@ -148,7 +158,7 @@ def convert_file(
         )
 
     # Write.
-    if layout.kind == 'clouds' and _is_cityscapes(result):
+    if layout.kind != 'mmseg' and _is_cityscapes(result):
         meta.setdefault(
             'dataset_meta', dict(classes=list(CLASSES), palette=PALETTE)
         )
@@ -219,9 +229,20 @@ def _to_ours(
     layout: Layout,
     source: str,
     config: str | None,
+    fill_from: str | None,
     meta: dict,
 ) -> tuple[Conversion, str, Config | None]:
     """Rename weights to our keys and check them against a model of ours."""
+    if layout.kind in TOWER_KINDS:
+        if 'tower' in meta:
+            raise UserError(
+                f'{source} is ours already: what was trained without its '
+                'tower. clouds_mmseg.models.adapter_files.load_trained puts '
+                'it into the model of its config'
+            )
+        return convert_tower_checkpoint(
+            weights, layout, source, config=config, fill_from=fill_from
+        )
     result = to_ours(weights, layout, source)
     cfg = None
     if config is None:
@@ -368,6 +389,8 @@ def group_of(key: str) -> str:
 
 def _next_step(outcome):
     """Name a config for a converted official checkpoint."""
+    if outcome.layout.kind in TOWER_KINDS:
+        return [_how_to_test(outcome)]
     clouds = outcome.layout.kind == 'clouds' and not outcome.layout.text
     clip_models = [
         name
@@ -386,6 +409,17 @@ def _next_step(outcome):
     return [
         f'Test it: clouds test clouds_mmseg::warmup/{name} {outcome.target}'
     ]
+
+
+def _how_to_test(outcome):
+    """Name the command and the protocol of a checkpoint of Rein and others."""
+    config = outcome.model.removeprefix('the model of ')
+    protocol = 'rein' if outcome.layout.kind == 'rein' else 'soma'
+    return (
+        f'Test it: clouds test {config} {outcome.target} --protocol '
+        f'{protocol} (the sizes that its numbers were published with, for '
+        'crops of 512)'
+    )
 
 
 def _reasons(lines, title, reasons, name):

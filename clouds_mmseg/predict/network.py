@@ -106,7 +106,7 @@ class ExportNetwork(nn.Module):
 
     def _predict(self, x):
         """Return what the head predicts, at the size of its input."""
-        if isinstance(self.head, CLOUDSHead):
+        if isinstance(self.head, CLOUDSHead) and not self.head.resizes_scores:
             stride = self.head.strides[0]
             classes, masks = self.head.last_prediction(
                 self.model.extract_feat(x)

@@ -16,6 +16,7 @@ FILES = {
     'soma_vit_tiny': 'soma vit',
     'soma_merge_tiny': 'soma merge',
     'converters_tiny': 'converters',
+    'tqdm_tiny': 'tqdm',
 }
 
 
@@ -40,6 +41,9 @@ def test_recorded_files_pass(reference_dir, tool):  # noqa: F811
         ('soma_decomposition_tiny', 'm2.moved.merged_weight'),
         ('soma_vit_tiny', 'same.grad.model.blocks.3.attn.k.lora_A.weight'),
         ('converters_tiny', 'eva.out.pos_embed'),
+        ('tqdm_tiny', 'pixel.layer.1.after_text_cross'),
+        ('tqdm_tiny', 'loss.reg.textual.loss'),
+        ('tqdm_tiny', 'grad.contexts'),
         ('soma_merge_tiny', 'merged.state_dict|decode_head.cls_embed.bias'),
     ],
 )

@@ -2,6 +2,9 @@
 
 import argparse
 
+from clouds_mmseg_cli.names import (
+    CHECKPOINT_DESTINATIONS as DESTINATIONS,
+)
 from clouds_mmseg_cli.names import CHECKPOINT_KINDS as KINDS
 
 
@@ -26,7 +29,7 @@ def parse_args(
     parser.add_argument(
         '--to',
         dest='destination',
-        choices=['ours', *KINDS[:-1]],
+        choices=['ours', *DESTINATIONS],
         default='ours',
         help='project whose format is written',
     )
@@ -39,7 +42,8 @@ def parse_args(
         '--fill-from',
         metavar='FILE',
         help='with --to clouds or fcclip: an official checkpoint or a CLIP '
-        "model from which to take CLIP's other parts",
+        "model from which to take CLIP's other parts; for a checkpoint of "
+        'Rein or an adapter file of SoMA: the pretrained tower, DINOv2',
     )
     parser.add_argument(
         '--list', action='store_true', help='print every single tensor'

@@ -25,7 +25,16 @@ VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
 IMAGE_BACKENDS = ('toycity', 'diffusers')
 PROTOCOLS = ('clouds', 'native', 'slide', 'rein', 'soma')
-CHECKPOINT_KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
+CHECKPOINT_KINDS = (
+    'clouds',
+    'fcclip',
+    'mask2former',
+    'mmseg',
+    'rein',
+    'soma',
+    'tqdm',
+)
+CHECKPOINT_DESTINATIONS = ('clouds', 'fcclip', 'mask2former')
 ABLATION_ROWS = (
     'source',
     'self_training',

@@ -233,6 +233,10 @@ class TIMMTower(AdaptableMixin, BaseModule):
             output_fmt='NCHW',
         )
 
+    def _outputs(self, x: Tensor, indices) -> list[Tensor]:
+        """Compute all that the backbone takes from the model."""
+        return self._intermediates(x, indices)
+
     def _probe(self, blocks):
         """Find the maps, and remove what they do not depend on."""
         own = getattr(self.model, 'patch_embed', None)
@@ -289,7 +293,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         # returned once.
         self.indices = sorted(set(chosen))
         self.order = [self.indices.index(i) for i in chosen]
-        used = twin._intermediates(
+        used = twin._outputs(
             torch.zeros(1, 3, *self.probe_size, device='meta'), self.indices
         )
         sum(m.sum() for m in used).backward()

@@ -21,6 +21,7 @@ from clouds_mmseg.models.segmentors.checks import (
     check_input,
     check_queries,
     check_test_cfg,
+    check_text,
     check_widths_of_maps,
     use_statistics,
 )
@@ -89,6 +90,7 @@ class DGSegmentor(EncoderDecoder):
         self.missing_weights = missing
         check_test_cfg(self.test_cfg)
         check_queries(self)
+        check_text(self)
         use_statistics(self)
         check_input(self)
 
