@@ -100,7 +100,8 @@ def test_halved_image_and_labels():
     results = dict(img=image[..., ::-1], ori_shape=(41, 60))
     results = HalveImage().transform(results)
     assert results['img'].shape == (20, 30, 3)
-    assert results['ori_shape'] == results['img_shape'] == (20, 30)
+    assert results['img_shape'] == (20, 30)
+    assert HalveLabels().transform(dict(results))['ori_shape'] == (41, 60)
     # In RGB, the JPEG file of a bicubic half.
     stream = io.BytesIO()
     Image.fromarray(image).resize((30, 20), Image.BICUBIC).save(stream, 'JPEG')
@@ -109,8 +110,30 @@ def test_halved_image_and_labels():
     results = HalveLabels().transform(dict(results, gt_seg_map=label))
     expected = Image.fromarray(label).resize((30, 20), Image.NEAREST)
     np.testing.assert_array_equal(results['gt_seg_map'], expected)
+    assert results['ori_shape'] == (20, 30)
     with pytest.raises(UserError, match='HalveImage must stand before'):
         HalveLabels().transform(dict(gt_seg_map=label, ori_shape=(41, 60)))
+
+
+@pytest.mark.parametrize(
+    'name, size', [('rein', (512, 768)), ('soma', (1024, 1536))]
+)
+def test_mapillary_is_read_at_half_its_size(tmp_path, cfg, name, size):
+    """Through the data set, whose labels must have the image's size."""
+    for folder, shape in (('images', (40, 60, 3)), ('labels', (40, 60))):
+        path = tmp_path / f'validation/{folder}'
+        path.mkdir(parents=True)
+        suffix = 'jpg' if folder == 'images' else 'png'
+        pixels = np.full(shape, 13, np.uint8)
+        Image.fromarray(pixels).save(path / f'a.{suffix}')
+    apply_protocol(cfg, name)
+    *_, mapillary = cfg.test_dataloader.dataset.datasets
+    mapillary.pop('expected', None)
+    item = DATASETS.build(dict(mapillary, data_root=str(tmp_path)))[0]
+    assert item['inputs'].shape == (3, *size)
+    sample = item['data_samples']
+    assert sample.ori_shape == sample.gt_sem_seg.shape == (20, 30)
+    assert (sample.gt_sem_seg.data == 0).all()
 
 
 def test_other_settings_of_the_model_stay(cfg):

@@ -52,15 +52,12 @@ class HalveImage(BaseTransform):
     """Halve an image as Rein and SoMA halve Mapillary's before a test.
 
     Bicubic with Pillow, then once through a JPEG file of Pillow's default
-    quality, as their script writes it. Predictions are compared at this size:
-    the labels need :class:`HalveLabels`.
+    quality, as their script writes it. Predictions are still compared at the
+    size of the label: :class:`HalveLabels` halves that.
     """
 
     def transform(self, results: dict) -> dict:
-        """Halve ``img`` ((H, W, 3) uint8, BGR) and the sizes in the sample.
-
-        An odd side is rounded down.
-        """
+        """Halve ``img`` ((H, W, 3) uint8, BGR); an odd side rounds down."""
         height, width = results['img'].shape[:2]
         size = (max(width // 2, 1), max(height // 2, 1))
         rgb = np.ascontiguousarray(results['img'][..., ::-1])
@@ -69,7 +66,8 @@ class HalveImage(BaseTransform):
         half.save(stream, 'JPEG')
         payload = np.frombuffer(stream.getvalue(), np.uint8)
         results['img'] = cv2.imdecode(payload, cv2.IMREAD_COLOR)
-        results['img_shape'] = results['ori_shape'] = size[::-1]
+        results['img_shape'] = size[::-1]
+        results['halved'] = True
         return results
 
     def __repr__(self) -> str:
@@ -78,25 +76,28 @@ class HalveImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class HalveLabels(BaseTransform):
-    """Halve a label map, to the size that :class:`HalveImage` compares at."""
+    """Halve a label map, and compare predictions with it at that size."""
 
     def transform(self, results: dict) -> dict:
-        """Halve ``gt_seg_map`` (H, W): the nearest pixel, as Pillow does.
+        """Halve ``gt_seg_map`` (H, W) to the nearest pixels, as Pillow does.
+
+        Sets ``ori_shape``. A sample without label is left as it is.
 
         Raises:
-            UserError: The result has another size than the halved image.
+            UserError: The image was not halved.
         """
+        if not results.get('halved'):
+            raise UserError(
+                'HalveLabels: the image was not halved; HalveImage must stand '
+                'before it in the pipeline'
+            )
+        if 'gt_seg_map' not in results:
+            return results
         label = Image.fromarray(results['gt_seg_map'])
         size = (max(label.width // 2, 1), max(label.height // 2, 1))
         label = label.resize(size, Image.Resampling.NEAREST)
         results['gt_seg_map'] = np.array(label)
-        if tuple(results['ori_shape'][:2]) != size[::-1]:
-            raise UserError(
-                f'HalveLabels: the halved label of {results.get("img_path")} '
-                f'is {size[::-1]}, the image to compare with '
-                f'{tuple(results["ori_shape"][:2])} (height, width). '
-                'HalveImage must stand before it in the pipeline.'
-            )
+        results['ori_shape'] = size[::-1]
         return results
 
     def __repr__(self) -> str:
