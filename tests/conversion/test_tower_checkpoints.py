@@ -125,14 +125,10 @@ def test_a_key_too_many_or_too_few_is_refused(manifest, dinov2):
     ):
         weights = manifest(name)
         fill = None if config is None else dinov2
-        value = weights.pop(gone)
+        weights['decode_head.more'] = weights.pop(gone)
         with pytest.raises(CheckpointMismatchError) as error:
             convert(weights, config=config, fill_from=fill)
         assert len(error.value.missing) == 1, name
-        weights[gone] = value
-        weights['decode_head.more'] = value
-        with pytest.raises(CheckpointMismatchError) as error:
-            convert(weights, config=config, fill_from=fill)
         assert list(error.value.unexpected) == ['decode_head.more']
 
 
@@ -298,8 +294,9 @@ def check_converted(tmp_path, backbone, head, weights, tower, tensors):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize('svd', ['random', 'pretrained'])
-@pytest.mark.parametrize('whole', [False, True])
+@pytest.mark.parametrize(
+    ('svd', 'whole'), [('random', True), ('pretrained', False)]
+)
 def test_soma_computes_what_the_original_does(recorded, tmp_path, svd, whole):
     config, tensors = recorded('soma_vit_tiny')
     adapter = dict(

@@ -255,9 +255,9 @@ class TextQueryHead(CLOUDSHead):
             )
         if x.text is not None:
             return x
-        x = copy.copy(x)
-        x.text = self.text(x.image, x.dense)
-        return x
+        both: CLIPMaps = copy.copy(x)
+        both.text = self.text(both.image, both.dense)
+        return both
 
     def _queries(self, x: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return features (N, K, C) and positions (K, C) of the queries."""
