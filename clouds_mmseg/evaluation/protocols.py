@@ -10,8 +10,7 @@
   windows of 512x512 with a stride of 341. Images and labels of Mapillary are
   halved before. This is the evaluation of Rein's models of 512 pixels.
 - ``soma``: as ``rein`` inside of 2048x1024 (BDD100K 1280x720, ACDC
-  1920x1080), as SoMA evaluates. tqdm's sizes of Cityscapes and BDD100K are
-  the same.
+  1920x1080), as SoMA evaluates. tqdm's size of Cityscapes is the same.
 
 Sources: ``configs/_base_/datasets`` of w1oves/Rein 7da85bc and
 ysj9909/SoMA 7ea8c0e, and ``tools/convert_datasets/mapillary_resize.py`` there,
