@@ -44,7 +44,6 @@ _BENCHMARKS = {32: 'gta2cs', 64: 'cs2acdc', 36: 'gta2cs'}
 _UNUSED = {
     'mask_token': 'of the pretraining of DINOv2',
     'norm': 'the maps are taken before the final norm',
-    'register_tokens': 'of a tower with registers',
 }
 _ROPE = 'rotary positions, which are computed from the sizes'
 _EVA = {
@@ -188,6 +187,11 @@ def _check_config(cfg, layout, path):
             f'and {title} resizes position table and patch kernel without '
             'antialiasing: its checkpoints are only right with resize='
             "'bicubic'"
+        )
+    if cfg.get('norm'):
+        raise UserError(
+            f'--config {path}: model.backbone.norm=True, and {title} takes '
+            'the maps before the final norm: leave norm out'
         )
     adapter = (cfg.get('adapter') or {}).get('type')
     wanted = dict(rein='Rein', soma='SoMA', tqdm=None)[layout.kind]

@@ -162,7 +162,14 @@ def test_one_of_query_key_and_value_is_missing(manifest, dinov2):
         convert(weights, config=SOMA, fill_from=dinov2)
 
 
-def test_another_tower_is_refused(manifest):
+def test_another_tower_is_refused(manifest, dinov2):
+    # All else of the release with registers has the same names and shapes.
+    registers = dict(dinov2, register_tokens=torch.zeros(1, 4, 1024))
+    with pytest.raises(CheckpointMismatchError) as error:
+        convert(
+            manifest('rein_dinov2_large'), config=REIN, fill_from=registers
+        )
+    assert list(error.value.unexpected) == ['register_tokens']
     with torch.device('meta'):
         other = timm.create_model('vit_base_patch14_dinov2').state_dict()
     with pytest.raises(CheckpointMismatchError, match='the tower vit_large'):
@@ -180,6 +187,7 @@ def test_configs_that_contradict_the_checkpoint(
     weights = manifest('rein_dinov2_large')
     for change, message in (
         ("resize='timm'", "resize='timm', and Rein resizes .*'bicubic'"),
+        ('norm=True', 'norm=True, and Rein takes the maps before'),
         ('adapter=None', 'adapter is None, .* Rein, which has Rein'),
         ("adapter=dict(_delete_=True, type='LoRA')", 'adapter is LoRA'),
     ):
