@@ -7,6 +7,7 @@ what the config says.
 import re
 from pathlib import Path
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -32,11 +33,21 @@ CONFIGS = sorted(
 SIZE = (64, 96)
 # Heads without pixel decoder.
 PLAIN = ('PMTHead', 'EoMTHead')
+# A CLIP model as open_clip describes it.
+TINY_TEXT = dict(
+    embed_dim=24,
+    vision_cfg=dict(image_size=32, patch_size=16, width=64, layers=1),
+    text_cfg=dict(
+        context_length=77, vocab_size=49408, width=16, heads=2, layers=1
+    ),
+    custom_text=True,
+)
 
 
 def shrink(cfg):
     """Replace the backbone by a random tiny one and shrink the head."""
-    if cfg.model.backbone.type == 'TIMMTower':
+    head = cfg.model.decode_head
+    if cfg.model.backbone.type in ('TIMMTower', 'TIMMCLIPTower'):
         shrink_tower(cfg.model.backbone)
     else:
         cfg.model.backbone = dict(
@@ -62,13 +73,20 @@ def shrink(cfg):
     cfg.model.decode_head.update(
         feat_channels=32,
         out_channels=32,
-        num_queries=8,
+        num_queries=19 if head.type == 'TextQueryHead' else 8,
         num_encoder_layers=1,
         num_decoder_layers=2,
         encoder_ffn_channels=32,
         decoder_ffn_channels=32,
     )
     cfg.model.decode_head.loss = dict(num_points=64)
+    if head.type == 'TextQueryHead':
+        open_clip.factory._MODEL_CONFIGS.setdefault('tiny-text', TINY_TEXT)
+        head.text.update(
+            model_name='tiny-text',
+            pretrained=None,
+            decoder=dict(width=16, num_heads=2, num_layers=1),
+        )
     classifier = cfg.model.decode_head.get('classifier', {})
     if 'text_embeddings' in classifier:
         # Those of the config need the weights of a text tower.
@@ -86,6 +104,8 @@ def shrink_tower(backbone):
         model_name='test_convnext' if pyramid else 'test_vit',
         pretrained=False,
     )
+    if backbone.type == 'TIMMCLIPTower':
+        backbone.num_classes = TINY_TEXT['embed_dim']
     adapter = backbone.get('adapter')
     if adapter:
         adapter.update(rank=4)
@@ -260,6 +280,7 @@ def test_there_are_configs():
     ):
         for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
             assert f'{folder}/{benchmark}_{tower}.py' in CONFIGS
+            assert f'tqdm/{benchmark}_eva02l.py' in CONFIGS
     for folder in ('warmup', 'clouds'):
         for benchmark in ('gta2cs', 'syn2cs', 'cs2acdc'):
             for backbone in ('', '_r50', '_r101'):

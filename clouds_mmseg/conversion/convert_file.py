@@ -31,11 +31,20 @@ from clouds_mmseg.conversion.diagnose import (
     count_classes,
     other_classes,
 )
-from clouds_mmseg.conversion.layouts import OURS, TITLES, Layout, detect
+from clouds_mmseg.conversion.layouts import (
+    OURS,
+    TITLES,
+    TOWER_KINDS,
+    Layout,
+    detect,
+)
 from clouds_mmseg.conversion.plain_heads import EOMT, PMT, shapes_of_model
 from clouds_mmseg.conversion.target_spec import (
     spec_from_config,
     spec_from_weights,
+)
+from clouds_mmseg.conversion.tower_checkpoints import (
+    convert_tower_checkpoint,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
@@ -124,7 +133,8 @@ def convert_file(
         config: Config of the model that the weights are for. By default the
             model is inferred from the weights.
         fill_from: File that provides the tensors which another project
-            stores and ours does not.
+            stores and ours does not; or the pretrained tower of a checkpoint
+            of Rein or SoMA that has none.
         tower: Of a checkpoint that holds differences: file of the original
             tower.
         trust: Let a pickle run code.
@@ -142,7 +152,7 @@ def convert_file(
     # Rename and check.
     if destination == 'ours':
         result, model, cfg = _to_ours(
-            weights, layout, str(source), config, meta, tower
+            weights, layout, str(source), config, fill_from, meta, tower
         )
         if layout.kind == PMT and not layout.backbone:
             meta[BACKBONE_KEY] = describe_left_out(cfg.model, str(source))
@@ -157,7 +167,7 @@ def convert_file(
         )
 
     # Write.
-    if layout.kind == 'clouds' and _is_cityscapes(result):
+    if layout.kind != 'mmseg' and _is_cityscapes(result):
         meta.setdefault(
             'dataset_meta', dict(classes=list(CLASSES), palette=PALETTE)
         )
@@ -228,10 +238,21 @@ def _to_ours(
     layout: Layout,
     source: str,
     config: str | None,
+    fill_from: str | None,
     meta: dict,
     tower: str | None = None,
 ) -> tuple[Conversion, str, Config | None]:
     """Rename weights to our keys and check them against a model of ours."""
+    if layout.kind in TOWER_KINDS:
+        if 'tower' in meta:
+            raise UserError(
+                f'{source} is ours already: what was trained without its '
+                'tower. clouds_mmseg.models.adapter_files.load_trained puts '
+                'it into the model of its config'
+            )
+        return convert_tower_checkpoint(
+            weights, layout, source, config=config, fill_from=fill_from
+        )
     original = None if tower is None else (tower, read_state_dict(tower))
     result = to_ours(weights, layout, source, tower=original)
     cfg = None
@@ -394,6 +415,8 @@ def group_of(key: str) -> str:
 
 def _next_step(outcome):
     """Name a config for a converted official checkpoint."""
+    if outcome.layout.kind in TOWER_KINDS:
+        return [_how_to_test(outcome)]
     clouds = outcome.layout.kind == 'clouds' and not outcome.layout.text
     clip_models = [
         name
@@ -412,6 +435,17 @@ def _next_step(outcome):
     return [
         f'Test it: clouds test clouds_mmseg::warmup/{name} {outcome.target}'
     ]
+
+
+def _how_to_test(outcome):
+    """Name the command and the protocol of a checkpoint of Rein and others."""
+    config = outcome.model.removeprefix('the model of ')
+    protocol = 'rein' if outcome.layout.kind == 'rein' else 'soma'
+    return (
+        f'Test it: clouds test {config} {outcome.target} --protocol '
+        f'{protocol} (the sizes that its numbers were published with, for '
+        'crops of 512)'
+    )
 
 
 def _reasons(lines, title, reasons, name):

@@ -16,9 +16,21 @@ import torch
 from clouds_mmseg.conversion.plain_heads import kind_of
 from clouds_mmseg.utils.errors import UserError
 
-KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg', 'pmt', 'eomt')
+KINDS = (
+    'clouds',
+    'fcclip',
+    'mask2former',
+    'mmseg',
+    'pmt',
+    'eomt',
+    'rein',
+    'soma',
+    'tqdm',
+)
 # Whose format can be written.
 WRITTEN_KINDS = KINDS[:3]
+# Converted by tower_checkpoints.py.
+TOWER_KINDS = ('rein', 'soma', 'tqdm')
 TITLES = dict(
     clouds='official CLOUDS',
     fcclip='FC-CLIP',
@@ -26,6 +38,9 @@ TITLES = dict(
     mmseg='ours or MMSegmentation',
     pmt='PMT',
     eomt='EoMT',
+    rein='Rein',
+    soma='SoMA',
+    tqdm='tqdm',
 )
 # Key prefixes and keys of our models.
 OURS = 'decode_head.'
@@ -50,6 +65,8 @@ _DROP_REASONS = {
     f'{_CLIP}visual.head.': 'projects what the four maps are made of',
     f'{_CLIP}visual.trunk.head.': 'projects what the four maps are made of',
 }
+# The layers of timm's ViTs compute the three at once.
+_SOMA_QUERY = re.compile(r'^backbone\.model\.blocks\.\d+\.attn\.q\.')
 _VOID_UNUSED = 'a linear classifier compares nothing with it'
 
 
@@ -331,7 +348,12 @@ def detect(
     def any_key(prefix):
         return any(key.startswith(prefix) for key in keys)
 
-    if any_key(OURS):
+    tower = _tower_kind(keys)
+    if tower is not None:
+        found, reasons = tower
+        text = teacher = False
+        backbone = 'other'
+    elif any_key(OURS):
         found, reasons = 'mmseg', f'names begin with {OURS!r}'
         text = f'{OURS}cls_embed.logit_scale' in keys
         teacher = any_key(TEACHER)
@@ -370,6 +392,18 @@ def detect(
             'or give another file.'
         )
     return Layout(found, text, teacher, backbone)
+
+
+def _tower_kind(keys):
+    """Return Rein, SoMA or tqdm and why, or None."""
+    if 'contexts' in keys and any(k.startswith('reg_E0.') for k in keys):
+        return 'tqdm', "there are 'contexts' and 'reg_E0'"
+    if any(_SOMA_QUERY.match(key) for key in keys):
+        return 'soma', 'the tower has query, key and value apart'
+    adapted = any(key.startswith('backbone.reins.') for key in keys)
+    if adapted and not any(k.startswith('backbone.model.') for k in keys):
+        return 'rein', "there are 'backbone.reins' and no tower"
+    return None
 
 
 def _backbone(any_key, clip, resnet, swin):

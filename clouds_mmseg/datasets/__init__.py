@@ -22,6 +22,8 @@ from clouds_mmseg.datasets.sampling import KeyedDataset, KeyedSampler
 from clouds_mmseg.datasets.transforms import (
     DiffusionAugment,
     EvaluateAtInputSize,
+    HalveImage,
+    HalveLabels,
     KeepCleanView,
     LoadSegImage,
     LoadSegLabels,
@@ -44,6 +46,8 @@ __all__ = [
     'GTA5Dataset',
     'IDDDataset',
     'GeneratedDataset',
+    'HalveImage',
+    'HalveLabels',
     'KeepCleanView',
     'KeyedDataset',
     'KeyedSampler',

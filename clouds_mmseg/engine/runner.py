@@ -33,7 +33,10 @@ from clouds_mmseg.engine.run_state import (
     unwrap_model,
 )
 from clouds_mmseg.models import DGSegmentor
-from clouds_mmseg.utils.config_file import model_differences
+from clouds_mmseg.utils.config_file import (
+    model_differences,
+    require_same_resize,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.utils.result_warnings import warn_about_results
@@ -238,6 +241,8 @@ class DGRunner(ResumableRunner):
         found = classes_of(checkpoint.get('meta'))
         classes = self._classes(use)
         own = model.state_dict()
+        if strict and use != 'resume':
+            require_same_resize(checkpoint.get('meta'), self.cfg, filename)
         if strict:
             check_class_names(
                 own, state_dict, found, classes, options, filename

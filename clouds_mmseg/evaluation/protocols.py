@@ -6,8 +6,18 @@
 - ``native``: the whole image at its own size.
 - ``slide``: windows of 768x768 with a stride of 512 over the image at its own
   size.
+- ``rein``: the image inside of 1024x512 (BDD100K 1280x720, ACDC 960x540),
+  windows of 512x512 with a stride of 341. Images and labels of Mapillary are
+  halved before. This is the evaluation of Rein's models of 512 pixels.
+- ``soma``: as ``rein`` inside of 2048x1024 (BDD100K 1280x720, ACDC
+  1920x1080), as SoMA evaluates. tqdm's size of Cityscapes is the same.
+
+Sources: ``configs/_base_/datasets`` of w1oves/Rein 7da85bc and
+ysj9909/SoMA 7ea8c0e, and ``tools/convert_datasets/mapillary_resize.py`` there,
+which writes the halved images as JPEG files.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
@@ -23,10 +33,82 @@ PROTOCOLS: dict[str, dict] = dict(
     clouds=_WHOLE_IMAGE,
     native=_WHOLE_IMAGE,
     slide=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)),
+    rein=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+    soma=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
 )
-_PROTOCOL_STEPS = ('Resize', 'ResizeShortestEdge', 'EvaluateAtInputSize')
+# Width and height that an image is resized into; by class of the data set
+# where they are not the protocol's.
+_SCALES: dict[str, dict[str | None, tuple[int, int]]] = dict(
+    rein={
+        None: (1024, 512),
+        'BDD100KDGDataset': (1280, 720),
+        'ACDCDataset': (960, 540),
+    },
+    soma={
+        None: (2048, 1024),
+        'BDD100KDGDataset': (1280, 720),
+        'ACDCDataset': (1920, 1080),
+    },
+)
+# Sets whose images and labels both protocols halve before.
+_HALVED = ('MapillaryDGDataset',)
+_PROTOCOL_STEPS = (
+    'Resize',
+    'ResizeShortestEdge',
+    'EvaluateAtInputSize',
+    'HalveImage',
+    'HalveLabels',
+)
 _METRICS = ('DGIoUMetric', 'CorruptionMetric')
 _LABEL_STEPS = ('LoadSegLabels', 'LoadAnnotations')
+
+
+def check_protocols(names: Sequence[str]) -> None:
+    """Refuse names of protocols that do not exist, or stand twice.
+
+    Raises:
+        UserError: Lists the protocols that there are.
+    """
+    for name in names:
+        if name not in PROTOCOLS:
+            raise UserError(
+                f'unknown evaluation protocol {name!r}; there are: '
+                + ', '.join(PROTOCOLS)
+            )
+    if len(set(names)) < len(names):
+        raise UserError(
+            f'a protocol is named twice: {" ".join(names)}; name each once'
+        )
+
+
+def describe_protocol(name: str) -> dict[str, str]:
+    """Describe what a protocol does, for tables.
+
+    Returns:
+        ``input`` (size of the image), ``windows`` and ``labels`` (size at
+        which prediction and label are compared).
+    """
+    inference = PROTOCOLS[name]
+    windows = 'whole image'
+    if inference['mode'] == 'slide':
+        side, stride = inference['crop_size'][0], inference['stride'][0]
+        windows = f'{side}x{side} every {stride}'
+    if name == 'clouds':
+        size = f'short edge {SHORT_EDGE}'
+        labels = 'as published; BDD100K, Mapillary, ACDC at input size'
+    elif name in _SCALES:
+        sizes = {
+            key: f'{width}x{height}'
+            for key, (width, height) in _SCALES[name].items()
+        }
+        size = (
+            f'{sizes[None]}, BDD100K {sizes["BDD100KDGDataset"]}, ACDC '
+            f'{sizes["ACDCDataset"]}'
+        )
+        labels = 'as published; Mapillary halved'
+    else:
+        size, labels = 'as published', 'as published'
+    return dict(input=size, windows=windows, labels=labels)
 
 
 def apply_protocol(cfg: Config, name: str) -> Config:
@@ -48,11 +130,7 @@ def apply_protocol(cfg: Config, name: str) -> Config:
         UserError: There is no such protocol, or a test pipeline does not begin
             with loading an image.
     """
-    if name not in PROTOCOLS:
-        raise UserError(
-            f'unknown evaluation protocol {name!r}; there are: '
-            + ', '.join(PROTOCOLS)
-        )
+    check_protocols([name])
     for split in ('val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader:
@@ -85,11 +163,16 @@ def _rewrite_dataset(dataset, name):
             dataset['pipeline'],
             name,
             at_input_size=getattr(kind, 'COMPARED_AT_INPUT_SIZE', False),
+            kinds=[c.__name__ for c in getattr(kind, '__mro__', ())],
         )
 
 
 def rewrite_pipeline(
-    pipeline: list[dict], name: str, *, at_input_size: bool
+    pipeline: list[dict],
+    name: str,
+    *,
+    at_input_size: bool,
+    kinds: Sequence[str] = (),
 ) -> list[dict]:
     """Rewrite a test pipeline for a protocol.
 
@@ -98,6 +181,8 @@ def rewrite_pipeline(
             to no protocol are kept, after loading and resizing.
         name: A key of :data:`PROTOCOLS`.
         at_input_size: Compare at the resized size under ``clouds``.
+        kinds: Class of the data set and its base classes, which tell the
+            sizes of ``rein`` and ``soma``.
 
     Returns:
         A new list.
@@ -115,6 +200,17 @@ def rewrite_pipeline(
     image, *steps = [s for s in steps if s['type'] not in _PROTOCOL_STEPS]
     labels = [s for s in steps if s['type'] in _LABEL_STEPS]
     rest = [s for s in steps if s['type'] not in _LABEL_STEPS]
+    if name in _SCALES:
+        scales = _SCALES[name]
+        kind = next((kind for kind in kinds if kind in scales), None)
+        # OpenCV's bilinear, without filtering, as mmcv does by default.
+        shrink = dict(type='Resize', scale=scales[kind], keep_ratio=True)
+        if any(kind in _HALVED for kind in kinds):
+            halve = dict(type='HalveLabels')
+            more = [halve] if labels else []
+            first_half = dict(type='HalveImage')
+            return [image, first_half, shrink, *labels, *more, *rest]
+        return [image, shrink, *labels, *rest]
     if name != 'clouds':
         return [image, *labels, *rest]
     # Pillow filters when downscaling, like the official evaluation.

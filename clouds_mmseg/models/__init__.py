@@ -2,10 +2,11 @@
 
 from clouds_mmseg.models.backbones.adapters import LoRA, Rein, SoMA
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
+from clouds_mmseg.models.backbones.clip_tower import TIMMCLIPTower
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
 from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
-from clouds_mmseg.models.mask2former import CLOUDSHead
+from clouds_mmseg.models.mask2former import CLOUDSHead, TextQueryHead
 from clouds_mmseg.models.plain_mask import EoMTHead, PMTHead
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.self_training_segmentor import (
@@ -32,5 +33,7 @@ __all__ = [
     'Rein',
     'SelfTrainingSegmentor',
     'SoMA',
+    'TIMMCLIPTower',
     'TIMMTower',
+    'TextQueryHead',
 ]

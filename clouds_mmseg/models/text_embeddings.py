@@ -285,8 +285,8 @@ def _templates(templates):
 def _embed(prompts, source):
     """Encode lists of prompts, one list a synonym: (S, D)."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = _load_text(source).to(device)
-    tokenize = _tokenizer(source)
+    model = load_text_tower(source).to(device)
+    tokenize = find_tokenizer(source)
     flat = [p for group in prompts for p in group]
     print_log(
         f'Embedding {len(flat)} prompts with the text tower of {source.name}',
@@ -303,7 +303,7 @@ def _embed(prompts, source):
     return F.normalize(rows.mean(1), dim=-1).float().cpu()
 
 
-def _load_text(source: CLIPSource):
+def load_text_tower(source: CLIPSource) -> torch.nn.Module:
     """Build the text tower and load its weights, all of them or none."""
     path = source.weights
     if path is None:
@@ -339,7 +339,12 @@ def _add_text_prefix(state_dict):
     }
 
 
-def _tokenizer(source):
+def find_tokenizer(source: CLIPSource) -> Callable:
+    """Return the tokenizer of a model: texts -> ids, padded with zeros.
+
+    Raises:
+        UserError: It is from the Hugging Face hub, which is not reachable.
+    """
     config = open_clip.get_model_config(source.model)['text_cfg']
     name = config.get('hf_tokenizer_name')
     folder = source.folder

@@ -108,7 +108,7 @@ class ExportNetwork(nn.Module):
 
     def _predict(self, x):
         """Return what the head predicts, at the size of its input."""
-        if isinstance(self.head, MaskHead):
+        if isinstance(self.head, MaskHead) and not self.head.resizes_scores:
             classes, masks = self.head.last_prediction(
                 self.model.extract_feat(x)
             )

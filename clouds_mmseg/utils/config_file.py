@@ -274,6 +274,37 @@ def model_differences(meta: dict | None, cfg: Config) -> list[str]:
     return lines
 
 
+def require_same_resize(meta: dict | None, cfg: Config, source: str) -> None:
+    """Refuse a tower whose tables are resized otherwise than it was trained.
+
+    All shapes are the same with either way, and all features are others.
+
+    Args:
+        meta: Of a checkpoint.
+        cfg: Of the model that loads it.
+        source: The checkpoint, for the message.
+
+    Raises:
+        UserError: ``model.backbone.resize`` differs.
+    """
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    saved = parse_config_text(text) or {}
+    ways = []
+    for model in (saved.get('model'), literal_config(cfg.get('model') or {})):
+        model = model if isinstance(model, dict) else {}
+        backbone = model.get('module', model).get('backbone') or {}
+        if backbone.get('type') not in ('TIMMTower', 'TIMMCLIPTower'):
+            return
+        ways.append(backbone.get('resize', 'timm'))
+    if ways[0] != ways[1]:
+        raise UserError(
+            f'{source} was trained with model.backbone.resize={ways[0]!r}, '
+            f'and this config has {ways[1]!r}: position table and patch '
+            'kernel would be resized otherwise, and the features be others '
+            f'without a word; give model.backbone.resize={ways[0]}'
+        )
+
+
 def _compare(name, trained, current, lines):
     if isinstance(trained, dict) and isinstance(current, dict):
         for key in dict.fromkeys([*trained, *current]):

@@ -11,6 +11,7 @@ from clouds_mmseg_cli.command import COMMANDS, main
 
 # Script -> command. Other scripts are for developers, and need a checkout.
 SCRIPTS = dict(
+    compare_protocols='protocols',
     convert_checkpoint='convert',
     export_model='export',
     generate_images='generate',

@@ -8,6 +8,7 @@ from clouds_mmseg.conversion.layouts import KINDS
 from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
 from clouds_mmseg.datasets.driving import SETS
+from clouds_mmseg.evaluation import PROTOCOLS
 from clouds_mmseg.generate.run import BACKENDS
 from clouds_mmseg.predict import export
 from clouds_mmseg.predict.network import OUTPUTS
@@ -20,6 +21,7 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.VERIFIED_SETS == VERIFIED_SETS
     assert names.RECODES == tuple(RECODES)
     assert names.IMAGE_BACKENDS == tuple(BACKENDS)
+    assert names.PROTOCOLS == tuple(PROTOCOLS)
     assert names.CHECKPOINT_KINDS == tuple(KINDS)
     assert names.PREDICTION_KINDS == tuple(RESULTS)
     assert names.REVIEW_TOOLS == (fiftyone.TOOL, cvat.TOOL, label_studio.TOOL)

@@ -11,10 +11,12 @@ import torch
 from comparison import EXACT, LOGITS, LOSSES, Comparison, compare
 from parity_plain import KINDS as PLAIN_KINDS
 from parity_towers import KINDS
+from parity_tqdm import KINDS as TQDM_KINDS
+from parity_tqdm import convert_published
 from safetensors import SafetensorError, safe_open
 
 from clouds_mmseg.conversion.convert import to_ours
-from clouds_mmseg.conversion.layouts import OURS, detect
+from clouds_mmseg.conversion.layouts import OURS, TOWER_KINDS, detect
 from clouds_mmseg.conversion.target_spec import (
     infer_head_arguments,
     spec_from_weights,
@@ -215,6 +217,11 @@ def check_names(config, shapes):
     # Shapes need no memory.
     weights = {k: torch.empty(s, device='meta') for k, s in shapes.items()}
     layout = detect(weights)
+    if layout.kind in TOWER_KINDS:
+        converted = convert_published(weights, layout)
+        count = len(converted.spec)
+        yield Comparison(f'{count} names and shapes', 0.0, EXACT)
+        return
     converted = to_ours(weights, layout).weights
     expected, _ = spec_from_weights(
         converted,
@@ -251,6 +258,7 @@ def _build(weights, num_heads, num_groups, num_classes=None, classifier=None):
 _KINDS = (
     *KINDS,
     *PLAIN_KINDS,
+    *TQDM_KINDS,
     ('sam_masks', 'refinement', check_refinement),
     ('loss_point_coords', 'criterion', check_criterion),
     ('state.sem_seg_head.', 'official head', check_official_head),

@@ -20,6 +20,7 @@ FILES = {
     'pmt_dinov2_tiny': 'pmt',
     'eomt_dinov2_tiny': 'eomt',
     'eomt_dinov3_tiny': 'eomt',
+    'tqdm_tiny': 'tqdm',
 }
 
 
@@ -52,6 +53,9 @@ def test_recorded_files_pass(reference_dir, tool):  # noqa: F811
             'eomt_dinov3_tiny',
             'masked.grad.encoder.backbone.blocks.0.attention.k_proj.weight',
         ),
+        ('tqdm_tiny', 'pixel.layer.1.after_text_cross'),
+        ('tqdm_tiny', 'loss.reg.textual.loss'),
+        ('tqdm_tiny', 'grad.contexts'),
         ('soma_merge_tiny', 'merged.state_dict|decode_head.cls_embed.bias'),
     ],
 )

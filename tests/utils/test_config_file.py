@@ -6,7 +6,9 @@ from mmengine.config import Config
 from clouds_mmseg.utils.config_file import (
     model_differences,
     parse_config_text,
+    require_same_resize,
 )
+from clouds_mmseg.utils.errors import UserError
 
 
 def config(**changes):
@@ -58,6 +60,24 @@ def test_what_changes_the_outputs_is_named():
     ]
     wrapped = Config(dict(model=dict(type='TTA', module=other.model)))
     assert len(model_differences(meta, wrapped)) == 2
+
+
+def test_another_resize_is_refused():
+    def tower(**options):
+        backbone = dict(type='TIMMTower', model_name='a', **options)
+        return Config(dict(model=dict(type='X', backbone=backbone)))
+
+    plain = dict(cfg=tower(resize='bicubic').pretty_text)
+    with pytest.raises(UserError, match=r"x.pth .*'bicubic'.* has 'timm'"):
+        require_same_resize(plain, tower(), 'x.pth')
+    require_same_resize(plain, tower(resize='bicubic'), 'x.pth')
+    # The default, other backbones, and files without a config.
+    require_same_resize(
+        dict(cfg=tower().pretty_text), tower(resize='timm'), 'x.pth'
+    )
+    for meta in (None, {}, dict(cfg=config().pretty_text)):
+        require_same_resize(meta, tower(resize='bicubic'), 'x.pth')
+    require_same_resize(plain, config(), 'x.pth')
 
 
 def test_nothing_is_run(tmp_path):

@@ -20,6 +20,7 @@ COMMANDS = dict(
     generate='generate an image set (image bank) from prompts',
     train='train a segmentor',
     test='test a checkpoint',
+    protocols='test a checkpoint under several protocols, side by side',
     predict='predict images, without labels',
     demo='serve a demo page for a model, or for two side by side',
     report='report trainings and evaluations as one HTML file',

@@ -40,7 +40,8 @@ def parse_args(
         '--fill-from',
         metavar='FILE',
         help='with --to clouds or fcclip: an official checkpoint or a CLIP '
-        "model from which to take CLIP's other parts",
+        "model from which to take CLIP's other parts; for a checkpoint of "
+        'Rein or an adapter file of SoMA: the pretrained tower, DINOv2',
     )
     parser.add_argument(
         '--tower',

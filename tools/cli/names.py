@@ -24,6 +24,7 @@ PREPARED_SETS = (
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
 IMAGE_BACKENDS = ('toycity', 'diffusers')
+PROTOCOLS = ('clouds', 'native', 'slide', 'rein', 'soma')
 CHECKPOINT_KINDS = (
     'clouds',
     'fcclip',
@@ -31,6 +32,9 @@ CHECKPOINT_KINDS = (
     'mmseg',
     'pmt',
     'eomt',
+    'rein',
+    'soma',
+    'tqdm',
 )
 WRITTEN_KINDS = CHECKPOINT_KINDS[:3]
 ABLATION_ROWS = (

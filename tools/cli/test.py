@@ -2,6 +2,7 @@
 
 import argparse
 
+from clouds_mmseg_cli.names import PROTOCOLS
 from clouds_mmseg_cli.options import (
     add_common_arguments,
     add_corruption_arguments,
@@ -23,7 +24,7 @@ def parse_args(
     parser.add_argument(
         '--protocol',
         help="evaluate by a named protocol in place of the config's: "
-        'clouds, native or slide',
+        + ', '.join(PROTOCOLS),
     )
     parser.add_argument(
         '--out',

@@ -6,6 +6,8 @@ from clouds_mmseg.datasets.transforms.diffusion_augment import (
 )
 from clouds_mmseg.datasets.transforms.formatting import (
     EvaluateAtInputSize,
+    HalveImage,
+    HalveLabels,
     KeepCleanView,
     PackDGInputs,
 )
@@ -17,6 +19,8 @@ from clouds_mmseg.datasets.transforms.loading import (
 __all__ = [
     'DiffusionAugment',
     'EvaluateAtInputSize',
+    'HalveImage',
+    'HalveLabels',
     'KeepCleanView',
     'LoadSegImage',
     'LoadSegLabels',

@@ -1,13 +1,16 @@
 """Packing of samples, and the clean view for the teacher."""
 
+import io
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.structures import PixelData
 from mmseg.datasets import PackSegInputs
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from clouds_mmseg.utils.errors import UserError
 
@@ -38,6 +41,63 @@ class EvaluateAtInputSize(BaseTransform):
                 'Resize in this pipeline.'
             )
         results['ori_shape'] = shape
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class HalveImage(BaseTransform):
+    """Halve an image as Rein and SoMA halve Mapillary's before a test.
+
+    Bicubic with Pillow, then once through a JPEG file of Pillow's default
+    quality, as their script writes it. Predictions are still compared at the
+    size of the label: :class:`HalveLabels` halves that.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Halve ``img`` ((H, W, 3) uint8, BGR); an odd side rounds down."""
+        height, width = results['img'].shape[:2]
+        size = (max(width // 2, 1), max(height // 2, 1))
+        rgb = np.ascontiguousarray(results['img'][..., ::-1])
+        stream = io.BytesIO()
+        half = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
+        half.save(stream, 'JPEG')
+        payload = np.frombuffer(stream.getvalue(), np.uint8)
+        results['img'] = cv2.imdecode(payload, cv2.IMREAD_COLOR)
+        results['img_shape'] = size[::-1]
+        results['halved'] = True
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class HalveLabels(BaseTransform):
+    """Halve a label map, and compare predictions with it at that size."""
+
+    def transform(self, results: dict) -> dict:
+        """Halve ``gt_seg_map`` (H, W) to the nearest pixels, as Pillow does.
+
+        Sets ``ori_shape``. A sample without label is left as it is.
+
+        Raises:
+            UserError: The image was not halved.
+        """
+        if not results.get('halved'):
+            raise UserError(
+                'HalveLabels: the image was not halved; HalveImage must stand '
+                'before it in the pipeline'
+            )
+        if 'gt_seg_map' not in results:
+            return results
+        label = Image.fromarray(results['gt_seg_map'])
+        size = (max(label.width // 2, 1), max(label.height // 2, 1))
+        label = label.resize(size, Image.Resampling.NEAREST)
+        results['gt_seg_map'] = np.array(label)
+        results['ori_shape'] = size[::-1]
         return results
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from clouds_mmseg.models.backbones.adapters import LoRA, Rein, SoMA
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
+from clouds_mmseg.models.backbones.clip_tower import TIMMCLIPTower
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
 
@@ -11,5 +12,6 @@ __all__ = [
     'LoRA',
     'Rein',
     'SoMA',
+    'TIMMCLIPTower',
     'TIMMTower',
 ]

@@ -395,22 +395,26 @@ def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
     return model.visual
 
 
-def build_text(model_name: str, quick_gelu: bool) -> nn.Module:
+def build_text(
+    model_name: str, quick_gelu: bool, device: str = 'cpu'
+) -> nn.Module:
     """Build a CLIP model with a tiny visual tower, for ``encode_text``.
 
     Args:
         model_name: A model of open_clip, or ``local-dir:`` with the folder of
             a model's config.
         quick_gelu: Use QuickGELU even if the model's config does not.
+        device: On ``meta`` it has shapes and no storage.
 
     Raises:
         UserError: If the tower is from the Hugging Face hub, which is not
             reachable.
     """
     try:
-        with _without_warnings():
+        with torch.device(device), _without_warnings():
             return open_clip.create_model(
                 model_name,
+                device=device,
                 load_weights=False,
                 force_quick_gelu=quick_gelu,
                 vision_cfg=dict(_TINY_VISION),

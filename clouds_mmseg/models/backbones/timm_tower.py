@@ -336,6 +336,10 @@ class TIMMTower(AdaptableMixin, BaseModule):
         """Apply the tower's norm behind its last block."""
         return self.model.norm(tokens)
 
+    def _outputs(self, x: Tensor, indices) -> list[Tensor]:
+        """Compute all that the backbone takes from the model."""
+        return self._intermediates(x, indices)
+
     def _probe(self, blocks):
         """Find the maps, and remove what they do not depend on."""
         own = getattr(self.model, 'patch_embed', None)
@@ -399,7 +403,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         if self.open_blocks:
             used = [self._probe_open_blocks(twin, image)]
         else:
-            used = twin._intermediates(image, self.indices)
+            used = twin._outputs(image, self.indices)
         sum(m.sum() for m in used).backward()
         self._unused = find_unused(twin.model)
         remove_modules(self.model, self._unused)

@@ -103,6 +103,10 @@ class MaskCriterion:
             as a multiple of ``num_points``.
         importance_sample_ratio: Share of the points that are the most
             uncertain candidates.
+        assignment: ``'hungarian'``, the cheapest one-to-one matching; or
+            ``'fixed'``: query k is matched with class k where the image shows
+            it, whatever it predicts (tqdm, ECCV 2024). With n times as many
+            queries as classes each class is matched n times.
         ignore_unlabelled: Exclude pixels of ``ignore_index`` from the mask
             losses. Mask2Former and CLOUDS count them as outside of every
             mask.
@@ -128,6 +132,7 @@ class MaskCriterion:
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
+        assignment: str = 'hungarian',
         ignore_unlabelled: bool = False,
         **unknown: Any,
     ):
@@ -143,6 +148,12 @@ class MaskCriterion:
             mask_weight=mask_weight,
             dice_weight=dice_weight,
         )
+        if assignment not in ('hungarian', 'fixed'):
+            raise UserError(
+                "loss.assignment must be 'hungarian' or 'fixed', got "
+                f'{assignment!r}'
+            )
+        self.assignment = assignment
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.weights = (class_weight, mask_weight, dice_weight)
@@ -192,14 +203,22 @@ class MaskCriterion:
         with torch.autocast(labels.device.type, enabled=False):
             cls_logits = [x.float() for x in cls_logits]
             labels, present = self.prepare_labels(labels)
-            draws = ImageDraws(
-                present.sum(1).clamp(max=cls_logits[0].shape[1]).tolist(),
-                labels.device,
-            )
-            points = self.sample_matching_points(len(cls_logits), draws)
-            matches = self.match(
-                cls_logits, mask_logits, labels, present, points
-            )
+            count = count_masks(present)
+            queries = cls_logits[0].shape[1]
+            if self.assignment == 'fixed':
+                repeats = queries // self.num_classes
+                pairs = present.sum(1) * repeats
+                count = count * repeats
+            else:
+                pairs = present.sum(1).clamp(max=queries)
+            draws = ImageDraws(pairs.tolist(), labels.device)
+            if self.assignment == 'fixed':
+                matches = assign_fixed(present, queries, len(cls_logits))
+            else:
+                points = self.sample_matching_points(len(cls_logits), draws)
+                matches = self.match(
+                    cls_logits, mask_logits, labels, present, points
+                )
             if mask_embeds is None:
                 masks = matched_masks(mask_logits, matches)
             else:
@@ -214,7 +233,7 @@ class MaskCriterion:
                     matches,
                     self.sample_loss_points(masks, len(cls_logits), draws),
                     len(cls_logits),
-                    count_masks(present),
+                    count,
                     weights._replace(
                         pixels=self.pixel_weights(labels, weights.pixels)
                     ),
@@ -510,6 +529,32 @@ def assign(costs: Tensor, present: Tensor) -> Matches:
             pairs.append(pair)
     pairs = np.concatenate(pairs, axis=1)
     return Matches(*torch.from_numpy(pairs).to(device).unbind())
+
+
+def assign_fixed(present: Tensor, queries: int, outputs: int) -> Matches:
+    """Match query k, K + k, 2 K + k ... with class k, without any cost.
+
+    Args:
+        present: (B, K) bool, the classes that an image shows.
+        queries: Q, at least K. Those beyond the last whole multiple of K are
+            never matched.
+        outputs: Number of outputs; each has the same matches.
+
+    Returns:
+        The pairs, on the device of ``present``.
+
+    Raises:
+        UserError: There are fewer queries than classes.
+    """
+    classes = present.shape[1]
+    if queries < classes:
+        raise UserError(
+            f"loss.assignment='fixed' needs a query for each class, and there "
+            f'are {queries} for {classes} classes: give num_queries={classes}'
+        )
+    each = present.repeat(1, queries // classes)
+    output, image, query = each.expand(outputs, -1, -1).nonzero().unbind(1)
+    return Matches(output, image, query, query % classes)
 
 
 def matched_masks(mask_logits: list[Tensor], matches: Matches) -> Tensor:

@@ -142,7 +142,7 @@ class CLOUDSHead(MaskHead):
             threshold=threshold,
             init_cfg=init_cfg,
         )
-        self.pixel_decoder = PixelDecoder(
+        self.pixel_decoder = self._build_pixel_decoder(
             in_channels=in_channels,
             feat_channels=feat_channels,
             out_channels=out_channels,
@@ -159,19 +159,10 @@ class CLOUDSHead(MaskHead):
             num_layers=num_decoder_layers,
             ffn_channels=decoder_ffn_channels,
         )
-        if queries not in ('learned', 'backbone'):
-            raise UserError(
-                "queries of CLOUDSHead must be 'learned' or 'backbone', got "
-                f'{queries!r}'
-            )
         self.queries = queries
         self.num_queries = num_queries
         self.feat_channels = feat_channels
-        if queries == 'learned':
-            self.query_embed = nn.Embedding(num_queries, feat_channels)
-            self.query_feat = nn.Embedding(num_queries, feat_channels)
-        else:
-            self.querys2feat = nn.Linear(feat_channels, feat_channels)
+        self._build_queries()
         self.level_embed = nn.Embedding(NUM_LEVELS, feat_channels)
         self.cls_embed = build_classifier(
             classifier or dict(type='linear'),
@@ -180,6 +171,28 @@ class CLOUDSHead(MaskHead):
             num_classes=num_classes,
         )
         self.mask_embed = mlp(feat_channels, feat_channels, out_channels)
+
+    def _build_pixel_decoder(self, **kwargs: Any) -> PixelDecoder:
+        """Build the pixel decoder; a seam for heads that extend it."""
+        return PixelDecoder(**kwargs)
+
+    def _build_queries(self) -> None:
+        """Build the parameters of the queries.
+
+        Raises:
+            UserError: ``queries`` is unknown.
+        """
+        channels = self.feat_channels
+        if self.queries == 'learned':
+            self.query_embed = nn.Embedding(self.num_queries, channels)
+            self.query_feat = nn.Embedding(self.num_queries, channels)
+        elif self.queries == 'backbone':
+            self.querys2feat = nn.Linear(channels, channels)
+        else:
+            raise UserError(
+                "queries of CLOUDSHead must be 'learned' or 'backbone', got "
+                f'{self.queries!r}'
+            )
 
     def forward(
         self, x: Sequence[Tensor], batch_data_samples: list | None = None

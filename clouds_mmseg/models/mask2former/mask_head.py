@@ -49,9 +49,12 @@ class MaskHead(BaseModule):
         takes (str): Which output of a backbone the head takes:
             ``'pyramid'``, four maps of strides 4 to 32, or ``'tokens'`` of a
             ViT.
+        resizes_scores (bool): Whether scores are made at the size of the
+            masks and resized to that of the result, not made at it.
     """
 
     takes = 'pyramid'
+    resizes_scores = False
     # Submodules that all heads have.
     cls_embed: nn.Module
     mask_embed: nn.Module

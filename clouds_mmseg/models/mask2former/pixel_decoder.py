@@ -24,6 +24,54 @@ from clouds_mmseg.models.mask2former.layers import (
 NUM_LEVELS = 3
 
 
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward, each then normalised.
+
+    Args:
+        channels: Channels C of the tokens.
+        num_heads: Attention heads.
+        num_points: Sampling points for each head and level.
+        ffn_channels: Hidden channels of the feed-forward layer.
+        deformable_sampling: See :class:`MultiScaleDeformableAttention`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_heads: int,
+        num_points: int,
+        ffn_channels: int,
+        deformable_sampling: str | None = None,
+    ):
+        super().__init__()
+        self.self_attn = MultiScaleDeformableAttention(
+            channels=channels,
+            num_heads=num_heads,
+            num_levels=NUM_LEVELS,
+            num_points=num_points,
+            deformable_sampling=deformable_sampling,
+        )
+        self.ffn = FeedForward(channels, ffn_channels)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        for layer in (self.ffn.layers[0][0], self.ffn.layers[1]):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        centres: Tensor,
+        shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        """Map tokens (N, S, C) to the same shape.
+
+        Arguments as for :meth:`MultiScaleDeformableAttention.forward`.
+        """
+        x = self.norms[0](self.self_attn(x, position, centres, shapes))
+        return self.norms[1](self.ffn(x))
+
+
 class PixelDecoder(nn.Module):
     """Compute multi-scale features for the queries, and the mask features.
 
@@ -42,6 +90,8 @@ class PixelDecoder(nn.Module):
         num_points: Sampling points for each head and level.
         deformable_sampling: See :class:`MultiScaleDeformableAttention`.
     """
+
+    layer_class = EncoderLayer
 
     def __init__(
         self,
@@ -69,7 +119,7 @@ class PixelDecoder(nn.Module):
         )
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(
-            EncoderLayer(
+            self.layer_class(
                 channels=feat_channels,
                 num_heads=num_heads,
                 num_points=num_points,
@@ -138,8 +188,7 @@ class PixelDecoder(nn.Module):
         x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         position = self._positional_encoding(shapes, x)
         centres = reference_points(shapes, x.device)
-        for layer in self.encoder.layers:
-            x = layer(x, position, centres, shapes)
+        x = self.encode(x, position, centres, shapes, feats)
         sizes = [h * w for h, w in shapes]
         # With this order of view operations, the strides mark the maps as
         # channels last even at batch size 1: resizing them copies nothing.
@@ -168,6 +217,24 @@ class PixelDecoder(nn.Module):
         fine = fine.contiguous(memory_format=torch.channels_last)
         return self.mask_feature(fine), features
 
+    def encode(
+        self,
+        x: Tensor,
+        position: Tensor,
+        centres: Tensor,
+        shapes: list[tuple[int, int]],
+        feats: Sequence[Tensor],
+    ) -> Tensor:
+        """Apply the encoder layers to tokens (N, S, C).
+
+        Arguments as for :meth:`EncoderLayer.forward`, and those of
+        :meth:`forward`, which may carry more than the maps.
+        """
+        del feats
+        for layer in self.encoder.layers:
+            x = layer(x, position, centres, shapes)
+        return x
+
     def _positional_encoding(self, shapes, x):
         """Sine encodings plus level encodings for tokens ``x``: (S, C)."""
         encodings = [
@@ -177,51 +244,3 @@ class PixelDecoder(nn.Module):
             )
         ]
         return torch.cat(encodings)
-
-
-class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, each then normalised.
-
-    Args:
-        channels: Channels C of the tokens.
-        num_heads: Attention heads.
-        num_points: Sampling points for each head and level.
-        ffn_channels: Hidden channels of the feed-forward layer.
-        deformable_sampling: See :class:`MultiScaleDeformableAttention`.
-    """
-
-    def __init__(
-        self,
-        *,
-        channels: int,
-        num_heads: int,
-        num_points: int,
-        ffn_channels: int,
-        deformable_sampling: str | None = None,
-    ):
-        super().__init__()
-        self.self_attn = MultiScaleDeformableAttention(
-            channels=channels,
-            num_heads=num_heads,
-            num_levels=NUM_LEVELS,
-            num_points=num_points,
-            deformable_sampling=deformable_sampling,
-        )
-        self.ffn = FeedForward(channels, ffn_channels)
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
-        for layer in (self.ffn.layers[0][0], self.ffn.layers[1]):
-            nn.init.xavier_uniform_(layer.weight)
-
-    def forward(
-        self,
-        x: Tensor,
-        position: Tensor,
-        centres: Tensor,
-        shapes: list[tuple[int, int]],
-    ) -> Tensor:
-        """Map tokens (N, S, C) to the same shape.
-
-        Arguments as for :meth:`MultiScaleDeformableAttention.forward`.
-        """
-        x = self.norms[0](self.self_attn(x, position, centres, shapes))
-        return self.norms[1](self.ffn(x))

@@ -203,6 +203,42 @@ def check_queries(segmentor: torch.nn.Module) -> None:
             )
 
 
+def check_text(segmentor: torch.nn.Module) -> None:
+    """Compare the text of a head with the space of the backbone's features.
+
+    Args:
+        segmentor: A built ``EncoderDecoder``.
+
+    Raises:
+        UserError: The head compares with text, and the backbone has no
+            features for it, or of another CLIP model.
+    """
+    text = getattr(segmentor.decode_head, 'text', None)
+    wanted = getattr(text, 'channels', None)
+    if wanted is None:
+        return
+    found = getattr(segmentor.backbone, 'joint_channels', None)
+    if found is None or segmentor.with_neck:
+        raise UserError(
+            'model.decode_head compares features of the image with text, and '
+            'gets none: give model.backbone the type TIMMCLIPTower, and no '
+            'neck'
+        )
+    if found != wanted:
+        raise UserError(
+            f'model.decode_head.text has {wanted} dimensions, the features of '
+            f'model.backbone {found}: text encoder and tower must be of one '
+            'CLIP model'
+        )
+    weights = segmentor.decode_head.regularisation
+    if weights['image'] and segmentor.backbone.initial is None:
+        raise UserError(
+            'model.decode_head.regularisation.image compares with the tower '
+            'before training: give model.backbone keep_initial=True, or '
+            'regularisation=dict(image=0)'
+        )
+
+
 def use_statistics(segmentor: torch.nn.Module) -> None:
     """Normalise images by the tower's statistics if the config has none.
 

@@ -22,6 +22,7 @@ from clouds_mmseg.models.segmentors.checks import (
     check_input,
     check_queries,
     check_test_cfg,
+    check_text,
     check_widths_of_maps,
     fit_head,
     use_statistics,
@@ -91,6 +92,7 @@ class DGSegmentor(EncoderDecoder):
         self.missing_weights = missing
         check_test_cfg(self.test_cfg)
         check_queries(self)
+        check_text(self)
         use_statistics(self)
         check_input(self)
 
