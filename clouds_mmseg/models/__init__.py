@@ -4,6 +4,9 @@ from clouds_mmseg.models.backbones.adapters import LoRA, Rein, SoMA
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
+from clouds_mmseg.models.backbones.transformers_tower import (
+    TransformersTower,
+)
 from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.models.mask2former import CLOUDSHead
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
@@ -30,4 +33,5 @@ __all__ = [
     'SelfTrainingSegmentor',
     'SoMA',
     'TIMMTower',
+    'TransformersTower',
 ]

@@ -4,6 +4,9 @@ from clouds_mmseg.models.backbones.adapters import LoRA, Rein, SoMA
 from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
+from clouds_mmseg.models.backbones.transformers_tower import (
+    TransformersTower,
+)
 
 __all__ = [
     'CLIPBackbone',
@@ -12,4 +15,5 @@ __all__ = [
     'Rein',
     'SoMA',
     'TIMMTower',
+    'TransformersTower',
 ]
