@@ -23,6 +23,7 @@ from clouds_mmseg.engine.data_check import (
     check_ignored,
     check_overlap,
     check_same_classes,
+    write_parts,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
@@ -156,6 +157,7 @@ class DGRunner(ResumableRunner):
         self._check_prerequisites()
         self._split_batch_size()
         self._check_data('train', 'val')
+        write_parts(self.train_loop.dataloader.dataset, self.work_dir)
         if (self._test_dataloader, self._test_evaluator) != (
             self._val_dataloader,
             self._val_evaluator,
