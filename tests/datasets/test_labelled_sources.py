@@ -166,7 +166,8 @@ def test_rare_classes_of_the_mixture(folders, monkeypatch):
     p = dataset.datasets[0].datasets[0].probabilities
     share = 0.6 * np.array([5, 1, 1]) / 7 + 0.4 * np.array([3, 1, 0]) / 4
     expected = np.exp((1 - share) / 0.05)
-    np.testing.assert_allclose(p, expected / expected.sum(), rtol=0.02)
+    # 240 pixels are not exactly sevenths.
+    np.testing.assert_allclose(p, expected / expected.sum(), rtol=0.1)
     label = dataset[keys[0]]['data_samples'].gt_sem_seg.data
     assert (label == indices[0] // 7).any() or indices[0] >= 21
     check_sampling(dataset, 'train')

@@ -145,6 +145,8 @@ def add_source(cfg):
         rare_class=dict(temperature=0.3, min_pixels=20),
     )
     cfg.train_dataloader.dataset.datasets = [sources, generated]
+    # And evaluate the average of the student: the teacher is another one.
+    cfg.default_hooks.ema = dict(type='EMAHook', begin_iter=5, momentum=0.1)
 
 
 def drop_self_training(cfg):
