@@ -74,3 +74,18 @@ def test_run_is_resumed_exactly_and_tested(name, tmp_path):
     assert 0 <= metrics['mean_mIoU'] <= 100
     for key, value in tester.model.state_dict().items():
         assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.usefixtures('data')
+def test_run_on_several_sources(tmp_path):
+    name = 'rein/gta_syn_urbansyn_cs16th2cs_dinov2l.py'
+    runner = build_runner(read(name, tmp_path / 'run', 2))
+    runner.train()
+    (sources,) = runner.train_dataloader.dataset.datasets
+    assert [len(d) for d in sources.datasets] == [2, 2, 2, 1]
+    assert (tmp_path / 'run/part_cityscapes.txt').read_text().count('a/a_')
+    metrics = runner.val()
+    # Cityscapes is trained on: no part of the mean.
+    mean = (metrics['bdd100k/mIoU'] + metrics['mapillary/mIoU']) / 2
+    assert metrics['mean_mIoU'] == pytest.approx(mean, abs=0.01)
+    assert 'mean_mIoU_16' in metrics
