@@ -94,7 +94,7 @@ class RareClassDataset:
     @property
     def domain(self) -> str:
         """Of the dataset."""
-        return self.dataset.domain
+        return str(self.dataset.domain)
 
     def drawn(self) -> np.ndarray:
         """Return (C,) bool: the classes that are to be drawn."""

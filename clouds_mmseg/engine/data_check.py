@@ -113,6 +113,11 @@ def check_dataset(dataset: Dataset, split: str) -> None:
         verified.add(same_files(leaf))
         if split == 'train':
             require_labels(leaf)
+        elif getattr(leaf, 'part', None) is not None:
+            _warn(
+                f'the {split} domain {leaf.domain} is a part of its images '
+                f'({len(leaf)}): its results are not those of the whole set'
+            )
     check_labels(dataset, split)
     for leaf in leaf_datasets(dataset):
         leaf[0]
@@ -124,18 +129,22 @@ def write_parts(dataset: Dataset, folder: str) -> None:
     Args:
         dataset: Dataset of the training loop, opened.
         folder: Gets ``part_DOMAIN.txt``, which can be an ``ann_file``, for
-            each dataset with ``part``.
+            each dataset with ``part``; ``part_DOMAIN_2.txt`` for a second
+            one of a domain.
     """
     if not is_main_process():
         return
+    seen: dict[str, int] = {}
     for leaf in leaf_datasets(dataset):
         if getattr(leaf, 'part', None) is None:
             continue
+        seen[leaf.domain] = seen.get(leaf.domain, 0) + 1
+        number = f'_{seen[leaf.domain]}' if seen[leaf.domain] > 1 else ''
         names = [
             leaf.list_name(leaf.get_data_info(index))
             for index in range(len(leaf))
         ]
-        path = os.path.join(folder, f'part_{leaf.domain}.txt')
+        path = os.path.join(folder, f'part_{leaf.domain}{number}.txt')
         with atomic_path(path) as temporary:
             temporary.write_text('\n'.join(names) + '\n', encoding='utf-8')
         print_log(

@@ -17,8 +17,13 @@ from clouds_mmseg.datasets import (
 )
 from clouds_mmseg.datasets.labelled_sources import BLOCK, SharedStream
 from clouds_mmseg.datasets.sampling import ShuffledStream
-from clouds_mmseg.engine.data_check import check_sampling, write_parts
+from clouds_mmseg.engine.data_check import (
+    check_dataset,
+    check_sampling,
+    write_parts,
+)
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.result_warnings import result_warnings
 
 CLASSES = ('a', 'b', 'c')
 SIZES = dict(x=7, y=3)
@@ -248,6 +253,10 @@ def test_part_is_chosen_by_name(folders, tmp_path):
     again = config(folders / 'x', ann_file=str(listed))
     assert names(DATASETS.build(again)) == names(third)
     assert [p.name for p in tmp_path.iterdir()] == ['part_x.txt']
+    check_dataset(third, 'val')
+    assert any(
+        'part of its images (2)' in w for w in result_warnings().values()
+    )
 
 
 @pytest.mark.parametrize('bad', ['1/0', 'half', 0, -1, 1.5, '3/2', True])

@@ -91,21 +91,20 @@ class TrainedEMAHook(_EMAHook):
             self.ema_model.update_parameters(self.src_model)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Evaluate the average, if there is one."""
-        text = None
+        """Evaluate the average, if there is one.
+
+        In a run that tests a checkpoint there is none here: what was loaded
+        is the average.
+        """
         if self.updates:
             text = _describe(self.updates)
             runner.logger.info(f'Evaluated is the {text}')
-        runner.message_hub.update_info(WEIGHTS_KEY, text)
-        super().before_val_epoch(runner)
+            runner.message_hub.update_info(WEIGHTS_KEY, text)
+        elif runner.is_training:
+            runner.message_hub.update_info(WEIGHTS_KEY, None)
+        self._swap_ema_parameters()
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Keep what a checkpoint has: its ``state_dict`` is the average."""
-
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Do nothing; see :meth:`before_test_epoch`."""
+    before_test_epoch = before_val_epoch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the average as ``state_dict``, and the trained weights."""

@@ -205,7 +205,7 @@ class TransformersTower(AdaptableMixin, BaseModule):
 
     def _tokens(self, x, indices):
         """Return what some blocks return, after the hooks of adapters."""
-        kept: dict[int, Tensor] = {}
+        kept = {}
 
         def keep(index):
             def hook(module, args, output):
@@ -255,8 +255,7 @@ class TransformersTower(AdaptableMixin, BaseModule):
                 f'norm=True: {self.model_name} has no norm behind its blocks'
             )
         image = torch.zeros(1, 3, height, width, device='meta')
-        problem: Any = 'it has no list of blocks'
-        found: list[Any] = []
+        problem, found = 'it has no list of blocks', []
         if depth:
             twin = meta_copy(self).eval()
             try:
