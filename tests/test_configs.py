@@ -19,6 +19,7 @@ from mmseg.registry import METRICS, MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 
 import clouds_mmseg  # noqa: F401
+from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.utils.errors import DataError
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / 'configs'
@@ -148,11 +149,12 @@ def self_training_batch(num_classes, domain):
     return batch
 
 
-def dataset_configs(cfg):
-    """The single datasets of a config's loaders, concatenations opened."""
+def pipelines(cfg):
+    """The pipelines of a config's loaders."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = cfg[name].dataset
-        yield from dataset.get('datasets', [dataset])
+        for leaf in [dataset, *dataset_configs(dataset)]:
+            yield leaf.get('pipeline') or []
 
 
 @pytest.fixture(scope='module')
@@ -180,8 +182,8 @@ def test_config(name, tmp_path, monkeypatch, stepped):
 
 
 def check_transforms(cfg):
-    for dataset in dataset_configs(cfg):
-        for transform in dataset.pipeline:
+    for pipeline in pipelines(cfg):
+        for transform in pipeline:
             if transform.type == 'DiffusionAugment':
                 # It reads its bank, and there is none here.
                 with pytest.raises(DataError, match='clouds generate '):

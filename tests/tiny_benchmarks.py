@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clouds_mmseg.cli.config import dataset_configs
+
 HEIGHT, WIDTH = 64, 128
 CROP = (64, 64)
 # Layout -> (images, labels) below the folder of a data set.
@@ -23,6 +25,7 @@ LAYOUTS = dict(
         )
         for split in ('train', 'val')
     ],
+    urbansyn=[('rgb/rgb_{}.png', 'ss/rgb_{}_labelTrainIds.png')],
     bdd100k=[('images/10k/val/{}.jpg', 'labels/sem_seg/masks/val/{}.png')],
     mapillary=[('validation/images/{}.jpg', 'validation/labels/{}.png')],
     acdc=[
@@ -91,15 +94,18 @@ def reduce_data(cfg):
         loader = cfg[f'{split}_dataloader']
         loader.update(num_workers=0, persistent_workers=False)
         dataset = loader.dataset
-        for leaf in dataset.get('datasets', [dataset]):
+        # A pipeline may be that of several datasets.
+        for leaf in [dataset, *dataset_configs(dataset)]:
             leaf.pop('expected', None)
-            for step in leaf.pipeline:
+            for step in leaf.get('pipeline') or ():
                 if step.type == 'RandomResize':
                     step.scale = (WIDTH, HEIGHT)
                 elif step.type == 'RandomCrop':
                     step.crop_size = CROP
                 elif step.type == 'Resize':
                     step.scale = (4 * HEIGHT, HEIGHT)
+                elif step.type == 'RandomChoiceResize':
+                    step.update(scales=[HEIGHT, 80], max_size=2 * WIDTH)
     cfg.model.data_preprocessor.size = CROP
 
 

@@ -96,6 +96,8 @@ def read_for_publishing(
     weights, meta, rest = read_with_meta(source, trust=trust)
     # Training state that only a resumed run needs.
     meta.pop('training', None)
+    if 'ema_state_dict' in rest:
+        meta.setdefault('weights', 'moving average of the weights (EMAHook)')
     dropped = {key: count_tensors(value) for key, value in rest.items()}
     if not teacher:
         kept = {k: v for k, v in weights.items() if not k.startswith(_TEACHER)}
@@ -156,7 +158,8 @@ def published_lines(done: Published) -> list[str]:
     lines = [
         f'{done.source} ({sizes[0]:.1f} MiB) -> {done.target} '
         f'({sizes[1]:.1f} MiB)',
-        f'  weights      {done.tensors} tensors',
+        f'  weights      {done.tensors} tensors'
+        + (f', {done.meta["weights"]}' if done.meta.get('weights') else ''),
         '  config       '
         + (
             f'{len(str(done.meta["cfg"]).splitlines())} lines'

@@ -17,6 +17,7 @@ from clouds_mmseg.datasets.driving import (
 )
 from clouds_mmseg.datasets.folder import FolderDataset
 from clouds_mmseg.datasets.generated import GeneratedDataset
+from clouds_mmseg.datasets.labelled_sources import LabelledSources
 from clouds_mmseg.datasets.rare_classes import RareClassDataset
 from clouds_mmseg.datasets.sampling import KeyedDataset, KeyedSampler
 from clouds_mmseg.datasets.transforms import (
@@ -51,6 +52,7 @@ __all__ = [
     'KeepCleanView',
     'KeyedDataset',
     'KeyedSampler',
+    'LabelledSources',
     'LoadSegImage',
     'LoadSegLabels',
     'MapillaryDGDataset',

@@ -1,8 +1,10 @@
 """Base class of all data sets, their pipelines and their concatenation."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from clouds_mmseg.datasets.files import (
     FileChecks,
     as_suffixes,
     unique_names,
+    without_suffix,
 )
 from clouds_mmseg.datasets.labels import UNDEFINED, build_label_table
 from clouds_mmseg.datasets.prepared import (
@@ -30,6 +33,7 @@ from clouds_mmseg.datasets.transforms.loading import (
 from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 from clouds_mmseg.utils.data_root import find_beside_data, resolve_data_root
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.images import check_image_range
 from clouds_mmseg.utils.options import check_palette, name_list, near_names
 
@@ -78,6 +82,12 @@ class DGDataset(FileChecks, BaseSegDataset):
             ``data_root``.
             What ``tools/verify_dataset.py --fix`` has moved to quarantine is
             left out in any case.
+        part: Take a part of the images: a fraction such as ``'1/16'``, or
+            their number. They are chosen by a hash of their names, so that
+            the same files are chosen on any machine, and a smaller part is
+            inside a larger one. Training writes the list to the work dir;
+            ``ann_file`` takes a list of your own.
+        part_seed: Another seed chooses another part.
         rare_class: Draw rare classes more often in training: arguments of
             :class:`RareClassDataset`, ``dict()`` for its defaults.
             :class:`KeyedDataset` applies it.
@@ -118,6 +128,8 @@ class DGDataset(FileChecks, BaseSegDataset):
         data_prefix: dict | None = None,
         expected: int | None = None,
         skip: Sequence[str] | str = (),
+        part: str | int | None = None,
+        part_seed: int = 0,
         rare_class: dict | None = None,
         image_range: Sequence[float] | None = None,
         img_suffix: str | Sequence[str] | None = None,
@@ -160,6 +172,8 @@ class DGDataset(FileChecks, BaseSegDataset):
         elif skip:
             skip = find_beside_data(skip, data_root)
         self.skip = skip
+        self.part = check_part(part)
+        self.part_seed = part_seed
         self.rare_class = rare_class
         self.image_range = check_image_range(image_range)
         metainfo = self._uniform_metainfo(metainfo)
@@ -312,6 +326,7 @@ class DGDataset(FileChecks, BaseSegDataset):
         if not infos:
             raise self.data_error('skip names every image')
         self.check_samples(samples, infos)
+        infos = self._part_of(infos)
         self._listed = None
         folder = self.data_prefix['img_path']
         names = unique_names(
@@ -321,6 +336,70 @@ class DGDataset(FileChecks, BaseSegDataset):
             info['domain'] = self.domain
             info['sample_name'] = name
         return infos
+
+    def _part_of(self, infos):
+        """Return the samples of ``part``, in their order."""
+        if self.part is None:
+            return infos
+        number = self.part
+        if isinstance(number, Fraction):
+            number = max(1, round(len(infos) * number))
+        if number > len(infos):
+            raise self.data_error(
+                f'part={number} asks for more images than the {len(infos)} '
+                'that there are'
+            )
+        ranks = {
+            id(info): hash_text(self.part_seed, self.list_name(info))
+            for info in infos
+        }
+        chosen = {
+            id(i) for i in sorted(infos, key=lambda i: ranks[id(i)])[:number]
+        }
+        print_log(
+            f'{type(self).__name__} (domain {self.domain}): {number} of '
+            f'{len(infos)} images are a part, part_seed={self.part_seed}',
+            logger='current',
+        )
+        return [info for info in infos if id(info) in chosen]
+
+    def list_name(self, info: dict) -> str:
+        """Return the name of a sample in a list of images (``ann_file``).
+
+        Args:
+            info: Of :meth:`get_data_info`.
+
+        Returns:
+            Its path below the image folder, with ``/`` and without suffix.
+        """
+        folder = self.data_prefix['img_path']
+        below = os.path.relpath(info['img_path'], folder)
+        stem = without_suffix(below, self.img_suffix) or below
+        return stem.replace(os.sep, '/')
+
+
+def check_part(part: str | int | None) -> Fraction | int | None:
+    """Return a part of a dataset as a fraction, or a number of images.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if part is None:
+        return None
+    number: Fraction | int | None = None
+    if isinstance(part, (str, float)) and not isinstance(part, bool):
+        with contextlib.suppress(ValueError, ZeroDivisionError):
+            number = Fraction(part).limit_denominator(10**6)
+        if number is not None and not 0 < number <= 1:
+            number = None
+    elif isinstance(part, int) and not isinstance(part, bool) and part > 0:
+        number = part
+    if number is None:
+        raise UserError(
+            "part must be a fraction of the images such as '1/16', or their "
+            f'number, got {part!r}'
+        )
+    return number
 
 
 def steps_of(pipeline: Any) -> Iterator[Any]:

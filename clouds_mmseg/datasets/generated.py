@@ -67,7 +67,7 @@ class GeneratedDataset(DGDataset):
         evaluation_labels: bool = False,
         **kwargs: Any,
     ):
-        for name in ('data_root', 'data_prefix', 'ann_file'):
+        for name in ('data_root', 'data_prefix', 'ann_file', 'part'):
             if name in kwargs:
                 raise UserError(
                     f'GeneratedDataset takes bank=..., not {name}=...: the '

@@ -91,10 +91,30 @@ class RareClassDataset:
         """Of the dataset."""
         return self.dataset.metainfo
 
+    @property
+    def domain(self) -> str:
+        """Of the dataset."""
+        return str(self.dataset.domain)
+
+    def drawn(self) -> np.ndarray:
+        """Return (C,) bool: the classes that are to be drawn."""
+        return np.isin(list(self.metainfo['classes']), self.classes)
+
     def full_init(self) -> None:
         """Open the dataset and count its classes, once."""
-        if self._fully_initialized:
-            return
+        if not self._fully_initialized:
+            counts = self.count_pixels()
+            self.draw_by(counts, counts.sum(axis=0))
+
+    def count_pixels(self) -> np.ndarray:
+        """Open the dataset and count its classes.
+
+        Returns:
+            (N, C) pixels of each class in each image.
+
+        Raises:
+            DataError: There are no labels, or none of a class that is drawn.
+        """
         self.dataset.full_init()
         if 'seg_map_path' not in self.dataset.get_data_info(0):
             raise DataError(
@@ -102,23 +122,53 @@ class RareClassDataset:
                 f'{self.dataset.domain}) needs labels, and this dataset has '
                 'none.'
             )
-        names = list(self.metainfo['classes'])
         # Counted once, and the same in every process.
         shared: list[Any] = [None]
         if is_main_process():
             shared[0] = class_pixels(self.dataset)
         broadcast_object_list(shared)
         counts = shared[0]
-        drawn = np.isin(names, self.classes)
-        if not counts[:, drawn].any():
+        if not counts[:, self.drawn()].any():
             raise DataError(
                 f'rare_class: none of {", ".join(self.classes)} occurs in '
                 f'the labels below {self.dataset.files_root}.'
             )
+        return counts
+
+    def draw_by(
+        self,
+        counts: np.ndarray,
+        frequencies: np.ndarray,
+        *,
+        may_lack: bool = False,
+    ) -> None:
+        """Set the probabilities of classes and the images of each.
+
+        Args:
+            counts: (N, C), of :meth:`count_pixels`.
+            frequencies: (C,) how frequent the classes are, of any sum.
+            may_lack: Whether a class may have no image with enough pixels:
+                it is then not drawn from this dataset.
+
+        Raises:
+            DataError: A class has no image with enough pixels.
+        """
+        names = list(self.metainfo['classes'])
+        drawn = self.drawn()
+        counts = counts * drawn
+        if may_lack:
+            drawn = drawn & (counts > self.min_pixels).any(axis=0)
+            counts = counts * drawn
+            if not drawn.any():
+                raise DataError(
+                    f'rare_class.min_pixels={self.min_pixels}: no image of '
+                    f'{self.dataset.domain} has more pixels than that of '
+                    'any class; set it lower.'
+                )
         self.probabilities = class_probabilities(
-            counts.sum(axis=0), self.temperature, drawn
+            frequencies, self.temperature, drawn
         )
-        self.images = images_by_class(counts * drawn, self.min_pixels, names)
+        self.images = images_by_class(counts, self.min_pixels, names)
         self._fully_initialized = True
         self._log_probabilities(names)
 
@@ -177,6 +227,15 @@ class RareClassDataset:
             if shown > self.min_pixels * self.min_crop_ratio:
                 break
         return sample
+
+
+def with_rare_class(dataset: Any) -> Any:
+    """Return a dataset, wrapped if its ``rare_class`` is set."""
+    options = getattr(dataset, 'rare_class', None)
+    # Of a mixture of datasets the option is its own.
+    if options is None or not isinstance(dataset, DGDataset):
+        return dataset
+    return RareClassDataset(dataset, **options)
 
 
 class RareClassStream:

@@ -12,7 +12,7 @@ from mmengine.registry import FUNCTIONS
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Sampler
 
-from clouds_mmseg.datasets.rare_classes import RareClassDataset
+from clouds_mmseg.datasets.rare_classes import with_rare_class
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import mix_seed, seed_everything
 
@@ -38,7 +38,8 @@ class KeyedDataset(ConcatDataset):
     Args:
         datasets: Configs or datasets, one a group: the labelled source first,
             then the generated images, if any. One whose ``rare_class`` is set
-            becomes a :class:`RareClassDataset`.
+            becomes a :class:`RareClassDataset`. Several labelled sources are
+            one group: :class:`~.labelled_sources.LabelledSources`.
         seed: Of the run.
         **kwargs: As for mmengine's ``ConcatDataset``.
     """
@@ -50,15 +51,8 @@ class KeyedDataset(ConcatDataset):
     def full_init(self) -> None:
         """Open the groups, with rare-class sampling where configured."""
         if not self._fully_initialized:
-            self.datasets = [self._with_rare_class(d) for d in self.datasets]
+            self.datasets = [with_rare_class(d) for d in self.datasets]
         super().full_init()
-
-    @staticmethod
-    def _with_rare_class(dataset):
-        options = getattr(dataset, 'rare_class', None)
-        if options is None or isinstance(dataset, RareClassDataset):
-            return dataset
-        return RareClassDataset(dataset, **options)
 
     @property
     def group_sizes(self) -> list[int]:
@@ -214,7 +208,7 @@ class KeyedSampler(Sampler):
 
 def _stream(group, seed):
     """Return the order in which the samples of a group are drawn."""
-    if isinstance(group, RareClassDataset):
+    if hasattr(group, 'stream'):
         return group.stream(seed)
     return ShuffledStream(len(group), seed)
 

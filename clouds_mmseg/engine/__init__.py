@@ -5,6 +5,7 @@ from clouds_mmseg.engine.hooks.checkpoint import (
     CheckpointClassesHook,
     SafeCheckpointHook,
 )
+from clouds_mmseg.engine.hooks.ema import TrainedEMAHook
 from clouds_mmseg.engine.hooks.mask_annealing import MaskAnnealingHook
 from clouds_mmseg.engine.hooks.nonfinite_check import NonFiniteCheckHook
 from clouds_mmseg.engine.hooks.progress import DGLogProcessor, ProgressHook
@@ -46,4 +47,5 @@ __all__ = [
     'SafeCheckpointHook',
     'SelfTrainingLoop',
     'SelfTrainingRunner',
+    'TrainedEMAHook',
 ]

@@ -31,10 +31,14 @@ from clouds_mmseg.data_tools.verify.report import (
 from clouds_mmseg.datasets.base import DGDataset, steps_of
 from clouds_mmseg.datasets.files import suffix_text
 from clouds_mmseg.datasets.folder import FolderDataset
+from clouds_mmseg.datasets.labelled_sources import LabelledSources
 from clouds_mmseg.datasets.rare_classes import RareClassDataset
+from clouds_mmseg.datasets.sampling import KeyedDataset
 from clouds_mmseg.datasets.transforms import PackDGInputs
+from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.result_warnings import keep_for_results
 
 # Bad files listed in an error.
@@ -89,7 +93,7 @@ def check_dataset(dataset: Dataset, split: str) -> None:
         Exception: Any error of the dataset or a transform on the first
             sample.
     """
-    check_rare_class_option(dataset, split)
+    check_sampling(dataset, split)
     verified = set()
     for leaf in leaf_datasets(dataset):
         if hasattr(leaf, 'full_init'):
@@ -109,9 +113,45 @@ def check_dataset(dataset: Dataset, split: str) -> None:
         verified.add(same_files(leaf))
         if split == 'train':
             require_labels(leaf)
+        elif getattr(leaf, 'part', None) is not None:
+            _warn(
+                f'the {split} domain {leaf.domain} is a part of its images '
+                f'({len(leaf)}): its results are not those of the whole set'
+            )
     check_labels(dataset, split)
     for leaf in leaf_datasets(dataset):
         leaf[0]
+
+
+def write_parts(dataset: Dataset, folder: str) -> None:
+    """Write which images a part of a dataset consists of.
+
+    Args:
+        dataset: Dataset of the training loop, opened.
+        folder: Gets ``part_DOMAIN.txt``, which can be an ``ann_file``, for
+            each dataset with ``part``; ``part_DOMAIN_2.txt`` for a second
+            one of a domain.
+    """
+    if not is_main_process():
+        return
+    seen: dict[str, int] = {}
+    for leaf in leaf_datasets(dataset):
+        if getattr(leaf, 'part', None) is None:
+            continue
+        seen[leaf.domain] = seen.get(leaf.domain, 0) + 1
+        number = f'_{seen[leaf.domain]}' if seen[leaf.domain] > 1 else ''
+        names = [
+            leaf.list_name(leaf.get_data_info(index))
+            for index in range(len(leaf))
+        ]
+        path = os.path.join(folder, f'part_{leaf.domain}{number}.txt')
+        with atomic_path(path) as temporary:
+            temporary.write_text('\n'.join(names) + '\n', encoding='utf-8')
+        print_log(
+            f'{leaf.domain}: the {len(names)} images of the part are listed '
+            f'in {path} (hash {hash_text(*names)[:12]})',
+            logger='current',
+        )
 
 
 def require_labels(dataset: Dataset) -> None:
@@ -212,25 +252,37 @@ def _label_findings(leaf, split):
     return absent_classes(leaf, count), findings
 
 
-def check_rare_class_option(dataset: Dataset, split: str) -> None:
-    """Refuse ``rare_class`` where the sampler does not support it.
+def check_sampling(dataset: Dataset, split: str) -> None:
+    """Refuse ``rare_class`` and shares where the sampler ignores them.
 
     Args:
         dataset: Dataset of a loop, wrapped or not.
         split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Raises:
-        UserError: A dataset has the option, and is not a group of a
-            KeyedDataset.
+        UserError: A dataset has ``rare_class``, or is a
+            :class:`LabelledSources`, and is not a group of a KeyedDataset.
     """
-    groups = [
-        group.dataset
-        for group in getattr(dataset, 'datasets', None) or []
-        if isinstance(group, RareClassDataset)
-    ]
+    groups: list[Dataset] = []
+    if isinstance(dataset, KeyedDataset):
+        groups = list(dataset.datasets)
+    for part in _parts(dataset):
+        if isinstance(part, LabelledSources) and not any(
+            part is group for group in groups
+        ):
+            raise UserError(
+                f'the {split} dataset is a LabelledSources, or has one '
+                'inside: its shares work for training with '
+                "train_cfg.type='ExactTrainLoop' or 'SelfTrainingLoop', on a "
+                'dataset that no other one wraps; for anything else take '
+                'ConcatDataset'
+            )
+    sources = [g for g in groups if isinstance(g, LabelledSources)]
+    groups += [dataset for source in sources for dataset in source.datasets]
+    drawn = [g.dataset for g in groups if isinstance(g, RareClassDataset)]
     for leaf in leaf_datasets(dataset):
         has_option = getattr(leaf, 'rare_class', None) is not None
-        if has_option and not any(leaf is group for group in groups):
+        if has_option and not any(leaf is group for group in drawn):
             raise UserError(
                 f'the {split} dataset {type(leaf).__name__} ({leaf.domain}) '
                 'has rare_class, which works for training with '
@@ -238,6 +290,16 @@ def check_rare_class_option(dataset: Dataset, split: str) -> None:
                 'dataset that no other one wraps; remove rare_class or '
                 'change that'
             )
+
+
+def _parts(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield a dataset and all that are inside of it."""
+    yield dataset
+    for child in getattr(dataset, 'datasets', None) or [
+        getattr(dataset, 'dataset', None)
+    ]:
+        if child is not None:
+            yield from _parts(child)
 
 
 def check_verified(dataset: Dataset, split: str) -> None:

@@ -25,7 +25,15 @@ _SPLITS = ('train', 'val', 'test')
 _ALL = 'all'
 # Options that determine which files are read: two datasets of one domain that
 # differ in them would become identical.
-_FILE_OPTIONS = ('data_root', 'data_prefix', 'ann_file', 'bank', 'split')
+_FILE_OPTIONS = (
+    'data_root',
+    'data_prefix',
+    'ann_file',
+    'bank',
+    'split',
+    'part',
+    'part_seed',
+)
 
 
 def apply_dataset_options(cfg: Config) -> None:

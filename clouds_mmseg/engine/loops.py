@@ -6,6 +6,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import LOOPS
 
+from clouds_mmseg.engine.data_check import leaf_datasets
 from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import mix_seed, seed_everything
@@ -167,31 +168,26 @@ class SelfTrainingLoop(ExactTrainLoop):
                 'train_cfg.generated_share, or give generated_beside'
             )
         source, generated = self.dataloader.dataset.datasets[:2]
-        crop = _crop_size(source)
         size = getattr(generated, 'least_size', None)
-        if (
-            crop
-            and size
-            and any(
+        for crop in _crop_sizes(source) if size else ():
+            if any(
                 side < length
                 for side, length in zip(size[::-1], crop, strict=True)
-            )
-        ):
-            raise UserError(
-                f'model.mixing pastes crops of {crop[1]}x{crop[0]} pixels '
-                f'(width x height) onto generated images, of which some are '
-                f'only {size[0]}x{size[1]}: make the image bank '
-                f'{getattr(generated, "bank", "")} with --size '
-                f'{crop[1]}x{crop[0]} or more, or lower crop_size'
-            )
+            ):
+                raise UserError(
+                    f'model.mixing pastes crops of {crop[1]}x{crop[0]} '
+                    '(width x height) onto generated images, of which some '
+                    f'are only {size[0]}x{size[1]}: make the image bank '
+                    f'{getattr(generated, "bank", "")} with --size '
+                    f'{crop[1]}x{crop[0]} or more, or lower crop_size'
+                )
 
 
-def _crop_size(dataset):
-    """Return (height, width) of the crops of a dataset, or None."""
-    # With rare-class sampling, the dataset is inside of another.
-    dataset = getattr(dataset, 'dataset', dataset)
-    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    for step in steps:
-        if hasattr(step, 'crop_size'):
-            return tuple(step.crop_size)
-    return None
+def _crop_sizes(source):
+    """Yield (height, width) of the crops of a source, or of several."""
+    for dataset in leaf_datasets(source):
+        steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+        for step in steps:
+            if hasattr(step, 'crop_size'):
+                yield tuple(step.crop_size)
+                break

@@ -27,6 +27,7 @@ from clouds_mmseg.engine.resume_plan import (
     require_same_plan,
     training_facts,
 )
+from clouds_mmseg.engine.run_state import WEIGHTS_KEY
 from clouds_mmseg.utils.config_file import literal_config, parse_config_text
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import read_checkpoint
@@ -89,7 +90,12 @@ class ResumableRunner(PortableRunner):
         hub = self.message_hub
         # The hub of the checkpoint describes the previous run.
         hub.update_info_dict(
-            dict(seed=self.seed, experiment_name=self.experiment_name)
+            {
+                'seed': self.seed,
+                'experiment_name': self.experiment_name,
+                # Set by each evaluation.
+                WEIGHTS_KEY: None,
+            }
         )
         if hub.runtime_info.get('cfg'):
             hub.update_info('cfg', self.cfg.pretty_text)

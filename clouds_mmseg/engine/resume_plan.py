@@ -415,6 +415,8 @@ def group_changes(
     for old, new in zip(saved, groups, strict=False):
         for key in sorted(old.keys() & new.keys()):
             scheduled = key in SCHEDULED or key.startswith('initial_')
+            # Any setting can have a scheduler: weight decay by a cosine.
+            scheduled = scheduled or f'initial_{key}' in old
             values = literal_config(old[key]), literal_config(new[key])
             if key not in ('params', 'param_names') and not scheduled:
                 if values[0] != values[1]:

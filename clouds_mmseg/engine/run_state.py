@@ -20,6 +20,9 @@ from clouds_mmseg.utils.finite import (
 # Datasets of more domains than this are summarised, not listed.
 _MAX_LISTED_DOMAINS = 12
 
+# Message hub key: what the evaluated weights are, if not those trained.
+WEIGHTS_KEY = 'evaluated_weights'
+
 
 def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the model inside distributed and test-time augmentation wrappers.

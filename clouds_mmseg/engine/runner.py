@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import RUNNERS
 from torch import nn
@@ -23,10 +24,13 @@ from clouds_mmseg.engine.data_check import (
     check_ignored,
     check_overlap,
     check_same_classes,
+    write_parts,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
+from clouds_mmseg.engine.hooks.ema import STATE_KEY, swap_average
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.run_state import (
+    WEIGHTS_KEY,
     last_good_checkpoint,
     run_header,
     stop,
@@ -159,6 +163,7 @@ class DGRunner(ResumableRunner):
         self._check_prerequisites()
         self._split_batch_size()
         self._check_data('train', 'val')
+        write_parts(self.train_loop.dataloader.dataset, self.work_dir)
         if (self._test_dataloader, self._test_evaluator) != (
             self._val_dataloader,
             self._val_evaluator,
@@ -229,6 +234,7 @@ class DGRunner(ResumableRunner):
             filename, map_location, resume=bool(self._resume)
         )
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        self._choose_weights(checkpoint, filename)
         state_dict = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
             state_dict = OrderedDict(
@@ -286,12 +292,34 @@ class DGRunner(ResumableRunner):
                 key='other_model_settings',
                 hub=self.message_hub,
             )
-        if 'ema_state_dict' in checkpoint:
+        averaged = (checkpoint.get('meta') or {}).get('weights')
+        if STATE_KEY in checkpoint:
+            averaged = averaged or 'moving average of the weights (EMAHook)'
             warn_about_results(
                 f'{filename} was saved by EMAHook: tested are the averaged '
-                'weights, not those that were trained (ema_state_dict)',
+                f'weights, not those that were trained ({STATE_KEY})',
                 key='averaged_weights',
                 hub=self.message_hub,
+            )
+        self.message_hub.update_info(WEIGHTS_KEY, averaged)
+
+    def _choose_weights(self, checkpoint, filename):
+        """Take the trained weights where there are averaged ones as well."""
+        if STATE_KEY not in checkpoint:
+            return
+        if not self._resume:
+            if self._use == 'train':
+                self.logger.info(
+                    f'{filename} was saved by EMAHook: training starts from '
+                    'the averaged weights'
+                )
+            return
+        # A hook has exchanged them already.
+        if not any(isinstance(hook, EMAHook) for hook in self._hooks):
+            swap_average(checkpoint)
+            self.logger.warning(
+                f'{filename} was saved by EMAHook, and this run has none: it '
+                'continues from the trained weights, without the average'
             )
 
     def _classes(self, use):

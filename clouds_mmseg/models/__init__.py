@@ -5,6 +5,9 @@ from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.clip_tower import TIMMCLIPTower
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
+from clouds_mmseg.models.backbones.transformers_tower import (
+    TransformersTower,
+)
 from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.models.mask2former import CLOUDSHead, TextQueryHead
 from clouds_mmseg.models.plain_mask import EoMTHead, PMTHead
@@ -36,4 +39,5 @@ __all__ = [
     'TIMMCLIPTower',
     'TIMMTower',
     'TextQueryHead',
+    'TransformersTower',
 ]

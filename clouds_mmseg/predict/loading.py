@@ -81,7 +81,13 @@ def load_model(
             another project.
     """
     path = find_checkpoint(checkpoint)
-    weights, meta, _ = read_with_meta(path)
+    weights, meta, rest = read_with_meta(path)
+    if (meta.get('weights') or 'ema_state_dict' in rest) and not teacher:
+        print_log(
+            f'{path}: the weights are their moving average in training '
+            '(EMAHook), as they were evaluated',
+            logger='current',
+        )
     if config is None:
         cfg = parse_config_text(meta.get('cfg'))
         if not cfg or not isinstance(cfg.get('model'), dict):

@@ -37,3 +37,4 @@ param_scheduler = [
         by_epoch=False,
     ),
 ]
+default_hooks = dict(ema=dict(type='EMAHook', begin_iter=20000))

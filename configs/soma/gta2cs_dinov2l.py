@@ -13,3 +13,5 @@ model = dict(
     backbone=dict(adapter=dict(type='SoMA', svd='pretrained', first_block=8))
 )
 train_dataloader = dict(dataset=dict(pipeline={{_base_.train_pipeline_512}}))
+# The moving average of the weights is evaluated, as published.
+default_hooks = dict(ema=dict(type='EMAHook', begin_iter=12000))

@@ -115,7 +115,7 @@ load_cfg = dict(allow_missing=['teacher.'])
 """
 
 
-# Every part that the official recipe does not have.
+# Every part that the official recipe does not have, and a second source.
 PLUS = {
     'model.teacher_ramp_up': True,
     'model.teacher_views': ['flip', 1.5],
@@ -131,6 +131,22 @@ PLUS = {
     'train_cfg.generated_share': None,
     'train_cfg.generated_beside': 2,
 }
+
+
+def add_source(cfg):
+    """Train on two labelled domains, and draw their rare classes."""
+    first, generated = cfg.train_dataloader.dataset.datasets
+    root = Path(first.data_root).parent
+    other = dict(first, domain='dusk', data_root=str(root / 'dusk_val'))
+    sources = dict(
+        type='LabelledSources',
+        datasets=[first, other],
+        shares=[0.7, 0.3],
+        rare_class=dict(temperature=0.3, min_pixels=20),
+    )
+    cfg.train_dataloader.dataset.datasets = [sources, generated]
+    # And evaluate the average of the student: the teacher is another one.
+    cfg.default_hooks.ema = dict(type='EMAHook', begin_iter=5, momentum=0.1)
 
 
 def drop_self_training(cfg):
@@ -207,6 +223,7 @@ def main():
         drop_self_training(cfg)
     if args.plus:
         cfg.merge_from_dict(PLUS)
+        add_source(cfg)
     if args.distributed:
         cfg.launcher = 'pytorch'
     runner = build_runner(cfg)

@@ -12,7 +12,7 @@ from tiny_run import read_config, write_images
 from ablation.rows import ROWS
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
-from clouds_mmseg.engine.resume_plan import config_changes
+from clouds_mmseg.engine.resume_plan import config_changes, group_changes
 from clouds_mmseg.engine.run_state import unwrap_model
 from clouds_mmseg.utils.config_file import literal_config, parse_config_text
 from clouds_mmseg.utils.errors import UserError
@@ -507,3 +507,14 @@ def test_read_config_is_what_the_tools_read(tiny_config, tmp_path, trained):
         resume_cfg=dict(accept='model'),
     )
     assert build_runner(cfg).train() is not None
+
+
+def test_a_weight_decay_by_schedule_is_no_other_setting():
+    """Of a checkpoint without config; the schedule is compared elsewhere."""
+    old = dict(params=[0], weight_decay=0.01, initial_weight_decay=0.05)
+    new = dict(params=[torch.ones(1)], weight_decay=0.05)
+    changes = group_changes([old], {}, [new], settings=True)
+    assert changes == []
+    del old['initial_weight_decay']
+    (change,) = group_changes([old], {}, [new], settings=True)
+    assert change.key == 'optim_wrapper.optimizer.weight_decay'

@@ -195,7 +195,7 @@ def test_licence_is_told_once(monkeypatch):
     monkeypatch.setattr(
         timm_tower, 'print_log', lambda text, **kwargs: told.append(text)
     )
-    timm_tower._tell_licence.cache_clear()
+    timm_tower.tell_licence.cache_clear()
     for name, words in (
         ('vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m', 'forbids commercial'),
         ('vit_large_patch16_dinov3.lvd1689m', 'dinov3-license'),
@@ -203,8 +203,8 @@ def test_licence_is_told_once(monkeypatch):
     ):
         told.clear()
         licence = timm.models.get_pretrained_cfg(name).license
-        timm_tower._tell_licence(name, licence)
-        timm_tower._tell_licence(name, licence)
+        timm_tower.tell_licence(name, licence)
+        timm_tower.tell_licence(name, licence)
         assert len(told) == (words is not None)
         assert words is None or words in told[0]
 

@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import WeightFileError
-from clouds_mmseg.weights.locate import read_remote
+from clouds_mmseg.weights.locate import missing_error, read_remote
 
 
 def test_a_named_checkpoint_is_read_from_the_folder(pretrained_folder):
@@ -24,3 +27,17 @@ def test_what_cannot_be_read_is_one_error(pretrained_folder):
         read_remote('https://a.invalid/b/x.pth')
     with pytest.raises(UserError, match='could not be read'):
         read_remote('mmcls-of-old://x')
+
+
+def test_gated_weights_say_where_to_ask_for_them():
+    response = SimpleNamespace(headers={}, request=None)
+    error = missing_error(
+        'the weights of a tower',
+        ['model.safetensors'],
+        repository='facebook/gated',
+        error=GatedRepoError('403', response=response),
+    )
+    assert (
+        'ask for access at https://huggingface.co/facebook/gated, then '
+        '`hf auth login`'
+    ) in str(error)

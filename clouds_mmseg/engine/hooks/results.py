@@ -20,9 +20,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
-from clouds_mmseg.engine.run_state import (
-    unwrap_model,
-)
+from clouds_mmseg.engine.run_state import WEIGHTS_KEY, unwrap_model
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.device import device_name
 from clouds_mmseg.utils.finite import listed
@@ -147,7 +145,8 @@ class ResultsHook(Hook):
     returned them), ``domains`` and ``mean`` (where the metric groups by
     domain; percent, null for a class that does not occur), ``iteration``,
     ``checkpoint`` (path and sha256; null for weights that were not saved at
-    this iteration), ``seed``, ``config`` (path and text), ``versions``,
+    this iteration), ``weights`` (``'trained'``, or what they are an average
+    of), ``seed``, ``config`` (path and text), ``versions``,
     ``device``, ``processes``, ``resumed_with_changes`` (differences from an
     uninterrupted run with this config), ``seconds`` since the
     run began, ``date``, ``command``, ``commit`` (of the checkout that the
@@ -294,6 +293,8 @@ class ResultsHook(Hook):
         return dict(
             iteration=iteration,
             checkpoint=self._checkpoint(checkpoint),
+            weights=runner.message_hub.runtime_info.get(WEIGHTS_KEY)
+            or 'trained',
             seed=seed,
             config=dict(path=runner.cfg.filename, text=runner.cfg.pretty_text),
             versions=versions,

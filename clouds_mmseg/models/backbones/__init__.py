@@ -5,6 +5,9 @@ from clouds_mmseg.models.backbones.clip import CLIPBackbone
 from clouds_mmseg.models.backbones.clip_tower import TIMMCLIPTower
 from clouds_mmseg.models.backbones.timm import FrozenTIMMBackbone
 from clouds_mmseg.models.backbones.timm_tower import TIMMTower
+from clouds_mmseg.models.backbones.transformers_tower import (
+    TransformersTower,
+)
 
 __all__ = [
     'CLIPBackbone',
@@ -14,4 +17,5 @@ __all__ = [
     'SoMA',
     'TIMMCLIPTower',
     'TIMMTower',
+    'TransformersTower',
 ]

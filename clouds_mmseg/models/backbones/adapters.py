@@ -78,8 +78,15 @@ def meta_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def block_modules(tower: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List the blocks of a tower in their order, with their names."""
+def block_modules(
+    tower: nn.Module, containers_named: Sequence[str] = _CONTAINERS
+) -> list[tuple[str, nn.Module]]:
+    """List the blocks of a tower in their order, with their names.
+
+    Args:
+        tower: The tower.
+        containers_named: Names of the lists that have blocks.
+    """
     found: list[tuple[str, nn.Module]] = []
 
     def collect(name, module):
@@ -92,7 +99,7 @@ def block_modules(tower: nn.Module) -> list[tuple[str, nn.Module]]:
     containers: list[str] = []
     for name, module in tower.named_modules():
         nested = any(name.startswith(f'{outer}.') for outer in containers)
-        named = name.rpartition('.')[2] in _CONTAINERS
+        named = name.rpartition('.')[2] in containers_named
         if named and not nested:
             if isinstance(module, (nn.ModuleList, nn.Sequential)):
                 containers.append(name)
@@ -115,12 +122,13 @@ def measure_blocks(backbone: nn.Module, tower: str) -> list[Block]:
     Raises:
         UserError: The tower has no blocks that are known as such.
     """
-    names = block_modules(backbone.get_submodule(tower))
+    containers = getattr(backbone, 'containers', _CONTAINERS)
+    names = block_modules(backbone.get_submodule(tower), containers)
     if not names:
         raise UserError(
             f'{type(backbone).__name__}: an adapter needs the blocks of the '
             f'tower, and this one ({_kind(backbone, tower)}) has none in a '
-            f'module named {", ".join(_CONTAINERS)}; leave adapter out'
+            f'module named {", ".join(containers)}; leave adapter out'
         )
     twin = meta_copy(backbone).eval()
     shapes: dict[str, tuple[int, ...]] = {}
@@ -357,15 +365,38 @@ def adapter_part(backbone: AdaptableMixin) -> nn.Module:
 
     They are the parameters themselves, under their names in the backbone.
     """
+    return part_of(backbone, backbone.adapter_parameters())
+
+
+def part_of(
+    module: nn.Module, parameters: Sequence[str], buffers: Sequence[str] = ()
+) -> nn.Module:
+    """Return a module of some tensors of another one, which it shares.
+
+    Args:
+        module: The other one.
+        parameters: Names of parameters in it.
+        buffers: Names of buffers.
+
+    Returns:
+        Has them under the same names.
+    """
     part = nn.Module()
-    for name in backbone.adapter_parameters():
-        *path, leaf = name.split('.')
-        module = part
+
+    def owner(path):
+        here = part
         for step in path:
-            if step not in module._modules:
-                module.add_module(step, nn.Module())
-            module = module._modules[step]
-        module.register_parameter(leaf, backbone.get_parameter(name))
+            if step not in here._modules:
+                here.add_module(step, nn.Module())
+            here = here._modules[step]
+        return here
+
+    for name in parameters:
+        *path, leaf = name.split('.')
+        owner(path).register_parameter(leaf, module.get_parameter(name))
+    for name in buffers:
+        *path, leaf = name.split('.')
+        owner(path).register_buffer(leaf, module.get_buffer(name))
     return part
 
 

@@ -176,10 +176,16 @@ class TIMMTower(AdaptableMixin, BaseModule):
         self.model = _create(model_name, {**kwargs, **sizes})
         self._probe(blocks)
         if grad_checkpointing:
-            self.model.set_grad_checkpointing(True)
+            try:
+                self.model.set_grad_checkpointing(True)
+            except (AssertionError, AttributeError) as error:
+                raise UserError(
+                    f'{model_name} has no gradient checkpointing in timm; '
+                    'leave grad_checkpointing out'
+                ) from error
         wanted = bool(weights or pretrained)
         if wanted:
-            _tell_licence(model_name, self.model.pretrained_cfg.get('license'))
+            tell_licence(model_name, self.model.pretrained_cfg.get('license'))
         self.attach_adapter(loaded=False, initialise=load_pretrained)
         if wanted and load_pretrained:
             self._load(weights, kwargs)
@@ -579,7 +585,7 @@ def _statistics(config: dict) -> tuple | None:
 
 
 @functools.cache
-def _tell_licence(model_name: str, licence: str | None) -> None:
+def tell_licence(model_name: str, licence: str | None) -> None:
     """Log what the licence of the weights asks for, once a process."""
     if licence is None or licence in _PERMISSIVE:
         return

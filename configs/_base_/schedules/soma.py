@@ -1,6 +1,5 @@
 # 40,000 iterations from 1e-4 (5e-5 in the tower) down to 0, polynomially,
-# while the weight decay falls from 0.05 to 1e-5: SoMA's for GTA5. Its
-# readme reports the moving average of the weights, which is not here.
+# while the weight decay falls from 0.05 to 1e-5: SoMA's for GTA5.
 _base_ = './adamw.py'
 optim_wrapper = dict(
     # The clipping is Mask2Former's.
