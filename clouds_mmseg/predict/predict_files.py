@@ -19,7 +19,7 @@ from clouds_mmseg.predict.download import (
 from clouds_mmseg.predict.inputs import Input, find_inputs
 from clouds_mmseg.predict.predict_video import predict_video, video_result
 from clouds_mmseg.predict.prediction import KINDS
-from clouds_mmseg.predict.segmenter import Segmenter
+from clouds_mmseg.predict.predictor import Predictor
 from clouds_mmseg.predict.smoothing import TemporalSmoothing
 from clouds_mmseg.predict.video import (
     Camera,
@@ -89,8 +89,8 @@ class _Options:
 
 
 def predict_files(
-    segmenter: Segmenter,
-    inputs: Sequence[str | Path],
+    segmenter: Predictor,
+    inputs: Sequence[str | Path | Input],
     out: str | Path,
     *,
     kinds: Sequence[str] = ('labels', 'overlay'),
@@ -279,12 +279,12 @@ def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:
     """Describe what was done, as lines for a terminal."""
     parts = []
     if summary.written or not summary.videos:
-        parts.append(f'{summary.written} images predicted')
+        parts.append(f'{_count(summary.written, "image")} predicted')
     if summary.videos:
         rate = summary.frames / max(summary.seconds, 1e-9)
         parts.append(
-            f'{summary.videos} videos predicted ({summary.frames} frames, '
-            f'{rate:.1f} a second)'
+            f'{_count(summary.videos, "video")} predicted '
+            f'({_count(summary.frames, "frame")}, {rate:.1f} a second)'
         )
     if summary.existing:
         parts.append(f'{summary.existing} were there already')
@@ -293,3 +293,7 @@ def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:
         yield f'  not read: {name}: {why}'
     if len(summary.failed) > 10:
         yield f'  and {len(summary.failed) - 10} more, see failed.txt'
+
+
+def _count(number, noun):
+    return f'{number} {noun}{"" if number == 1 else "s"}'

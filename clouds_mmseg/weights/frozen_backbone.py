@@ -5,6 +5,10 @@ licence of its own and is often most of a checkpoint. A published file can
 leave them out; whoever reads it builds the backbone from the pretrained file.
 The hash of the weights that were left out is stored, so that a missing or
 another pretrained file is an error, and never a random or a wrong backbone.
+
+An adapter is trained and stays in the file. SoMA takes a part out of the
+pretrained weights; what it took is in the file, so that the rest can be
+computed from the pretrained ones.
 """
 
 import copy
@@ -43,7 +47,7 @@ def split_backbone(
     """Remove the weights that the pretrained file of a backbone provides.
 
     The backbone is built from its pretrained file, and what is removed is
-    compared with it. What is not frozen (adapters) stays.
+    compared with it. What is trained, and what an adapter adds, stays.
 
     Args:
         weights: Of a checkpoint.
@@ -69,7 +73,7 @@ def split_backbone(
             'pretrained weights come from; give it with --config'
         )
     cfg = copy.deepcopy(cfg)
-    backbone = _build(cfg, source)
+    backbone = _build(cfg, source, load_pretrained=False)
     kind = type(backbone).__name__
     if not getattr(backbone, 'frozen', False):
         raise UserError(
@@ -82,18 +86,23 @@ def split_backbone(
             f'backbone ({kind}): without them it cannot be built again; '
             'publish it with its backbone'
         )
-    built = backbone.state_dict()
     trained = {k for k, p in backbone.named_parameters() if p.requires_grad}
     frozen = {k for k, p in backbone.named_parameters() if not p.requires_grad}
+    taken = dict(_taken_out(backbone, weights))
+    pretrained = _pretrained(cfg, source)
     removed, differing = {}, []
-    for key, value in built.items():
+    for key, value in pretrained.items():
         found = weights.get(_PREFIX + key)
         if key in trained or found is None:
             continue
-        if found.shape == value.shape and torch.equal(
-            found.to(value.dtype), value.cpu()
-        ):
-            removed[key] = found.to(value.dtype)
+        found = found.to(value.dtype)
+        same = found.shape == value.shape and (
+            torch.allclose(found + taken[key], value, rtol=1e-4, atol=1e-5)
+            if key in taken
+            else torch.equal(found, value)
+        )
+        if same:
+            removed[key] = value
         elif key in frozen:
             differing.append(key)
     if differing or not removed:
@@ -146,7 +155,7 @@ def restore_backbone(
     # one does.
     with torch.random.fork_rng(devices=[]):
         try:
-            built = _build(cfg, source).state_dict()
+            pretrained = _pretrained(cfg, source)
         except MissingWeightsError as error:
             raise MissingWeightsError(
                 f'{source} was written without its frozen backbone '
@@ -154,7 +163,7 @@ def restore_backbone(
             ) from error
     left_out = {
         key: value
-        for key, value in built.items()
+        for key, value in pretrained.items()
         if _PREFIX + key not in weights
     }
     if _hash(left_out) != described['content_sha256']:
@@ -170,6 +179,11 @@ def restore_backbone(
                 else ''
             )
         )
+    if cfg.get('adapter'):
+        with torch.random.fork_rng(devices=[]):
+            backbone = _build(cfg, source, load_pretrained=False)
+        for key, part in _taken_out(backbone, weights):
+            left_out[key] = left_out[key] - part
     return {**weights, **{_PREFIX + k: v for k, v in left_out.items()}}
 
 
@@ -230,8 +244,30 @@ def _description(meta, source):
     return described
 
 
-def _build(cfg, source) -> nn.Module:
-    """Build a backbone with its pretrained weights, on the CPU."""
+def _pretrained(cfg, source) -> dict[str, torch.Tensor]:
+    """Return the pretrained weights of a backbone, without an adapter.
+
+    Adapters leave the names of the weights as they are.
+    """
+    plain = {k: v for k, v in cfg.items() if k != 'adapter'}
+    return _build(plain, source).state_dict()
+
+
+def _taken_out(backbone, weights):
+    """Yield key and value of what an adapter took out of the weights."""
+    find = getattr(backbone, 'decomposed_weights', None)
+    for key, name, low in find() if find else ():
+        yield (
+            key,
+            low.product(
+                weights[f'{_PREFIX}{name}.initial_A'],
+                weights[f'{_PREFIX}{name}.initial_B'],
+            ),
+        )
+
+
+def _build(cfg, source, **kwargs) -> nn.Module:
+    """Build a backbone on the CPU, by default with its pretrained weights."""
     from mmseg.registry import MODELS
 
     require_registered(cfg, f'the config in {source}')
@@ -244,8 +280,9 @@ def _build(cfg, source) -> nn.Module:
             'be loaded; publish it with its backbone'
         )
     left = ('compile', 'load_pretrained')
+    kept = {k: v for k, v in cfg.items() if k not in left}
     with DefaultScope.overwrite_default_scope('mmseg'):
-        return MODELS.build({k: v for k, v in cfg.items() if k not in left})
+        return MODELS.build(dict(kept, **kwargs))
 
 
 def _hash(tensors):
