@@ -19,6 +19,7 @@ from mmseg.registry import TRANSFORMS
 
 from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.pseudo_labels import best_share
+from clouds_mmseg.predict.loading import EXPORTED
 from clouds_mmseg.predict.predictor import (
     MAX_PIXELS,
     WINDOW,
@@ -33,8 +34,6 @@ from clouds_mmseg.utils.errors import UserError
 
 # Key of the metadata, a JSON text, in files of every format.
 METADATA_KEY = 'clouds_mmseg'
-# Of the files of onnxruntime, torch.export and OpenVINO.
-SUFFIXES = ('.onnx', '.pt2', '.xml')
 # (N, 3, H, W) uint8 RGB -> output by name.
 Program = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -208,7 +207,7 @@ def load_predictor(
         UserError: As there, or an option is given for an exported file.
     """
     path = Path(checkpoint).expanduser()
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in EXPORTED:
         return Segmenter.from_pretrained(checkpoint, device=device, **options)
     # Scales are a list, which is the default if it is [1].
     given = [k for k, v in options.items() if v and v != [1.0]]
@@ -261,11 +260,11 @@ def open_program(
         UserError: See :class:`ExportedSegmenter`.
     """
     loaders = dict(
-        zip(SUFFIXES, (_open_onnx, _open_pt2, _open_openvino), strict=True)
+        zip(EXPORTED, (_open_onnx, _open_pt2, _open_openvino), strict=True)
     )
     if path.suffix not in loaders:
         raise UserError(
-            f'{path}: an exported file ends in {", ".join(SUFFIXES)}; a '
+            f'{path}: an exported file ends in {", ".join(EXPORTED)}; a '
             'checkpoint is for Segmenter.from_pretrained'
         )
     if not path.is_file():

@@ -248,7 +248,13 @@ class Camera:
         self.seconds = seconds
         self.stop = False
         self._source = source
-        self._capture = cv2.VideoCapture(source)
+        # What is wrong is said once, below.
+        level = cv2.getLogLevel()
+        cv2.setLogLevel(0)
+        try:
+            self._capture = cv2.VideoCapture(source)
+        finally:
+            cv2.setLogLevel(level)
         if not self._capture.isOpened():
             raise VideoFileError(
                 f'camera {source} cannot be opened; camera:0 is the first '

@@ -171,7 +171,7 @@ def move(model):
     ('name', 'adapter'),
     [
         ('tiny-vit', dict(type='SoMA', rank=4)),
-        ('tiny-vit', dict(type='Rein', num_tokens=6, rank=4)),
+        ('tiny-vit', dict(type='Rein', rank=4, link=False)),
         ('tiny-convnext', dict(type='LoRA', rank=4)),
         ('tiny-convnext', dict(type='SoMA', rank=4, first_block=1)),
     ],

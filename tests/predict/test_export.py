@@ -440,12 +440,14 @@ def test_exported_files_predict_as_checkpoints_do(
         difference = np.abs(both[0].astype(int) - both[1])
         assert (difference > 1).mean() < 0.001
     # A video: frames one after the other, smoothed.
-    frames = iter(images_of(*[(40, 60)] * 3))
+    (first,) = images_of((40, 60))
+    frames = [first, first // 2 + 60]
     program = ExportedSegmenter(tiny_file)
-    smoothed = list(program.stream(frames, smooth=0.5, scores=True))
-    plain = program(images_of(*[(40, 60)] * 3), scores=True)
+    smoothed = list(program.stream(iter(frames), smooth=0.5, scores=True))
+    plain = program(frames, scores=True)
     middle = (plain[0].scores + plain[1].scores) / 2
     np.testing.assert_allclose(smoothed[1].scores, middle, atol=1e-5)
+    assert np.array_equal(smoothed[1].labels, middle.argmax(0))
 
 
 @pytest.mark.parametrize(
@@ -556,6 +558,8 @@ def test_files_that_are_no_exports(tmp_path, tiny_file):
         ExportedSegmenter(tmp_path / 'x.onnx')
     with pytest.raises(UserError, match=r'Segmenter\.from_pretrained'):
         ExportedSegmenter(tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=r"ExportedSegmenter\('.*tiny.onnx"):
+        Segmenter.from_pretrained(str(tiny_file))
     for name in ('x.onnx', 'x.pt2'):
         (tmp_path / name).write_bytes(b'no program')
         with pytest.raises(UserError, match='cannot be loaded'):

@@ -163,7 +163,7 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     assert find_device('cpu') == torch.device('cpu')
     with pytest.raises(UserError, match='cuda:0 to cuda:1'):
         find_device('cuda:2')
-    with pytest.raises(UserError, match="device 'gpu' is none"):
+    with pytest.raises(UserError, match="there is no device 'gpu'"):
         find_device('gpu')
 
 

@@ -110,12 +110,14 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     from clouds_mmseg.predict.formats import read_label_ids
     from clouds_mmseg.predict.inputs import find_inputs
     from clouds_mmseg.predict.predict_files import (
+        make_output_folder,
         predict_files,
         summary_lines,
     )
 
-    # Mistakes in the inputs are told before the model is loaded.
+    # These mistakes are told before the model is loaded.
     inputs = find_inputs(args.inputs, args.out)
+    make_output_folder(args.out)
     options = dict(
         config=args.config,
         dtype=torch.bfloat16 if args.amp else None,
