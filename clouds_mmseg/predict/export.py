@@ -218,7 +218,8 @@ def _comparison(done):
 def _int8_note(quantized):
     text = (
         f'int8 keeps {quantized.equal:.2f} % of the labels of the calibration '
-        f'images ({quantized.ranges} ranges)'
+        f'images, and {quantized.equal_changed:.2f} % where they are '
+        'darkened, hazy or noisy'
     )
     if not quantized.left:
         return text

@@ -321,7 +321,8 @@ def test_layers_that_change_labels_stay_in_float32(
     target = tmp_path / 'x.onnx'
     done = quantize.to_int8(tiny_file, target, batches, 99)
     assert sorted(done.left) == ['backbone.convs.1', 'backbone.stem']
-    assert done.equal == 100 and done.groups == len(groups)
+    assert done.equal == done.equal_changed == 100
+    assert done.groups == len(groups)
     assert 0 < done.weights < 100
     assert not set(bad) & set(written[-1])
     assert 'stay in float32 (backbone' in export_module._int8_note(done)

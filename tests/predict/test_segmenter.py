@@ -95,6 +95,8 @@ def test_large_images_are_predicted_in_windows(tiny_checkpoint, paths):
 
 def test_results_are_drawn_and_saved(segmenter, paths, tmp_path):
     found = segmenter(paths[0], confidence=True)
+    best = found.classes[np.bincount(found.labels.flat).argmax()]
+    assert repr(found).startswith(f'Prediction(32x32: {best} ')
     for kind in ('labels', 'color', 'overlay', 'confidence'):
         found.save(tmp_path / 'a' / f'{kind}.png', kind)
     labels = np.asarray(Image.open(tmp_path / 'a/labels.png'))
