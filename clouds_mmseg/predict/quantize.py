@@ -28,8 +28,8 @@ _ACTIVATIONS = ('Relu', 'Clip')
 # The exporter notes the module that a node comes from.
 _SCOPES = 'pkg.torch.onnx.name_scopes'
 _MOST_GROUPS = 24
-# Images, and changed ones, on which the groups are compared.
-_COMPARED = 8
+# Images, and as many changed ones, on which layers are compared.
+_COMPARED = 16
 
 
 @dataclass
@@ -91,18 +91,21 @@ def to_int8(
     both = (batches, _changed(batches))
     expected = [_labels_of(source, part) for part in both]
 
-    def equal(names, kind, number=None):
+    # Spread over all of them.
+    some = max(1, len(batches) // _COMPARED)
+
+    def equal(names, kind, step=1):
         """Return the share of equal labels of both kinds of images."""
         quantize(source, target, names, ranges[kind])
         shares = []
         for part, wanted in zip(both, expected, strict=True):
-            found = _labels_of(target, part[:number])
-            pairs = list(zip(wanted[:number], found, strict=True))
+            found = _labels_of(target, part[::step])
+            pairs = list(zip(wanted[::step], found, strict=True))
             same = sum(int((a == b).sum()) for a, b in pairs)
             shares.append(100 * same / sum(a.size for a, _ in pairs))
         return shares
 
-    shares = {kind: equal(layers, kind) for kind in ranges}
+    shares = {kind: equal(layers, kind, some) for kind in ranges}
     kind = max(shares, key=lambda name: min(shares[name]))
     for name, (plain, changed) in shares.items():
         log(
@@ -112,7 +115,7 @@ def to_int8(
     left: list[str] = []
     if min(shares[kind]) < least:
         alone = {
-            name: min(equal([n.name for n in nodes], kind, _COMPARED))
+            name: min(equal([n.name for n in nodes], kind, some))
             for name, nodes in groups.items()
         }
         order = sorted(alone, key=lambda name: alone[name])
@@ -123,7 +126,7 @@ def to_int8(
         while many - few > 1:
             middle = (few + many) // 2
             names = [n.name for k in order[middle:] for n in groups[k]]
-            if min(equal(names, kind)) >= least:
+            if min(equal(names, kind, some)) >= least:
                 many = middle
             else:
                 few = middle
@@ -187,14 +190,15 @@ def quantize(
 
 
 def _changed(batches):
-    """Darken images, lay haze over them, add noise: each one of the three."""
+    """Darken images, lay haze over them, or add noise."""
     rng = np.random.default_rng(0)
     found = []
-    for index, batch in enumerate(batches):
+    for batch in batches:
         image = batch.astype(np.float32)
-        if index % 3 == 0:
+        kind = rng.integers(3)
+        if kind == 0:
             image *= rng.uniform(0.25, 0.6)
-        elif index % 3 == 1:
+        elif kind == 1:
             image *= rng.uniform(0.3, 0.6)
             image += rng.uniform(90, 150)
         else:
