@@ -249,12 +249,13 @@ class Camera:
         self.stop = False
         self._source = source
         # What is wrong is said once, below.
-        level = cv2.getLogLevel()
-        cv2.setLogLevel(0)
+        logging = cv2.utils.logging
+        level = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
         try:
             self._capture = cv2.VideoCapture(source)
         finally:
-            cv2.setLogLevel(level)
+            logging.setLogLevel(level)
         if not self._capture.isOpened():
             raise VideoFileError(
                 f'camera {source} cannot be opened; camera:0 is the first '
