@@ -77,16 +77,13 @@ class Predictor:
             UserError: An image cannot be read, or is none; or the model has
                 no scores of classes, which were asked for.
         """
-        several = isinstance(images, (list, tuple))
-        found = list(
-            self.stream(
-                images if several else [images],
-                confidence=confidence,
-                scores=scores,
-                batch_size=batch_size,
-            )
+        options: dict[str, Any] = dict(
+            confidence=confidence, scores=scores, batch_size=batch_size
         )
-        return found if several else found[0]
+        if isinstance(images, (list, tuple)):
+            return list(self.stream(images, **options))
+        (one,) = self.stream([images], **options)
+        return one
 
     def stream(
         self,
