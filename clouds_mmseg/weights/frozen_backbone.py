@@ -73,14 +73,17 @@ def split_backbone(
             'pretrained weights come from; give it with --config'
         )
     cfg = copy.deepcopy(cfg)
-    backbone = _build(cfg, source, load_pretrained=False)
+    # As it was before the training, and with the adapter that was trained.
+    plain = backbone = _build(_without_adapter(cfg), source)
+    if cfg.get('adapter'):
+        backbone = _build(cfg, source, load_pretrained=False)
     kind = type(backbone).__name__
     if not getattr(backbone, 'frozen', False):
         raise UserError(
             f'the backbone of {source} ({kind}) was trained, so no pretrained '
             'file has its weights; publish it with its backbone'
         )
-    if not getattr(backbone, 'weights_loaded', False):
+    if not getattr(plain, 'weights_loaded', False):
         raise UserError(
             f'the config of {source} names no pretrained weights of its '
             f'backbone ({kind}): without them it cannot be built again; '
@@ -89,9 +92,8 @@ def split_backbone(
     trained = {k for k, p in backbone.named_parameters() if p.requires_grad}
     frozen = {k for k, p in backbone.named_parameters() if not p.requires_grad}
     taken = dict(_taken_out(backbone, weights))
-    pretrained = _pretrained(cfg, source)
     removed, differing = {}, []
-    for key, value in pretrained.items():
+    for key, value in plain.state_dict().items():
         found = weights.get(_PREFIX + key)
         if key in trained or found is None:
             continue
@@ -117,7 +119,7 @@ def split_backbone(
         for k, v in weights.items()
         if k.removeprefix(_PREFIX) not in removed or not k.startswith(_PREFIX)
     }
-    file = _weights_file(backbone, cfg)
+    file = _weights_file(plain, cfg)
     described = dict(
         config=cfg,
         local=dict(_local_paths(cfg)),
@@ -155,7 +157,7 @@ def restore_backbone(
     # one does.
     with torch.random.fork_rng(devices=[]):
         try:
-            pretrained = _pretrained(cfg, source)
+            plain = _build(_without_adapter(cfg), source)
         except MissingWeightsError as error:
             raise MissingWeightsError(
                 f'{source} was written without its frozen backbone '
@@ -163,7 +165,7 @@ def restore_backbone(
             ) from error
     left_out = {
         key: value
-        for key, value in pretrained.items()
+        for key, value in plain.state_dict().items()
         if _PREFIX + key not in weights
     }
     if _hash(left_out) != described['content_sha256']:
@@ -244,26 +246,19 @@ def _description(meta, source):
     return described
 
 
-def _pretrained(cfg, source) -> dict[str, torch.Tensor]:
-    """Return the pretrained weights of a backbone, without an adapter.
-
-    Adapters leave the names of the weights as they are.
-    """
-    plain = {k: v for k, v in cfg.items() if k != 'adapter'}
-    return _build(plain, source).state_dict()
+def _without_adapter(cfg):
+    """Return the config of a tower; adapters keep the names of its weights."""
+    return {key: value for key, value in cfg.items() if key != 'adapter'}
 
 
 def _taken_out(backbone, weights):
     """Yield key and value of what an adapter took out of the weights."""
     find = getattr(backbone, 'decomposed_weights', None)
     for key, name, low in find() if find else ():
-        yield (
-            key,
-            low.product(
-                weights[f'{_PREFIX}{name}.initial_A'],
-                weights[f'{_PREFIX}{name}.initial_B'],
-            ),
-        )
+        start = [weights.get(f'{_PREFIX}{name}.initial_{x}') for x in 'AB']
+        # Without them it cannot be loaded, which is told there.
+        if all(part is not None for part in start):
+            yield key, low.product(*start)
 
 
 def _build(cfg, source, **kwargs) -> nn.Module:
