@@ -29,7 +29,7 @@ class Page:
         folder: Holds ``home``, ``temporary`` and ``here``, where it runs.
     """
 
-    def __init__(self, checkpoint, folder):
+    def __init__(self, checkpoints, folder):
         import httpx
 
         self.folder = folder
@@ -53,7 +53,7 @@ class Page:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, '-c', command, 'demo'),
-                    *(str(checkpoint), str(checkpoint)),
+                    *map(str, checkpoints),
                     *('--name', 'left <b>', 'right', '--port', '0'),
                     *('--device', 'cpu', '--max-megapixels', '1'),
                     *('--max-megabytes', str(_MEGABYTES)),

@@ -18,7 +18,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from clouds_mmseg.models.segmentors.pseudo_labels import expected_iou
-from clouds_mmseg.predict.inputs import find_images
 from clouds_mmseg.predict.prediction import Prediction
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.atomic import atomic_folder
@@ -113,7 +112,7 @@ class _Found:
 
 def export_review(
     segmenter: Segmenter,
-    inputs: Sequence[str | Path],
+    images: Sequence[tuple[Path, Path]],
     out: str | Path,
     writer: Writer,
     *,
@@ -128,8 +127,7 @@ def export_review(
 
     Args:
         segmenter: The model.
-        inputs: Images, folders and patterns, as ``clouds predict`` takes
-            them.
+        images: See :func:`~clouds_mmseg.predict.inputs.find_images`.
         out: Folder, which must not exist.
         writer: Of the tool.
         tool: Its name.
@@ -164,9 +162,7 @@ def export_review(
         dict(file=file.name, sha256=sha256_of(file), teacher=teacher),
         rank,
     )
-    found, failed = _find_worst(
-        segmenter, find_images(inputs), worst, rank, labels
-    )
+    found, failed = _find_worst(segmenter, images, worst, rank, labels)
     if not found:
         raise UserError(
             f'no image could be read: {"; ".join(failed.values())}'

@@ -244,11 +244,10 @@ def _to_ours(
 ) -> tuple[Conversion, str, Config | None]:
     """Rename weights to our keys and check them against a model of ours."""
     if layout.kind in TOWER_KINDS:
-        if 'tower' in meta:
+        if BACKBONE_KEY in meta:
             raise UserError(
-                f'{source} is ours already: what was trained without its '
-                'tower. clouds_mmseg.models.adapter_files.load_trained puts '
-                'it into the model of its config'
+                f'{source} is ours already, written without its frozen '
+                'tower: whatever reads checkpoints reads it as it is'
             )
         return convert_tower_checkpoint(
             weights, layout, source, config=config, fill_from=fill_from

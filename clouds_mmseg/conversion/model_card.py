@@ -419,21 +419,18 @@ def _one_line(text):
 
 
 def _use(card):
-    name = card.name.rpartition('/')[2]
+    # On the hub its repository, else its folder.
+    name = card.name
     lines = [
         '## Use',
-        f'With `{LIBRARY}` installed and this folder at `{name}/`'
-        + (
-            f' (`hf download {card.name} --local-dir {name}`)'
-            if '/' in card.name
-            else ''
-        )
+        f'With `{LIBRARY}` installed'
+        + ('' if '/' in name else f' and this folder at `{name}/`')
         + ':',
-        f'```bash\nclouds predict {name}/{WEIGHTS} street.jpg photos/ '
+        f'```bash\nclouds predict {name} street.jpg photos/ '
         '--out predictions\n```',
         '```python\n'
         'from clouds_mmseg import Segmenter\n\n'
-        f"segmenter = Segmenter.from_pretrained('{name}/{WEIGHTS}')\n"
+        f"segmenter = Segmenter.from_pretrained('{name}')\n"
         "prediction = segmenter('street.jpg')\n"
         'prediction.labels  # (H, W), class indices\n'
         "prediction.overlay().save('overlay.png')\n```",

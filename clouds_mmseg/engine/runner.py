@@ -76,7 +76,8 @@ class DGRunner(ResumableRunner):
       and parts that are reinitialised (:mod:`clouds_mmseg.weights.partial`).
       A test takes all weights from the checkpoint, whatever is named.
     - ``resume=True`` continues from the newest checkpoint of the work dir
-      if there is one, and otherwise starts with ``load_from``;
+      if there is one, and otherwise starts at iteration 0, with the weights
+      of ``load_from`` if it is given, and warns of it;
       ``resume='path'`` continues from that file.
     - Missing checkpoints are reported before a dataset is built, and missing
       or empty datasets of training, validation and test before the first
@@ -346,9 +347,18 @@ class DGRunner(ResumableRunner):
             self._load_from = path
             self._resume = True
         elif self._resume:
-            self.logger.info(
-                f'Nothing to resume in {self.work_dir}: starting anew.'
+            said = (
+                f'--resume: there is no checkpoint in {self.work_dir}, so '
+                'training starts at iteration 0'
             )
+            if self._load_from:
+                # MMEngine's own runner would resume load_from itself.
+                said += (
+                    f', with the weights of load_from={self._load_from}. To '
+                    'continue that training, with its optimizer and '
+                    f'iteration: resume={self._load_from}'
+                )
+            self.logger.warning(said)
             self._resume = False
 
     def _replaces(self, part):

@@ -156,6 +156,27 @@ class DGIoUMetric(IoUMetric):
                     sample, Path(folder) / self._names.of(sample)
                 )
 
+    def latest_scores(self, count: int) -> list[float | None]:
+        """Return the mIoU of the images that this process compared last.
+
+        Args:
+            count: Of the last batch, number of images.
+
+        Returns:
+            Of each the mIoU in percent, NaN if its label is empty; None for
+            an image without a label, and for all with ``format_only``.
+        """
+        latest = self.results[-count:]
+        if len(latest) < count:
+            return [None] * count
+        classes = len(self.dataset_meta['classes'])
+        return [
+            None
+            if confusion is None
+            else image_scores(confusion, classes)['mIoU']
+            for _, confusion, _ in latest
+        ]
+
     def _process_unlabelled(self, sample, domain):
         """Write the prediction of an image without label."""
         if self.output_dir is None:

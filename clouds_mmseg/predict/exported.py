@@ -5,8 +5,8 @@ Letters: N images, K classes, H and W of an image.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +18,19 @@ import torch.nn.functional as F
 from mmengine.registry import init_default_scope
 from mmseg.registry import TRANSFORMS
 
-from clouds_mmseg.predict.prediction import Prediction
-from clouds_mmseg.predict.segmenter import Source, as_rgb_array
+from clouds_mmseg.models.mask2former.inference import label_of_scores
+from clouds_mmseg.models.segmentors.pseudo_labels import best_share
+from clouds_mmseg.predict.loading import EXPORTED
+from clouds_mmseg.predict.predictor import (
+    MAX_PIXELS,
+    WINDOW,
+    Predictor,
+    check_windows,
+    resized,
+    several_scores,
+    to_bytes,
+)
+from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 
 # Key of the metadata, a JSON text, in files of every format.
@@ -28,13 +39,14 @@ METADATA_KEY = 'clouds_mmseg'
 Program = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-class ExportedSegmenter:
+class ExportedSegmenter(Predictor):
     """Predicts images with a file of ``clouds export``.
 
     Called as :class:`Segmenter`; an image is resized as the test of the
     model's config resizes its images, and the prediction is resized back:
     bilinearly if the file has the output ``scores``, else each pixel gets
-    the nearest label. Large images are not cut into windows.
+    the nearest label. Large images are predicted in overlapping windows if
+    the file has scores, which are averaged where windows overlap, else whole.
 
     Args:
         path: ``.onnx``, run by onnxruntime; ``.pt2``, by torch; ``.xml``, by
@@ -42,6 +54,8 @@ class ExportedSegmenter:
         threads: Threads of the CPU; by default those that the runtime
             chooses. Not for ``.pt2``, which follows torch.
         providers: Execution providers of onnxruntime, by default the CPU's.
+        max_pixels: Above which windows are used, pixels.
+        window: Side of a window, pixels.
 
     Attributes:
         metadata (dict): What the file says of itself: ``classes``,
@@ -57,8 +71,13 @@ class ExportedSegmenter:
         path: str | Path,
         *,
         threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Any] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        window: int = WINDOW,
     ):
+        check_windows(max_pixels, window)
+        self.max_pixels = max_pixels
+        self.window = window
         path = Path(path).expanduser()
         self.program, self.metadata = open_program(
             path, threads=threads, providers=providers
@@ -77,70 +96,60 @@ class ExportedSegmenter:
             for step in self.metadata['preprocessing']['resize_outside']
         ]
 
-    def __call__(
-        self,
-        images: Source | Sequence[Source],
-        *,
-        confidence: bool = False,
-        scores: bool = False,
-        batch_size: int = 1,
-    ) -> Prediction | list[Prediction]:
-        """Predict one image or several: see :meth:`Segmenter.__call__`.
+    @property
+    def has_scores(self) -> bool:
+        """See :class:`Predictor`; a file may be without them."""
+        return 'scores' in self.metadata['outputs'] and len(self.classes) > 1
 
-        Raises:
-            UserError: An image cannot be read, or is none; or the file has no
-                output ``scores``, which ``confidence`` and ``scores`` need.
-        """
-        if isinstance(images, (list, tuple)):
-            return list(
-                self.stream(
-                    images,
+    def _predict(self, arrays, confidence, scores, smoothing):
+        needed = bool(confidence or scores or smoothing)
+        if needed and 'scores' not in self.metadata['outputs']:
+            raise UserError(
+                'this file has no scores, which confidence, scores and smooth '
+                'need: export it with --outputs labels scores'
+            )
+        inputs = [resized(array, self.resize) for array in arrays]
+        if self.has_scores and any(
+            self._is_large(array, image, needed)
+            for array, image in zip(arrays, inputs, strict=True)
+        ):
+            for array, image in zip(arrays, inputs, strict=True):
+                yield self._in_strips(
+                    array,
+                    image,
+                    partial(self._window, image),
+                    to_scores=several_scores,
+                    to_label=label_of_scores,
+                    align_corners=False,
                     confidence=confidence,
                     scores=scores,
-                    batch_size=batch_size,
+                    smoothing=smoothing,
                 )
+            return
+        for array, (label, score) in zip(
+            arrays, self._run(arrays, inputs), strict=True
+        ):
+            if not needed:
+                yield label, None, None
+                continue
+            total = several_scores(torch.from_numpy(score))
+            if smoothing:
+                smoothing.begin(array)
+                total = smoothing(total)
+                label = to_bytes(label_of_scores(total))
+            yield (
+                label,
+                best_share(total).numpy() if confidence else None,
+                total.numpy() if scores else None,
             )
-        (one,) = self.stream([images], confidence=confidence, scores=scores)
-        return one
 
-    def stream(
-        self,
-        images: Sequence[Source],
-        *,
-        confidence: bool = False,
-        scores: bool = False,
-        batch_size: int = 1,
-    ) -> Iterator[Prediction]:
-        """Predict images one batch after the other, as :meth:`__call__`."""
-        if (confidence or scores) and 'scores' not in self.metadata['outputs']:
-            raise UserError(
-                'this file has no scores, which confidence and scores need: '
-                'export it with --outputs labels scores'
-            )
-        for first in range(0, len(images), batch_size):
-            part = images[first : first + batch_size]
-            arrays = [as_rgb_array(source) for source in part]
-            for source, array, (label, score) in zip(
-                part, arrays, self._run(arrays), strict=True
-            ):
-                share = None
-                if confidence:
-                    total = score.sum(0).clip(min=1e-6)
-                    share = (score.max(0) / total).clip(max=1)
-                is_file = isinstance(source, (str, Path))
-                yield Prediction(
-                    image=array,
-                    labels=label,
-                    classes=self.classes,
-                    palette=self.palette,
-                    path=Path(source) if is_file else None,
-                    confidence=share,
-                    scores=score if scores else None,
-                )
+    def _window(self, image, rows, columns):
+        """Return the scores (K, rows, columns) of a part of an image."""
+        found = self.program(to_batch([image[rows, columns]]))
+        return torch.from_numpy(found['scores'][0])
 
-    def _run(self, arrays):
+    def _run(self, arrays, inputs):
         """Return labels (H, W) and scores (K, H, W) or None, of each image."""
-        inputs = [resized(array, self.resize) for array in arrays]
         if len({image.shape for image in inputs}) > 1:
             batches = [[image] for image in inputs]
         else:
@@ -156,17 +165,6 @@ class ExportedSegmenter:
         ]
 
 
-def resized(image: np.ndarray, steps: Sequence[Any]) -> np.ndarray:
-    """Apply ``Resize`` steps to an image (H, W, 3)."""
-    if not steps:
-        return image
-    shape = image.shape[:2]
-    results = dict(img=image, img_shape=shape, ori_shape=shape)
-    for step in steps:
-        results = step(results)
-    return results['img']
-
-
 def to_batch(images: Sequence[np.ndarray]) -> np.ndarray:
     """Stack images (H, W, 3) of one size to (N, 3, H, W)."""
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
@@ -175,27 +173,79 @@ def to_batch(images: Sequence[np.ndarray]) -> np.ndarray:
 def _resized_back(label, score, size):
     if label.shape == size:
         return label, score
+    nearest = torch.from_numpy(label)[None, None]
+    nearest = F.interpolate(nearest, size=size, mode='nearest')[0, 0].numpy()
     if score is None:
-        nearest = torch.from_numpy(label)[None, None]
-        nearest = F.interpolate(nearest, size=size, mode='nearest')
-        return nearest[0, 0].numpy(), None
+        return nearest, None
     score = F.interpolate(
         torch.from_numpy(score)[None],
         size=size,
         mode='bilinear',
         align_corners=False,
     )[0]
-    if len(score) == 1:
-        nearest = _resized_back(label, None, size)[0]
-        return nearest, score.numpy()
-    return score.argmax(0).to(torch.uint8).numpy(), score.numpy()
+    if len(score) > 1:
+        nearest = to_bytes(label_of_scores(score))
+    return nearest, score.numpy()
+
+
+def load_predictor(
+    checkpoint: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> Predictor:
+    """Load a checkpoint, or a file of ``clouds export``.
+
+    Args:
+        checkpoint: What :meth:`Segmenter.from_pretrained` takes, or an
+            exported file.
+        device: Of an exported file the CPU; ``cuda`` and ``cuda:N`` for ONNX
+            where onnxruntime has CUDA.
+        **options: Of :meth:`Segmenter.from_pretrained`; an exported program
+            has none of them.
+
+    Raises:
+        UserError: As there, or an option is given for an exported file.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.suffix not in EXPORTED:
+        return Segmenter.from_pretrained(checkpoint, device=device, **options)
+    # Scales are a list, which is the default if it is [1].
+    given = [k for k, v in options.items() if v and v != [1.0]]
+    if given:
+        raise UserError(
+            f'{path} is an exported program, which does what it was exported '
+            f'with: {", ".join(given)} cannot be given; predict with the '
+            'checkpoint that it was made of'
+        )
+    return ExportedSegmenter(path, providers=_providers(path, device))
+
+
+def _providers(path, device):
+    """Return the execution providers of onnxruntime for a device."""
+    name, _, index = str(device or 'cpu').partition(':')
+    if name == 'cpu':
+        return None
+    if name != 'cuda' or path.suffix != '.onnx':
+        raise UserError(
+            f'{path} is run on the CPU, not on {device}; of exported files '
+            'only .onnx runs on cuda'
+        )
+    known = require('onnxruntime').get_available_providers()
+    if 'CUDAExecutionProvider' not in known:
+        raise UserError(
+            f'device {device} is not there: this onnxruntime runs on '
+            f'{", ".join(known)}; install onnxruntime-gpu, or give cpu'
+        )
+    options = {'device_id': int(index or 0)}
+    return [('CUDAExecutionProvider', options), 'CPUExecutionProvider']
 
 
 def open_program(
     path: Path,
     *,
     threads: int | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[Any] | None = None,
 ) -> tuple[Program, dict]:
     """Load an exported file.
 
@@ -210,10 +260,12 @@ def open_program(
     Raises:
         UserError: See :class:`ExportedSegmenter`.
     """
-    loaders = {'.onnx': _open_onnx, '.pt2': _open_pt2, '.xml': _open_openvino}
+    loaders = dict(
+        zip(EXPORTED, (_open_onnx, _open_pt2, _open_openvino), strict=True)
+    )
     if path.suffix not in loaders:
         raise UserError(
-            f'{path}: an exported file ends in {", ".join(loaders)}; a '
+            f'{path}: an exported file ends in {", ".join(EXPORTED)}; a '
             'checkpoint is for Segmenter.from_pretrained'
         )
     if not path.is_file():

@@ -36,14 +36,15 @@ class Input:
 
 
 def find_inputs(
-    inputs: Iterable[str | Path], out: str | Path | None = None
+    inputs: Iterable[str | Path | Input], out: str | Path | None = None
 ) -> list[Input]:
     """Find the images and videos that a user names.
 
     Args:
         inputs: Files; folders, which are searched with their sub-folders;
             patterns such as ``'street/*.jpg'``; addresses that begin with
-            ``http://`` or ``https://``; cameras: ``camera:0``.
+            ``http://`` or ``https://``; cameras: ``camera:0``; or what was
+            found before.
         out: Folder of the results. Those of an earlier run are no inputs.
 
     Returns:
@@ -54,7 +55,10 @@ def find_inputs(
         UserError: An input does not exist or holds nothing to predict, has a
             scheme that is not read, or two would have the same results.
     """
-    return _distinct(one for name in inputs for one in _named(str(name), out))
+    found: list[Input] = []
+    for name in inputs:
+        found += [name] if isinstance(name, Input) else _named(str(name), out)
+    return _distinct(found)
 
 
 def _distinct(named: Iterable[Input]) -> list[Input]:

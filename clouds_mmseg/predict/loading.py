@@ -30,6 +30,8 @@ from clouds_mmseg.weights.load import (
     without_pretrained_init,
 )
 
+# Of files of `clouds export`: onnxruntime's, torch.export's and OpenVINO's.
+EXPORTED = ('.onnx', '.pt2', '.xml')
 _TEACHER = 'teacher.'
 # Segmentors whose inference is that of DGSegmentor.
 _SAME_NETWORK = ('EncoderDecoder', 'SelfTrainingSegmentor')
@@ -80,6 +82,11 @@ def load_model(
         UserError: The file cannot be read, has no config, or belongs to
             another project.
     """
+    if Path(checkpoint).suffix in EXPORTED:
+        raise UserError(
+            f'{checkpoint} is no checkpoint but a program of clouds export: '
+            f'clouds predict takes it, and ExportedSegmenter({checkpoint!r})'
+        )
     path = find_checkpoint(checkpoint)
     weights, meta, rest = read_with_meta(path)
     if (meta.get('weights') or 'ema_state_dict' in rest) and not teacher:
@@ -244,7 +251,7 @@ def find_device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(
-            f'device {name!r} is none; give cpu, cuda or cuda:1'
+            f'there is no device {name!r}; give cpu, cuda or cuda:1'
         ) from error
     if device.type == 'cuda':
         number = torch.cuda.device_count()

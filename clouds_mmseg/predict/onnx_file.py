@@ -20,9 +20,6 @@ from clouds_mmseg.utils.errors import UserError
 OPSETS = (18, 19, 20, 21, 22, 23)
 # Products with weights or of two maps: where time and weights are.
 _PRODUCTS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
-# Convolutions that stay in float32 where int8 is not exact enough; doubled
-# until it is.
-_FIRST_LEFT = 4
 
 
 @contextmanager
@@ -143,100 +140,6 @@ def to_fp16(source: Path, target: Path) -> None:
     del graph.initializer[:]
     graph.initializer.extend(kept)
     onnx.save(model, str(target))
-
-
-def to_int8(
-    source: Path,
-    target: Path,
-    batches: Sequence[np.ndarray],
-    least: float,
-) -> int:
-    """Quantise convolutions and linear layers, calibrated on images.
-
-    Products of two maps (attention, masks, class scores) stay in float32, and
-    as many convolutions, counted from the input, as ``least`` needs: those
-    near the input are the most sensitive.
-
-    Args:
-        source: fp32 file.
-        target: File to write.
-        batches: (N, 3, H, W) uint8 each.
-        least: Share of the labels of ``source`` that are to stay on these
-            images, in percent.
-
-    Returns:
-        Number of convolutions that were left in float32.
-    """
-    onnx = require('onnx', 'onnxruntime')
-    graph = onnx.load(str(source)).graph
-    constant = {tensor.name for tensor in graph.initializer}
-    constant |= {
-        name
-        for node in graph.node
-        if node.op_type == 'Constant'
-        for name in node.output
-    }
-    both_vary = [
-        node.name
-        for node in graph.node
-        if node.op_type == 'MatMul' and not constant & set(node.input)
-    ]
-    convs = [node.name for node in graph.node if node.op_type == 'Conv']
-    expected = _labels_of(source, batches)
-    left = 0
-    while True:
-        _quantize(source, target, batches, both_vary + convs[:left])
-        found = _labels_of(target, batches)
-        equal = sum(
-            int((a == b).sum()) for a, b in zip(expected, found, strict=True)
-        )
-        share = 100 * equal / sum(labels.size for labels in expected)
-        if share >= least or left >= len(convs):
-            return min(left, len(convs))
-        left = 2 * left or _FIRST_LEFT
-
-
-def _labels_of(path, batches):
-    runtime = require('onnxruntime')
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(
-        str(path), options, providers=['CPUExecutionProvider']
-    )
-    return [session.run(['labels'], {'image': x})[0] for x in batches]
-
-
-def _quantize(source, target, batches, excluded):
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.waiting = iter(batches)
-
-        def get_next(self):
-            batch = next(self.waiting, None)
-            return None if batch is None else {'image': batch}
-
-    # It advises to preprocess the graph, which the exporter has done.
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        quantization.quantize_static(
-            str(source),
-            str(target),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
-            per_channel=True,
-            # Sums of two products of 8 bits overflow 16 without VNNI.
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=excluded,
-        )
-    finally:
-        root.setLevel(level)
 
 
 def write_openvino(

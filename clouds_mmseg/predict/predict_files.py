@@ -16,10 +16,14 @@ from clouds_mmseg.predict.download import (
     DownloadError,
     download,
 )
-from clouds_mmseg.predict.inputs import Input, find_inputs
+from clouds_mmseg.predict.inputs import (
+    VIDEO_SUFFIXES,
+    Input,
+    find_inputs,
+)
 from clouds_mmseg.predict.predict_video import predict_video, video_result
 from clouds_mmseg.predict.prediction import KINDS
-from clouds_mmseg.predict.segmenter import Segmenter
+from clouds_mmseg.predict.predictor import Predictor
 from clouds_mmseg.predict.smoothing import TemporalSmoothing
 from clouds_mmseg.predict.video import (
     Camera,
@@ -28,6 +32,7 @@ from clouds_mmseg.predict.video import (
     load_av,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES
 from clouds_mmseg.utils.images import ImageFileError
 
 
@@ -89,8 +94,8 @@ class _Options:
 
 
 def predict_files(
-    segmenter: Segmenter,
-    inputs: Sequence[str | Path],
+    segmenter: Predictor,
+    inputs: Sequence[str | Path | Input],
     out: str | Path,
     *,
     kinds: Sequence[str] = ('labels', 'overlay'),
@@ -134,7 +139,7 @@ def predict_files(
     if seconds is not None and seconds <= 0:
         raise UserError(f'seconds must be above 0, got {seconds}')
     TemporalSmoothing(smooth)  # Refuses a wrong weight.
-    root = _output_folder(out)
+    root = make_output_folder(out)
     found = find_inputs(inputs, out)
     if any(one.kind == 'video' for one in found):
         load_av()
@@ -178,7 +183,12 @@ def predict_files(
     return summary
 
 
-def _output_folder(out):
+def make_output_folder(out: str | Path) -> Path:
+    """Make the folder of the results.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
     root = Path(out).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -210,7 +220,8 @@ def _predict_images(segmenter, part, options, summary):
         )
     except ImageFileError as error:
         if len(part) == 1:
-            summary.failed[str(part[0][0])] = str(error)
+            path = part[0][0]
+            summary.failed[str(path)] = str(error) + _no_video(path)
             return
         for one in part:
             _predict_images(segmenter, [one], options, summary)
@@ -219,6 +230,16 @@ def _predict_images(segmenter, part, options, summary):
         for kind, path in targets.items():
             prediction.save(path, kind, label_ids=options.label_ids)
         summary.written += 1
+
+
+def _no_video(path):
+    """Say of a file with an unusual name that it was not read as a video."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ''
+    return (
+        f'; a name that ends in {path.suffix or "no suffix"} is read as an '
+        f'image, and as a video one that ends in {", ".join(VIDEO_SUFFIXES)}'
+    )
 
 
 def _predict_other(segmenter, one, options, summary):
@@ -279,12 +300,12 @@ def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:
     """Describe what was done, as lines for a terminal."""
     parts = []
     if summary.written or not summary.videos:
-        parts.append(f'{summary.written} images predicted')
+        parts.append(f'{_count(summary.written, "image")} predicted')
     if summary.videos:
         rate = summary.frames / max(summary.seconds, 1e-9)
         parts.append(
-            f'{summary.videos} videos predicted ({summary.frames} frames, '
-            f'{rate:.1f} a second)'
+            f'{_count(summary.videos, "video")} predicted '
+            f'({_count(summary.frames, "frame")}, {rate:.1f} a second)'
         )
     if summary.existing:
         parts.append(f'{summary.existing} were there already')
@@ -293,3 +314,7 @@ def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:
         yield f'  not read: {name}: {why}'
     if len(summary.failed) > 10:
         yield f'  and {len(summary.failed) - 10} more, see failed.txt'
+
+
+def _count(number, noun):
+    return f'{number} {noun}{"" if number == 1 else "s"}'

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from clouds_mmseg.predict.prediction import KINDS, Prediction
-from clouds_mmseg.predict.segmenter import Segmenter
+from clouds_mmseg.predict.predictor import Predictor
 from clouds_mmseg.predict.video import (
     Camera,
     VideoReader,
@@ -45,7 +45,7 @@ def video_result(root: Path, kind: str, relative: Path) -> Path | None:
 
 
 def predict_video(
-    segmenter: Segmenter,
+    segmenter: Predictor,
     source: VideoReader | Camera,
     root: Path,
     relative: Path,
@@ -66,7 +66,7 @@ def predict_video(
         relative: Of the video, without suffix.
         kinds: Results that are written.
         batch_size: Frames that are predicted at once.
-        smooth: See :meth:`Segmenter.stream`.
+        smooth: See :meth:`Predictor.stream`.
         label_ids: See :meth:`Prediction.save`.
         on_frame: Called after each frame.
 

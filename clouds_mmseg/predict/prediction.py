@@ -5,7 +5,7 @@ Letters: K classes, H and W of the image.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Prediction:
     """Result for one image.
 
@@ -49,7 +49,23 @@ class Prediction:
     palette: np.ndarray
     path: Path | None = None
     confidence: np.ndarray | None = None
-    scores: np.ndarray | None = field(default=None, repr=False)
+    scores: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """Return size and the shares of the most frequent classes."""
+        height, width = self.labels.shape
+        index, count = np.unique(self.labels, return_counts=True)
+        order = np.argsort(-count, kind='stable')
+        names = [
+            f'{self.classes[i] if i < len(self.classes) else "nothing"} '
+            f'{share:.1%}'
+            for i, share in zip(
+                index[order], count[order] / self.labels.size, strict=True
+            )
+        ]
+        more = f', and {len(names) - 4} more' if len(names) > 4 else ''
+        said = f'{width}x{height}: {", ".join(names[:4])}{more}'
+        return f'Prediction({said})'
 
     def color(self) -> Image.Image:
         """Return the labels in the colours of the palette."""

@@ -4,11 +4,10 @@ Letters: K classes, H and W of an image.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,30 +15,32 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from clouds_mmseg.models.mask2former.inference import label_of_scores
-from clouds_mmseg.models.segmentors.pseudo_labels import as_scores
+from clouds_mmseg.models.segmentors.pseudo_labels import (
+    as_scores,
+    best_share,
+)
 from clouds_mmseg.predict.loading import find_device, load_model
-from clouds_mmseg.predict.prediction import Prediction, palette_of
-from clouds_mmseg.predict.smoothing import TemporalSmoothing
+from clouds_mmseg.predict.prediction import palette_of
+from clouds_mmseg.predict.predictor import (
+    MAX_PIXELS,
+    WINDOW,
+    Predictor,
+    check_windows,
+    resized,
+    several_scores,
+    to_bytes,
+)
 from clouds_mmseg.predict.vocabulary import with_classes
-from clouds_mmseg.predict.windows import StripResizer, predict_bands
 from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.images import read_image
 
-Source: TypeAlias = str | Path | Image.Image | np.ndarray
-# Larger inputs are predicted in overlapping windows.
-_MAX_PIXELS = 4_000_000
-_WINDOW = 1024
 _WORST_SCALE = 16
-# Bytes of the scores of an image above which they are computed in strips.
-_MOST_SCORES = 512 << 20
 
 
-class Segmenter:
+class Segmenter(Predictor):
     """Predicts images with a trained model.
 
     ::
@@ -82,8 +83,8 @@ class Segmenter:
         dtype: torch.dtype | None = None,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        max_pixels: int = _MAX_PIXELS,
-        window: int = _WINDOW,
+        max_pixels: int = MAX_PIXELS,
+        window: int = WINDOW,
         text_tower: dict | None = None,
     ):
         if not scales or not all(
@@ -93,11 +94,7 @@ class Segmenter:
                 f'scales must be numbers in [1/{_WORST_SCALE}, '
                 f'{_WORST_SCALE}], got {list(scales)}'
             )
-        if window < 64 or window % 32 or max_pixels < window**2:
-            raise UserError(
-                'window must be a multiple of 32 of at least 64, and '
-                f'max_pixels at least its square, got {window}, {max_pixels}'
-            )
+        check_windows(max_pixels, window)
         self.model = model.eval()
         self.classes = tuple(classes)
         self.palette = np.asarray(palette, np.uint8)
@@ -152,6 +149,11 @@ class Segmenter:
             **(options | kwargs),
         )
 
+    @property
+    def has_scores(self) -> bool:
+        """See :class:`Predictor`; a model may have one output."""
+        return getattr(self.model, 'out_channels', None) != 1
+
     def with_classes(
         self,
         classes: Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]],
@@ -187,74 +189,9 @@ class Segmenter:
         other.palette = palette_of(names, known)
         return other
 
-    def __call__(
-        self,
-        images: Source | Sequence[Source],
-        *,
-        confidence: bool = False,
-        scores: bool = False,
-        batch_size: int = 1,
-    ) -> Prediction | list[Prediction]:
-        """Predict one image or several.
-
-        Args:
-            images: A file, a PIL image, or an array (H, W, 3) uint8 RGB; or a
-                list of them.
-            confidence: Whether to return the confidence of each pixel.
-            scores: Whether to return the scores of all classes.
-            batch_size: Images that are predicted at once, if their sizes are
-                equal.
-
-        Returns:
-            A prediction for one image, a list of them for a list.
-
-        Raises:
-            UserError: An image cannot be read, or is none.
-        """
-        if isinstance(images, (list, tuple)):
-            return list(
-                self.stream(
-                    images,
-                    confidence=confidence,
-                    scores=scores,
-                    batch_size=batch_size,
-                )
-            )
-        (one,) = self._predict([images], confidence, scores)
-        return one
-
-    def stream(
-        self,
-        images: Iterable[Source],
-        *,
-        confidence: bool = False,
-        scores: bool = False,
-        batch_size: int = 1,
-        smooth: float = 0.0,
-    ) -> Iterator[Prediction]:
-        """Predict images one batch after the other, as :meth:`__call__`.
-
-        Args:
-            images: As for :meth:`__call__`; also the frames of a video.
-            confidence: As for :meth:`__call__`.
-            scores: As for :meth:`__call__`.
-            batch_size: As for :meth:`__call__`.
-            smooth: For the frames of a video: the share of the frames before
-                in the scores, in [0, 1), see
-                :class:`~clouds_mmseg.predict.smoothing.TemporalSmoothing`.
-
-        Raises:
-            UserError: As :meth:`__call__`, or ``smooth`` is out of range.
-        """
-        smoothing = TemporalSmoothing(smooth) if smooth else None
-        left = iter(images)
-        while part := list(islice(left, batch_size)):
-            yield from self._predict(part, confidence, scores, smoothing)
-
     @torch.no_grad()
-    def _predict(self, sources, confidence, scores, smoothing=None):
-        arrays = [as_rgb_array(source) for source in sources]
-        inputs = [self._resized(array) for array in arrays]
+    def _predict(self, arrays, confidence, scores, smoothing):
+        inputs = [resized(array[..., ::-1], self.resize) for array in arrays]
         needed = bool(
             confidence
             or scores
@@ -266,39 +203,16 @@ class Segmenter:
             self._is_large(array, image, needed)
             for array, image in zip(arrays, inputs, strict=True)
         ):
-            results = (
-                self._predict_large(*pair, confidence, scores, smoothing)
-                for pair in zip(arrays, inputs, strict=True)
-            )
+            for pair in zip(arrays, inputs, strict=True):
+                yield self._predict_large(*pair, confidence, scores, smoothing)
         elif needed:
-            results = self._predict_scores(
+            yield from self._predict_scores(
                 arrays, inputs, confidence, scores, smoothing
             )
         else:
             sizes = [array.shape[:2] for array in arrays]
-            results = (
-                (_bytes(result.pred_sem_seg.data[0]), None, None)
-                for result in self._run(inputs, sizes, keep_scores=False)
-            )
-        for source, array, (label, share, score) in zip(
-            sources, arrays, results, strict=True
-        ):
-            yield Prediction(
-                image=array,
-                labels=label,
-                classes=self.classes,
-                palette=self.palette,
-                path=Path(source) if isinstance(source, (str, Path)) else None,
-                confidence=share,
-                scores=score,
-            )
-
-    def _is_large(self, array, image, needed):
-        """Tell whether an image is predicted in windows and strips."""
-        if image.shape[0] * image.shape[1] > self.max_pixels:
-            return True
-        size = 4 * len(self.classes) * array.shape[0] * array.shape[1]
-        return needed and size > _MOST_SCORES
+            for result in self._run(inputs, sizes, keep_scores=False):
+                yield to_bytes(result.pred_sem_seg.data[0]), None, None
 
     def _predict_scores(self, arrays, inputs, confidence, scores, smoothing):
         """Predict images whose scores can be held.
@@ -313,7 +227,7 @@ class Segmenter:
             view = [a[:, ::-1] if flipped else a for a in inputs]
             results = self._run(view, sizes, keep_scores=True, scale=scale)
             for index, result in enumerate(results):
-                found = self._several(result.seg_logits.data.float())
+                found = several_scores(result.seg_logits.data.float())
                 found = as_scores(self.model.decode_head, found)
                 totals[index] += found.flip(-1) if flipped else found
         for array, total in zip(arrays, totals, strict=True):
@@ -322,8 +236,8 @@ class Segmenter:
                 smoothing.begin(array)
                 total = smoothing(total)
             yield (
-                _bytes(label_of_scores(total)),
-                _share(total).cpu().numpy() if confidence else None,
+                to_bytes(label_of_scores(total)),
+                best_share(total).cpu().numpy() if confidence else None,
                 total.cpu().numpy() if scores else None,
             )
 
@@ -353,50 +267,28 @@ class Segmenter:
                 )
                 found = result.seg_logits.data.float()
                 if not alone:
-                    found = as_scores(head, self._several(found))
+                    found = as_scores(head, several_scores(found))
                 total = total + (found.flip(-1) if flipped else found)
             return total / len(views)
 
-        size = array.shape[:2]
-        labels = np.empty(size, np.uint8)
-        share = np.empty(size, np.float32) if confidence else None
-        kept = None
-        if smoothing:
-            smoothing.begin(array)
-        is_large = image.shape[0] * image.shape[1] > self.max_pixels
-        window = self.window if is_large else None
-        resizer = StripResizer(image.shape[:2], size, self.model.align_corners)
-        for band in predict_bands(predict, image.shape[:2], window):
-            for first, strip in resizer.add(band):
-                rows = slice(first, first + strip.shape[1])
-                if confidence or scores or smoothing:
-                    strip = self._several(strip)
-                    strip = as_scores(head, strip) if alone else strip
-                if smoothing:
-                    strip = smoothing(strip, first)
-                labels[rows] = _bytes(self._label(strip))
-                if share is not None:
-                    share[rows] = _share(strip).cpu().numpy()
-                if scores:
-                    if kept is None:
-                        kept = np.empty((len(strip), *size), np.float16)
-                    kept[:, rows] = strip.half().cpu().numpy()
-        return labels, share, kept
+        return self._in_strips(
+            array,
+            image,
+            predict,
+            to_scores=(lambda strip: as_scores(head, several_scores(strip)))
+            if alone
+            else several_scores,
+            to_label=self._label,
+            align_corners=self.model.align_corners,
+            confidence=confidence,
+            scores=scores,
+            smoothing=smoothing,
+        )
 
     def _views(self):
         """Return the scale, and whether it is mirrored, of each view."""
         views = [(s, f) for s in self.scales for f in (False, True)]
         return [view for view in views if self.flip or not view[1]]
-
-    @staticmethod
-    def _several(found):
-        """Return scores (K, H, W); one output is refused."""
-        if len(found) == 1:
-            raise UserError(
-                'a model with one output has no scores of classes: '
-                'confidence, scores, smooth, flip and scales need them'
-            )
-        return found
 
     def _label(self, scores):
         """Find the class of each pixel: (K, H, W) -> (H, W) int64."""
@@ -405,20 +297,6 @@ class Segmenter:
             # In MMSegmentation, two classes may have one output.
             return (scores[0].sigmoid() > head.threshold).long()
         return label_of_scores(scores, getattr(head, 'threshold', None))
-
-    def _resized(self, array):
-        """Resize (H, W, 3) RGB for the network: (h, w, 3) BGR."""
-        image = array[..., ::-1]
-        if not self.resize:
-            return image
-        results = dict(
-            img=np.ascontiguousarray(image),
-            img_shape=image.shape[:2],
-            ori_shape=image.shape[:2],
-        )
-        for step in self.resize:
-            results = step(results)
-        return results['img']
 
     def _run(self, images, sizes, *, keep_scores, scale=1.0):
         """Run the model.
@@ -467,34 +345,3 @@ class Segmenter:
                 )
         finally:
             self.model.test_cfg = self._test_cfg
-
-
-def _bytes(labels: Tensor) -> np.ndarray:
-    return labels.to(torch.uint8).cpu().numpy()
-
-
-def _share(scores: Tensor) -> Tensor:
-    """Return the share of the best class: (K, H, W) -> (H, W)."""
-    share = scores.amax(0) / scores.sum(0).clamp(min=1e-6)
-    return share.clamp(max=1)
-
-
-def as_rgb_array(source: Source) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 RGB.
-
-    Raises:
-        UserError: It cannot be read, or is none.
-    """
-    if isinstance(source, (str, Path)):
-        return read_image(source)
-    if isinstance(source, Image.Image):
-        return np.asarray(source.convert('RGB'))
-    array = np.asarray(source)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise UserError(
-            'an image is a file, a PIL image or an array (H, W, 3) uint8 RGB, '
-            f'got an array {array.shape} {array.dtype}'
-        )
-    if not array.size:
-        raise UserError(f'an image has pixels, got an array {array.shape}')
-    return array

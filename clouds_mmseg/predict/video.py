@@ -248,7 +248,14 @@ class Camera:
         self.seconds = seconds
         self.stop = False
         self._source = source
-        self._capture = cv2.VideoCapture(source)
+        # What is wrong is said once, below.
+        logging = cv2.utils.logging
+        level = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        try:
+            self._capture = cv2.VideoCapture(source)
+        finally:
+            logging.setLogLevel(level)
         if not self._capture.isOpened():
             raise VideoFileError(
                 f'camera {source} cannot be opened; camera:0 is the first '

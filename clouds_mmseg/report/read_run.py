@@ -392,7 +392,16 @@ def _read_log(run, logs):
 def _read_images(run):
     """Read the scores of single images, if they are of these results."""
     path = run.folder / IMAGES_FILE
-    if run.results is None or not path.is_file():
+    if run.results is None:
+        return
+    if not path.is_file():
+        # Metrics without domains score no single image.
+        if run.results.get('domains'):
+            run.notes.append(
+                f'There is no {IMAGES_FILE}, which versions before this one '
+                'did not write: its worst images are not known. clouds test '
+                'CONFIG CHECKPOINT with the same --work-dir writes it.'
+            )
         return
     found = _read_object(run, path, 'the scores of images')
     records = found.get('images')

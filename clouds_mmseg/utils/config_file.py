@@ -9,6 +9,7 @@ and ``dict(...)``.
 """
 
 import ast
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,18 @@ _TRAINING = {
     # Chosen by the config of each test.
     'text_embeddings',
 }
+# Arithmetic in a config that is read without being executed. Not ``**``.
+_ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+# Of a list that a multiplication makes, and of its operands.
+_LONGEST = 10_000
+_GREATEST = 2**63
 _PARTS = ('data_preprocessor', 'backbone', 'neck', 'decode_head')
 ABSENT = '(not set)'
 
@@ -149,21 +162,21 @@ def parse_config_text(text: str | None) -> dict | None:
         text: ``Config.pretty_text``, as mmengine saves it.
 
     Returns:
-        Literals, tuples as lists, other expressions as source text. None if
+        Literals, tuples as lists, arithmetic of literals (``[128.0] * 3``,
+        ``1 / 255``) as its result, other expressions as source text. None if
         there is no text or it is no config.
     """
     if not text or not isinstance(text, str):
         return None
     try:
-        body = ast.parse(text).body
+        return {
+            node.targets[0].id: _value(node.value)
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+        } or None
     except (SyntaxError, ValueError, RecursionError):
         return None
-    return {
-        node.targets[0].id: _value(node.value)
-        for node in body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-    } or None
 
 
 def _value(node):
@@ -179,10 +192,50 @@ def _value(node):
                 values.update(_pairs(argument))
         values.update({k.arg: _value(k.value) for k in node.keywords if k.arg})
         return values
+    if isinstance(node, ast.BinOp):
+        return _arithmetic(node)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        operand = _value(node.operand)
+        return -operand if _is_number(operand) else ast.unparse(node)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
         return ast.unparse(node)
+
+
+def _arithmetic(node):
+    """Evaluate ``a * b`` of numbers and lists, or return its source text."""
+    left, right = _value(node.left), _value(node.right)
+    compute = _ARITHMETIC.get(type(node.op))
+    # Source text that stays is a string, and no operand.
+    numbers = _is_number(left) and _is_number(right)
+    if isinstance(node.op, ast.Mult):
+        lists = [x for x in (left, right) if isinstance(x, list)]
+        counts = [x for x in (left, right) if type(x) is int]
+        # Flat: what holds lists could grow with each multiplication.
+        fits = numbers or (
+            len(lists) == len(counts) == 1
+            and len(lists[0]) * counts[0] <= _LONGEST
+            and not any(isinstance(x, (list, dict)) for x in lists[0])
+        )
+    elif isinstance(node.op, ast.Add):
+        both_lists = isinstance(left, list) and isinstance(right, list)
+        fits = numbers or both_lists
+    else:
+        fits = numbers
+    if compute is None or not fits:
+        return ast.unparse(node)
+    try:
+        return compute(left, right)
+    except (ArithmeticError, ValueError):
+        return ast.unparse(node)
+
+
+def _is_number(value):
+    # An integer of any length would be multiplied for hours.
+    return type(value) is float or (
+        type(value) is int and abs(value) <= _GREATEST
+    )
 
 
 def _pairs(node):

@@ -13,6 +13,7 @@ import numpy as np
 
 from clouds_mmseg.models.mask2former.classifier import TextClassifier
 from clouds_mmseg.predict.prediction import Prediction
+from clouds_mmseg.predict.predictor import Predictor
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
@@ -54,7 +55,7 @@ class Demo:
 
     def __init__(
         self,
-        models: dict[str, Segmenter],
+        models: dict[str, Predictor],
         store: ResultStore,
         limits: Limits,
         examples: dict[str, np.ndarray],
@@ -65,7 +66,7 @@ class Demo:
         self.examples = examples
         self._lock = threading.Lock()
         # The last models with classes of a visitor.
-        self._chosen: tuple[tuple[str, ...], dict[str, Segmenter]] = ((), {})
+        self._chosen: tuple[tuple[str, ...], dict[str, Predictor]] = ((), {})
 
     @property
     def takes_classes(self) -> bool:
@@ -94,7 +95,7 @@ class Demo:
         with self._lock:
             models = self._models_for(class_names(classes))
             found = {
-                name: model(image, confidence=_has_scores(model))
+                name: model(image, confidence=model.has_scores)
                 for name, model in models.items()
             }
             token = self.store.add(list(found.values()))
@@ -104,25 +105,18 @@ class Demo:
         if not names:
             return self.models
         if self._chosen[0] != names:
-            models = {
-                name: model.with_classes(list(names))
-                if _takes_classes(model)
-                else model
-                for name, model in self.models.items()
-            }
+            models = dict(self.models)
+            for name, model in models.items():
+                if isinstance(model, Segmenter) and _takes_classes(model):
+                    models[name] = model.with_classes(list(names))
             self._chosen = (names, models)
         return self._chosen[1]
 
 
 def _takes_classes(model):
-    return hasattr(model, 'with_classes') and any(
+    return isinstance(model, Segmenter) and any(
         isinstance(part, TextClassifier) for part in model.model.modules()
     )
-
-
-def _has_scores(model):
-    """Whether there is more than one score for each pixel."""
-    return getattr(model.model, 'out_channels', None) != 1
 
 
 def class_names(text: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clouds_mmseg.predict.segmenter import Segmenter
+from clouds_mmseg.predict.predictor import Predictor
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.web.page import Demo, build_page
 from clouds_mmseg.web.results import FILES, ResultStore
@@ -209,7 +209,7 @@ def require_gradio() -> None:
 
 
 def create_app(
-    models: dict[str, Segmenter],
+    models: dict[str, Predictor],
     folder: str | Path,
     *,
     limits: Limits,
@@ -299,7 +299,7 @@ def _jpeg(image):
 
 
 def serve(
-    models: dict[str, Segmenter],
+    models: dict[str, Predictor],
     *,
     host: str = '127.0.0.1',
     port: int = 7860,

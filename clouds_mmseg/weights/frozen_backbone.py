@@ -5,6 +5,10 @@ licence of its own and is often most of a checkpoint. A published file can
 leave them out; whoever reads it builds the backbone from the pretrained file.
 The hash of the weights that were left out is stored, so that a missing or
 another pretrained file is an error, and never a random or a wrong backbone.
+
+An adapter is trained and stays in the file. SoMA takes a part out of the
+pretrained weights; what it took is in the file, so that the rest can be
+computed from the pretrained ones.
 """
 
 import copy
@@ -43,7 +47,7 @@ def split_backbone(
     """Remove the weights that the pretrained file of a backbone provides.
 
     The backbone is built from its pretrained file, and what is removed is
-    compared with it. What is not frozen (adapters) stays.
+    compared with it. What is trained, and what an adapter adds, stays.
 
     Args:
         weights: Of a checkpoint.
@@ -62,19 +66,23 @@ def split_backbone(
             checkpoint has other weights than that file.
         MissingWeightsError: The pretrained file is not here.
     """
-    cfg, backbone = _built_frozen(model_cfg, source)
-    built = backbone.state_dict()
+    cfg, plain, backbone = _built_frozen(model_cfg, source)
     trained = {k for k, p in backbone.named_parameters() if p.requires_grad}
     frozen = {k for k, p in backbone.named_parameters() if not p.requires_grad}
+    taken = dict(_taken_out(backbone, weights))
     removed, differing = {}, []
-    for key, value in built.items():
+    for key, value in plain.state_dict().items():
         found = weights.get(_PREFIX + key)
         if key in trained or found is None:
             continue
-        if found.shape == value.shape and torch.equal(
-            found.to(value.dtype), value.cpu()
-        ):
-            removed[key] = found.to(value.dtype)
+        found = found.to(value.dtype)
+        same = found.shape == value.shape and (
+            torch.allclose(found + taken[key], value, rtol=1e-4, atol=1e-5)
+            if key in taken
+            else torch.equal(found, value)
+        )
+        if same:
+            removed[key] = value
         elif key in frozen:
             differing.append(key)
     if differing or not removed:
@@ -89,7 +97,7 @@ def split_backbone(
         for k, v in weights.items()
         if k.removeprefix(_PREFIX) not in removed or not k.startswith(_PREFIX)
     }
-    return kept, _describe(cfg, backbone, removed)
+    return kept, _describe(cfg, plain, removed)
 
 
 def describe_left_out(model_cfg: Mapping | None, source: str) -> dict:
@@ -106,7 +114,7 @@ def describe_left_out(model_cfg: Mapping | None, source: str) -> dict:
         UserError: The backbone is not frozen or has no pretrained file.
         MissingWeightsError: The pretrained file is not here.
     """
-    cfg, backbone = _built_frozen(model_cfg, source)
+    cfg, plain, backbone = _built_frozen(model_cfg, source)
     named = str(cfg.get('model_name'))
     if not (cfg.get('pretrained') or cfg.get('weights') or ':' in named):
         raise UserError(
@@ -116,14 +124,19 @@ def describe_left_out(model_cfg: Mapping | None, source: str) -> dict:
     trained = {k for k, p in backbone.named_parameters() if p.requires_grad}
     left_out = {
         key: value.cpu()
-        for key, value in backbone.state_dict().items()
+        for key, value in plain.state_dict().items()
         if key not in trained
     }
-    return _describe(cfg, backbone, left_out)
+    return _describe(cfg, plain, left_out)
 
 
 def _built_frozen(model_cfg, source):
-    """Build the frozen backbone of a config; return its config and it."""
+    """Build a config's frozen backbone, as it was before and is trained.
+
+    Returns:
+        Its config; the backbone without adapter, with its pretrained weights;
+        and with the adapter.
+    """
     cfg = (model_cfg or {}).get('backbone')
     if not isinstance(cfg, dict):
         raise UserError(
@@ -131,20 +144,22 @@ def _built_frozen(model_cfg, source):
             'pretrained weights come from; give it with --config'
         )
     cfg = copy.deepcopy(cfg)
-    backbone = _build(cfg, source)
+    plain = backbone = _build(_without_adapter(cfg), source)
+    if cfg.get('adapter'):
+        backbone = _build(cfg, source, load_pretrained=False)
     kind = type(backbone).__name__
     if not getattr(backbone, 'frozen', False):
         raise UserError(
             f'the backbone of {source} ({kind}) was trained, so no pretrained '
             'file has its weights; publish it with its backbone'
         )
-    if not getattr(backbone, 'weights_loaded', False):
+    if not getattr(plain, 'weights_loaded', False):
         raise UserError(
             f'the config of {source} names no pretrained weights of its '
             f'backbone ({kind}): without them it cannot be built again; '
             'publish it with its backbone'
         )
-    return cfg, backbone
+    return cfg, plain, backbone
 
 
 def _describe(cfg, backbone, left_out):
@@ -186,7 +201,7 @@ def restore_backbone(
     # one does.
     with torch.random.fork_rng(devices=[]):
         try:
-            built = _build(cfg, source).state_dict()
+            plain = _build(_without_adapter(cfg), source)
         except MissingWeightsError as error:
             raise MissingWeightsError(
                 f'{source} was written without its frozen backbone '
@@ -194,7 +209,7 @@ def restore_backbone(
             ) from error
     left_out = {
         key: value
-        for key, value in built.items()
+        for key, value in plain.state_dict().items()
         if _PREFIX + key not in weights
     }
     if _hash(left_out) != described['content_sha256']:
@@ -210,6 +225,11 @@ def restore_backbone(
                 else ''
             )
         )
+    if cfg.get('adapter'):
+        with torch.random.fork_rng(devices=[]):
+            backbone = _build(cfg, source, load_pretrained=False)
+        for key, part in _taken_out(backbone, weights):
+            left_out[key] = left_out[key] - part
     return {**weights, **{_PREFIX + k: v for k, v in left_out.items()}}
 
 
@@ -270,8 +290,23 @@ def _description(meta, source):
     return described
 
 
-def _build(cfg, source) -> nn.Module:
-    """Build a backbone with its pretrained weights, on the CPU."""
+def _without_adapter(cfg):
+    """Return the config of a tower; adapters keep the names of its weights."""
+    return {key: value for key, value in cfg.items() if key != 'adapter'}
+
+
+def _taken_out(backbone, weights):
+    """Yield key and value of what an adapter took out of the weights."""
+    find = getattr(backbone, 'decomposed_weights', None)
+    for key, name, low in find() if find else ():
+        start = [weights.get(f'{_PREFIX}{name}.initial_{x}') for x in 'AB']
+        # Without them it cannot be loaded, which is told there.
+        if all(part is not None for part in start):
+            yield key, low.product(*start)
+
+
+def _build(cfg, source, **kwargs) -> nn.Module:
+    """Build a backbone on the CPU, by default with its pretrained weights."""
     from mmseg.registry import MODELS
 
     require_registered(cfg, f'the config in {source}')
@@ -284,8 +319,9 @@ def _build(cfg, source) -> nn.Module:
             'be loaded; publish it with its backbone'
         )
     left = ('compile', 'load_pretrained')
+    kept = {k: v for k, v in cfg.items() if k not in left}
     with DefaultScope.overwrite_default_scope('mmseg'):
-        return MODELS.build({k: v for k, v in cfg.items() if k not in left})
+        return MODELS.build(dict(kept, **kwargs))
 
 
 def _hash(tensors):

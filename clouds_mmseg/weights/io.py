@@ -366,6 +366,9 @@ def _damaged(path, error):
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     # torch's message continues with possible reasons.
     reason = reason.split('. ')[0]
+    if not any(letter.isalpha() for letter in reason):
+        # Of a KeyError the key alone.
+        reason = f'{type(error).__name__} {reason}'
     return WeightFileError(
         f'{path} ({path.stat().st_size} bytes) cannot be read as weights '
         f'({reason}); it is truncated, damaged or of another format. Fetch '

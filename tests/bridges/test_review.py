@@ -17,6 +17,7 @@ from clouds_mmseg.bridges.review import (
     read_review,
 )
 from clouds_mmseg.models.segmentors.pseudo_labels import expected_iou
+from clouds_mmseg.predict.inputs import find_images
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
 
@@ -112,7 +113,7 @@ def test_wrong_arguments(reviewer, images, labels, tmp_path):
     def run(out='out', **changes):
         return export_review(
             reviewer,
-            changes.pop('inputs', [images]),
+            find_images(changes.pop('inputs', [images])),
             tmp_path / out,
             write_fiftyone,
             **dict(

@@ -77,6 +77,11 @@ def test_resume_of_nothing_starts_with_load_from(build, tmp_path, trained):
     # Weights only: the iterations are counted from zero.
     assert (tmp_path / 'work' / 'iter_2.pth').is_file()
     assert not runner._resume
+    # Where MMEngine would continue load_from.
+    (log,) = Path(runner.log_dir).glob('*.log')
+    (line,) = [x for x in log.read_text().splitlines() if '--resume' in x]
+    assert 'WARNING' in line and 'starts at iteration 0, with the' in line
+    assert f'resume={trained / "iter_4.pth"}' in line
 
 
 def test_resume_takes_a_path(build, trained):

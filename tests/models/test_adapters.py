@@ -7,16 +7,11 @@ import timm
 import torch
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from test_self_training_segmentor import compute, make_batch, make_config
 from torch import nn
 
 from clouds_mmseg.models import CLIPBackbone, TIMMTower
-from clouds_mmseg.models.adapter_files import (
-    load_trained,
-    save_trained,
-    split_state_dict,
-)
 from clouds_mmseg.models.backbones.adapters import AdaptableMixin, QueriedMaps
 from clouds_mmseg.utils.errors import UserError
 
@@ -282,41 +277,3 @@ def test_heads_that_do_not_fit(head, adapter, words):
     with DefaultScope.overwrite_default_scope('mmseg'):
         with pytest.raises(UserError, match=words):
             MODELS.build(config)
-
-
-@pytest.mark.parametrize('adapter', ADAPTERS, ids=lambda a: a['type'])
-def test_what_was_trained_is_saved_by_itself(adapter, tmp_path):
-    model = segmentor(adapter, type='DGSegmentor')
-    move(model)
-    model.eval()
-    trained, tower = split_state_dict(model)
-    assert {**trained, **tower}.keys() == model.state_dict().keys()
-    assert not trained.keys() & tower.keys()
-    assert all('backbone.model.' in k for k in tower)
-    path = tmp_path / 'adapter_model.safetensors'
-    save_trained(model, path)
-    assert load_file(path).keys() == trained.keys()
-
-    other = segmentor(adapter, type='DGSegmentor').eval()
-    image = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        expected = model.encode_decode(image, [dict(img_shape=(64, 96))])
-        load_trained(other, path)
-        found = other.encode_decode(image, [dict(img_shape=(64, 96))])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-    # Another tower of the same shapes.
-    with torch.no_grad():
-        other.backbone.model.patch_embed.proj.weight.mul_(1.5)
-    before = {k: v.clone() for k, v in other.state_dict().items()}
-    with pytest.raises(UserError, match='other weights of the tower'):
-        load_trained(other, path)
-    after = other.state_dict()
-    assert all(torch.equal(v, after[k]) for k, v in before.items())
-    if adapter is LORA:
-        # The same shapes, another factor.
-        model = segmentor(dict(LORA, alpha=4), type='DGSegmentor')
-        with pytest.raises(UserError, match=r'alpha / rank 2\.0.* 1\.0'):
-            load_trained(model, path)
-    with pytest.raises(UserError, match="adapter '"):
-        load_trained(segmentor(None, type='DGSegmentor'), path)

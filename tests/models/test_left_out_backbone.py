@@ -37,7 +37,10 @@ HEAD = dict(
 )
 
 
-def write_checkpoint(path, tower, **backbone):
+WIDTHS = {None: 512, 'tiny-vit': 64, 'tiny-convnext': 64}
+
+
+def write_checkpoint(path, tower, change=None, **backbone):
     """Write an untrained model on a tower, as a training saves it."""
     model = dict(
         type='DGSegmentor',
@@ -54,13 +57,15 @@ def write_checkpoint(path, tower, **backbone):
                 **backbone,
             )
         ),
-        decode_head=HEAD,
+        decode_head=dict(HEAD, in_channels=WIDTHS[backbone.get('model_name')]),
         train_cfg=dict(),
         test_cfg=dict(mode='whole'),
     )
     torch.manual_seed(1)
     init_default_scope('mmseg')
     built = MODELS.build(model)
+    if change is not None:
+        change(built)
     meta = dict(
         cfg=Config(dict(model=model)).pretty_text,
         dataset_meta=dict(classes=CLASSES, palette=[[9, 9, 9]] * 3),
@@ -153,6 +158,51 @@ def test_what_is_trained_in_a_backbone_stays(tower, tmp_path):
     found = read_checkpoint(str(light))['state_dict']
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
+def move(model):
+    """Change every trained parameter."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize(
+    ('name', 'adapter'),
+    [
+        ('tiny-vit', dict(type='SoMA', rank=4)),
+        ('tiny-vit', dict(type='Rein', rank=4, link=False)),
+        ('tiny-convnext', dict(type='LoRA', rank=4)),
+        ('tiny-convnext', dict(type='SoMA', rank=4, first_block=1)),
+    ],
+    ids=lambda x: x if isinstance(x, str) else x['type'],
+)
+def test_adapters_stay(name, adapter, tmp_path):
+    torch.manual_seed(0)
+    tower = tmp_path / 'clip.pt'
+    torch.save(build_visual(name).state_dict(), tower)
+    options = dict(model_name=name, adapter=adapter)
+    path = write_checkpoint(tmp_path / 'a.pth', tower, move, **options)
+    light = publish(path, tmp_path / 'b.safetensors', backbone=False).target
+    kept = read_content(light)['state_dict']
+    kept = [k for k in kept if k.startswith('backbone.')]
+    parts = ('lora_', 'initial_', 'rein', '.bias', '_bias')
+    assert kept and all(any(p in key for p in parts) for key in kept)
+    expected = read_content(path)['state_dict']
+    found = read_checkpoint(str(light))['state_dict']
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-7)
+    assert publish(light, tmp_path / 'c.pth').target.is_file()
+    # A weight that SoMA decomposed is another.
+    weights = torch.load(tower)
+    key = next(k for k in weights if k.endswith(('c_fc.weight', 'fc1.weight')))
+    weights[key] += 1e-2
+    torch.save(weights, tower)
+    with pytest.raises(UserError, match='other weights than the one it was'):
+        read_checkpoint(str(light))
+    with pytest.raises(UserError, match='not the one that its config names'):
+        publish(path, tmp_path / 'd.pth', backbone=False)
 
 
 def test_a_missing_tower_is_an_error(files, tower, tmp_path, monkeypatch):

@@ -297,30 +297,63 @@ def test_lower_precision(
     assert ExportedSegmenter(out).metadata['precision'] == precision
 
 
-def test_layers_near_the_input_stay_in_float32(
-    translated, tiny_checkpoint, tiny_file, tiny_data, tmp_path, monkeypatch
+def test_layers_that_change_labels_stay_in_float32(
+    tiny_file, tmp_path, monkeypatch
 ):
-    from clouds_mmseg.predict import onnx_file
+    import onnx
 
-    excluded = []
+    from clouds_mmseg.predict import quantize
 
-    def quantize(source, target, batches, names):
-        excluded.append(names)
-        whole = len(excluded) == 3
-        shutil.copy(tiny_file if whole else wrong, target)
-
+    groups = quantize._groups(onnx.load(str(tiny_file)))
+    assert 'backbone.convs.0' in groups and len(groups) >= 6
+    bad = [
+        n.name
+        for k in ('backbone.convs.1', 'backbone.stem')
+        for n in groups[k]
+    ]
     wrong = tmp_path / 'wrong.onnx'
     _with_other_bias(tiny_file, wrong)
-    monkeypatch.setattr(onnx_file, '_FIRST_LEFT', 2)
-    monkeypatch.setattr(onnx_file, '_quantize', quantize)
-    done = export(
-        tiny_checkpoint,
-        tmp_path / 'x.onnx',
-        precision='int8',
-        calibration=tiny_data / 'day_val',
-    )
-    assert [len(names) for names in excluded] == [0, 2, 4]
-    assert 'the first 4 convolutions stay in float32' in done.notes[0]
+    written = []
+
+    def write(source, target, layers, ranges):
+        written.append(layers)
+        shutil.copy(wrong if set(bad) & set(layers) else tiny_file, target)
+
+    monkeypatch.setattr(quantize, 'quantize', write)
+    batches = [np.stack(images_of((32, 48))).transpose(0, 3, 1, 2)]
+    target = tmp_path / 'x.onnx'
+    done = quantize.to_int8(tiny_file, target, batches, 99)
+    assert sorted(done.left) == ['backbone.convs.1', 'backbone.stem']
+    assert done.equal == done.equal_changed == 100
+    assert done.groups == len(groups)
+    assert 0 < done.weights < 100
+    assert not set(bad) & set(written[-1])
+    assert 'stay in float32 (backbone' in export_module._int8_note(done)
+
+
+def test_a_layer_takes_the_range_behind_its_activation(tiny_file, tmp_path):
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    from clouds_mmseg.predict import quantize
+
+    model = onnx.load(str(tiny_file))
+    batches = [np.stack(images_of((32, 48))).transpose(0, 3, 1, 2)]
+    ranges = quantize._ranges(model, batches)
+    layers = [n for v in quantize._groups(model).values() for n in v]
+    for kind in ('extreme', 'mean'):
+        # One image: its range is their mean.
+        assert ranges[kind] == ranges['extreme']
+    target = tmp_path / 'x.onnx'
+    names = [node.name for node in layers]
+    quantize.quantize(tiny_file, target, names, ranges['extreme'])
+    graph = onnx.load(str(target)).graph
+    relus = [n for n in model.graph.node if n.op_type == 'Relu']
+    assert relus and not [n for n in graph.node if n.op_type == 'Relu']
+    scales = {t.name: to_array(t) for t in graph.initializer}
+    high = ranges['extreme'][relus[0].output[0]][1]
+    scale = scales[f'{relus[0].output[0]}_scale']
+    np.testing.assert_allclose(scale, high / 255, rtol=1e-3)
 
 
 def test_openvino(translated, tiny_checkpoint, tiny_file, tmp_path):
@@ -384,6 +417,72 @@ def test_images_are_resized_as_in_the_config(tiny_file, tmp_path):
     large = np.asarray(Image.fromarray(image).resize((96, 64), 2))
     plain = ExportedSegmenter(tiny_file)(large).labels[1::2, 1::2]
     assert (found.labels == plain).mean() > 0.9
+
+
+def test_large_images_are_predicted_in_windows(head_checkpoint, head_file):
+    (image,) = images_of((150, 230))
+    sizes = dict(max_pixels=96 * 96, window=96)
+    wanted = dict(confidence=True, scores=True)
+    segmenter = Segmenter.from_pretrained(
+        head_checkpoint, device='cpu', **sizes
+    )
+    expected = segmenter(image, **wanted)
+    found = ExportedSegmenter(head_file, **sizes)(image, **wanted)
+    assert (found.labels == expected.labels).mean() > 0.999
+    assert found.scores.dtype == np.float16
+    assert np.allclose(found.confidence, expected.confidence, atol=1e-3)
+    whole = ExportedSegmenter(head_file)(image).labels
+    assert not np.array_equal(found.labels, whole)
+    with pytest.raises(UserError, match='window must be a multiple of 32'):
+        ExportedSegmenter(head_file, window=100)
+
+
+def test_exported_files_predict_as_checkpoints_do(
+    tiny_checkpoint, tiny_file, tiny_data, tmp_path, capsys
+):
+    folder = tiny_data / 'day_val' / 'images'
+    for source, out in ((tiny_checkpoint, 'a'), (tiny_file, 'b')):
+        words = ['predict', source, folder, '--out', tmp_path / out]
+        words += ['--save', 'labels', 'confidence', 'rle', '--device', 'cpu']
+        main([str(word) for word in words])
+        assert '3 images predicted' in capsys.readouterr().out
+    names = sorted(
+        path.relative_to(tmp_path / 'a')
+        for path in (tmp_path / 'a').rglob('*.*')
+    )
+    assert len(names) == 9
+    for name in [n for n in names if n.suffix == '.png']:
+        both = [np.array(Image.open(tmp_path / x / name)) for x in 'ab']
+        difference = np.abs(both[0].astype(int) - both[1])
+        assert (difference > 1).mean() < 0.001
+    # A video: frames one after the other, smoothed.
+    (first,) = images_of((40, 60))
+    frames = [first, first // 2 + 60]
+    program = ExportedSegmenter(tiny_file)
+    smoothed = list(program.stream(iter(frames), smooth=0.5, scores=True))
+    plain = program(frames, scores=True)
+    middle = (plain[0].scores + plain[1].scores) / 2
+    np.testing.assert_allclose(smoothed[1].scores, middle, atol=1e-5)
+    assert np.array_equal(smoothed[1].labels, middle.argmax(0))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--flip', '--scales', '1', '2'], 'scales, flip cannot be given'),
+        (['--classes', 'a', 'b'], '--classes needs the checkpoint'),
+        (['--device', 'cuda'], 'device cuda is not there'),
+        (['--device', 'mps'], 'is run on the CPU, not on mps'),
+    ],
+)
+def test_options_that_an_exported_file_does_not_have(
+    options, message, tiny_file, tiny_data, tmp_path, capsys
+):
+    words = ['predict', tiny_file, tiny_data / 'day_val' / 'images']
+    words += ['--out', tmp_path / 'out', *options]
+    with pytest.raises(SystemExit):
+        main([str(word) for word in words])
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_that_differs_is_not_written(
@@ -475,6 +574,8 @@ def test_files_that_are_no_exports(tmp_path, tiny_file):
         ExportedSegmenter(tmp_path / 'x.onnx')
     with pytest.raises(UserError, match=r'Segmenter\.from_pretrained'):
         ExportedSegmenter(tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=r"ExportedSegmenter\('.*tiny.onnx"):
+        Segmenter.from_pretrained(str(tiny_file))
     for name in ('x.onnx', 'x.pt2'):
         (tmp_path / name).write_bytes(b'no program')
         with pytest.raises(UserError, match='cannot be loaded'):

@@ -95,6 +95,8 @@ def test_large_images_are_predicted_in_windows(tiny_checkpoint, paths):
 
 def test_results_are_drawn_and_saved(segmenter, paths, tmp_path):
     found = segmenter(paths[0], confidence=True)
+    best = found.classes[np.bincount(found.labels.flat).argmax()]
+    assert repr(found).startswith(f'Prediction(32x32: {best} ')
     for kind in ('labels', 'color', 'overlay', 'confidence'):
         found.save(tmp_path / 'a' / f'{kind}.png', kind)
     labels = np.asarray(Image.open(tmp_path / 'a/labels.png'))
@@ -163,7 +165,7 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     assert find_device('cpu') == torch.device('cpu')
     with pytest.raises(UserError, match='cuda:0 to cuda:1'):
         find_device('cuda:2')
-    with pytest.raises(UserError, match="device 'gpu' is none"):
+    with pytest.raises(UserError, match="there is no device 'gpu'"):
         find_device('gpu')
 
 

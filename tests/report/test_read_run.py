@@ -75,6 +75,14 @@ def test_scores_of_another_evaluation_are_left_out(copied, change):
     assert 'images.json is of another evaluation' in ' '.join(run.notes)
 
 
+def test_a_run_without_scores_of_images_is_told(copied):
+    (copied / 'images.json').unlink()
+    (run,) = read_runs([copied])
+    assert run.images == []
+    assert 'There is no images.json' in ' '.join(run.notes)
+    assert 'clouds test CONFIG CHECKPOINT' in ' '.join(run.notes)
+
+
 def test_older_results_are_pointed_out(copied, change):
     change(iteration=2)
     (run,) = read_runs([copied])

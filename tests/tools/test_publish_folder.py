@@ -62,7 +62,7 @@ def test_the_numbers_are_those_of_the_run(published, trained):
         'Protocol `native`',
         sha256_of(published / 'model.safetensors'),
         sha256_of(trained[1]),
-        'clouds predict tiny/model.safetensors',
+        'clouds predict tiny street.jpg',
         '0 ground, 1 sky, 2 box',
         'Training data day: unknown, check before you share',
     ):

@@ -138,7 +138,8 @@ def test_one_commit_holds_all_files(hub, push, tmp_path):
     out = tmp_path / 'out'
     assert files == {p.name: p.read_bytes() for p in out.iterdir()}
     assert b'# me/tiny' in files['README.md']
-    assert b'hf download me/tiny --local-dir tiny' in files['README.md']
+    assert b'clouds predict me/tiny street.jpg' in files['README.md']
+    assert b"from_pretrained('me/tiny')" in files['README.md']
 
     # Again.
     status, said = push('me/tiny', '--overwrite')

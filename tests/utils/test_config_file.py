@@ -91,3 +91,37 @@ def test_nothing_is_run(tmp_path):
     assert parse_config_text('no config (') is None
     for meta in (None, {}, dict(cfg='z = 1'), dict(cfg=None)):
         assert model_differences(meta, config()) == []
+
+
+def test_arithmetic_of_literals_is_computed():
+    text = (
+        'a = [128.0] * 3\nb = 2 * (1, 2)\nc = 1 / 4\nd = -(7 % 4) + 2.5\n'
+        'e = dict(std=[255 * 0.5] + [1])\nf = 10 // 3 - 1'
+    )
+    assert parse_config_text(text) == dict(
+        a=[128.0] * 3,
+        b=[1, 2, 1, 2],
+        c=0.25,
+        d=-0.5,
+        e=dict(std=[127.5, 1]),
+        f=2,
+    )
+
+
+def test_what_cannot_be_computed_stays_text():
+    # Among it what would take all memory, or all day.
+    for expression in (
+        '1 / 0',
+        '2 ** 99',
+        '[0] * 99999999',
+        '[[0]] * 9',
+        "'a' * 99999999",
+        "'a' + 'b'",
+        'x * 3',
+        '-inf',
+        '9' * 30 + ' * 2',
+        '[1] * 2.0',
+    ):
+        found = parse_config_text(f'a = {expression}')
+        assert found == dict(a=expression)
+    assert parse_config_text('a = ' + '-' * 5000 + '1') is None

@@ -161,6 +161,26 @@ def test_controls_need_no_server(opened, page, files):
     assert said['failures'] == []
 
 
+def test_classes_as_text(opened, files):
+    window, said = opened
+    upload(window, files / 'street.png', _RESULT)
+    window.fill('#classes textarea', 'tram, kerb')
+    window.get_by_role('button', name='Predict with these classes').click()
+    legend = window.locator(f'{_RESULT}:nth-of-type(2) .cl-legend')
+    legend.get_by_text(re.compile('tram|kerb')).first.wait_for()
+    # The other model has the classes of its training.
+    first = window.inner_text(f'{_RESULT}:nth-of-type(1) .cl-legend')
+    assert 'tram' not in first and 'kerb' not in first
+    window.fill('#classes textarea', 'tram')
+    window.get_by_role('button', name='Predict with these classes').click()
+    window.wait_for_selector(_ERROR)
+    assert 'Give 2 to 64 classes' in window.inner_text(_ERROR)
+    window.fill('#classes textarea', '')
+    upload(window, files / 'street.png', _RESULT)
+    assert 'tram' not in window.inner_text('#result')
+    assert said['failures'] == []
+
+
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_a_narrow_window(opened, files, scheme):
     window, said = opened

@@ -21,7 +21,8 @@ def parse_args(
         'checkpoints',
         nargs='*',
         metavar='checkpoint',
-        help='one or two checkpoints of a training, or published files '
+        help='one or two checkpoints of a training, published files, or files '
+        'of clouds export '
         '(default: the ToyCity models of make demo)',
     )
     parser.add_argument(
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(pixels))
     import torch
 
-    from clouds_mmseg.predict.segmenter import Segmenter
+    from clouds_mmseg.predict.exported import load_predictor
     from clouds_mmseg.utils.errors import UserError
     from clouds_mmseg.web.page import (
         example_images,
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
             f'name of its own, got {names}'
         )
     models = {
-        name: Segmenter.from_pretrained(
+        name: load_predictor(
             checkpoint,
             device=args.device,
             dtype=torch.bfloat16 if args.amp else None,

@@ -80,13 +80,17 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if os.environ.get('CLOUDS_TRACEBACK'):
+        if _wants_traceback():
             raise
         print(str(stop) or 'stopped by Ctrl-C', file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         told = _user_error(error)
-        if os.environ.get('CLOUDS_TRACEBACK') or told is None:
+        if _wants_traceback() or told is None:
             raise
         _print_error(_message(told))
         raise SystemExit(1) from None
+
+
+def _wants_traceback():
+    return os.environ.get('CLOUDS_TRACEBACK', '0') not in ('', '0')

@@ -17,8 +17,8 @@ def parse_args(
     parser.add_argument(
         'checkpoint',
         help='checkpoint of a training, a published file or folder, the work '
-        'dir of a training (its last checkpoint), a URL, or a repository of '
-        'the Hugging Face hub (owner/name)',
+        'dir of a training (its last checkpoint), a URL, a repository of the '
+        'Hugging Face hub (owner/name), or a file of clouds export',
     )
     parser.add_argument(
         'inputs',
@@ -106,33 +106,33 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     import torch
 
+    from clouds_mmseg.predict.exported import load_predictor
     from clouds_mmseg.predict.formats import read_label_ids
     from clouds_mmseg.predict.inputs import find_inputs
     from clouds_mmseg.predict.predict_files import (
+        make_output_folder,
         predict_files,
         summary_lines,
     )
-    from clouds_mmseg.predict.segmenter import Segmenter
 
-    # Mistakes in the inputs are told before the model is loaded.
-    find_inputs(args.inputs, args.out)
-
-    segmenter = Segmenter.from_pretrained(
-        args.checkpoint,
+    # These mistakes are told before the model is loaded.
+    inputs = find_inputs(args.inputs, args.out)
+    make_output_folder(args.out)
+    options = dict(
         config=args.config,
-        device=args.device,
         dtype=torch.bfloat16 if args.amp else None,
         scales=args.scales,
         flip=args.flip,
     )
+    segmenter = load_predictor(args.checkpoint, device=args.device, **options)
     if args.classes:
-        segmenter = segmenter.with_classes(_words(args.classes))
+        segmenter = _with_classes(segmenter, args)
     ids = None
     if args.label_ids:
         ids = read_label_ids(args.label_ids, segmenter.classes)
     summary = predict_files(
         segmenter,
-        args.inputs,
+        inputs,
         args.out,
         kinds=args.save,
         batch_size=args.batch_size,
@@ -141,6 +141,18 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         seconds=args.seconds,
     )
     print('\n'.join(summary_lines(summary, args.out)))
+
+
+def _with_classes(predictor, args):
+    from clouds_mmseg.predict.segmenter import Segmenter
+    from clouds_mmseg.utils.errors import UserError
+
+    if not isinstance(predictor, Segmenter):
+        raise UserError(
+            f'{args.checkpoint} is an exported program, whose classes are '
+            'fixed: --classes needs the checkpoint that it was made of'
+        )
+    return predictor.with_classes(_words(args.classes))
 
 
 def _words(classes):

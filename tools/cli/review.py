@@ -99,7 +99,7 @@ def _export(args):
     from clouds_mmseg.predict.segmenter import Segmenter
 
     # Mistakes in the inputs are told before the model is loaded.
-    find_images(args.inputs)
+    images = find_images(args.inputs)
     segmenter = Segmenter.from_pretrained(
         args.checkpoint,
         config=args.config,
@@ -113,7 +113,7 @@ def _export(args):
     )
     review, failed = export_review(
         segmenter,
-        args.inputs,
+        images,
         args.out,
         writers[args.to],
         tool=args.to,

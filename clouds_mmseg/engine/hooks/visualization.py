@@ -13,9 +13,8 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
-from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric, image_scores
+from clouds_mmseg.evaluation.dg_iou_metric import DGIoUMetric
 from clouds_mmseg.utils.atomic import atomic_path
-from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.output_names import OutputNames
@@ -34,6 +33,9 @@ class PredictionPicturesHook(Hook):
 
     Args:
         per_domain: Images drawn per domain; None draws all.
+        worst: Further images per domain, those with the lowest mIoU, of which
+            :class:`~clouds_mmseg.evaluation.DGIoUMetric` keeps account; with
+            other metrics none.
         on_val: Write during validation.
         on_test: Write during test.
         width: Maximal width of one image in a panel, pixels; smaller images
@@ -112,7 +114,7 @@ class PredictionPicturesHook(Hook):
         """
         if self.on_val:
             self._draw(runner, self._val_folder(runner), outputs)
-            self._keep_worst(outputs)
+            self._keep_worst(runner.val_loop, outputs)
 
     def after_test_iter(
         self,
@@ -128,7 +130,7 @@ class PredictionPicturesHook(Hook):
         """
         if self.on_test:
             self._draw(runner, self._folder(runner, 'test'), outputs)
-            self._keep_worst(outputs)
+            self._keep_worst(runner.test_loop, outputs)
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict | None = None
@@ -185,21 +187,19 @@ class PredictionPicturesHook(Hook):
     def _legend(self, width):
         return legend(self._meta['classes'], self._meta['palette'], width)
 
-    def _keep_worst(self, outputs):
+    def _keep_worst(self, loop, outputs):
         """Draw the samples that are the worst of their domain so far."""
         if self.per_domain is None or not self.worst:
             return
-        count = len(self._meta['classes'])
-        for sample in outputs:
-            if 'gt_sem_seg' not in sample or 'sample_name' not in sample:
+        for metric in loop.evaluator.metrics:
+            if isinstance(metric, DGIoUMetric):
+                scores = metric.latest_scores(len(outputs))
+                break
+        else:
+            return
+        for sample, score in zip(outputs, scores, strict=True):
+            if score is None or 'sample_name' not in sample:
                 continue
-            (confusion,) = DGIoUMetric.intersect_and_union(
-                sample.pred_sem_seg.data.squeeze(),
-                sample.gt_sem_seg.data.squeeze().to(sample.pred_sem_seg.data),
-                count,
-                IGNORE,
-            )
-            score = image_scores(confusion, count)['mIoU']
             domain = sample.get('domain', 'images')
             kept = self._worst.setdefault(domain, [])
             is_full = len(kept) == self.worst

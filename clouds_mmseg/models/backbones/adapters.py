@@ -313,6 +313,25 @@ class AdaptableMixin(FreezableMixin, nn.Module):
             if key.startswith(start) and self.adapter.adds(key)
         ]
 
+    def decomposed_weights(self) -> Iterator[tuple[str, str, LowRank]]:
+        """Find the weights that the adapter has taken a part out of.
+
+        Yields:
+            Name of a weight, and name and module of its update, whose
+            ``initial_A`` and ``initial_B`` hold what was taken.
+        """
+        for name, module in self.named_modules():
+            if not isinstance(module, LowRank) or not hasattr(
+                module, 'initial_A'
+            ):
+                continue
+            if isinstance(module, LoRALinear):
+                yield f'{name}.weight', name, module
+            else:
+                # The projection inside of an attention.
+                parent = name.rpartition('.')[0]
+                yield f'{parent}.in_proj_weight', name, module
+
     def queries(self) -> Tensor | None:
         """Return the queries that the adapter hands to the head, or None."""
         hand_over = getattr(self.adapter, 'queries', None)

@@ -45,14 +45,27 @@ def label_from_scores(
         if threshold is not None:
             label = label.masked_fill(confidence < threshold, IGNORE)
         return label, confidence
-    best, label = scores.max(dim=1)
-    # (N, H, W); a pixel outside of all masks has scores of zero.
-    total = scores.sum(dim=1)
-    confidence = best / total.clamp(min=1e-6)
-    confidence = confidence.masked_fill(~total.isfinite(), torch.nan)
+    label = scores.max(dim=1).indices
+    confidence = best_share(scores)
     if threshold is not None:
         label = label.masked_fill(confidence < threshold, IGNORE)
     return label, confidence
+
+
+def best_share(scores: Tensor) -> Tensor:
+    """Compute the share of the best class in each pixel: the confidence.
+
+    Args:
+        scores: (..., K, H, W) float, not negative, K above 1.
+
+    Returns:
+        (..., H, W) in [0, 1]: the best score divided by the sum over classes,
+        0 for a pixel outside of all masks, NaN where a score is NaN or
+        infinite.
+    """
+    total = scores.sum(-3)
+    share = scores.amax(-3) / total.clamp(min=1e-6)
+    return share.masked_fill(~total.isfinite(), torch.nan)
 
 
 def as_scores(head: nn.Module, outputs: Tensor) -> Tensor:
