@@ -3,7 +3,7 @@
 Also its safety checker, and what its text encoders read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from clouds_mmseg.utils.errors import GenerationError
 
 # Scheduler of the official CLOUDS code.
 OFFICIAL_SCHEDULER = 'EulerDiscreteScheduler'
+_TOKENIZERS = ('tokenizer', 'tokenizer_2', 'tokenizer_3')
 # Characters of the cut text that a warning quotes.
 _QUOTED = 60
 SAFETY_CHECKERS = ('default', 'on', 'off')
@@ -286,30 +287,84 @@ def set_scheduler(pipe: Any, scheduler: str, name: str) -> str:
     return scheduler
 
 
-def prompt_limits(pipe: Any) -> dict[str, int]:
+def prompt_limits(kind: type, tokenizers: Mapping[str, Any]) -> dict[str, int]:
     """Return how many tokens the text encoders of a pipeline read.
 
     Args:
-        pipe: A pipeline of diffusers.
+        kind: Class of the pipeline.
+        tokenizers: Name of the part -> tokenizer.
 
     Returns:
-        Name of the tokenizer -> tokens, with those that it adds itself. A
-        tokenizer without a limit of its own (T5, language models) has that
-        of the call of the pipeline.
+        Name of the part -> tokens, with those that the tokenizer adds itself.
+        One without a limit of its own (T5, language models) has that of the
+        call of the pipeline.
     """
-    longest = parameters_of(pipe).get('max_sequence_length')
+    longest = parameters_of(kind).get('max_sequence_length')
     longest = longest.default if longest is not None else None
     limits = {}
-    for key in ('tokenizer', 'tokenizer_2', 'tokenizer_3'):
-        tokenizer = getattr(pipe, key, None)
-        if tokenizer is None:
-            continue
+    for key, tokenizer in tokenizers.items():
         own = getattr(tokenizer, 'model_max_length', None) or 10**9
         limit = min(own, longest) if isinstance(longest, int) else own
         # Tokenizers without a limit have an enormous one.
         if limit <= 10**6:
             limits[key] = limit
     return limits
+
+
+class TextLimit:
+    """How long a prompt the text encoders of a pipeline read.
+
+    Args:
+        model: Folder of a pipeline; weights are neither needed nor read.
+
+    Attributes:
+        tokens: Largest limit of its text encoders: what one cuts, another
+            may read.
+        name: Of the pipeline.
+
+    Raises:
+        GenerationError: It is not there, or no tokenizer of it has a limit.
+    """
+
+    def __init__(self, model: str):
+        diffusers = import_diffusers()
+        folder = local_folder(model, 'model_index.json', option='--for-model')
+        if folder is None:
+            raise GenerationError(
+                f'--for-model {model} is not here: give the folder of the '
+                'pipeline, of which model_index.json and the folders of the '
+                'tokenizers are enough'
+            )
+        from transformers import AutoTokenizer
+
+        index = diffusers.DiffusionPipeline.load_config(str(folder))
+        kind = getattr(diffusers, index['_class_name'], None)
+        try:
+            tokenizers = {
+                key: AutoTokenizer.from_pretrained(str(folder / key))
+                for key in _TOKENIZERS
+                if (folder / key).is_dir()
+            }
+        except (OSError, ValueError, KeyError) as error:
+            raise GenerationError(
+                f'--for-model {model}: a tokenizer cannot be loaded '
+                f'({type(error).__name__}: {error})'
+            ) from error
+        limits = prompt_limits(kind, tokenizers) if kind else {}
+        if not limits:
+            raise GenerationError(
+                f'--for-model {model}: none of its tokenizers says how much '
+                'its text encoder reads'
+            )
+        longest = max(limits, key=lambda key: limits[key])
+        self.tokens = limits[longest]
+        self.name = folder.resolve().name
+        self._tokenizer = tokenizers[longest]
+
+    def fits(self, text: str) -> bool:
+        """Tell whether a prompt is read to its end."""
+        ids = self._tokenizer(text, truncation=False, verbose=False).input_ids
+        return len(ids) <= self.tokens
 
 
 def find_truncations(
@@ -326,8 +381,13 @@ def find_truncations(
         A sentence for each line and tokenizer.
     """
     found = []
-    for key, limit in prompt_limits(pipe).items():
-        tokenizer = getattr(pipe, key)
+    tokenizers = {
+        key: getattr(pipe, key)
+        for key in _TOKENIZERS
+        if getattr(pipe, key, None) is not None
+    }
+    for key, limit in prompt_limits(type(pipe), tokenizers).items():
+        tokenizer = tokenizers[key]
         for line, text in prompts:
             ids = tokenizer(text, truncation=False, verbose=False).input_ids
             if len(ids) <= limit:
