@@ -122,7 +122,12 @@ def class_for_mode(name: str, mode: str, controlnet: Any = None) -> type:
         found += [own] if not keys and alone else []
         found = [k for k in found if 'prompt' in parameters_of(k)]
     elif mode == 'img2img':
-        found = [k for k in [*from_table(images), own] if _restyles(k)]
+        found = [*from_table(images), own]
+        if not from_table(images):
+            # diffusers' tables lack some, such as Sana Sprint's.
+            other = name.replace('Pipeline', 'Img2ImgPipeline')
+            found += [k for k in [getattr(diffusers, other, None)] if k]
+        found = [k for k in found if _restyles(k)]
     elif mode == 'edit':
         found = [k for k in [own, *from_table(images)] if _edits(k)]
     else:

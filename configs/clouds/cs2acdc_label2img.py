@@ -1,5 +1,5 @@
-# clouds/cs2acdc.py with images made from the label maps of Cityscapes: half of the
-# labelled images that are drawn are replaced by one made from their label.
+# clouds/cs2acdc.py with images made from the label maps of Cityscapes: half of
+# the labelled images that are drawn are replaced by one made from their label.
 # Never run on these data: docs/generators.md.
 _base_ = ['./cs2acdc.py', '../_base_/datasets/restyled.py']
 banks = [

@@ -1,5 +1,5 @@
-# clouds/cs2acdc.py with the images of Cityscapes in other weather and light: half of
-# those that are drawn are replaced by a variant with the same label.
+# clouds/cs2acdc.py with images of Cityscapes in other weather and light:
+# half of those that are drawn are replaced by a variant with the same label.
 # Never run on these data: docs/generators.md.
 _base_ = ['./cs2acdc.py', '../_base_/datasets/restyled.py']
 banks = [

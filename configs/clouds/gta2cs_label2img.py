@@ -1,5 +1,5 @@
-# clouds/gta2cs.py with images made from the label maps of GTA5: half of the
-# labelled images that are drawn are replaced by one made from their label.
+# clouds/gta2cs.py with images made from the label maps of GTA5: half of
+# the labelled images that are drawn are replaced by one made from their label.
 # Never run on these data: docs/generators.md.
 _base_ = ['./gta2cs.py', '../_base_/datasets/restyled.py']
 banks = [

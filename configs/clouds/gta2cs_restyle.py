@@ -1,5 +1,5 @@
-# clouds/gta2cs.py with the images of GTA5 in other weather and light: half of
-# those that are drawn are replaced by a variant with the same label.
+# clouds/gta2cs.py with images of GTA5 in other weather and light:
+# half of those that are drawn are replaced by a variant with the same label.
 # Never run on these data: docs/generators.md.
 _base_ = ['./gta2cs.py', '../_base_/datasets/restyled.py']
 banks = [

@@ -1,5 +1,5 @@
-# clouds/syn2cs.py with images made from the label maps of SYNTHIA: half of the
-# labelled images that are drawn are replaced by one made from their label.
+# clouds/syn2cs.py with images made from the label maps of SYNTHIA: half of
+# the labelled images that are drawn are replaced by one made from their label.
 # Never run on these data: docs/generators.md.
 _base_ = ['./syn2cs.py', '../_base_/datasets/restyled.py']
 banks = [

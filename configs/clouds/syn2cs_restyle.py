@@ -1,5 +1,5 @@
-# clouds/syn2cs.py with the images of SYNTHIA in other weather and light: half of
-# those that are drawn are replaced by a variant with the same label.
+# clouds/syn2cs.py with images of SYNTHIA in other weather and light:
+# half of those that are drawn are replaced by a variant with the same label.
 # Never run on these data: docs/generators.md.
 _base_ = ['./syn2cs.py', '../_base_/datasets/restyled.py']
 banks = [

@@ -1,16 +1,15 @@
 # Pieces: bank_restyled, bank_from_labels.
 # The source's own images in other weather and light, by an editing model:
-# labels stay right where objects stay in place. Apache-2.0; steps and
-# guidance are those of its model card. Not measured on these benchmarks; on
-# ToyCity see docs/ablation.md.
+# labels stay right where objects stay in place. Not measured on these
+# benchmarks; restyling by pixel operations on ToyCity: docs/ablation.md.
 bank_restyled = dict(
     num_prompts=500,
     prompt_kind='edit',
     backend='diffusers',
     mode='edit',
     model='black-forest-labs/FLUX.2-klein-4B',
+    # Those that it was distilled to.
     steps=4,
-    guidance=1.0,
     # The short edge, a multiple of 16.
     size=768,
     dtype='bfloat16',
