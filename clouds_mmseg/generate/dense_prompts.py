@@ -27,6 +27,9 @@ KINDS = ('dense', 'short', 'restyle', 'edit')
 # Classes per dense prompt. With the rest of the prompt they fit the 77
 # tokens of CLIP's text encoders.
 CLASSES_PER_PROMPT = 8
+# Prompts by which a class may come earlier or later than its turn, so that
+# not always the same classes are together.
+_JITTER = 0.3
 # Words that 77 tokens of CLIP hold, roughly: 1.3 tokens a word.
 MAX_WORDS = 57
 # Class -> objects of it with their material or state, beside THINGS.
@@ -241,9 +244,14 @@ class ClassDeck:
         """Return the classes of the next prompt, the most urgent first."""
         for name in CLASSES:
             self.behind[name] += self.shares.get(name, 0.0)
-        order = sorted(
-            CLASSES, key=lambda n: self.behind[n] + 0.3 * self.rng.random()
-        )[::-1]
+        urgency = {
+            name: (
+                self.shares.get(name, 0.0) >= 1,
+                self.behind[name] + _JITTER * self.rng.random(),
+            )
+            for name in CLASSES
+        }
+        order = sorted(CLASSES, key=lambda n: urgency[n], reverse=True)
         return order[: self.per_prompt]
 
     def next(self) -> list[str]:

@@ -4,6 +4,7 @@
 :mod:`~clouds_mmseg.generate.pipelines` loads the pipeline.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -201,7 +202,7 @@ class DiffusionBackend:
                 f'--offload {offload} needs a CUDA device, got {self.device}'
             )
         self.conditioning = None
-        net = None
+        self.added: dict[str, Any] = {}
         if mode == 'label2img':
             if sources is None:
                 raise GenerationError('--mode label2img needs label maps')
@@ -214,8 +215,6 @@ class DiffusionBackend:
                 depth_model=depth_model,
                 device=self.device,
             )
-            if controlnet is not None:
-                net = load_controlnet(controlnet)
         loaded = load_pipeline(
             model,
             mode,
@@ -224,20 +223,18 @@ class DiffusionBackend:
             variant=variant,
             revision=revision,
             single_file_config=single_file_config,
-            controlnet=net and net.part,
+            load_controlnet=(
+                None
+                if controlnet is None
+                else lambda dtype: self._controlnet(controlnet, dtype)
+            ),
         )
         self.name, self.fingerprint = loaded.name, loaded.fingerprint
         self.variant, self.dtype = loaded.variant, loaded.dtype
         self.pipe = loaded.pipe
         self.taken = parameters_of(self.pipe)
-        if net is not None:
+        if controlnet is not None:
             check_controlnet(self.pipe, controlnet, self.name)
-            self.pipe.controlnet.to(self.dtype)
-        self.added = {}
-        if net is not None:
-            self.added.update(
-                controlnet=net.name, controlnet_fingerprint=net.fingerprint
-            )
         if lora is not None:
             scale = 1.0 if lora_scale is None else lora_scale
             mark = add_lora(self.pipe, lora, scale, self.name)
@@ -249,6 +246,13 @@ class DiffusionBackend:
         self._resolve()
         self._check_size()
         self._place()
+
+    def _controlnet(self, model, dtype):
+        loaded = load_controlnet(model, dtype=dtype)
+        self.added.update(
+            controlnet=loaded.name, controlnet_fingerprint=loaded.fingerprint
+        )
+        return loaded.part
 
     def _check_arguments(self):
         scale = self.image_guidance
@@ -333,10 +337,21 @@ class DiffusionBackend:
             self.control_scale = default('controlnet_conditioning_scale')
         if chosen:
             print_log(
-                f'{self.name}: {chosen} are the defaults of {kind}. Weights '
-                'that were distilled to a few steps (Turbo, Lightning, klein)'
-                ' want those of their model card.',
+                f'{self.name}: {chosen}, by default of {kind}. '
+                + (
+                    'But its model_index.json says is_distilled: give the '
+                    '--steps of its model card.'
+                    if self.pipe.config.get('is_distilled')
+                    else 'Weights that were distilled to a few steps (Turbo, '
+                    'Lightning) want those of their model card.'
+                ),
                 logger='current',
+                level=(
+                    logging.WARNING
+                    if self.pipe.config.get('is_distilled')
+                    and 'steps' in chosen
+                    else logging.INFO
+                ),
             )
         if (
             self.mode == 'img2img'

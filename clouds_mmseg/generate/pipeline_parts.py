@@ -53,14 +53,14 @@ class LoadedPart(NamedTuple):
 def load_controlnet(
     model: str,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype,
     revision: str | None = None,
 ) -> LoadedPart:
     """Load a ControlNet of any class of diffusers.
 
     Args:
         model: Folder that ``save_pretrained`` wrote, or an id on the hub.
-        dtype: Of the weights; None keeps that of the files.
+        dtype: Of the weights.
         revision: Commit or branch on the hub.
 
     Raises:
@@ -81,9 +81,7 @@ def load_controlnet(
                 'not supported: take a ControlNet of one control'
             )
         with require_all_weights():
-            part = kind.from_pretrained(
-                str(folder), **({} if dtype is None else dict(dtype=dtype))
-            )
+            part = kind.from_pretrained(str(folder), dtype=dtype)
     except Exception as error:
         raise GenerationError(
             f'--controlnet {model} cannot be loaded as a ControlNet '

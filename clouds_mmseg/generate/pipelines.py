@@ -7,7 +7,7 @@ that the class takes.
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,13 +79,13 @@ def _follows_control(kind):
     return controlled and not {'strength', 'mask_image'} & set(taken)
 
 
-def class_for_mode(name: str, mode: str, controlnet: Any = None) -> type:
+def class_for_mode(name: str, mode: str, controlled: bool = False) -> type:
     """Choose the class of diffusers that serves a mode with some weights.
 
     Args:
         name: Class in the pipeline's ``model_index.json``.
         mode: One of ``MODES``.
-        controlnet: Its ControlNet, of mode label2img.
+        controlled: Mode label2img: whether there is a ControlNet.
 
     Returns:
         For example ``StableDiffusionXLImg2ImgPipeline`` for
@@ -96,13 +96,30 @@ def class_for_mode(name: str, mode: str, controlnet: Any = None) -> type:
             with these weights; the message says which modes there are.
     """
     import diffusers
-    from diffusers.pipelines.auto_pipeline import SUPPORTED_TASKS_MAPPINGS
 
     own = getattr(diffusers, name, None)
     if not isinstance(own, type):
         raise GenerationError(
             f'diffusers {diffusers.__version__} has no pipeline {name!r}'
         )
+    found = _classes(own, mode, controlled)
+    if found:
+        return found[0]
+    possible = [m for m in MODES[:3] if m != mode and _classes(own, m)]
+    does = f': it does {" and ".join(possible)}' if possible else ''
+    if mode == 'label2img':
+        does = ': diffusers has no pipeline of it with a ControlNet'
+        if not controlled and _classes(own, mode, True):
+            does = ' without --controlnet'
+    raise GenerationError(f'{name} cannot do --mode {mode}{does}')
+
+
+def _classes(own, mode, controlled=False):
+    """Classes that serve a mode with the weights of a class, best first."""
+    import diffusers
+    from diffusers.pipelines.auto_pipeline import SUPPORTED_TASKS_MAPPINGS
+
+    name = own.__name__
     texts, images = SUPPORTED_TASKS_MAPPINGS[:2]
     keys = [
         key
@@ -111,8 +128,8 @@ def class_for_mode(name: str, mode: str, controlnet: Any = None) -> type:
         if kind.__name__ == name
     ]
 
-    def from_table(table, suffix=''):
-        return [table[k + suffix] for k in keys if k + suffix in table]
+    def from_table(table):
+        return [table[key] for key in keys if key in table]
 
     if mode == 'txt2img':
         found = [k for k in from_table(texts) if not _follows_control(k)]
@@ -120,48 +137,27 @@ def class_for_mode(name: str, mode: str, controlnet: Any = None) -> type:
             parameters_of(own)
         )
         found += [own] if not keys and alone else []
-        found = [k for k in found if 'prompt' in parameters_of(k)]
-    elif mode == 'img2img':
+        return [k for k in found if 'prompt' in parameters_of(k)]
+    if mode == 'img2img':
         found = [*from_table(images), own]
         if not from_table(images):
             # diffusers' tables lack some, such as Sana Sprint's.
             other = name.replace('Pipeline', 'Img2ImgPipeline')
             found += [k for k in [getattr(diffusers, other, None)] if k]
-        found = [k for k in found if _restyles(k)]
-    elif mode == 'edit':
-        found = [k for k in [own, *from_table(images)] if _edits(k)]
-    else:
-        found = _controlled_classes(own, controlnet, from_table(texts), keys)
-    if found:
-        return found[0]
-    possible = [m for m in MODES[:3] if m != mode and _can(name, m)]
-    does = f'it does {" and ".join(possible)}' if possible else ''
-    if mode == 'label2img':
-        does = (
-            'diffusers has no pipeline of it with '
-            + (type(controlnet).__name__ if controlnet else 'a ControlNet')
-        )  # fmt: skip
-    raise GenerationError(
-        f'{name} cannot do --mode {mode}' + (f': {does}' if does else '')
-    )
+        return [k for k in found if _restyles(k)]
+    if mode == 'edit':
+        return [k for k in [own, *from_table(images)] if _edits(k)]
+    return _controlled_classes(own, controlled, from_table(texts), keys)
 
 
-def _can(name, mode):
-    try:
-        class_for_mode(name, mode)
-    except GenerationError:
-        return False
-    return True
-
-
-def _controlled_classes(own, controlnet, plain, keys):
+def _controlled_classes(own, controlled, plain, keys):
     """Classes with the layout of a conditioning image, the best first."""
     import diffusers
     from diffusers.pipelines.auto_pipeline import (
         AUTO_TEXT2IMAGE_PIPELINES_MAPPING as texts,
     )
 
-    if controlnet is None:
+    if not controlled:
         # Its own weights follow an image, such as FLUX's depth model.
         return [own] if _follows_control(own) else []
     found = [own] if has_controlnet(own) else []
@@ -222,7 +218,7 @@ def load_pipeline(
     variant: str | None = None,
     revision: str | None = None,
     single_file_config: str | None = None,
-    controlnet: Any = None,
+    load_controlnet: Callable[[torch.dtype], Any] | None = None,
 ) -> LoadedPipeline:
     """Load a pipeline of diffusers.
 
@@ -241,7 +237,8 @@ def load_pipeline(
             pipeline of that kind, which provides configs and tokenizer. By
             default that of the original model, where it is in the pretrained
             folder or the hub's cache.
-        controlnet: Its ControlNet, of mode label2img.
+        load_controlnet: Mode label2img: returns its ControlNet with weights
+            of a type.
 
     Raises:
         GenerationError: diffusers is missing, the model is not there, of an
@@ -256,7 +253,7 @@ def load_pipeline(
                 'not belong to it'
             )
         return _load_file(
-            model, mode, dtype, device, single_file_config, controlnet
+            model, mode, dtype, device, single_file_config, load_controlnet
         )
     if single_file_config:
         raise GenerationError(
@@ -289,13 +286,19 @@ def load_pipeline(
     )
     try:
         index = diffusers.DiffusionPipeline.load_config(str(folder))
-        kind = class_for_mode(index['_class_name'], mode, controlnet)
+        kind = class_for_mode(
+            index['_class_name'], mode, load_controlnet is not None
+        )
+    except Exception as error:
+        raise _unloadable(model, mode, error) from error
+    parts = _with_controlnet(load_controlnet, kept)
+    try:
         with require_all_weights():
             pipe = kind.from_pretrained(
                 str(folder),
                 dtype=kept,
                 variant=variant,
-                **_as_part(controlnet),
+                **parts,
             )
     except Exception as error:
         raise _unloadable(model, mode, error) from error
@@ -303,8 +306,8 @@ def load_pipeline(
     return LoadedPipeline(pipe, name, mark, variant, kept)
 
 
-def _as_part(controlnet):
-    return {} if controlnet is None else dict(controlnet=controlnet)
+def _with_controlnet(load, dtype):
+    return {} if load is None else dict(controlnet=load(dtype))
 
 
 def _unloadable(model, mode, error, remark=''):
@@ -331,7 +334,7 @@ def _weight_files(folder, variant):
     ]
 
 
-def _load_file(model, mode, dtype, device, config, controlnet):
+def _load_file(model, mode, dtype, device, config, load_controlnet):
     """Load a checkpoint that has all parts of a pipeline in one file."""
     import diffusers
 
@@ -342,11 +345,12 @@ def _load_file(model, mode, dtype, device, config, controlnet):
     check_memory(
         model, stored.numbers * kept.itemsize, kept, None, free_memory(None)
     )
+    parts = _with_controlnet(load_controlnet, kept)
     try:
         # diffusers reads pickles with weights_only: no code is executed.
         index = diffusers.DiffusionPipeline.load_config(str(folder))
         own = getattr(diffusers, index['_class_name'])
-        kind = class_for_mode(index['_class_name'], mode, controlnet)
+        kind = class_for_mode(index['_class_name'], mode, bool(parts))
         with require_all_weights():
             pipe = own.from_single_file(
                 str(path),
@@ -366,7 +370,7 @@ def _load_file(model, mode, dtype, device, config, controlnet):
                     f'such as {lost[0]}'
                 )
         if kind is not own:
-            pipe = kind(**_parts_for(kind, pipe, controlnet))
+            pipe = kind(**_parts_for(kind, pipe), **parts)
     except Exception as error:
         raise _unloadable(
             model,
@@ -380,15 +384,14 @@ def _load_file(model, mode, dtype, device, config, controlnet):
     return LoadedPipeline(pipe, path.name, mark, None, kept)
 
 
-def _parts_for(kind, pipe, controlnet):
+def _parts_for(kind, pipe):
     """Arguments of another class of pipelines, from the parts of one."""
     taken = inspect.signature(kind.__init__).parameters
-    parts = {
+    return {
         key: value
         for key, value in {**pipe.config, **pipe.components}.items()
         if key in taken
     }
-    return parts | _as_part(controlnet)
 
 
 def _config_folder(path, given):
