@@ -342,7 +342,11 @@ def save_depth_model(folder):
         fusion_hidden_size=8,
     )
     model = DPTForDepthEstimation(config)
-    # The last layer cuts depths below zero: off, they would all be.
-    model.head.head[-2].bias.data.fill_(1)
+    # As it is initialised, all depths are the same to 1e-6.
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    # The last layer cuts depths below zero.
+    model.head.head[-2].bias.data.fill_(10)
     model.save_pretrained(folder)
     DPTImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder)
