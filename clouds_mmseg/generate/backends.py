@@ -155,7 +155,7 @@ def request_for(
         attempt=attempt,
         source=source,
         source_path=source_path,
-        label_path=(labels or {}).get(source),
+        label_path=(labels or {}).get(source or ''),
     )
 
 

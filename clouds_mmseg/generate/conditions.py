@@ -383,8 +383,10 @@ class Conditioning:
             ``'depth'`` are computed from the source image.
         palette: Of segmentation, see :func:`read_palette`.
         unknown_classes: What becomes of classes that the palette does not
-            know: ``'error'``, or ``'ignore'``: black in the conditioning
-            image, 255 in the label.
+            know: ``'error'`` at the first label that has one, or
+            ``'ignore'``: black in the conditioning image, 255 in the label.
+            Needed where there are such classes: a bank that stops at image
+            5,000 cannot go on otherwise than it began.
         ignore_border: See :func:`ignore_borders`.
         depth_model: Of depth, see :class:`DepthModel`.
         device: For the depth model.
@@ -449,7 +451,24 @@ class Conditioning:
             if control == 'segmentation'
             else None
         )
+        if self.palette is not None and unknown_classes is None:
+            self._require_all_classes()
         self.depth = DepthModel(depth_model, device) if depth_model else None
+
+    def _require_all_classes(self):
+        names = [
+            name
+            for index, name in enumerate(self.sources.classes)
+            if index not in self.palette.colours
+        ]
+        if names:
+            raise GenerationError(
+                f'--palette {self.palette.name} has no colour for '
+                f'{", ".join(names)}. Give a palette that knows all classes, '
+                'or --unknown-classes ignore: such pixels are drawn black and '
+                'not trained on (or error, which stops at the first label '
+                'with one).'
+            )
 
     def recipe(self) -> dict:
         """Return what images and labels depend on here; JSON values."""
@@ -508,8 +527,7 @@ class Conditioning:
             raise GenerationError(
                 f'--palette {self.palette.name} has no colour for {names}, '
                 f'which the label {path} has. Give a palette that knows '
-                'them, or --unknown-classes ignore: such pixels are drawn '
-                'black and not trained on.'
+                'them, or --unknown-classes ignore, and another folder.'
             )
         return np.where(np.isin(label, unknown), np.uint8(IGNORE), label)
 

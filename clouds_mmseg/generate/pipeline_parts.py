@@ -3,6 +3,7 @@
 Also its safety checker, and what its text encoders read.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +71,8 @@ def load_controlnet(
     folder, name, mark = part_folder(model, '--controlnet', revision)
     try:
         config = diffusers.ControlNetModel.load_config(str(folder))
-        kind = getattr(diffusers, config.get('_class_name', ''), None)
-        if not isinstance(kind, type) or 'ControlNet' not in kind.__name__:
+        kind: Any = getattr(diffusers, config.get('_class_name', ''), None)
+        if not inspect.isclass(kind) or 'ControlNet' not in kind.__name__:
             raise ValueError(
                 f'its config.json is that of {config.get("_class_name")!r}'
             )

@@ -79,7 +79,7 @@ def _follows_control(kind):
     return controlled and not {'strength', 'mask_image'} & set(taken)
 
 
-def class_for_mode(name: str, mode: str, controlled: bool = False) -> type:
+def class_for_mode(name: str, mode: str, controlled: bool = False) -> Any:
     """Choose the class of diffusers that serves a mode with some weights.
 
     Args:

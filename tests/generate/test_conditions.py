@@ -120,7 +120,10 @@ def conditioning(tmp_path, label, **options):
 
 def test_classes_that_the_palette_does_not_know(tmp_path):
     label = np.array([[0, 16], [255, 1]], np.uint8)
-    drawer, path = conditioning(tmp_path, label)
+    # Told before the first image, whatever the labels hold.
+    with pytest.raises(GenerationError, match='no colour for train. Give a'):
+        conditioning(tmp_path, np.zeros((2, 2), np.uint8))
+    drawer, path = conditioning(tmp_path, label, unknown_classes='error')
     with pytest.raises(
         GenerationError, match='ade20k has no colour for train, which the'
     ):
@@ -134,7 +137,9 @@ def test_classes_that_the_palette_does_not_know(tmp_path):
 
 
 def test_ids_that_are_no_classes(tmp_path):
-    drawer, path = conditioning(tmp_path, np.array([[0, 33]], np.uint8))
+    drawer, path = conditioning(
+        tmp_path, np.array([[0, 33]], np.uint8), palette='cityscapes'
+    )
     with pytest.raises(GenerationError, match='has the ids 33; the classes'):
         drawer.read_label(path)
     Image.fromarray(np.array([[0, 999]], np.uint16)).save(tmp_path / '1.png')

@@ -209,8 +209,8 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         '--unknown-classes', choices=['error', 'ignore'],
-        help='classes without a colour: an error (default), or drawn black '
-        'and 255 in the label of the image',
+        help='what becomes of classes without a colour: ignore draws them '
+        'black and sets them to 255 in the label; needed if there are some',
     )  # fmt: skip
     group.add_argument(
         '--ignore-border', type=int, metavar='N',
