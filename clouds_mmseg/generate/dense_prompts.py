@@ -281,7 +281,7 @@ def _styled(rng, kind):
             keep=rng.choice(_KEEP),
         )  # fmt: skip
     return (
-        f'{rng.choice(_LENSES)} of a street from a car, {season}, {time}, '
+        f"{rng.choice(_LENSES)}, driver's view of a street, {season}, {time}, "
         f'{weather}, {light}, realistic, detailed'
     )
 
@@ -330,7 +330,7 @@ def _scene(lens, place, context, things, sides, classes):
         else:
             group = 'left' if sides[name] else 'right'
         groups[group].append(things[name])
-    parts = [f'{lens} from a car, {place}', ', '.join(context)]
+    parts = [f"{lens}, driver's view of {place}", ', '.join(context)]
     for group, found in groups.items():
         if found:
             parts.append(f'{group} {_listed(found)}')
