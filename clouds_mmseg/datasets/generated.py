@@ -1,4 +1,4 @@
-"""Dataset of generated images without labels."""
+"""Dataset of generated images, with or without labels."""
 
 import logging
 import os
@@ -26,7 +26,9 @@ class GeneratedDataset(DGDataset):
     """A generated image set ("image bank") of ``tools/generate_images.py``.
 
     Samples have no label: they get pseudo-labels from the teacher of
-    self-training. Their metainfo equals that of the labelled datasets, so that
+    self-training. With ``labels=True`` they have those of a set that was made
+    from label maps (``--mode label2img``), and are samples like those of any
+    labelled set. Their metainfo equals that of the labelled datasets, so that
     ``ConcatDataset`` joins them. When it is first opened, the dataset reads
     the manifest and checks every file.
 
@@ -39,6 +41,8 @@ class GeneratedDataset(DGDataset):
         verify_hash: Whether to compare each file with its hash; this reads all
             files, at about 1 GB/s. Existence and file size are compared in any
             case.
+        labels: Whether to return the label maps that the images were made
+            from, for training.
         evaluation_labels: Whether to return the labels of an image set made
             with ``--keep-labels``, for measuring pseudo-labels. Not used in
             training.
@@ -64,9 +68,15 @@ class GeneratedDataset(DGDataset):
         metainfo: dict | None = None,
         size: tuple[int, int] | None = None,
         verify_hash: bool = True,
+        labels: bool = False,
         evaluation_labels: bool = False,
         **kwargs: Any,
     ):
+        if labels and evaluation_labels:
+            raise UserError(
+                'GeneratedDataset takes labels=True, to train on them, or '
+                'evaluation_labels=True, not both'
+            )
         for name in ('data_root', 'data_prefix', 'ann_file', 'part'):
             if name in kwargs:
                 raise UserError(
@@ -77,6 +87,7 @@ class GeneratedDataset(DGDataset):
         self.size = tuple(size) if size is not None else None
         self.least_size: tuple | None = None
         self.verify_hash = verify_hash
+        self.labels = labels
         self.evaluation_labels = evaluation_labels
         super().__init__(
             data_root=None,
@@ -87,8 +98,8 @@ class GeneratedDataset(DGDataset):
 
     @property
     def has_labels(self) -> bool:
-        """Whether labels for evaluation are returned."""
-        return self.evaluation_labels
+        """Whether labels are returned."""
+        return self.labels or self.evaluation_labels
 
     def load_data_list(self) -> list[dict]:
         """List the images of the set and check their files.
@@ -96,7 +107,7 @@ class GeneratedDataset(DGDataset):
         Returns:
             ``img_path``, ``domain``, ``sample_name``, ``prompt`` (str),
             ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
-            ``evaluation_labels`` also ``seg_map_path``.
+            labels also ``seg_map_path``.
 
         Raises:
             DataError: See the class.
@@ -144,16 +155,25 @@ class GeneratedDataset(DGDataset):
             reduce_zero_label=False,
             seg_fields=[],
         )
-        if self.evaluation_labels:
-            info['seg_map_path'] = self._path(entry['evaluation_label'])
+        if self.has_labels:
+            info['seg_map_path'] = self._path(entry[self._label_key])
         return info
 
+    @property
+    def _label_key(self):
+        return 'label' if self.labels else 'evaluation_label'
+
     def _check(self, entries):
-        if self.evaluation_labels:
+        if self.has_labels:
+            kind, option = (
+                ('', '--mode label2img')
+                if self.labels
+                else (' for evaluation', '--keep-labels')
+            )
             self._refuse(
                 [e for e in entries if not self._has_label(e)],
-                'have no label for evaluation',
-                'Make the image bank with --keep-labels',
+                f'have no label{kind}',
+                f'Make the image bank with {option}',
             )
         if self.size is not None:
             self._refuse(
@@ -174,7 +194,7 @@ class GeneratedDataset(DGDataset):
         )
 
     def _has_label(self, entry):
-        label = entry.get('evaluation_label')
+        label = entry.get(self._label_key)
         return label is not None and os.path.isfile(self._path(label))
 
     def _state(self, entry):
@@ -188,6 +208,10 @@ class GeneratedDataset(DGDataset):
             return f'has {size} bytes, the manifest says {entry["bytes"]}'
         if self.verify_hash and sha256_of(path) != entry['sha256']:
             return 'its hash differs from the manifest'
+        if self.labels and self.verify_hash:
+            label = self._path(entry['label'])
+            if sha256_of(label) != entry['label_sha256']:
+                return f'the hash of {entry["label"]} differs from it'
         return None
 
     def _refuse(self, entries, what, advice, detail=lambda entry: ''):

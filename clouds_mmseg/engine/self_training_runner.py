@@ -1,18 +1,24 @@
 """Runner that provides what self-training needs before it starts."""
 
 import os.path as osp
+import shlex
 import time
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
 
+from clouds_mmseg.engine.image_sources import dataset_sources
 from clouds_mmseg.engine.runner import DGRunner
-from clouds_mmseg.generate.prompts import template_prompts, write_prompts
+from clouds_mmseg.generate.dense_prompts import make_prompts
+from clouds_mmseg.generate.prompts import write_prompts
 from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import OutputLockedError, UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
+
+# Of banks that name none: those of the official length.
+PROMPT_KIND = 'short'
 
 
 @RUNNERS.register_module()
@@ -26,7 +32,9 @@ class SelfTrainingRunner(DGRunner):
 
     ``make=True`` generates a set that is missing or incomplete, with the
     other entries as arguments of ``tools/generate_images.py``;
-    ``num_prompts`` prompts are written beside it first. This is meant for
+    ``num_prompts`` prompts of ``prompt_kind`` (default ``'short'``, see
+    :func:`~clouds_mmseg.generate.dense_prompts.make_prompts`) are written
+    beside it first, where there are none. This is meant for
     the built-in renderer: diffusion takes hours and is run separately.
     """
 
@@ -92,16 +100,29 @@ def require_generated_images(bank: dict, launcher: str) -> None:
         return
     prompts = f'{out}_prompts.txt'
     number, seed = bank.pop('num_prompts', 100), bank.get('seed', 0)
+    kind = bank.pop('prompt_kind', PROMPT_KIND)
     if not osp.isfile(prompts):
-        texts, duplicates = template_prompts(number, seed=seed)
+        texts, duplicates = make_prompts(kind, number, seed=seed)
         write_prompts(
             prompts,
             texts,
-            dict(backend='template', seed=seed, duplicates=duplicates),
+            dict(
+                backend='template',
+                kind=kind,
+                seed=seed,
+                duplicates=duplicates,
+            ),
         )
     print_log(f'Checking the image bank {out}', logger='current')
-    if bank.get('source'):
-        bank['source'] = resolve_data_root(bank['source'])
+    for key in ('source', 'labels'):
+        if bank.get(key):
+            bank[key] = resolve_data_root(bank[key])
+    if bank.get('dataset'):
+        bank['labels'] = dataset_sources(
+            bank.pop('dataset'),
+            resolve_data_root(bank.pop('data_root', None)),
+            bank.pop('split', None),
+        )
     _generate_or_wait(out, prompts=prompts, **bank)
 
 
@@ -131,14 +152,25 @@ def generation_command(out: str, bank: dict) -> str:
     Returns:
         A shell command.
     """
-    options = ' '.join(
-        f'--{key.replace("_", "-")} {value}'
-        for key, value in bank.items()
-        if key != 'num_prompts'
-    )
+    bank = dict(bank)
+    number = bank.pop('num_prompts', 100)
+    kind = bank.pop('prompt_kind', PROMPT_KIND)
     prompts = f'{out}_prompts.txt'
-    number = bank.get('num_prompts', 100)
-    return (
-        f'clouds prompts --num {number} --out {prompts} && '
-        f'clouds generate --prompts {prompts} --out {out} ' + options
-    )
+    written = [
+        'clouds', 'prompts', '--kind', kind, '--num', number, '--out',
+        prompts,
+    ]  # fmt: skip
+    if bank.get('seed'):
+        written += ['--seed', bank['seed']]
+    words = ['clouds', 'generate', '--prompts', prompts, '--out', out]
+    for key, value in bank.items():
+        # A switch is there or not.
+        if value is False or value is None:
+            continue
+        words.append(f'--{key.replace("_", "-")}')
+        if key in ('source', 'labels', 'data_root'):
+            value = resolve_data_root(value)
+        if isinstance(value, (list, tuple)):
+            value = 'x'.join(map(str, value))
+        words += [] if value is True else [value]
+    return ' && '.join(shlex.join(map(str, w)) for w in (written, words))

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -36,8 +36,10 @@ class Request:
         line: Line of the prompt file, from 1.
         seed: Of the random numbers, in 0..2**32 - 1.
         attempt: Number of blank images before.
-        source: Path of the image to restyle, below the source root.
+        source: Path of the image to restyle, or of the label map to draw,
+            below the source root.
         source_path: Its full path; None without a source.
+        label_path: Full path of the label map, of mode label2img.
     """
 
     index: int
@@ -47,6 +49,7 @@ class Request:
     attempt: int = 0
     source: str | None = None
     source_path: str | None = None
+    label_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,16 @@ class GeneratedImage:
         image: (H, W, 3) RGB; uint8, or float in [0, 1] with NaN where the
             model failed.
         label: (H, W) uint8 train ids where the backend knows and keeps
-            them.
+            them, for evaluation: no training reads them.
         unsafe: Whether the model's safety checker blacked the image out.
+        training_label: (H, W) uint8 class indices, 255 for none: the label
+            map that made the image.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
     unsafe: bool = False
+    training_label: np.ndarray | None = None
 
 
 class Backend(Protocol):
@@ -73,7 +79,7 @@ class Backend(Protocol):
         batch_size: Requests per call. All calls have as many, except for a
             second attempt, which is alone: an image may depend on its index
             in a batch by a rounding error, never on the other images.
-        keeps_labels: Whether its images have labels.
+        keeps_labels: Whether its images have labels for evaluation.
     """
 
     batch_size: int
@@ -113,6 +119,7 @@ def request_for(
     *,
     seed: int,
     sources: Sequence[tuple[str, str]] = (),
+    labels: Mapping[str, str] | None = None,
     attempt: int = 0,
 ) -> Request:
     """Return the request for one image of an image bank.
@@ -126,7 +133,8 @@ def request_for(
         prompts: Line and text of each prompt.
         seed: Of the image bank.
         sources: Path below the source root and full path of each image to
-            restyle; empty for mode txt2img.
+            restyle or label map to draw; empty for mode txt2img.
+        labels: Path below the source root -> full path of the label map.
         attempt: Number of blank images before.
 
     Returns:
@@ -147,6 +155,7 @@ def request_for(
         attempt=attempt,
         source=source,
         source_path=source_path,
+        label_path=(labels or {}).get(source or ''),
     )
 
 
@@ -220,15 +229,22 @@ def list_sources(root: str | Path) -> list[tuple[str, str]]:
     return [(name, str(root / name)) for name in names]
 
 
-def hash_sources(sources: Sequence[tuple[str, str]]) -> str:
+def hash_sources(
+    sources: Sequence[tuple[str, str]],
+    labels: Mapping[str, str] | None = None,
+) -> str:
     """Hash names and sizes of source files; their content takes too long.
 
     Args:
         sources: See :func:`list_sources`.
+        labels: See :func:`request_for`.
     """
     sha256 = hashlib.sha256()
     for name, path in sources:
         sha256.update(f'{name}\0{Path(path).stat().st_size}\0'.encode())
+        label = (labels or {}).get(name, path)
+        if label != path:
+            sha256.update(f'{Path(label).stat().st_size}\0'.encode())
     return sha256.hexdigest()[:16]
 
 

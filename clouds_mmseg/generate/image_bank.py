@@ -7,6 +7,7 @@ shard file of its own; :meth:`ImageBank.finish` merges these.
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from clouds_mmseg.utils.image_set import (
     LABEL_FOLDER,
     MANIFEST_FILE,
     SHARD_FOLDER,
+    TRAINING_FOLDER,
     read_bank,
     read_entries,
     sha256_of,
@@ -196,6 +198,12 @@ class ImageBank:
             return False
         if verify and sha256_of(path) != entry['sha256']:
             return False
+        if 'label' in entry:
+            path = self.root / entry['label']
+            if not path.is_file() or (
+                verify and sha256_of(path) != entry['label_sha256']
+            ):
+                return False
         label = entry.get('evaluation_label')
         return not labels or (
             label is not None and (self.root / label).is_file()
@@ -208,14 +216,16 @@ class ImageBank:
         entry: dict,
         *,
         label: bytes | None = None,
+        training_label: bytes | None = None,
     ) -> None:
         """Write an image and its entry.
 
         Args:
             index: Number of the image.
             payload: The encoded PNG.
-            entry: Of the manifest; the file and label are added here.
+            entry: Of the manifest; the files and labels are added here.
             label: The encoded label, for evaluation.
+            training_label: The encoded label map that made the image.
 
         Raises:
             GenerationError: The disk is full or fails.
@@ -225,15 +235,22 @@ class ImageBank:
         name = image_name(index)
         entry = dict(index=index, file=f'{IMAGE_FOLDER}/{name}', **entry)
         with self._explained():
-            with atomic_path(self.root / entry['file']) as temporary:
-                temporary.write_bytes(payload)
+            self._write_file(entry['file'], payload)
             if label is not None:
                 entry['evaluation_label'] = f'{LABEL_FOLDER}/{name}'
-                path = self.root / entry['evaluation_label']
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(label)
+                self._write_file(entry['evaluation_label'], label)
+            if training_label is not None:
+                entry['label'] = f'{TRAINING_FOLDER}/{name}'
+                entry['label_sha256'] = hashlib.sha256(
+                    training_label
+                ).hexdigest()
+                self._write_file(entry['label'], training_label)
             assert self._shard is not None
             self._shard.append(entry)
+
+    def _write_file(self, name, payload):
+        with atomic_path(self.root / name) as temporary:
+            temporary.write_bytes(payload)
 
     def sweep(self, indices: Container[int]) -> None:
         """Remove the temporary files that a killed process left behind.
@@ -241,7 +258,7 @@ class ImageBank:
         Args:
             indices: Images of this process, which no other process writes.
         """
-        for folder in (IMAGE_FOLDER, LABEL_FOLDER):
+        for folder in (IMAGE_FOLDER, LABEL_FOLDER, TRAINING_FOLDER):
             for path in leftovers(self.root / folder / '*.png'):
                 number = path.name[1:].split('-')[0]
                 if number.isdigit() and int(number) in indices:

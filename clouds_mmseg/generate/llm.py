@@ -3,11 +3,13 @@
 import logging
 import random
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
 from mmengine.logging import print_log
 
+from clouds_mmseg.generate.dense_prompts import ClassDeck, naming_shares
 from clouds_mmseg.generate.model_files import (
     fingerprint,
     local_folder,
@@ -22,6 +24,8 @@ from clouds_mmseg.generate.prompts import (
     TIMES,
     WEATHERS,
     UniquePrompts,
+    classes_in,
+    normalise,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES
 from clouds_mmseg.utils.errors import GenerationError
@@ -48,8 +52,44 @@ Weather: {weather}.
 Rules: one prompt a line; 15 to 45 words each; plain English; no numbering, \
 no quotes, no headings, no remarks before or after the list."""
 
+# In place of the second paragraph and the rules: dense scenes.
+DENSE_INSTRUCTION = INSTRUCTION.replace(
+    'Name the things that are seen, so that the image shows them clearly.',
+    'Name at least eight of the things above in each prompt, and for each '
+    'where it is (left, right, ahead, near, far) and what it is made of. End '
+    'with light, weather and lens.',
+).replace('15 to 45 words each', '30 to {words} words each')
 
-def instruction_for(call: int, *, seed: int, count: int) -> str:
+REWRITING = """\
+You write prompts for a text-to-image model. Rewrite the prompt below into \
+one longer prompt for one photograph taken from a car. Keep everything that \
+it names and where it is. Add what such a photograph shows as well: road, \
+sidewalk, buildings, walls, fences, poles, traffic lights, traffic signs, \
+trees, grass, sky, people, vehicles, with their positions and materials; and \
+the light, the weather and the lens.
+
+Rules: one line of at most {words} words; plain English; no numbering, no \
+quotes, no headings, no remarks.
+
+Prompt: {prompt}"""
+# Classes that a call asks for.
+_ASKED = 4
+# Attempts at one prompt before it is kept as it was.
+_REWRITES = 3
+# Words per token of CLIP's tokenizer, roughly.
+_WORDS_PER_TOKEN = 0.72
+KINDS = ('dense', 'short')
+
+
+def instruction_for(
+    call: int,
+    *,
+    seed: int,
+    count: int,
+    kind: str = 'short',
+    words: int = 60,
+    classes: Sequence[str] | None = None,
+) -> str:
     """Return the instruction of one call of the model.
 
     Args:
@@ -58,14 +98,19 @@ def instruction_for(call: int, *, seed: int, count: int) -> str:
             class.
         seed: Of the random numbers.
         count: Prompts to request.
+        kind: ``'short'``, or ``'dense'``: many things with their positions.
+        words: Most words of a dense prompt.
+        classes: To show above all, in place of those of the call.
     """
     deck = list(CLASSES)
     random.Random(f'{seed}/{call // 5}').shuffle(deck)
     rng = random.Random(f'{seed}:{call}')
     season = rng.choice(SEASONS)
-    return INSTRUCTION.format(
+    text = DENSE_INSTRUCTION if kind == 'dense' else INSTRUCTION
+    return text.format(
         count=count,
-        classes=', '.join(deck[call % 5 * 4 : call % 5 * 4 + 4]),
+        words=words,
+        classes=', '.join(classes or deck[call % 5 * _ASKED :][:_ASKED]),
         place=rng.choice(LOCATIONS),
         season=season,
         time=rng.choice(TIMES),
@@ -73,8 +118,14 @@ def instruction_for(call: int, *, seed: int, count: int) -> str:
     )
 
 
-def parse_answer(text: str) -> tuple[list[str], int]:
+def parse_answer(
+    text: str, longest: int = _MAX_WORDS
+) -> tuple[list[str], int]:
     """Extract the prompts from a response of the model.
+
+    Args:
+        text: The response.
+        longest: Most words of a prompt.
 
     Returns:
         The prompts, and the number of other lines: headings, remarks, and
@@ -86,7 +137,7 @@ def parse_answer(text: str) -> tuple[list[str], int]:
             continue
         line = _BULLET.sub('', line).strip().strip(_QUOTES).strip()
         line = ' '.join(line.split())
-        fine = _MIN_WORDS <= len(line.split()) <= _MAX_WORDS
+        fine = _MIN_WORDS <= len(line.split()) <= longest
         if fine and line.isprintable() and not line.endswith(':'):
             prompts.append(line)
         else:
@@ -107,6 +158,7 @@ class Written:
         rejected: Number of lines that are no prompts.
         calls: Number of calls of the model.
         how: Provenance of the prompts, for the JSON file beside them.
+        kept: Number of prompts that could not be rewritten.
     """
 
     prompts: list
@@ -114,6 +166,7 @@ class Written:
     rejected: int = 0
     calls: int = 0
     how: dict = field(default_factory=dict)
+    kept: int = 0
 
 
 class PromptWriter:
@@ -130,6 +183,12 @@ class PromptWriter:
         max_new_tokens: Length of an answer.
         per_call: Prompts to ask for at a time.
         revision: Commit or branch on the hub.
+        kind: Of the prompts, see :func:`instruction_for`.
+        tokens: What the text encoder of the image model reads; None: no
+            limit but that of 60 words.
+        fits: Whether it reads a prompt to the end; by default all are.
+        pixels: Class -> pixels in the source: its rare classes are asked for
+            more often, see :func:`~.dense_prompts.naming_shares`.
 
     Raises:
         GenerationError: transformers is missing, the model is not there, or
@@ -147,7 +206,23 @@ class PromptWriter:
         max_new_tokens: int = 1024,
         per_call: int = 10,
         revision: str | None = None,
+        kind: str = 'short',
+        tokens: int | None = None,
+        fits: Callable[[str], bool] | None = None,
+        pixels: Mapping[str, int] | None = None,
     ):
+        if kind not in KINDS:
+            raise GenerationError(
+                f'--kind {kind}: the llm backend writes {" and ".join(KINDS)} '
+                'prompts; the others are made by --backend template'
+            )
+        self.kind = kind
+        self.words = (
+            _MAX_WORDS if tokens is None else int(tokens * _WORDS_PER_TOKEN)
+        )
+        self.fits = fits or (lambda text: True)
+        self.tokens = tokens
+        self.pixels = pixels
         rules = (
             (temperature > 0, '--temperature', temperature, 'above 0'),
             (0 < top_p <= 1, '--top-p', top_p, 'in (0, 1]'),
@@ -242,6 +317,7 @@ class PromptWriter:
         # of what it is asked for still gets there.
         limit = 5 + 10 * -(-num // self.per_call)
         unique, rejected, answer, call = UniquePrompts(), 0, '', 0
+        deck = self._deck(seed)
         while len(unique.prompts) < num:
             if call == limit:
                 raise GenerationError(
@@ -252,14 +328,22 @@ class PromptWriter:
                     f'last answer begins: {answer[:200]!r}'
                 )
             answer = self._generate(
-                instruction_for(call, seed=seed, count=self.per_call),
+                instruction_for(
+                    call,
+                    seed=seed,
+                    count=self.per_call,
+                    kind=self.kind,
+                    words=self.words,
+                    classes=deck and deck.next(),
+                ),
                 # Not seed + call: neighbouring seeds would share calls.
                 random.Random(f'{seed}/{call}/sample').getrandbits(32),
             )
             call += 1
-            found, others = parse_answer(answer)
-            rejected += others
-            for prompt in found:
+            found, others = parse_answer(answer, max(self.words, _MAX_WORDS))
+            short = [prompt for prompt in found if self.fits(prompt)]
+            rejected += others + len(found) - len(short)
+            for prompt in short:
                 unique.add(prompt)
             print_log(
                 f'call {call}: {len(found)} prompts, '
@@ -274,6 +358,66 @@ class PromptWriter:
             self._how(seed),
         )
 
+    def _deck(self, seed):
+        """Return the classes of the calls by what the source lacks."""
+        if self.pixels is None:
+            return None
+        shares = naming_shares(self.pixels, _ASKED)
+        return ClassDeck(shares, random.Random(f'{seed}/deck'), _ASKED)
+
+    def rewrite(self, prompts: Sequence[str], *, seed: int = 0) -> Written:
+        """Rewrite prompts into longer ones that the text encoder reads.
+
+        An answer counts if it names every class that the prompt names, has
+        at least as many words, and is read to its end.
+
+        Args:
+            prompts: One or more.
+            seed: Of the model's sampling. A prompt's answer depends on it,
+                the prompt and its number, not on the other prompts.
+
+        Returns:
+            As many, in order; those that no answer improved on are as they
+            were and counted in ``kept``.
+        """
+        unique, rejected, kept, calls = UniquePrompts(), 0, 0, 0
+        for number, prompt in enumerate(prompts):
+            text = prompt
+            for attempt in range(_REWRITES):
+                answer = self._generate(
+                    REWRITING.format(words=self.words, prompt=prompt),
+                    random.Random(
+                        f'{seed}/{number}/{attempt}/rewrite'
+                    ).getrandbits(32),
+                )
+                calls += 1
+                found, others = parse_answer(answer, max(self.words, 60))
+                good = [t for t in found if self._improves(t, prompt)]
+                rejected += others + len(found) - len(good[:1])
+                if good:
+                    text = good[0]
+                    break
+            else:
+                kept += 1
+            unique.add(text)
+            print_log(
+                f'prompt {number + 1}/{len(prompts)}: '
+                + ('kept' if text == prompt else 'rewritten'),
+                logger='current',
+            )
+        how = dict(self._how(seed), instruction=REWRITING, kept=kept)
+        return Written(
+            unique.prompts, unique.duplicates, rejected, calls, how, kept
+        )
+
+    def _improves(self, text, prompt):
+        return (
+            set(classes_in(prompt)) <= set(classes_in(text))
+            and len(text.split()) >= len(prompt.split())
+            and normalise(text) != normalise(prompt)
+            and self.fits(text)
+        )
+
     def _how(self, seed):
         return dict(
             backend='llm',
@@ -284,7 +428,11 @@ class PromptWriter:
             chat_template=self.chat,
             dtype=str(self.dtype).removeprefix('torch.'),
             device=str(self.device),
-            instruction=INSTRUCTION,
+            kind=self.kind,
+            tokens=self.tokens,
+            instruction=(
+                DENSE_INSTRUCTION if self.kind == 'dense' else INSTRUCTION
+            ),
             transformers=metadata.version('transformers'),
             **self.options,
         )

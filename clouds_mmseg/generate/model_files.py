@@ -1,8 +1,17 @@
-"""Local files of a generative model: folder, fingerprint, device, dtype."""
+"""Local files of a generative model: folder, fingerprint, device, dtype.
+
+Also what they need: the memory for the weights, and every one of these.
+"""
 
 import hashlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.weights.locate import (
@@ -72,20 +81,24 @@ def reach_hub() -> None:
         check_hub_reachable()
 
 
-def unreachable(model: str, marker: str, error: Exception) -> GenerationError:
+def unreachable(
+    model: str, marker: str, error: Exception, *, option: str = '--model'
+) -> GenerationError:
     """Return the error for a model that cannot be downloaded.
 
     Args:
         model: Its id.
         marker: Name of a file of it.
-        error: Raised by the hub's client.
+        error: Raised by the hub's client. Where the weights are gated, the
+            message says how access is asked for.
+        option: Option that names the model.
     """
     missing = missing_error(
-        f'--model {model}',
+        f'{option} {model}',
         in_repository(model, [marker]),
         repository=model,
         error=None if is_offline() else error,
-        instead='the path of the folder as --model',
+        instead=f'the path of the folder as {option}',
     )
     return GenerationError(str(missing))
 
@@ -151,23 +164,181 @@ def pick_device(device: str, local: int = 0) -> 'torch.device':
     return torch.device('cpu')
 
 
-def pick_dtype(dtype: str, device: 'torch.device') -> 'torch.dtype':
+def pick_dtype(
+    dtype: str, device: 'torch.device', stored: 'torch.dtype | None' = None
+) -> 'torch.dtype':
     """Return the floating-point type to work in.
 
     Args:
-        dtype: ``'auto'`` (float16 on CUDA, else float32),
-            ``'float32'``, ``'float16'`` or ``'bfloat16'``.
+        dtype: ``'auto'``, ``'float32'``, ``'float16'`` or ``'bfloat16'``.
         device: Where.
+        stored: Type of the weights in the files, None if unknown.
 
     Returns:
-        Of the weights.
+        Of the weights. ``auto`` is float32 on a CPU. On CUDA it is float16,
+        and bfloat16 where the weights are stored in it: models that were
+        trained so overflow in float16.
     """
     import torch
 
     if dtype == 'auto':
-        dtype = 'float16' if device.type == 'cuda' else 'float32'
+        half = 'bfloat16' if stored is torch.bfloat16 else 'float16'
+        dtype = half if device.type == 'cuda' else 'float32'
     if dtype not in ('float32', 'float16', 'bfloat16'):
         raise GenerationError(
             f'--dtype {dtype!r} must be auto, float32, float16 or bfloat16'
         )
     return getattr(torch, dtype)
+
+
+class StoredWeights(NamedTuple):
+    """What the headers of weight files say.
+
+    Attributes:
+        numbers: Number of weights; 0 where it is unknown (pickles).
+        dtype: The type that most of them have, None where it is unknown.
+    """
+
+    numbers: int
+    dtype: 'torch.dtype | None'
+
+
+def weights_in(files: Iterable[Path]) -> StoredWeights:
+    """Read number and type of the weights from headers of safetensors.
+
+    Args:
+        files: ``.safetensors`` files. One that is damaged counts as empty:
+            loading it raises the error.
+    """
+    import torch
+
+    kinds: Counter = Counter()
+    for path in files:
+        try:
+            with open(path, 'rb') as stream:
+                length = int.from_bytes(stream.read(8), 'little')
+                header = json.loads(stream.read(min(length, 1 << 28)))
+            for key, value in header.items():
+                if key != '__metadata__':
+                    kinds[value['dtype']] += math.prod(value['shape'])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    names = dict(F32='float32', F16='float16', BF16='bfloat16')
+    most = kinds.most_common(1)
+    name = names.get(most[0][0]) if most else None
+    return StoredWeights(
+        sum(kinds.values()), getattr(torch, name) if name else None
+    )
+
+
+def free_memory(device: 'torch.device | None') -> int | None:
+    """Return the free memory in bytes, None if it is unknown.
+
+    Args:
+        device: A CUDA device; of the machine, or of the container that the
+            process runs in, for None and other devices.
+    """
+    import torch
+
+    if device is not None and device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        kib = dict(line.split(':', 1) for line in lines)['MemAvailable']
+        free = int(kib.split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    group = Path('/sys/fs/cgroup')
+    try:
+        limit = int((group / 'memory.max').read_text())
+        used = int((group / 'memory.current').read_text())
+        stat = dict(
+            line.split()
+            for line in (group / 'memory.stat').read_text().splitlines()
+        )
+        # Cached files make room for weights.
+        return min(free, limit - used + int(stat.get('file', 0)))
+    except (OSError, ValueError):
+        # No container, or one without limit ('max').
+        return free
+
+
+def check_memory(
+    model: str,
+    needed: int,
+    dtype: 'torch.dtype',
+    device: 'torch.device | None',
+    free: int | None,
+    *,
+    offload: str = 'none',
+) -> None:
+    """Refuse weights that are larger than the free memory.
+
+    Args:
+        model: ``--model``, for the message.
+        needed: Bytes of the weights; activations come in addition.
+        dtype: Of the weights.
+        device: A CUDA device, or None for the memory of the machine.
+        free: Free bytes there, None if unknown.
+        offload: See :class:`~.diffusion.DiffusionBackend`.
+
+    Raises:
+        GenerationError: There is less.
+    """
+    if free is None or needed <= free:
+        return
+    kind = str(dtype).removeprefix('torch.')
+    advice = []
+    if kind == 'float32':
+        advice.append('--dtype bfloat16 or float16 halves that')
+    if device is not None and offload == 'none':
+        advice.append('--offload model keeps one part at a time there')
+    if device is not None and offload != 'sequential':
+        advice.append('--offload sequential one layer, slowly')
+    advice.append('or take a smaller model')
+    part = 'the largest part' if offload == 'model' else 'the weights alone'
+    raise GenerationError(
+        f'--model {model} needs {needed / 2**30:.2f} GiB for {part} in '
+        f'{kind}, and {device or "this machine"} has {free / 2**30:.2f} GiB '
+        f'of free memory: {"; ".join(advice)}'
+    )
+
+
+@contextmanager
+def require_all_weights(*phrases: str) -> Iterator[None]:
+    """Turn the warning about randomly initialised weights into an error.
+
+    diffusers and transformers initialise weights that a file lacks and
+    continue; such a model generates noise.
+
+    Args:
+        *phrases: Of warnings; by default those about such weights.
+    """
+    phrases = phrases or ('newly initialized',)
+
+    class Collect(logging.Handler):
+        found = []
+
+        def emit(self, record):
+            text = record.getMessage()
+            if any(phrase in text for phrase in phrases):
+                self.found.append(text)
+
+    collect = Collect()
+    collect.found = []
+    loggers = [logging.getLogger(n) for n in ('diffusers', 'transformers')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(collect)
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(collect)
+            logger.setLevel(level)
+    if collect.found:
+        raise ValueError(
+            'its files lack weights, or have some of another shape: '
+            + ' '.join(collect.found[0].split())
+        )

@@ -131,7 +131,7 @@ THINGS = {
 # Classes per prompt.
 _FOCUS = 4
 # Consecutive duplicates after which the grammar counts as exhausted.
-_PATIENCE = 1000
+PATIENCE = 1000
 _PLURALS = '(?:s|es)?'
 
 
@@ -306,19 +306,18 @@ def template_prompts(num: int, *, seed: int = 0) -> tuple[list[str], int]:
             deck += [name for name in fresh if name not in deck]
         focus, deck = deck[:_FOCUS], deck[_FOCUS:]
         failures = 0 if unique.add(_prompt(rng, focus)) else failures + 1
-        if failures > _PATIENCE:
+        if failures > PATIENCE:
             raise GenerationError(
                 f'--num {num}: the grammar has given '
                 f'{len(unique.prompts)} different prompts and no new one in '
-                f'{_PATIENCE} draws. Ask for fewer.'
+                f'{PATIENCE} draws. Ask for fewer.'
             )
     return unique.prompts, unique.duplicates
 
 
-def _prompt(rng, focus):
-    time = rng.choice(TIMES)
-    season = rng.choice(SEASONS)
-    weather = rng.choice(
+def draw_weather(rng: random.Random, season: str, time: str) -> str:
+    """Draw one of WEATHERS that is plausible in a season and at a time."""
+    return rng.choice(
         [
             name
             for name, seasons in WEATHERS.items()
@@ -326,6 +325,12 @@ def _prompt(rng, focus):
             and not (time in DARK and name in _BY_DAY_ONLY)
         ]
     )
+
+
+def _prompt(rng, focus):
+    time = rng.choice(TIMES)
+    season = rng.choice(SEASONS)
+    weather = draw_weather(rng, season, time)
     things = [rng.choice(THINGS[name]) for name in focus]
     listed = f'{", ".join(things[:-1])} and {things[-1]}'
     return (

@@ -10,10 +10,10 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from mmengine.logging import print_log
@@ -46,7 +46,9 @@ from clouds_mmseg.utils.image_set import (
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.visualization import caption_below, grid, resize
 
-BACKENDS = ('toycity', 'diffusers')
+if TYPE_CHECKING:
+    from clouds_mmseg.generate.conditions import LabelSources
+
 # Seeds that are tried for one image.
 MAX_ATTEMPTS = 6
 # Reason of a blank image -> advice in the error.
@@ -88,6 +90,9 @@ def generate_images(
     seed: int = 0,
     mode: str = 'txt2img',
     source: str | Path | None = None,
+    labels: 'str | Path | LabelSources | None' = None,
+    image_end: str | None = None,
+    label_end: str | None = None,
     keep_labels: bool = False,
     shard: Shard | None = None,
     verify: bool = False,
@@ -101,11 +106,17 @@ def generate_images(
         prompts: Prompt file.
         num: Size of the set. A larger number than before adds images, a
             smaller one changes nothing.
-        backend: ``'toycity'`` or ``'diffusers'``.
+        backend: One of ``BACKENDS``.
         seed: Image i has seed + i. In 0..2**32 - 1.
-        mode: ``'txt2img'``, or ``'img2img'`` to restyle the images of
-            ``source``.
-        source: Folder of labelled images.
+        mode: ``'txt2img'``; ``'img2img'`` or ``'edit'`` to restyle the
+            images of ``source``; ``'label2img'`` to make images from the
+            label maps ``labels``.
+        source: Folder of labelled images. In mode label2img only for
+            conditioning images that are computed from them.
+        labels: Mode label2img: folder of label maps with train ids, or label
+            maps of any kind.
+        image_end, label_end: Mode label2img: how names in the two folders
+            differ, see :func:`~clouds_mmseg.generate.conditions.find_labels`.
         keep_labels: ToyCity only: write the labels of the scenes to
             ``labels_for_evaluation``.
         shard: Share of this process; by default from its launcher.
@@ -125,13 +136,10 @@ def generate_images(
         raise GenerationError(
             f'--seed must be in 0..{SEED_MODULUS - 1}, got {seed}'
         )
-    if (mode == 'img2img') != (source is not None):
-        raise GenerationError(
-            '--source, the folder of labelled images, belongs to --mode '
-            f'img2img; got --mode {mode} and --source {source}'
-        )
     lines = read_prompts(prompts)
-    sources = list_sources(source) if source is not None else []
+    files = _source_files(mode, source, labels, image_end, label_end)
+    if files.labelled is not None:
+        options['sources'] = files.labelled
     shard = shard or shard_from_environment()
     generator = _build_backend(
         backend, mode=mode, keep_labels=keep_labels, local=shard.local,
@@ -141,18 +149,19 @@ def generate_images(
         generator.recipe(), seed=seed, prompts=[text for _, text in lines]
     )
     info = dict(generator.info(), prompt_file=str(prompts))
-    if sources:
+    if files.images:
         recipe.update(
-            sources=len(sources), sources_digest=hash_sources(sources)
+            sources=len(files.images),
+            sources_digest=hash_sources(files.images, files.labels),
         )
-        info['source_root'] = str(source)
+        info['source_root'] = files.root
     bank = ImageBank(out, recipe, info=info, num=num, rank=shard.rank)
     try:
         if shard.rank == 0:
             _report(generator, lines, prompts)
         summary = generate_missing(
-            bank, generator, lines, seed=seed, shard=shard, sources=sources,
-            verify=verify,
+            bank, generator, lines, seed=seed, shard=shard,
+            sources=files.images, labels=files.labels, verify=verify,
         )  # fmt: skip
     finally:
         bank.close()
@@ -163,41 +172,106 @@ def generate_images(
     return summary
 
 
-def _build_backend(name, *, mode, keep_labels, local, options):
-    if name == 'toycity':
-        # Imported here: diffusion images need no renderer.
-        from clouds_mmseg.generate.toycity import ToyCityBackend
+class _Sources(NamedTuple):
+    """Files that images are made from; empty for mode txt2img."""
 
-        unknown = set(options) - {'size'}
-        if unknown:
-            raise GenerationError(
-                f'the toycity backend has no option {sorted(unknown)[0]!r}; '
-                'it knows size'
-            )
-        return ToyCityBackend(
-            render_toycity,
-            avoid=target_ranges(),
-            mode=mode,
-            keep_labels=keep_labels,
-            **options,
+    root: str = ''
+    images: Sequence[tuple[str, str]] = ()
+    labels: Mapping[str, str] | None = None
+    labelled: 'LabelSources | None' = None
+
+
+def _source_files(mode, source, labels, image_end, label_end):
+    """Find the source images and label maps that a mode needs."""
+    from_image = mode in ('img2img', 'edit')
+    if from_image != (source is not None) and mode != 'label2img':
+        raise GenerationError(
+            '--source, the folder of labelled images, belongs to --mode '
+            f'img2img and edit; got --mode {mode} and --source {source}'
         )
-    if name == 'diffusers':
-        if keep_labels:
-            raise GenerationError(
-                '--keep-labels: a diffusion model knows no labels; use '
-                '--backend toycity'
-            )
-        if not options.get('model'):
-            raise GenerationError(
-                '--backend diffusers needs --model: the folder or id of a '
-                'pipeline, for example stabilityai/stable-diffusion-2'
-            )
-        from clouds_mmseg.generate.diffusion import DiffusionBackend
+    if (mode == 'label2img') != (labels is not None):
+        raise GenerationError(
+            'label maps (--labels or --dataset) belong to --mode label2img; '
+            f'got --mode {mode} and --labels {labels}'
+        )
+    if labels is None:
+        for name, value in (('image', image_end), ('label', label_end)):
+            if value is not None:
+                raise GenerationError(
+                    f'--{name}-end {value} belongs to --labels'
+                )
+        images = list_sources(source) if from_image else []
+        return _Sources(str(source), images)
+    # Imported here: other modes need no palettes.
+    from clouds_mmseg.generate.conditions import LabelSources, find_labels
 
-        return DiffusionBackend(mode=mode, local=local, **options)
-    raise GenerationError(
-        f'--backend must be one of {", ".join(BACKENDS)}, got {name!r}'
+    if not isinstance(labels, LabelSources):
+        images = list_sources(source) if source is not None else ()
+        root = labels if source is None else source
+        labels = replace(
+            find_labels(
+                labels,
+                images,
+                image_end=image_end or '',
+                label_end=label_end or '',
+            ),
+            root=str(root),
+        )
+    return _Sources(labels.root, labels.images, labels.labels, labels)
+
+
+def _build_backend(name, *, mode, keep_labels, local, options):
+    if name not in _BUILDERS:
+        raise GenerationError(
+            f'--backend must be one of {", ".join(BACKENDS)}, got {name!r}'
+        )
+    return _BUILDERS[name](
+        mode=mode, keep_labels=keep_labels, local=local, options=options
     )
+
+
+def _toycity(*, mode, keep_labels, local, options):
+    # Imported here: diffusion images need no renderer.
+    from clouds_mmseg.generate.toycity import ToyCityBackend
+
+    unknown = set(options) - {'size', 'sources'}
+    if unknown:
+        raise GenerationError(
+            f'the toycity backend has no option {sorted(unknown)[0]!r}; '
+            'it knows size'
+        )
+    options.pop('sources', None)
+    return ToyCityBackend(
+        render_toycity,
+        avoid=target_ranges(),
+        mode=mode,
+        keep_labels=keep_labels,
+        **options,
+    )
+
+
+def _diffusers(*, mode, keep_labels, local, options):
+    if keep_labels:
+        raise GenerationError(
+            '--keep-labels: a diffusion model knows no labels; use '
+            '--backend toycity'
+        )
+    if not options.get('model'):
+        raise GenerationError(
+            '--backend diffusers needs --model: the folder or id of a '
+            'pipeline, for example stabilityai/stable-diffusion-2'
+        )
+    from clouds_mmseg.generate.diffusion import DiffusionBackend
+
+    return DiffusionBackend(mode=mode, local=local, **options)
+
+
+# Name -> function that builds it. Each gets the mode, whether the labels of
+# scenes are kept, the rank of the process on its machine and the options.
+_BUILDERS: dict[str, Callable[..., Backend]] = dict(
+    toycity=_toycity, diffusers=_diffusers
+)
+BACKENDS = tuple(_BUILDERS)
 
 
 def render_toycity(
@@ -273,6 +347,7 @@ def generate_missing(
     seed: int,
     shard: Shard,
     sources: Sequence[tuple[str, str]] = (),
+    labels: Mapping[str, str] | None = None,
     verify: bool = False,
 ) -> Summary:
     """Create the missing images of an image bank that belong to a process.
@@ -290,7 +365,8 @@ def generate_missing(
         prompts: Line and text of each prompt.
         seed: Of image 0; image i has seed + i.
         shard: Share of this process.
-        sources: See :func:`~clouds_mmseg.generate.backends.request_for`.
+        sources, labels: See
+            :func:`~clouds_mmseg.generate.backends.request_for`.
         verify: Whether to compare the hash of each existing image.
 
     Raises:
@@ -320,7 +396,13 @@ def generate_missing(
         if done.issuperset(batch):
             continue
         requests = [
-            request_for(batch.start + k, prompts, seed=seed, sources=sources)
+            request_for(
+                batch.start + k,
+                prompts,
+                seed=seed,
+                sources=sources,
+                labels=labels,
+            )
             for k in range(size)
         ]
         batch_images = backend.generate(requests)
@@ -389,10 +471,18 @@ def _add(bank, backend, request, generated):
     )
     if request.source_path is not None:
         entry['source_sha256'] = sha256_of(request.source_path)
-    label = None
+    label = training_label = None
     if backend.keeps_labels and generated.label is not None:
         label = encode_png(generated.label)
-    bank.add(request.index, payload, entry, label=label)
+    if generated.training_label is not None:
+        training_label = encode_png(generated.training_label)
+    bank.add(
+        request.index,
+        payload,
+        entry,
+        label=label,
+        training_label=training_label,
+    )
 
 
 class Progress:

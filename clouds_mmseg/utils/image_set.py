@@ -18,6 +18,8 @@ MANIFEST_FILE = 'manifest.jsonl'
 SHARD_FOLDER = 'shards'
 IMAGE_FOLDER = 'images'
 LABEL_FOLDER = 'labels_for_evaluation'
+# Of label maps that the images were made from.
+TRAINING_FOLDER = 'labels'
 FORMAT = 1
 _REQUIRED = ('index', 'file', 'prompt', 'seed', 'bytes', 'sha256')
 _COMMAND = 'clouds generate --prompts FILE --num N --out'

@@ -9,6 +9,9 @@ from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.evaluation import PROTOCOLS
+from clouds_mmseg.generate.conditions import CONTROLS
+from clouds_mmseg.generate.dense_prompts import KINDS as PROMPTS
+from clouds_mmseg.generate.pipelines import MODES
 from clouds_mmseg.generate.run import BACKENDS
 from clouds_mmseg.predict import export
 from clouds_mmseg.predict.network import OUTPUTS
@@ -22,6 +25,9 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.RECODES == tuple(RECODES)
     assert names.IMAGE_BACKENDS == tuple(BACKENDS)
     assert names.PROTOCOLS == tuple(PROTOCOLS)
+    assert names.IMAGE_MODES == MODES
+    assert names.CONTROLS == CONTROLS
+    assert names.PROMPT_KINDS == PROMPTS
     assert names.CHECKPOINT_KINDS == tuple(KINDS)
     assert names.PREDICTION_KINDS == tuple(RESULTS)
     assert names.REVIEW_TOOLS == (fiftyone.TOOL, cvat.TOOL, label_studio.TOOL)

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from generate_helpers import build_pipeline
+from generate_helpers import (
+    build_controlnet,
+    build_editor,
+    build_pipeline,
+)
 from PIL import Image
 
 from clouds_mmseg.generate.image_bank import Shard
@@ -15,6 +19,39 @@ def tiny_sd(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models') / 'tiny-sd'
     build_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_editor(tmp_path_factory):
+    """Folder of an InstructPix2Pix pipeline."""
+    folder = tmp_path_factory.mktemp('models') / 'tiny-editor'
+    build_editor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_controlnet(tmp_path_factory):
+    """Folder of a ControlNet for ``tiny_sd``."""
+    folder = tmp_path_factory.mktemp('models') / 'tiny-controlnet'
+    build_controlnet(build_pipeline().unet).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def label_maps(tmp_path_factory, source_images):
+    """Folder of a label map of train ids for each of the source images."""
+    root = tmp_path_factory.mktemp('labels')
+    for number, path in enumerate(sorted(source_images.rglob('*.png'))):
+        with Image.open(path) as image:
+            width, height = image.size
+        label = np.full((height, width), 2, np.uint8)
+        label[height // 2 :] = 0
+        label[: height // 2, : width // 2] = 10
+        label[-8:, :8] = 13 if number % 2 else 255
+        out = root / path.relative_to(source_images)
+        out.parent.mkdir(exist_ok=True)
+        Image.fromarray(label).save(out)
+    return root
 
 
 WORDS = (

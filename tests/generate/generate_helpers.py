@@ -215,3 +215,138 @@ def _vae_name(key):
         key = _replaced(key, _VAE_ATTENTION)
     key = key.replace('conv_norm_out', 'norm_out')
     return key.replace('conv_shortcut', 'nin_shortcut')
+
+
+def build_editor(seed=0):
+    """InstructPix2Pix: its UNet reads the source image beside the noise."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    plain = build_pipeline(seed)
+    parts = {
+        name: part
+        for name, part in plain.components.items()
+        if name not in ('image_encoder', 'unet')
+    }
+    unet = type(plain.unet)(**{**plain.unet.config, 'in_channels': 8})
+    return StableDiffusionInstructPix2PixPipeline(
+        unet=unet, requires_safety_checker=False, **parts
+    )
+
+
+def build_controlnet(unet, seed=0):
+    """A ControlNet whose last layers are not zero, as after training."""
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(seed)
+    net = ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=(4, 8)
+    )
+    for block in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+        torch.nn.init.normal_(block.weight, std=0.5)
+    torch.nn.init.normal_(net.controlnet_cond_embedding.conv_out.weight)
+    return net
+
+
+def build_klein():
+    """FLUX.2 [klein] with a Qwen3 of 28 layers, of which it reads three."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = _word_tokenizer()
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=AutoencoderKLFlux2(
+            down_block_types=('DownEncoderBlock2D',) * 2,
+            up_block_types=('UpDecoderBlock2D',) * 2,
+            block_out_channels=(4, 4),
+            layers_per_block=1,
+            latent_channels=1,
+            norm_num_groups=1,
+        ),
+        text_encoder=Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=8,
+                intermediate_size=8,
+                num_hidden_layers=28,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=4,
+            )
+        ),
+        tokenizer=tokenizer,
+        transformer=Flux2Transformer2DModel(
+            in_channels=4,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+        is_distilled=True,
+    )
+
+
+def _word_tokenizer():
+    """A tokenizer of language models, which has no limit of its own."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Qwen2TokenizerFast
+
+    words = 'a street with cars in fog rain at night user'.split()
+    tokens = ['<unk>', '<pad>', '<eos>', *words]
+    core = Tokenizer(
+        models.WordLevel(
+            {token: i for i, token in enumerate(tokens)}, unk_token='<unk>'
+        )
+    )
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = Qwen2TokenizerFast(
+        tokenizer_object=core,
+        unk_token='<unk>',
+        pad_token='<pad>',
+        eos_token='<eos>',
+    )
+    tokenizer.chat_template = (
+        '{% for m in messages %}user {{ m.content }} {% endfor %}'
+    )
+    return tokenizer
+
+
+def save_depth_model(folder):
+    """A DPT of four layers, saved with its image processor."""
+    from transformers import (
+        DPTConfig,
+        DPTForDepthEstimation,
+        DPTImageProcessor,
+    )
+
+    torch.manual_seed(0)
+    config = DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+    )
+    model = DPTForDepthEstimation(config)
+    # As it is initialised, all depths are the same to 1e-6.
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    # The last layer cuts depths below zero.
+    model.head.head[-2].bias.data.fill_(10)
+    model.save_pretrained(folder)
+    DPTImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder)

@@ -70,7 +70,9 @@ def test_the_global_generator_is_not_touched(backend):
 def test_recipe_names_what_matters(backend, tiny_sd):
     recipe = backend.recipe()
     assert recipe['model'] == 'tiny-sd'
-    assert recipe['scheduler'] == 'EulerDiscreteScheduler'
+    # The model's own, and the defaults of its class.
+    assert recipe['scheduler'] == 'DDIMScheduler'
+    assert (recipe['steps'], recipe['guidance']) == (2, 7.5)
     assert recipe['size'] == (32, 32)
     assert recipe['dtype'] == 'float32' and recipe['threads'] == 1
     assert 'strength' not in recipe
@@ -93,6 +95,7 @@ def test_schedulers(tiny_sd):
         return backend.scheduler
 
     assert scheduler('model') == 'DDIMScheduler'
+    assert scheduler('auto') == 'EulerDiscreteScheduler'
     assert scheduler('DPMSolverMultistepScheduler') == (
         'DPMSolverMultistepScheduler'
     )
@@ -299,7 +302,7 @@ def test_a_model_that_makes_nothing_but_blanks(
 def test_a_model_that_euler_does_not_fit_keeps_its_own_scheduler(tiny_sd):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from clouds_mmseg.generate.diffusion import set_scheduler
+    from clouds_mmseg.generate.pipeline_parts import set_scheduler
 
     pipe = build_pipeline()
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()

@@ -133,3 +133,58 @@ def test_weights_that_a_model_lacks_are_not_drawn_at_random(tiny_lm, tmp_path):
     )
     with pytest.raises(GenerationError, match='lack 1 weights.*q_proj'):
         PromptWriter(str(folder), device='cpu')
+
+
+def test_dense_prompts_are_asked_for_within_the_limit(tiny_lm):
+    text = instruction_for(0, seed=0, count=5, kind='dense', words=55)
+    assert 'at least eight' in text and '30 to 55 words each' in text
+    with pytest.raises(GenerationError, match='the llm backend writes dense'):
+        PromptWriter(str(tiny_lm()), device='cpu', kind='edit')
+
+
+def test_prompts_are_rewritten_or_kept(tiny_lm, monkeypatch):
+    writer = PromptWriter(
+        str(tiny_lm()), device='cpu', kind='dense', tokens=20,
+        fits=lambda text: len(text.split()) <= 9,
+    )  # fmt: skip
+    answers = iter(
+        [
+            # Forgets the tram; is too long; will do.
+            'a wide and busy road in an old city',
+            'a tram on a wide and busy road in an old city',
+            '"a tram on a wide and busy road, rain"\nI hope it helps!',
+            'no prompt:', '', 'fog',
+        ]
+    )  # fmt: skip
+    asked = []
+
+    def generate(instruction, seed):
+        asked.append((instruction, seed))
+        return next(answers)
+
+    monkeypatch.setattr(writer, '_generate', generate)
+    written = writer.rewrite(['a tram on a road', 'fog over some fields'])
+    assert written.prompts == [
+        'a tram on a wide and busy road, rain', 'fog over some fields',
+    ]  # fmt: skip
+    assert (written.calls, written.kept) == (6, 1)
+    assert written.how['kept'] == 1 and 'at most 14' in asked[0][0]
+    assert len({seed for _, seed in asked}) == 6
+
+
+def test_rare_classes_of_the_source_are_asked_for(tiny_lm, monkeypatch):
+    pixels = {'road': 10**9, 'train': 1, 'rider': 1, 'bus': 1, 'wall': 1}
+    writer = PromptWriter(
+        str(tiny_lm()), device='cpu', pixels=pixels, per_call=1
+    )
+    asked = []
+
+    def generate(instruction, seed):
+        asked.append(instruction)
+        return f'a street with cars and people, number {len(asked)}'
+
+    monkeypatch.setattr(writer, '_generate', generate)
+    writer.write(40)
+    named = [text.split('show above all: ')[1].split('.')[0] for text in asked]
+    assert sum('train' in one for one in named) > 6
+    assert sum('road' in one for one in named) < 3

@@ -24,6 +24,9 @@ PREPARED_SETS = (
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
 IMAGE_BACKENDS = ('toycity', 'diffusers')
+IMAGE_MODES = ('txt2img', 'img2img', 'edit', 'label2img')
+CONTROLS = ('segmentation', 'edges', 'depth')
+PROMPT_KINDS = ('dense', 'short', 'restyle', 'edit')
 PROTOCOLS = ('clouds', 'native', 'slide', 'rein', 'soma')
 CHECKPOINT_KINDS = (
     'clouds',

@@ -10,7 +10,12 @@ from mmcv.transforms.utils import cache_randomness
 from mmengine.logging import print_log
 from mmseg.registry import TRANSFORMS
 
-from clouds_mmseg.datasets.transforms.loading import LoadSegImage
+from clouds_mmseg.datasets.labels import UNDEFINED
+from clouds_mmseg.datasets.transforms.loading import (
+    LoadSegImage,
+    LoadSegLabels,
+)
+from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
@@ -47,17 +52,34 @@ class TakeImageFrom(BaseTransform):
         )
 
 
+def _indices_of(table):
+    """Return the table of label files that hold class indices.
+
+    Args:
+        table: Id in the source's label files -> class index; None: unknown,
+            all indices are allowed.
+    """
+    indices = np.full(256, UNDEFINED, np.uint8)
+    known = np.arange(255) if table is None else np.unique(table)
+    indices[known] = known
+    indices[IGNORE] = IGNORE
+    return indices
+
+
 @TRANSFORMS.register_module()
 class DiffusionAugment(BaseTransform):
-    """Replace a labelled image by a restyled variant with some probability.
+    """Replace a labelled image by a generated variant with some probability.
 
     The variants are a generated image set ("image bank"), made beforehand by
-    ``tools/generate_images.py --mode img2img``. A variant shows the same scene
-    in another weather or light, so that the label remains valid. The step is
-    placed directly after the loading of image and label.
+    ``tools/generate_images.py``. With ``--mode img2img`` or ``edit`` a variant
+    shows the same scene in another weather or light, so that the label remains
+    valid. With ``--mode label2img`` it shows another scene of the same label
+    map, and brings its label along, in which borders may be ignored. The step
+    is placed directly after the loading of image and label.
 
-    Required keys: ``img``, ``img_path``. Modified key: ``img``. Added key:
-    ``variant_path``, of a replaced image.
+    Required keys: ``img``, ``img_path``. Modified keys: ``img``, and
+    ``gt_seg_map`` where the variant has a label. Added key: ``variant_path``,
+    of a replaced image.
 
     Args:
         bank: Folder of the image set. ``data/...`` is moved by the environment
@@ -81,6 +103,7 @@ class DiffusionAugment(BaseTransform):
         self.prob = prob
         self.source_root, self.variants = self._read(source_root)
         self._load = LoadSegImage()
+        self._load_label = LoadSegLabels()
         # Counts of this process; each worker of a data loader has its own.
         self.drawn = 0
         self.without_variant = 0
@@ -94,11 +117,13 @@ class DiffusionAugment(BaseTransform):
         variants = {}
         for entry in entries:
             if entry.get('source') is not None:
-                variants.setdefault(entry['source'], []).append(entry['file'])
+                variants.setdefault(entry['source'], []).append(
+                    (entry['file'], entry.get('label'))
+                )
         if not variants:
             raise DataError(
                 f'DiffusionAugment: the image bank {self.bank} holds no '
-                'restyled images. Make it with: clouds generate '
+                'images made from others. Make it with: clouds generate '
                 f'--mode img2img --source IMAGES --out {self.bank} ...'
             )
         root = source_root or recipe['info'].get('source_root')
@@ -138,7 +163,8 @@ class DiffusionAugment(BaseTransform):
         if not variants:
             self._count_missing(results['img_path'])
             return results
-        path = os.path.join(self.bank, variants[choice])
+        file, label = variants[choice]
+        path = os.path.join(self.bank, file)
         image = self._load(dict(img_path=path))['img']
         if image.shape != results['img'].shape:
             raise DataError(
@@ -151,7 +177,23 @@ class DiffusionAugment(BaseTransform):
             )
         results['img'] = image
         results['variant_path'] = path
+        if label is not None and 'gt_seg_map' in results:
+            results['gt_seg_map'] = self._read_label(label, results)
         return results
+
+    def _read_label(self, name, results):
+        """Read the label of a variant, (H, W) uint8 class indices."""
+        path = os.path.join(self.bank, name)
+        sample = self._load_label(
+            dict(
+                seg_map_path=path,
+                img_path=results['variant_path'],
+                ori_shape=results['img'].shape,
+                # The bank holds class indices, whatever the source's files.
+                label_table=_indices_of(results.get('label_table')),
+            )
+        )
+        return sample['gt_seg_map']
 
     def _count_missing(self, path):
         self.without_variant += 1
