@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_refiner_run import write_every_refiner
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from self_training_run import (
     write_bank,
     write_self_training,
 )
+from tiny_promptable import write_model
 from tiny_run import CLASSES, read_config
 from warm_python import WarmPython
 
@@ -25,6 +27,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
 SCRIPT = Path(__file__).with_name('self_training_run.py')
+EVERY_REFINER = SCRIPT.with_name('every_refiner_run.py')
 WARM_TORCHRUN = Path(__file__).parents[1] / 'warm_torchrun.py'
 
 
@@ -40,11 +43,17 @@ def config(tmp_path_factory, tiny_data, bank):
 
 
 @pytest.fixture(scope='module')
-def script():
-    """Run the script as a process that may be killed."""
+def warm_python():
+    """Run scripts as processes that may be killed."""
     python = WarmPython()
-    yield functools.partial(python.run, SCRIPT)
+    yield python.run
     python.close()
+
+
+@pytest.fixture(scope='module')
+def script(warm_python):
+    """Run the script of self-training."""
+    return functools.partial(warm_python, SCRIPT)
 
 
 @pytest.fixture(scope='module')
@@ -106,6 +115,97 @@ def test_killed_run_with_every_extension_continues_exactly(
     expected, got = map(weights, works)
     assert 'class_pixels' in expected and expected['class_pixels'].sum() > 0
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def every_refiner(folder, cache):
+    """Write the models; return the configs of all refiners but SAM's."""
+    sizes = dict(min_area=40, points_per_component=2)
+    words = dict(
+        zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
+    )
+    refiners = [
+        dict(type='SuperpixelRefiner'),
+        dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
+    ]
+    families = ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video')
+    for family in families:
+        path = str(folder / family)
+        if not (folder / family).exists():
+            write_model(path, family)
+        refiners.append(dict(type='PromptableRefiner', weights=path, **sizes))
+    refiners.append(
+        dict(
+            type='MajorityVoteRefiner',
+            weights=str(folder / 'sam2'),
+            points_per_side=4,
+            min_quality=0.0,
+            min_stability=0.0,
+        )
+    )
+    refiners.append(
+        dict(
+            type='ConceptRefiner',
+            weights=str(folder / 'sam3_video'),
+            words=words,
+            fusion='uncertain',
+            threshold=0.1,
+            word_batch=2,
+        )
+    )
+    return [
+        dict(refiner, cache_dir=str(cache / str(number)))
+        for number, refiner in enumerate(refiners)
+    ]
+
+
+def test_every_refiner_trains_and_continues_exactly(
+    tmp_path, tiny_data, bank, warm_python, monkeypatch
+):
+    write_self_training(tmp_path, tiny_data, bank)
+    for name, kills in (('whole', ['']), ('killed', ['3', ''])):
+        refiners = every_refiner(tmp_path / 'models', tmp_path / name)
+        config = write_every_refiner(tmp_path, refiners)
+        for kill_at in kills:
+            monkeypatch.setenv('KILL_AT', kill_at)
+            resume = ['--resume'] if kill_at != kills[0] else []
+            done = warm_python(
+                *(EVERY_REFINER, config),
+                *('--work-dir', tmp_path / f'{name}_work', *resume),
+            )
+            expected = -signal.SIGKILL if kill_at else 0
+            assert done.returncode == expected, done.stdout + done.stderr
+        for refiner in refiners:
+            # Each has run.
+            assert list(Path(refiner['cache_dir']).rglob('*.arr')), refiner
+    expected, got = (
+        weights(tmp_path / f'{name}_work') for name in ('whole', 'killed')
+    )
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_the_words_of_a_refiner_are_those_of_the_dataset(
+    tmp_path, config, whole
+):
+    words = {name: [name] for name in CLASSES[::-1]}
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        custom_hooks=[
+            dict(
+                type='SAMRefineHook',
+                refiner=dict(
+                    type='ConceptRefiner',
+                    weights=str(write_model(tmp_path / 'sam3', 'sam3')),
+                    words=words,
+                ),
+            )
+        ],
+    )
+    said = (
+        'its words are box, sky, ground; those of the dataset, .*, are ground'
+    )
+    with pytest.raises(UserError, match=said):
+        build_runner(cfg).train()
 
 
 def train_on_two(config, work_dir, *options):
