@@ -1,13 +1,10 @@
-"""``tools/train.py`` with every refiner in one run, that can kill itself.
+"""``tools/train.py`` with every refiner in one run.
 
-    python every_refiner_run.py CONFIG --work-dir WORK_DIR [--resume]
-
-KILL_AT in the environment names the iteration after which it dies.
+python every_refiner_run.py CONFIG --work-dir WORK_DIR
 """
 
 import os
 import runpy
-import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from clouds_mmseg.models.segmentors.pseudo_labels import refine_label
 TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
 _TEXT = """
 _base_ = './self_training.py'
-train_cfg = dict(warmup_iters=1, max_iters=4, val_interval=4)
+train_cfg = dict(warmup_iters=1, max_iters=3, val_interval=3)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
 custom_hooks = [
     dict(type='EMATeacherHook', interval=1),
@@ -29,7 +26,7 @@ custom_hooks = [
         refiner=dict(type='EveryRefiner', refiners={refiners!r}),
         picture_interval=None,
     ),
-    dict(type='KillHook'),
+    dict(type='StopHook'),
 ]
 """
 
@@ -59,17 +56,21 @@ class EveryRefiner:
         return label
 
 
-@HOOKS.register_module()
-class KillHook(Hook):
-    """Die as a process does that runs out of time."""
+class StoppedError(Exception):
+    """A run ended as if it had been killed."""
 
-    priority = 'LOWEST'
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """End the run in the iteration that STOP_AT in the environment names."""
+
+    priority = 'VERY_HIGH'
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
     ):
-        if str(runner.iter + 1) == os.environ.get('KILL_AT'):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if str(runner.iter + 1) == os.environ.get('STOP_AT'):
+            raise StoppedError
 
 
 def write_every_refiner(folder, refiners):

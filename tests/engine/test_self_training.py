@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_refiner_run import write_every_refiner
+from every_refiner_run import StoppedError, write_every_refiner
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from self_training_run import (
     write_bank,
     write_self_training,
 )
-from tiny_promptable import write_model
 from tiny_run import CLASSES, read_config
 from warm_python import WarmPython
 
@@ -117,8 +116,8 @@ def test_killed_run_with_every_extension_continues_exactly(
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def every_refiner(folder, cache):
-    """Write the models; return the configs of all refiners but SAM's."""
+def every_refiner(promptable, cache):
+    """Return the configs of all refiners but the original SAM's."""
     sizes = dict(min_area=40, points_per_component=2)
     words = dict(
         zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
@@ -127,16 +126,13 @@ def every_refiner(folder, cache):
         dict(type='SuperpixelRefiner'),
         dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
     ]
-    families = ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video')
-    for family in families:
-        path = str(folder / family)
-        if not (folder / family).exists():
-            write_model(path, family)
+    for family in ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video'):
+        path = str(promptable(family))
         refiners.append(dict(type='PromptableRefiner', weights=path, **sizes))
     refiners.append(
         dict(
             type='MajorityVoteRefiner',
-            weights=str(folder / 'sam2'),
+            weights=str(promptable('sam2')),
             points_per_side=4,
             min_quality=0.0,
             min_stability=0.0,
@@ -145,7 +141,7 @@ def every_refiner(folder, cache):
     refiners.append(
         dict(
             type='ConceptRefiner',
-            weights=str(folder / 'sam3_video'),
+            weights=str(promptable('sam3_video')),
             words=words,
             fusion='uncertain',
             threshold=0.1,
@@ -159,32 +155,33 @@ def every_refiner(folder, cache):
 
 
 def test_every_refiner_trains_and_continues_exactly(
-    tmp_path, tiny_data, bank, warm_python, monkeypatch
+    tmp_path, tiny_data, bank, warm_python, promptable, monkeypatch
 ):
     write_self_training(tmp_path, tiny_data, bank)
-    for name, kills in (('whole', ['']), ('killed', ['3', ''])):
-        refiners = every_refiner(tmp_path / 'models', tmp_path / name)
-        config = write_every_refiner(tmp_path, refiners)
-        for kill_at in kills:
-            monkeypatch.setenv('KILL_AT', kill_at)
-            resume = ['--resume'] if kill_at != kills[0] else []
-            done = warm_python(
-                *(EVERY_REFINER, config),
-                *('--work-dir', tmp_path / f'{name}_work', *resume),
-            )
-            expected = -signal.SIGKILL if kill_at else 0
-            assert done.returncode == expected, done.stdout + done.stderr
-        for refiner in refiners:
-            # Each has run.
-            assert list(Path(refiner['cache_dir']).rglob('*.arr')), refiner
-    expected, got = (
-        weights(tmp_path / f'{name}_work') for name in ('whole', 'killed')
+    refiners = every_refiner(promptable, tmp_path / 'cache')
+    config = write_every_refiner(tmp_path, refiners)
+    done = warm_python(EVERY_REFINER, config, '--work-dir', tmp_path / 'whole')
+    assert done.returncode == 0, done.stdout + done.stderr
+    for refiner in refiners:
+        # Each has run.
+        assert list(Path(refiner['cache_dir']).rglob('*.arr')), refiner
+    # With a cache that is empty at first.
+    config = write_every_refiner(
+        tmp_path, every_refiner(promptable, tmp_path / 'other')
     )
+    monkeypatch.setenv('STOP_AT', '2')
+    with pytest.raises(StoppedError):
+        build_runner(read_config(config, tmp_path / 'stopped')).train()
+    monkeypatch.delenv('STOP_AT')
+    resumed = read_config(config, tmp_path / 'stopped', resume=True)
+    build_runner(resumed).train()
+    expected, got = (weights(tmp_path / x) for x in ('whole', 'stopped'))
+    assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
 def test_the_words_of_a_refiner_are_those_of_the_dataset(
-    tmp_path, config, whole
+    tmp_path, config, promptable
 ):
     words = {name: [name] for name in CLASSES[::-1]}
     cfg = read_config(
@@ -195,7 +192,7 @@ def test_the_words_of_a_refiner_are_those_of_the_dataset(
                 type='SAMRefineHook',
                 refiner=dict(
                     type='ConceptRefiner',
-                    weights=str(write_model(tmp_path / 'sam3', 'sam3')),
+                    weights=str(promptable('sam3')),
                     words=words,
                 ),
             )

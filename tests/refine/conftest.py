@@ -1,12 +1,9 @@
 """A real SAM with a tiny random image encoder, and real photographs."""
 
-import functools
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_promptable import write_model
 from tiny_sam import build_tiny_sam
 
 
@@ -43,15 +40,3 @@ def photographs(camvid_dir):
             )
         )
     return pairs
-
-
-@pytest.fixture(scope='session')
-def promptable(tmp_path_factory):
-    """Folder of a tiny model of a family of transformers. Not to change."""
-    pytest.importorskip('transformers')
-
-    @functools.cache
-    def folder(family):
-        return write_model(tmp_path_factory.mktemp(family), family)
-
-    return folder
