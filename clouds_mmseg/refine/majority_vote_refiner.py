@@ -1,7 +1,6 @@
 """Refine labels by a majority vote within the masks of an image."""
 
-from typing import Any
-
+import numpy as np
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -222,7 +221,7 @@ class MajorityVoteRefiner:
             segments = self.superpixels.segment(array)
             refined = vote_in_segments(given, segments, rules)
         else:
-            found = self.masks(array)
+            found = self._masks(array)
             refined = vote_in_masks(
                 given,
                 found.masks,
@@ -233,16 +232,9 @@ class MajorityVoteRefiner:
             )
         return torch.from_numpy(refined).to(label.device)
 
-    def masks(self, array: Any) -> SAMPredictions:
-        """Find the masks of an image, or read them from the cache.
-
-        Args:
-            array: (H, W, 3) uint8 RGB.
-        """
-        if self.sam is None:
-            raise UserError(
-                'MajorityVoteRefiner: superpixels are segments, not masks'
-            )
+    def _masks(self, array: np.ndarray) -> SAMPredictions:
+        """Find the masks of an image, or read them from the cache."""
+        assert self.sam is not None
         size = array.shape[:2]
         key = hash_text(
             'masks', hash_array(array), self.sam.identity, *self.mask_rules

@@ -33,7 +33,7 @@ class VoteRules(NamedTuple):
     """
 
     min_share: float = 0.0
-    min_area: int = 1
+    min_area: float = 1
     ties: str = 'first'
     undecided: str = 'keep'
     ignore_index: int = IGNORE

@@ -238,7 +238,7 @@ def pack_arrays(compress: bool = False, **arrays: np.ndarray) -> np.ndarray:
     """
     stream = io.BytesIO()
     save = np.savez_compressed if compress else np.savez
-    save(stream, **arrays)  # type: ignore[arg-type]
+    save(stream, **arrays)
     return np.frombuffer(stream.getvalue(), np.uint8)
 
 

@@ -5,13 +5,14 @@ prompt, S, T the size of the masks before they are upscaled.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 # What an image encoder returns: one map, or several.
-Embedding = Tensor | tuple[Tensor, ...]
+Embedding: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class PromptedModel:
