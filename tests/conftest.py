@@ -164,3 +164,15 @@ def pretrained_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('CLOUDS_PRETRAINED_DIR', str(tmp_path))
     monkeypatch.setattr('torch.hub._hub_dir', str(tmp_path / 'hub'))
     return tmp_path
+
+
+@pytest.fixture(scope='session')
+def promptable(tmp_path_factory):
+    """Folder of a tiny model of a family of transformers. Not to change."""
+    from tiny_promptable import write_model
+
+    @functools.cache
+    def folder(family):
+        return write_model(tmp_path_factory.mktemp(family), family)
+
+    return folder

@@ -36,6 +36,7 @@ _EXTRAS = dict(
     mobile_sam='pip install timm '
     'git+https://github.com/ChaoningZhang/MobileSAM.git',
     diffusers='pip install "clouds_mmseg[generate]"',
+    transformers='pip install "clouds_mmseg[refine]"',
     imagecorruptions='pip install "clouds_mmseg[robustness]"',
 )
 
@@ -291,14 +292,26 @@ def _weights(cfg):
         found += _named_weights(cfg.get('model') or {}, 'model')
     for index, hook in enumerate(cfg.get('custom_hooks') or []):
         refiner = hook.get('refiner') or {}
-        if refiner.get('type') == 'SAMRefiner':
-            tiny = refiner.get('variant') == 'vit_t'
-            found += _package(
-                'mobile_sam' if tiny else 'segment_anything',
-                'for SAMRefiner',
-            )
+        found += _refiner_package(refiner)
         found += _named_weights(refiner, f'custom_hooks[{index}].refiner')
     return found
+
+
+def _refiner_package(refiner):
+    """Return the optional package of a refiner if it is not installed."""
+    kind = refiner.get('type')
+    if kind in ('SAMRefiner', 'MajorityVoteRefiner') and (
+        refiner.get('variant')
+    ):
+        tiny = refiner['variant'] == 'vit_t'
+        name = 'mobile_sam' if tiny else 'segment_anything'
+    elif kind in ('PromptableRefiner', 'ConceptRefiner') or (
+        kind == 'MajorityVoteRefiner' and refiner.get('weights')
+    ):
+        name = 'transformers'
+    else:
+        return []
+    return _package(name, f'for {kind}')
 
 
 def _named_weights(cfg, name):

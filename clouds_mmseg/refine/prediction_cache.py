@@ -1,4 +1,4 @@
-"""Cache of arrays in a folder shared by processes; SAM's predictions."""
+"""Cache of arrays in a folder shared by processes; what is kept in it."""
 
 import hashlib
 import io
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmengine.logging import print_log
 
+from clouds_mmseg.refine.prompted_model import Embedding
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 
@@ -224,6 +226,28 @@ def no_predictions(num_points: int, size: tuple[int, int]) -> SAMPredictions:
     )
 
 
+def pack_arrays(compress: bool = False, **arrays: np.ndarray) -> np.ndarray:
+    """Join arrays into one that the cache takes.
+
+    Args:
+        compress: Whether equal neighbours are likely.
+        **arrays: Any dtype but object.
+
+    Returns:
+        (bytes,) uint8.
+    """
+    stream = io.BytesIO()
+    save = np.savez_compressed if compress else np.savez
+    save(stream, **arrays)
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+def unpack_arrays(array: np.ndarray) -> dict[str, np.ndarray]:
+    """Restore the arrays that :func:`pack_arrays` joined."""
+    with np.load(io.BytesIO(array.tobytes()), allow_pickle=False) as stored:
+        return dict(stored)
+
+
 def pack(predictions: SAMPredictions) -> np.ndarray:
     """Compress predictions to one array, at one bit a pixel.
 
@@ -233,14 +257,12 @@ def pack(predictions: SAMPredictions) -> np.ndarray:
     Returns:
         (bytes,) uint8; 9 KB for 39 masks of 768 x 768 with smooth borders.
     """
-    stream = io.BytesIO()
-    np.savez_compressed(
-        stream,
+    return pack_arrays(
+        compress=True,
         points=predictions.points,
         bits=np.packbits(predictions.masks, axis=-1),
         quality=predictions.quality,
     )
-    return np.frombuffer(stream.getvalue(), np.uint8)
 
 
 def unpack(array: np.ndarray, width: int) -> SAMPredictions:
@@ -250,9 +272,47 @@ def unpack(array: np.ndarray, width: int) -> SAMPredictions:
         array: (bytes,) uint8.
         width: Of the image; rows are stored in whole bytes.
     """
-    with np.load(io.BytesIO(array.tobytes()), allow_pickle=False) as stored:
-        return SAMPredictions(
-            stored['points'],
-            np.unpackbits(stored['bits'], axis=-1, count=width).view(bool),
-            stored['quality'],
-        )
+    stored = unpack_arrays(array)
+    return SAMPredictions(
+        stored['points'],
+        np.unpackbits(stored['bits'], axis=-1, count=width).view(bool),
+        stored['quality'],
+    )
+
+
+def pack_embedding(embedding: Embedding) -> np.ndarray:
+    """Convert an embedding to an array of half precision.
+
+    Values that half precision cannot hold, above 65,504, are kept in single
+    precision.
+
+    Args:
+        embedding: One map (1, C, h, w), or several.
+
+    Returns:
+        One map as it is; several as (bytes,) uint8.
+    """
+    if isinstance(embedding, torch.Tensor):
+        return _half(embedding)
+    return pack_arrays(
+        **{f'part{i}': _half(part) for i, part in enumerate(embedding)}
+    )
+
+
+def unpack_embedding(
+    array: np.ndarray, device: str | torch.device
+) -> Embedding:
+    """Restore the embedding that :func:`pack_embedding` converted."""
+    if array.dtype != np.uint8:
+        return torch.from_numpy(array).to(device)
+    parts = unpack_arrays(array)
+    return tuple(
+        torch.from_numpy(parts[f'part{i}']).to(device)
+        for i in range(len(parts))
+    )
+
+
+def _half(tensor):
+    half = tensor.half()
+    kept = half if half.isfinite().all() else tensor.float()
+    return kept.cpu().numpy()

@@ -1,4 +1,4 @@
-"""SAM: weights, and its two steps, image to embedding and points to masks."""
+"""SAM of its original packages: weights, embedding of images, masks."""
 
 import logging
 import re
@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from clouds_mmseg.refine.prompted_model import PromptedModel
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_file
 from clouds_mmseg.weights.io import read_state_dict
@@ -122,17 +123,13 @@ _OTHER_MODELS = {
 _WIDTHS = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
 
 
-class PromptedSAM:
-    """A frozen SAM that keeps no state between calls.
+class PromptedSAM(PromptedModel):
+    """A frozen SAM of the original packages.
 
     Args:
         variant: ``vit_b``, ``vit_l``, ``vit_h`` of segment-anything, or
             ``vit_t`` of MobileSAM.
         checkpoint: Path or URL of its weights.
-
-    Attributes:
-        identity: Variant and hash of the weights, for cache keys: embeddings
-            depend on it and the image only.
 
     Raises:
         UserError: If the package is not installed, or the weights cannot be
@@ -182,30 +179,17 @@ class PromptedSAM:
             return self.model.image_encoder(self.model.preprocess(tensor))
 
     @torch.no_grad()
-    def best_masks(
+    def decode(
         self,
         embedding: Tensor,
-        points: np.ndarray,
+        prompts: np.ndarray,
         size: tuple[int, int],
         mask_input: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict the best of three masks for each prompt.
-
-        Args:
-            embedding: (1, C, h, w) of :meth:`embed`.
-            points: (N, P, 2) float32, (x, y) in pixels of the image, all of
-                them foreground points.
-            size: (H, W) of the image.
-            mask_input: (N, S, T) float32: low-resolution logits of an earlier
-                call, for a second pass.
-
-        Returns:
-            Masks (N, H, W) bool, their predicted quality (N,) float32, and
-            their low-resolution logits (N, S, T) float32.
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`~.prompted_model.PromptedModel.decode`."""
         model = self.model
         coords = torch.as_tensor(
-            self.transform.apply_coords(points, size),
+            self.transform.apply_coords(prompts, size),
             dtype=torch.float32,
             device=self.device,
         )
@@ -216,20 +200,21 @@ class PromptedSAM:
                 boxes=None,
                 masks=None if mask_input is None else mask_input[:, None],
             )
-            logits, quality = model.mask_decoder(
+            return model.mask_decoder(
                 image_embeddings=embedding.float(),
                 image_pe=model.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=True,
             )  # (N, 3, S, T), (N, 3)
-            # The selection needs the quality only: upscale just the selected
-            # masks to the size of the image.
-            low = select_best(logits, quality)  # (N, S, T)
-            masks = model.postprocess_masks(
-                low[:, None], self._input_size(size), size
-            )
-        return masks[:, 0] > model.mask_threshold, quality.amax(dim=1), low
+
+    @torch.no_grad()
+    def upscale(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`~.prompted_model.PromptedModel.upscale`."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.postprocess_masks(
+                logits[:, None], self._input_size(size), size
+            )[:, 0]
 
     def _input_size(self, size):
         """Height and width of the image after resizing, before padding."""
@@ -410,49 +395,3 @@ def _variant_of(state_dict):
     if embedding is None:
         return None
     return _WIDTHS.get(embedding.shape[-1])
-
-
-def select_best(masks: Tensor, quality: Tensor) -> Tensor:
-    """Select the mask of the highest predicted quality for each prompt.
-
-    Args:
-        masks: (N, M, H, W).
-        quality: (N, M), the predicted quality; on a tie the first is taken.
-
-    Returns:
-        (N, H, W), dtype of ``masks``.
-    """
-    index = torch.arange(len(masks), device=masks.device)
-    return masks[index, quality.argmax(dim=1)]
-
-
-def drop_overlaps(masks: Tensor) -> Tensor:
-    """Remove pixels covered by several masks from all of them.
-
-    Args:
-        masks: (N, H, W) bool.
-
-    Returns:
-        (N, H, W) bool, a new tensor.
-    """
-    # In 16 bits: by default the sum is int64, four times the memory.
-    return masks & (masks.sum(dim=0, dtype=torch.int16) <= 1)
-
-
-def paint(masks: Tensor, classes: Tensor, ignore_index: int = 255) -> Tensor:
-    """Draw masks into a label map, later masks over earlier ones.
-
-    Args:
-        masks: (N, H, W) bool.
-        classes: (N,) int64.
-        ignore_index: Label of pixels that no mask covers.
-
-    Returns:
-        (H, W) int64.
-    """
-    label = torch.full(
-        masks.shape[1:], ignore_index, dtype=torch.int64, device=masks.device
-    )
-    for mask, value in zip(masks, classes.tolist(), strict=True):
-        label.masked_fill_(mask, value)
-    return label

@@ -87,36 +87,51 @@ def sample_prompts(
     *,
     mode: str = 'random',
     erosion: int = 0,
+    boxes: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample the points of all components of an image.
 
     Args:
         components: Of a label map.
         shape: (H, W) of that map.
-        num_points: Points for each component.
+        num_points: Points for each component; 0 for none.
         seed: Of the pixels' ranks. The points of a component depend only on
             the seed and on the component's pixels.
         mode: See :func:`sample_points`.
         erosion: See :func:`sample_points`.
+        boxes: Add the two corners of each component's bounding box, top left
+            and bottom right, which lie inside of it.
 
     Returns:
-        Points (N, num_points, 2) float32, (x, y) in pixels, and the classes
-        (N,) int64 of their components. Components that are too small for
-        their points are left out.
+        Points (N, num_points, 2) float32, (x, y) in pixels, two more of them
+        with boxes, and the classes (N,) int64 of their components.
+        Components that are too small for their points are left out.
     """
     ranks = np.random.default_rng(seed).random(shape)
     points, classes = [], []
     for component in components:
         box = component.box
-        chosen = sample_points(
-            component.mask, num_points, ranks[box], mode=mode, erosion=erosion
-        )
-        if chosen is not None:
-            yx = chosen + (box[0].start, box[1].start)
-            points.append(yx[:, ::-1])
-            classes.append(component.label)
+        chosen = np.zeros((0, 2), np.int64)
+        if num_points:
+            chosen = sample_points(
+                component.mask,
+                num_points,
+                ranks[box],
+                mode=mode,
+                erosion=erosion,
+            )
+        if chosen is None:
+            continue
+        yx = chosen + (box[0].start, box[1].start)
+        if boxes:
+            corners = [[s.start for s in box], [s.stop - 1 for s in box]]
+            yx = np.concatenate([yx, corners])
+        points.append(yx[:, ::-1])
+        classes.append(component.label)
     return (
-        np.array(points, np.float32).reshape(len(classes), num_points, 2),
+        np.array(points, np.float32).reshape(
+            len(classes), num_points + 2 * boxes, 2
+        ),
         np.array(classes, np.int64),
     )
 

@@ -1,6 +1,6 @@
 """Refine labels by a majority vote in each superpixel; needs no weights.
 
-Shape letters: H, W of the image; S segments; K classes.
+Shape letters: H, W of the image.
 """
 
 import logging
@@ -17,13 +17,17 @@ from clouds_mmseg.refine.arguments import (
     check_label,
     check_range,
 )
+from clouds_mmseg.refine.mask_vote import (
+    UNDECIDED,
+    VoteRules,
+    vote_in_segments,
+)
 from clouds_mmseg.refine.prediction_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text
 
 METHODS = ('felzenszwalb', 'slic')
-IMPURE = ('keep', 'ignore')
 
 
 @MODELS.register_module()
@@ -77,7 +81,7 @@ class SuperpixelRefiner:
         cache_bytes: int = 4_000_000_000,
     ):
         check_choice(self, 'method', method, METHODS)
-        check_choice(self, 'impure', impure, IMPURE)
+        check_choice(self, 'impure', impure, UNDECIDED)
         check_range(self, 'purity', purity, low=0, high=1)
         for name, value in (
             ('scale', scale),
@@ -183,18 +187,7 @@ def vote(
     Returns:
         (H, W) int64.
     """
-    classes, index = np.unique(label, return_inverse=True)
-    segments = segments.ravel()
-    count = int(segments.max()) + 1
-    votes = np.bincount(
-        segments * len(classes) + index.ravel(),
-        minlength=count * len(classes),
-    ).reshape(count, len(classes))  # (S, K)
-    areas = votes.sum(axis=1)
-    votes[:, classes == ignore_index] = 0
-    winner = classes[votes.argmax(axis=1)]
-    winning = votes.max(axis=1)
-    pure = (winning >= purity * areas) & (winning > 0)
-    other = label if impure == 'keep' else np.full_like(label, ignore_index)
-    chosen = np.where(pure[segments], winner[segments], other.ravel())
-    return chosen.reshape(label.shape)
+    rules = VoteRules(
+        min_share=purity, undecided=impure, ignore_index=ignore_index
+    )
+    return vote_in_segments(label, segments, rules)

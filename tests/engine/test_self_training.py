@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_refiner_run import StoppedError, write_every_refiner
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from self_training_run import (
@@ -26,6 +27,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
 SCRIPT = Path(__file__).with_name('self_training_run.py')
+EVERY_REFINER = SCRIPT.with_name('every_refiner_run.py')
 
 
 @pytest.fixture(scope='module')
@@ -126,6 +128,97 @@ def test_killed_run_with_every_extension_continues_exactly(
     expected, got = map(weights, works)
     assert 'class_pixels' in expected and expected['class_pixels'].sum() > 0
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def every_refiner(promptable, cache):
+    """Return the configs of all refiners but the original SAM's."""
+    sizes = dict(min_area=40, points_per_component=2)
+    words = dict(
+        zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
+    )
+    refiners = [
+        dict(type='SuperpixelRefiner'),
+        dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
+    ]
+    for family in ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video'):
+        path = str(promptable(family))
+        refiners.append(dict(type='PromptableRefiner', weights=path, **sizes))
+    refiners.append(
+        dict(
+            type='MajorityVoteRefiner',
+            weights=str(promptable('sam2')),
+            points_per_side=4,
+            min_quality=0.0,
+            min_stability=0.0,
+        )
+    )
+    refiners.append(
+        dict(
+            type='ConceptRefiner',
+            weights=str(promptable('sam3_video')),
+            words=words,
+            fusion='uncertain',
+            threshold=0.1,
+            word_batch=2,
+        )
+    )
+    return [
+        dict(refiner, cache_dir=str(cache / str(number)))
+        for number, refiner in enumerate(refiners)
+    ]
+
+
+def test_every_refiner_trains_and_continues_exactly(
+    tmp_path, tiny_data, bank, warm_python, promptable, monkeypatch
+):
+    write_self_training(tmp_path, tiny_data, bank)
+    refiners = every_refiner(promptable, tmp_path / 'cache')
+    config = write_every_refiner(tmp_path, refiners)
+    done = warm_python.run(
+        EVERY_REFINER, config, '--work-dir', tmp_path / 'whole'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for refiner in refiners:
+        # Each has run.
+        assert list(Path(refiner['cache_dir']).rglob('*.arr')), refiner
+    # With a cache that is empty at first.
+    config = write_every_refiner(
+        tmp_path, every_refiner(promptable, tmp_path / 'other')
+    )
+    monkeypatch.setenv('STOP_AT', '2')
+    with pytest.raises(StoppedError):
+        build_runner(read_config(config, tmp_path / 'stopped')).train()
+    monkeypatch.delenv('STOP_AT')
+    resumed = read_config(config, tmp_path / 'stopped', resume=True)
+    build_runner(resumed).train()
+    expected, got = (weights(tmp_path / x) for x in ('whole', 'stopped'))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_the_words_of_a_refiner_are_those_of_the_dataset(
+    tmp_path, config, promptable
+):
+    words = {name: [name] for name in CLASSES[::-1]}
+    cfg = read_config(
+        config,
+        tmp_path / 'work',
+        custom_hooks=[
+            dict(
+                type='SAMRefineHook',
+                refiner=dict(
+                    type='ConceptRefiner',
+                    weights=str(promptable('sam3')),
+                    words=words,
+                ),
+            )
+        ],
+    )
+    said = (
+        'its words are box, sky, ground; those of the dataset, .*, are ground'
+    )
+    with pytest.raises(UserError, match=said):
+        build_runner(cfg).train()
 
 
 def test_two_processes_mix_their_own_images(tmp_path, train_on_two):

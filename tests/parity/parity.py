@@ -28,7 +28,11 @@ from clouds_mmseg.models.mask2former.criterion import (
     matched_masks,
 )
 from clouds_mmseg.models.mask2former.head import CLOUDSHead
-from clouds_mmseg.refine.sam_model import drop_overlaps, paint, select_best
+from clouds_mmseg.refine.prompted_model import (
+    drop_overlaps,
+    paint,
+    select_best,
+)
 from clouds_mmseg.refine.sam_prompts import find_components
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import CheckpointMismatchError, load_strictly

@@ -1,6 +1,10 @@
 import torch
 
-from clouds_mmseg.refine.sam_model import drop_overlaps, paint, select_best
+from clouds_mmseg.refine.prompted_model import (
+    drop_overlaps,
+    paint,
+    select_best,
+)
 
 
 def test_the_mask_of_the_best_quality_is_kept():

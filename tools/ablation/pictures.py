@@ -8,6 +8,7 @@ from mmengine.dataset import pseudo_collate
 from mmseg.registry import DATASETS, MODELS
 
 from ablation.schedule import Run, load_trained
+from clouds_mmseg.models.segmentors.pseudo_labels import refine_label
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.visualization import legend, panel, stack
 
@@ -82,8 +83,10 @@ def _pseudo_labels(run, model, hooks):
     for index in _GENERATED_SCENES:
         sample = dataset[index]['data_samples']
         image = model.clean_rgb(sample)
-        before = model.pseudo_labels([sample])[0][0]
-        maps = [sample.gt_sem_seg.data[0], before, refiner(image, before)]
+        labels, confidences = model.pseudo_labels([sample])
+        before = labels[0]
+        refined = refine_label(refiner, image, before, confidences[0])
+        maps = [sample.gt_sem_seg.data[0], before, refined]
         rows.append(
             panel(
                 image.permute(1, 2, 0).numpy(),

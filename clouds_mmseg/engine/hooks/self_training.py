@@ -18,6 +18,7 @@ from clouds_mmseg.evaluation.dg_iou_metric import (
     intersect_and_union,
     mean_percent,
 )
+from clouds_mmseg.models.segmentors.pseudo_labels import refine_label
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
@@ -165,6 +166,7 @@ class SAMRefineHook(Hook):
             )
         device = next(model.parameters()).device
         self.refiner = MODELS.build(self.refiner_cfg).to(device)
+        _check_class_names(self.refiner, runner)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -213,17 +215,48 @@ class SAMRefineHook(Hook):
         """Remove the refiner from the model."""
         unwrap_model(runner.model).refiner = None
 
-    def _refine(self, image, label):
+    def _refine(self, image, label, confidence):
         """Refine a label; keep both versions if they are to be drawn."""
-        refined = self.refiner(image, label)
+        try:
+            refined = refine_label(self.refiner, image, label, confidence)
+        except torch.OutOfMemoryError as error:
+            kind = type(self.refiner).__name__
+            raise UserError(
+                f'{kind} runs out of memory on {label.device} for an image '
+                f'of {label.shape[1]}x{label.shape[0]}: give it a smaller '
+                'prompt_batch (word_batch of ConceptRefiner), a smaller '
+                'model, or dtype="bfloat16" where it takes one'
+            ) from error
         if self._num_to_draw:
             self._num_to_draw -= 1
             self._samples.append((image.cpu(), label.cpu(), refined.cpu()))
         return refined
 
+    # Read by refine_label.
+    _refine.uses_confidence = True  # type: ignore[attr-defined]
+
     @staticmethod
     def _self_training_iter(runner):
         return runner.iter - getattr(runner.train_loop, 'warmup_iters', 0)
+
+
+def _check_class_names(refiner, runner):
+    """Refuse a refiner whose classes are not those of the dataset.
+
+    Raises:
+        UserError: Names or their order differ: labels would be wrong.
+    """
+    found = getattr(refiner, 'classes', None)
+    if found is None:
+        return
+    classes = runner.train_loop.dataloader.dataset.metainfo['classes']
+    if tuple(found) != tuple(classes):
+        raise UserError(
+            f'{type(refiner).__name__}: the classes of its words are '
+            f'{", ".join(found)}; those of the dataset, which the labels '
+            f'are numbered by, are {", ".join(classes)}. Give words for '
+            'exactly these, in this order'
+        )
 
 
 @HOOKS.register_module()
@@ -414,15 +447,17 @@ class PseudoLabelAccuracyHook(Hook):
                 self._dataset[i]['data_samples'].to(device)
                 for i in range(start, min(start + self.batch_size, count))
             ]
-            labels, _ = model.pseudo_labels(samples)
-            for sample, label in zip(samples, labels, strict=True):
+            labels, confidences = model.pseudo_labels(samples)
+            for sample, label, confidence in zip(
+                samples, labels, confidences, strict=True
+            ):
                 truth = sample.gt_sem_seg.data[0]
                 scores['before'].add(label, truth)
                 if refiner is not None:
-                    image = model.clean_rgb(sample)
-                    scores['after'].add(
-                        refiner(image, label).to(label.device), truth
+                    refined = refine_label(
+                        refiner, model.clean_rgb(sample), label, confidence
                     )
+                    scores['after'].add(refined.to(label.device), truth)
         report = {when: score.report() for when, score in scores.items()}
         self._report(runner, iteration, count, report)
 

@@ -1,6 +1,7 @@
 """Pseudo labels from the scores of a teacher, and their statistics."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,29 @@ def best_share(scores: Tensor) -> Tensor:
     total = scores.sum(-3)
     share = scores.amax(-3) / total.clamp(min=1e-6)
     return share.masked_fill(~total.isfinite(), torch.nan)
+
+
+def refine_label(
+    refiner: Callable[..., Tensor],
+    image: Tensor,
+    label: Tensor,
+    confidence: Tensor,
+) -> Tensor:
+    """Call a refiner with what it takes.
+
+    Args:
+        refiner: ``(image, label) -> label``; if its attribute
+            ``uses_confidence`` is true, ``(image, label, confidence)``.
+        image: (3, H, W) uint8 RGB.
+        label: (H, W) int64.
+        confidence: (H, W) float in [0, 1], the teacher's.
+
+    Returns:
+        (H, W) int64, perhaps on another device.
+    """
+    if getattr(refiner, 'uses_confidence', False):
+        return refiner(image, label, confidence)
+    return refiner(image, label)
 
 
 def as_scores(head: nn.Module, outputs: Tensor) -> Tensor:

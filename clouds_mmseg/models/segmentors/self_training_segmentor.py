@@ -26,6 +26,7 @@ from clouds_mmseg.models.segmentors.pseudo_labels import (
     expected_iou,
     flip_label,
     label_from_scores,
+    refine_label,
     transport_shares,
     value_of_class,
 )
@@ -186,7 +187,7 @@ class SelfTrainingSegmentor(DGSegmentor):
                 'class_pixels',
                 torch.zeros(self.num_classes, dtype=torch.float64),
             )
-        # Set by SAMRefineHook: `(image, label) -> label`, or None. Not an
+        # Set by SAMRefineHook: called by refine_label, or None. Not an
         # nn.Module: SAM must not enter state_dict, DDP or the teacher.
         self.refiner = None
         # Set by PseudoLabelReportHook where a report is due: compute the
@@ -461,8 +462,9 @@ class SelfTrainingSegmentor(DGSegmentor):
             confidence = confidence[:height, :width]
             before = after = label[:height, :width]
             if self.refiner is not None:
-                after = self.refiner(self.clean_rgb(sample), before)
-                after = after.to(before.device)
+                after = refine_label(
+                    self.refiner, self.clean_rgb(sample), before, confidence
+                ).to(before.device)
             iou = None
             if self.label_weight == 'region' or self.measure_quality:
                 iou = expected_iou(score, after)

@@ -1,0 +1,86 @@
+"""``tools/train.py`` with every refiner in one run.
+
+python every_refiner_run.py CONFIG --work-dir WORK_DIR
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS, MODELS
+
+from clouds_mmseg.models.segmentors.pseudo_labels import refine_label
+
+TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
+_TEXT = """
+_base_ = './self_training.py'
+train_cfg = dict(warmup_iters=1, max_iters=3, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
+custom_hooks = [
+    dict(type='EMATeacherHook', interval=1),
+    dict(
+        type='SAMRefineHook',
+        refiner=dict(type='EveryRefiner', refiners={refiners!r}),
+        picture_interval=None,
+    ),
+    dict(type='StopHook'),
+]
+"""
+
+
+@MODELS.register_module()
+class EveryRefiner:
+    """Refiners in turn, each on the label of the one before."""
+
+    uses_confidence = True
+
+    def __init__(self, refiners):
+        self.refiners = [MODELS.build(refiner) for refiner in refiners]
+        (self.classes,) = (
+            x.classes for x in self.refiners if hasattr(x, 'classes')
+        )
+
+    def to(self, device):
+        """Move each."""
+        self.refiners = [refiner.to(device) for refiner in self.refiners]
+        return self
+
+    def __call__(self, image, label, confidence):
+        """Fill what a refiner ignores, so that the next has a label."""
+        for refiner in self.refiners:
+            refined = refine_label(refiner, image, label, confidence)
+            label = torch.where(refined == 255, label, refined)
+        return label
+
+
+class StoppedError(Exception):
+    """A run ended as if it had been killed."""
+
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """End the run in the iteration that STOP_AT in the environment names."""
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        if str(runner.iter + 1) == os.environ.get('STOP_AT'):
+            raise StoppedError
+
+
+def write_every_refiner(folder, refiners):
+    """Write a config beside self_training.py; return its path."""
+    path = Path(folder) / 'every_refiner.py'
+    path.write_text(_TEXT.format(refiners=refiners))
+    return path
+
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    sys.argv[0] = str(TRAIN)
+    runpy.run_path(str(TRAIN), run_name='__main__')
