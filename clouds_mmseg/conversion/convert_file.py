@@ -154,7 +154,7 @@ def convert_file(
         result, model, cfg = _to_ours(
             weights, layout, str(source), config, fill_from, meta, tower
         )
-        if layout.kind == PMT and not layout.backbone:
+        if layout.kind == PMT and not layout.backbone and cfg is not None:
             meta[BACKBONE_KEY] = describe_left_out(cfg.model, str(source))
         if cfg is not None:
             meta['cfg'] = cfg.pretty_text

@@ -285,7 +285,8 @@ def test_windows_and_checkpointing(model):
 def test_rates_decay_from_the_last_block_of_eomt(built):
     model = built['eomt']
     cfg = Config.fromfile(CONFIGS / '_base_/schedules/eomt.py')
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     names = {id(p): n for n, p in model.named_parameters()}
     rates = {
         names[id(p)]: group['lr']

@@ -50,7 +50,8 @@ class MaskAnnealingHook(Hook):
                 'MaskAnnealingHook needs begin and end, or neither; got '
                 f'{begin=}, {end=}'
             )
-        if begin is not None:
+        self.given: tuple[list[int], list[int]] | None = None
+        if begin is not None and end is not None:
             begin, end = list(begin), list(end)
             if len(begin) != len(end) or not all(
                 0 <= first < last
@@ -60,11 +61,12 @@ class MaskAnnealingHook(Hook):
                     'MaskAnnealingHook needs one begin and one later end for '
                     f'each block, not negative; got {begin=}, {end=}'
                 )
+            self.given = (begin, end)
         if not power > 0:
             raise UserError(
                 f'MaskAnnealingHook.power must be positive, got {power!r}'
             )
-        self.begin, self.end, self.power = begin, end, power
+        self.power = power
 
     def before_train(self, runner: Runner) -> None:
         """Check the schedule, and set what holds at the first iteration."""
@@ -76,10 +78,7 @@ class MaskAnnealingHook(Hook):
                 'no masks to be annealed: leave it out of the hooks'
             )
         total, blocks = runner.max_iters, heads[0].num_blocks
-        if self.begin is None:
-            self._schedule = default_schedule(blocks, total)
-        else:
-            self._schedule = (self.begin, self.end)
+        self._schedule = self.given or default_schedule(blocks, total)
         begin, end = self._schedule
         if len(begin) != blocks:
             raise UserError(

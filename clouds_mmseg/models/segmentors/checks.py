@@ -120,8 +120,8 @@ def fit_head(backbone: torch.nn.Module, head: dict, with_neck: bool) -> dict:
         )
     if takes == 'tokens' and with_neck:
         raise UserError(
-            f'{kind.__name__} reads the tokens of the backbone, which do not '
-            'pass through a neck: leave model.neck out'
+            f'{head.get("type")} reads the tokens of the backbone, which do '
+            'not pass through a neck: leave model.neck out'
         )
     fit = getattr(kind, 'fit_to', None)
     return head if fit is None else fit(backbone, head)

@@ -9,8 +9,8 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         _delete_=True,
         layer_decay=0.8,
-        # The last block is two layers below the head, and has its rate there.
-        custom_keys=dict(backbone=dict(lr_mult=0.8**-2)),
+        # The last block has the rate of the head there, not 0.8 of it.
+        custom_keys=dict(backbone=dict(lr_mult=0.8**-1)),
     ),
 )
 total_batch_size = 16
