@@ -22,7 +22,13 @@ _HEADER = """\
 
 Made of [model_zoo.yaml](model_zoo.yaml) by `python tools/make_model_zoo.py`;
 change it there. "unknown": neither published nor measured. Numbers are
-mIoU in percent.
+mIoU in percent; those of two [protocols](evaluation.md#protocols) cannot be
+compared.
+
+Nothing with the published weights of DINOv2, DINOv3 or EVA02-CLIP, and no
+released checkpoint of Rein, SoMA or tqdm, has been run with this code: that
+it computes the same is shown on small recorded models, see
+[towers](towers.md#what-is-checked).
 
 A file is looked up under its name in the folder of `--pretrained-dir` (or
 `CLOUDS_PRETRAINED_DIR`) before any hub is asked; see
