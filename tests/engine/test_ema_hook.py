@@ -199,7 +199,7 @@ def test_a_frozen_tower_and_a_teacher_are_not_averaged():
 def test_an_average_of_another_model_is_refused():
     model = nn.Linear(2, 2)
     hook = TrainedEMAHook()
-    runner = SimpleNamespace(model=model, _resume=True)
+    runner = SimpleNamespace(model=model, is_resumed=True)
     hook.before_run(runner)
     checkpoint = dict(
         state_dict=copy_of(model),
