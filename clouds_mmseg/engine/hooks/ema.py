@@ -22,7 +22,7 @@ from clouds_mmseg.utils.errors import UserError
 
 
 @HOOKS.register_module(name='EMAHook')
-class TrainedEMAHook(_EMAHook):
+class DGEMAHook(_EMAHook):
     """mmengine's ``EMAHook``, of what is trained alone.
 
     Validation, and the ``state_dict`` of checkpoints, have the averaged
