@@ -5,7 +5,7 @@ from clouds_mmseg.engine.hooks.checkpoint import (
     CheckpointClassesHook,
     SafeCheckpointHook,
 )
-from clouds_mmseg.engine.hooks.ema import TrainedEMAHook
+from clouds_mmseg.engine.hooks.ema import DGEMAHook
 from clouds_mmseg.engine.hooks.mask_annealing import MaskAnnealingHook
 from clouds_mmseg.engine.hooks.nonfinite_check import NonFiniteCheckHook
 from clouds_mmseg.engine.hooks.progress import DGLogProcessor, ProgressHook
@@ -30,6 +30,7 @@ __all__ = [
     'AtomicLocalBackend',
     'BF16OptimWrapper',
     'CheckpointClassesHook',
+    'DGEMAHook',
     'DGLogProcessor',
     'DGRunner',
     'EMATeacherHook',
@@ -47,5 +48,4 @@ __all__ = [
     'SafeCheckpointHook',
     'SelfTrainingLoop',
     'SelfTrainingRunner',
-    'TrainedEMAHook',
 ]

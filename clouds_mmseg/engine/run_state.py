@@ -1,6 +1,7 @@
 """State of a run, for hooks and the log: model, weights, checkpoints."""
 
 import os.path as osp
+from typing import Any
 
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -22,6 +23,8 @@ _MAX_LISTED_DOMAINS = 12
 
 # Message hub key: what the evaluated weights are, if not those trained.
 WEIGHTS_KEY = 'evaluated_weights'
+# Of a checkpoint of EMAHook, and of the names in it.
+AVERAGE_KEY, AVERAGE_PREFIX = 'ema_state_dict', 'module.'
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -36,6 +39,19 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def swap_average(checkpoint: dict[str, Any]) -> None:
+    """Exchange ``state_dict`` and ``ema_state_dict`` of a checkpoint.
+
+    Args:
+        checkpoint: Saved by an ``EMAHook``. Changed in place.
+    """
+    weights, average = checkpoint['state_dict'], checkpoint[AVERAGE_KEY]
+    for key in average:
+        name = key.removeprefix(AVERAGE_PREFIX)
+        if key != name and name in weights:
+            average[key], weights[name] = weights[name], average[key]
 
 
 def require_finite_weights(

@@ -27,13 +27,14 @@ from clouds_mmseg.engine.data_check import (
     write_parts,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
-from clouds_mmseg.engine.hooks.ema import STATE_KEY, swap_average
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.run_state import (
+    AVERAGE_KEY,
     WEIGHTS_KEY,
     last_good_checkpoint,
     run_header,
     stop,
+    swap_average,
     unwrap_model,
 )
 from clouds_mmseg.models import DGSegmentor
@@ -294,11 +295,11 @@ class DGRunner(ResumableRunner):
                 hub=self.message_hub,
             )
         averaged = (checkpoint.get('meta') or {}).get('weights')
-        if STATE_KEY in checkpoint:
+        if AVERAGE_KEY in checkpoint:
             averaged = averaged or 'moving average of the weights (EMAHook)'
             warn_about_results(
                 f'{filename} was saved by EMAHook: tested are the averaged '
-                f'weights, not those that were trained ({STATE_KEY})',
+                f'weights, not those that were trained ({AVERAGE_KEY})',
                 key='averaged_weights',
                 hub=self.message_hub,
             )
@@ -306,7 +307,7 @@ class DGRunner(ResumableRunner):
 
     def _choose_weights(self, checkpoint, filename):
         """Take the trained weights where there are averaged ones as well."""
-        if STATE_KEY not in checkpoint:
+        if AVERAGE_KEY not in checkpoint:
             return
         if not self._resume:
             if self._use == 'train':

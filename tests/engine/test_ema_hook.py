@@ -9,7 +9,7 @@ from mmengine.hooks import EMAHook, Hook
 from torch import nn
 
 from clouds_mmseg.conversion.publish import publish, published_lines
-from clouds_mmseg.engine import TrainedEMAHook
+from clouds_mmseg.engine import DGEMAHook
 from clouds_mmseg.engine.hooks.ema import trained_part
 from clouds_mmseg.models import TIMMTower
 from clouds_mmseg.utils.errors import UserError
@@ -35,7 +35,7 @@ def copy_of(model):
 
 def hook_of(runner):
     (hook,) = [h for h in runner.hooks if isinstance(h, EMAHook)]
-    assert isinstance(hook, TrainedEMAHook)
+    assert isinstance(hook, DGEMAHook)
     return hook
 
 
@@ -160,7 +160,7 @@ def test_as_mmengine_averages():
         runner = SimpleNamespace(model=model, iter=0, epoch=0)
         hooks = [
             kind(begin_iter=2, momentum=0.3, **more)
-            for kind in (EMAHook, TrainedEMAHook)
+            for kind in (EMAHook, DGEMAHook)
         ]
         for hook in hooks:
             hook.before_run(runner)
@@ -198,8 +198,8 @@ def test_a_frozen_tower_and_a_teacher_are_not_averaged():
 
 def test_an_average_of_another_model_is_refused():
     model = nn.Linear(2, 2)
-    hook = TrainedEMAHook()
-    runner = SimpleNamespace(model=model, _resume=True)
+    hook = DGEMAHook()
+    runner = SimpleNamespace(model=model, is_resumed=True)
     hook.before_run(runner)
     checkpoint = dict(
         state_dict=copy_of(model),

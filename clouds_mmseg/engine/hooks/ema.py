@@ -1,7 +1,6 @@
 """Evaluation of the moving average of the weights (EMA)."""
 
 import logging
-from typing import Any
 
 from mmengine.hooks import EMAHook as _EMAHook
 from mmengine.logging import print_log
@@ -11,16 +10,19 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import nn
 
-from clouds_mmseg.engine.run_state import WEIGHTS_KEY, unwrap_model
+from clouds_mmseg.engine.run_state import (
+    AVERAGE_KEY,
+    AVERAGE_PREFIX,
+    WEIGHTS_KEY,
+    swap_average,
+    unwrap_model,
+)
 from clouds_mmseg.models.backbones.adapters import part_of
 from clouds_mmseg.utils.errors import UserError
 
-STATE_KEY = 'ema_state_dict'
-_PREFIX = 'module.'
-
 
 @HOOKS.register_module(name='EMAHook')
-class TrainedEMAHook(_EMAHook):
+class DGEMAHook(_EMAHook):
     """mmengine's ``EMAHook``, of what is trained alone.
 
     Validation, and the ``state_dict`` of checkpoints, have the averaged
@@ -110,7 +112,7 @@ class TrainedEMAHook(_EMAHook):
         """Save the average as ``state_dict``, and the trained weights."""
         if not self.updates:
             return
-        checkpoint[STATE_KEY] = {
+        checkpoint[AVERAGE_KEY] = {
             key: value.detach().cpu()
             for key, value in self.ema_model.state_dict().items()
         }
@@ -119,20 +121,20 @@ class TrainedEMAHook(_EMAHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Continue the average of a run that is resumed."""
-        if not runner._resume:
+        if not runner.is_resumed:
             return
-        if STATE_KEY not in checkpoint:
+        if AVERAGE_KEY not in checkpoint:
             done = checkpoint.get('meta', {}).get('iter', 0)
             if not self.enabled_by_epoch and done >= max(self.begin_iter, 1):
                 print_log(
                     'The checkpoint has no average of the weights '
-                    f'({STATE_KEY}): EMAHook begins anew with its weights',
+                    f'({AVERAGE_KEY}): EMAHook begins anew with its weights',
                     logger='current',
                     level=logging.WARNING,
                 )
             return
         swap_average(checkpoint)
-        saved = checkpoint[STATE_KEY]
+        saved = checkpoint[AVERAGE_KEY]
         own = self.ema_model.state_dict()
         # mmengine's hook saves the whole model.
         wrong = [
@@ -142,8 +144,9 @@ class TrainedEMAHook(_EMAHook):
         ]
         if wrong:
             raise UserError(
-                f'the checkpoint to resume has the average ({STATE_KEY}) of '
-                f'other parameters: {wrong[0].removeprefix(_PREFIX)} and '
+                f'the checkpoint to resume has the average ({AVERAGE_KEY}) of '
+                'other parameters: '
+                f'{wrong[0].removeprefix(AVERAGE_PREFIX)} and '
                 f'{len(wrong) - 1} more are not in it or of another shape; '
                 'resume with the model that it was trained with'
             )
@@ -176,19 +179,6 @@ def trained_part(model: nn.Module, *, buffers: bool = False) -> nn.Module:
             if name in saved and name.rpartition('.')[0] in owners
         ]
     return part_of(model, trained, names)
-
-
-def swap_average(checkpoint: dict[str, Any]) -> None:
-    """Exchange ``state_dict`` and ``ema_state_dict`` of a checkpoint.
-
-    Args:
-        checkpoint: Saved by an ``EMAHook``. Changed in place.
-    """
-    weights, average = checkpoint['state_dict'], checkpoint[STATE_KEY]
-    for key in average:
-        name = key.removeprefix(_PREFIX)
-        if key != name and name in weights:
-            average[key], weights[name] = weights[name], average[key]
 
 
 def _describe(updates):
