@@ -50,6 +50,16 @@ def test_all_that_training_lacks_is_one_error(shipped, tmp_path):
         assert remedy in said, remedy
 
 
+def test_a_refiner_says_whose_weights_it_lacks(shipped):
+    said = words(shipped('clouds/gta2cs_sam3.py'), 'train')
+    assert (
+        'custom_hooks[5].refiner: weights of ConceptRefiner=facebook/sam3: '
+        'config.json is not here'
+    ) in said
+    assert 'hf download facebook/sam3' in said
+    assert 'MobileSAM' not in said and 'SAMRefiner' not in said
+
+
 def test_a_test_needs_its_targets_and_the_checkpoint(shipped):
     cfg = shipped('clouds/gta2cs_r101.py', load_from='nowhere.pth')
     said = words(cfg, 'test')
