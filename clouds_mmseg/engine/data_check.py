@@ -127,9 +127,11 @@ def require_labels(dataset: Dataset) -> None:
         UserError: Its pipeline reads labels, but it has none.
     """
     prefix = getattr(dataset, 'data_prefix', None) or {}
+    # A generated image set lists its labels in its manifest.
+    labelled = getattr(dataset, 'has_labels', prefix.get('seg_map_path'))
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     reads = any(type(step).__name__ == 'LoadSegLabels' for step in steps)
-    if reads and not prefix.get('seg_map_path'):
+    if reads and not labelled:
         raise UserError(
             f'the train dataset {type(dataset).__name__} '
             f'({getattr(dataset, "domain", None)}) has no label folder; give '
