@@ -1,6 +1,7 @@
 """Runner that provides what self-training needs before it starts."""
 
 import os.path as osp
+import shlex
 import time
 
 from mmengine.config import Config
@@ -92,7 +93,9 @@ def require_generated_images(bank: dict, launcher: str) -> None:
         return
     prompts = f'{out}_prompts.txt'
     number, seed = bank.pop('num_prompts', 100), bank.get('seed', 0)
-    if not osp.isfile(prompts):
+    if bank.get('backend') == 'photometric':
+        prompts = None
+    elif not osp.isfile(prompts):
         texts, duplicates = template_prompts(number, seed=seed)
         write_prompts(
             prompts,
@@ -131,14 +134,31 @@ def generation_command(out: str, bank: dict) -> str:
     Returns:
         A shell command.
     """
-    options = ' '.join(
-        f'--{key.replace("_", "-")} {value}'
+    words = [
+        word
         for key, value in bank.items()
         if key != 'num_prompts'
-    )
+        for word in _option(key, value)
+    ]
+    options = shlex.join(words)
+    if bank.get('backend') == 'photometric':
+        return f'clouds generate --out {out} {options}'
     prompts = f'{out}_prompts.txt'
     number = bank.get('num_prompts', 100)
     return (
         f'clouds prompts --num {number} --out {prompts} && '
         f'clouds generate --prompts {prompts} --out {out} ' + options
     )
+
+
+def _option(key, value):
+    """Return the words of an option; none where it is off."""
+    name = f'--{key.replace("_", "-")}'
+    if value is True:
+        return [name]
+    if value is None or value is False:
+        return []
+    if key == 'size' and isinstance(value, (list, tuple)):
+        return [name, 'x'.join(map(str, value))]
+    many = isinstance(value, (list, tuple))
+    return [name, *map(str, value if many else [value])]

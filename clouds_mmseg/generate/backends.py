@@ -59,11 +59,13 @@ class GeneratedImage:
         label: (H, W) uint8 train ids where the backend knows and keeps
             them.
         unsafe: Whether the model's safety checker blacked the image out.
+        style: What was drawn for it; JSON values for the manifest.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
     unsafe: bool = False
+    style: dict | None = None
 
 
 class Backend(Protocol):

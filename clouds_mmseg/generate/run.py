@@ -46,7 +46,7 @@ from clouds_mmseg.utils.image_set import (
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.visualization import caption_below, grid, resize
 
-BACKENDS = ('toycity', 'diffusers')
+BACKENDS = ('toycity', 'diffusers', 'photometric')
 # Seeds that are tried for one image.
 MAX_ATTEMPTS = 6
 # Reason of a blank image -> advice in the error.
@@ -82,7 +82,7 @@ class Summary:
 def generate_images(
     out: str | Path,
     *,
-    prompts: str | Path,
+    prompts: str | Path | None = None,
     num: int,
     backend: str = 'toycity',
     seed: int = 0,
@@ -98,10 +98,11 @@ def generate_images(
 
     Args:
         out: Folder of the set.
-        prompts: Prompt file.
+        prompts: Prompt file; None for the backend photometric, which has
+            styles in their place.
         num: Size of the set. A larger number than before adds images, a
             smaller one changes nothing.
-        backend: ``'toycity'`` or ``'diffusers'``.
+        backend: ``'toycity'``, ``'diffusers'`` or ``'photometric'``.
         seed: Image i has seed + i. In 0..2**32 - 1.
         mode: ``'txt2img'``, or ``'img2img'`` to restyle the images of
             ``source``.
@@ -112,8 +113,9 @@ def generate_images(
         verify: Whether to compare the hash of each existing image.
         contact_sheet: Whether to write a contact sheet at the end.
         **options: Of the backend, see
-            :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`
-            and :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend`.
+            :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`,
+            :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend` and
+            :class:`~clouds_mmseg.generate.photometric.PhotometricBackend`.
 
     Raises:
         GenerationError: An argument is out of its range, the folder has
@@ -130,17 +132,27 @@ def generate_images(
             '--source, the folder of labelled images, belongs to --mode '
             f'img2img; got --mode {mode} and --source {source}'
         )
-    lines = read_prompts(prompts)
+    if (prompts is None) != (backend == 'photometric'):
+        raise GenerationError(
+            f'--backend {backend} needs --prompts, a file with one a line'
+            if prompts is None
+            else '--backend photometric takes --styles, not --prompts'
+        )
+    lines = read_prompts(prompts) if prompts is not None else []
     sources = list_sources(source) if source is not None else []
     shard = shard or shard_from_environment()
     generator = _build_backend(
         backend, mode=mode, keep_labels=keep_labels, local=shard.local,
         options=options,
     )  # fmt: skip
+    if prompts is None:
+        lines = list(enumerate(generator.styles, 1))
     recipe = dict(
         generator.recipe(), seed=seed, prompts=[text for _, text in lines]
     )
-    info = dict(generator.info(), prompt_file=str(prompts))
+    info = generator.info()
+    if prompts is not None:
+        info['prompt_file'] = str(prompts)
     if sources:
         recipe.update(
             sources=len(sources), sources_digest=hash_sources(sources)
@@ -149,7 +161,7 @@ def generate_images(
     bank = ImageBank(out, recipe, info=info, num=num, rank=shard.rank)
     try:
         if shard.rank == 0:
-            _report(generator, lines, prompts)
+            _report(generator, lines if prompts is not None else [], prompts)
         summary = generate_missing(
             bank, generator, lines, seed=seed, shard=shard, sources=sources,
             verify=verify,
@@ -181,6 +193,18 @@ def _build_backend(name, *, mode, keep_labels, local, options):
             keep_labels=keep_labels,
             **options,
         )
+    if name == 'photometric':
+        from clouds_mmseg.generate.photometric import PhotometricBackend
+
+        unknown = set(options) - {'styles', 'reference'}
+        if unknown or keep_labels:
+            what = 'keep_labels' if keep_labels else sorted(unknown)[0]
+            raise GenerationError(
+                f'the photometric backend has no option {what!r}; it knows '
+                'styles and reference, and each image keeps the label of its '
+                'source'
+            )
+        return PhotometricBackend(mode=mode, **options)
     if name == 'diffusers':
         if keep_labels:
             raise GenerationError(
@@ -241,7 +265,7 @@ def _report(generator, lines, prompts):
         print_log(f'{generator.recipe()["backend"]}: {note}', logger='current')
     texts = [text for _, text in lines]
     unnamed = [name for name, n in class_coverage(texts).items() if not n]
-    if unnamed:
+    if texts and unnamed:
         # No warning: the user may have other classes.
         print_log(
             f'{prompts}: of the classes of Cityscapes no prompt names '
@@ -387,6 +411,8 @@ def _add(bank, backend, request, generated):
         bytes=len(payload),
         sha256=hashlib.sha256(payload).hexdigest(),
     )
+    if generated.style is not None:
+        entry['style'] = generated.style
     if request.source_path is not None:
         entry['source_sha256'] = sha256_of(request.source_path)
     label = None

@@ -13,7 +13,7 @@ from clouds_mmseg_cli.options import add_pretrained_dir
 _OPTIONS = (
     'model', 'size', 'scheduler', 'steps', 'guidance', 'negative_prompt',
     'strength', 'dtype', 'device', 'batch_size', 'threads', 'variant',
-    'revision', 'safety_checker', 'single_file_config',
+    'revision', 'safety_checker', 'single_file_config', 'styles', 'reference',
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def parse_args(
     argv: list[str] | None = None, prog: str | None = None
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument('--prompts', required=True, help='one a line')
+    parser.add_argument('--prompts', help='one a line; photometric needs none')
     parser.add_argument(
         '--num', '--num-images', '-n', type=int, required=True,
         help='images; below torchrun write --num-images, because torchrun '
@@ -69,6 +69,17 @@ def parse_args(
         help='make share K (from 0) of N; by default what torchrun, srun or '
         'mpirun say',
     )  # fmt: skip
+    group = parser.add_argument_group('options of --backend photometric')
+    group.add_argument(
+        '--styles', nargs='+',
+        help='that the images get in turn, such as dusk "rainy night"; '
+        'default: all, a wrong name lists them',
+    )  # fmt: skip
+    group.add_argument(
+        '--reference',
+        help='folder of images whose colours the styles fourier and colours '
+        'take; not those of a target that is to stay unseen',
+    )
     group = parser.add_argument_group('options of --backend diffusers')
     group.add_argument('--model', help='folder, file or id of a pipeline')
     add_pretrained_dir(group)

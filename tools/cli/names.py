@@ -23,7 +23,7 @@ PREPARED_SETS = (
 # Datasets that tools/verify_dataset.py verifies without a config.
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
-IMAGE_BACKENDS = ('toycity', 'diffusers')
+IMAGE_BACKENDS = ('toycity', 'diffusers', 'photometric')
 CHECKPOINT_KINDS = ('clouds', 'fcclip', 'mask2former', 'mmseg')
 ABLATION_ROWS = (
     'source',
