@@ -179,6 +179,16 @@ class GeneratedDataset(DGDataset):
             return
         if not any('label' in e.get('filter', {}) for e in entries):
             return
+        self._refuse(
+            [
+                entry
+                for entry in entries
+                if 'label' in entry.get('filter', {})
+                and not os.path.isfile(self._path(self._label(entry)))
+            ],
+            'have lost their filtered label',
+            f'Filter it again, after clouds filter {self.bank} --undo',
+        )
         theirs = filter_classes(self.bank)
         own = list(self.metainfo['classes'])
         if theirs is not None and theirs != own:

@@ -113,8 +113,8 @@ STYLES: dict[str, dict[str, tuple[float, float]]] = {
 }
 # Styles that need images of the user's.
 REFERENCE_STYLES = {
-    # Width of the window in the spectrum.
-    'fourier': {'reach': (0.002, 0.012)},
+    # Width of the window in the spectrum; a wider one leaves halos.
+    'fourier': {'reach': (0.001, 0.006)},
     'colours': {'share': (0.5, 1.0)},
 }
 _PROBE_SIZE = (48, 64)

@@ -71,6 +71,12 @@ _LOSSES = f'{FILTER_FOLDER}/losses'
 _GIVEN = f'{FILTER_FOLDER}/given_labels'
 _LABELS = f'{FILTER_FOLDER}/labels'
 _FORMAT = 1
+# Setting -> what it is called in a message.
+_SETTINGS = {
+    'sha256': 'content of the checkpoint',
+    'labels': 'images with a label',
+    'labels_of': 'folder of labels',
+}
 # Where neither the user nor the model's config names one.
 _CLIP = ('ViT-B-32', 'openai')
 _WIDTH = 192  # of an image in the sheet, pixels
@@ -155,6 +161,8 @@ def filter_bank(
         teacher=teacher,
         classes=list(segmenter.classes),
         clip=None if similarity is None else similarity.name,
+        labels=sum(finder.has_label(entry) for entry in entries.values()),
+        labels_of=None if labels is None else Path(labels).name,
     )
     _keep_settings(root, settings)
     found = _measure_all(root, entries, segmenter, finder, similarity, shard)
@@ -244,16 +252,22 @@ def _keep_settings(root, settings):
     if before == settings:
         return
     changed = [key for key in settings if before.get(key) != settings[key]]
+    lines = [
+        f'  {_SETTINGS.get(key, key)}: {before.get(key)}, now {settings[key]}'
+        for key in changed
+    ]
     raise UserError(
-        f'the image bank {root} was measured with another '
-        f'{" and ".join(changed)} ({before.get(changed[0])}, now '
-        f'{settings[changed[0]]}). Remove that first: clouds filter {root} '
-        '--undo'
+        f'the image bank {root} was measured otherwise:\n'
+        + '\n'.join(lines)
+        + f'\nRemove that first: clouds filter {root} --undo'
     )
 
 
-def _read_measures(root):
-    """Return index -> measures, of all processes; unfinished lines aside."""
+def _read_measures(root, entries):
+    """Return index -> measures, of all processes.
+
+    Unfinished lines are passed over, and images that were made again since.
+    """
     found = {}
     for path in sorted((root / _MEASURES).glob('*.jsonl')):
         for line in path.read_bytes().split(b'\n')[:-1]:
@@ -264,34 +278,22 @@ def _read_measures(root):
                     f'{path} is damaged ({error}); begin anew: clouds filter '
                     f'{root} --undo'
                 ) from error
-            found[one.index] = one
+            entry = entries.get(one.index)
+            if entry is not None and one.sha256 == entry['sha256']:
+                found[one.index] = one
     return found
 
 
 def _measure_all(root, entries, segmenter, finder, similarity, shard):
     """Measure the images of this process; None if others are missing."""
-
-    def missing(numbers):
-        found = _read_measures(root)
-        return [
-            number
-            for number in numbers
-            if number not in found
-            # The image was made again since.
-            or found[number].sha256 != entries[number]['sha256']
-        ]
-
     own = [number for number in entries if shard.owns(number)]
-    todo = missing(own)
+    found = _read_measures(root, entries)
+    todo = [number for number in own if number not in found]
     if todo:
         name = f'rank-{shard.rank:05d}.jsonl'
         file = ShardFile(root / _MEASURES / name)
         try:
-            for folder in (_LOSSES, _GIVEN):
-                for path in leftovers(root / folder / '*.png'):
-                    number = path.name[1:].split('-')[0]
-                    if number.isdigit() and int(number) in set(own):
-                        path.unlink(missing_ok=True)
+            _sweep(root, set(own))
             bar = tqdm(todo, desc='measure', unit='img', disable=None)
             for number in bar:
                 entry = entries[number]
@@ -305,10 +307,19 @@ def _measure_all(root, entries, segmenter, finder, similarity, shard):
                 file.append(measures.to_json())
         finally:
             file.close()
-    if missing(entries):
+    found = _read_measures(root, entries)
+    if len(found) < len(entries):
         return None
-    found = _read_measures(root)
     return {number: found[number] for number in entries}
+
+
+def _sweep(root, numbers):
+    """Remove the temporary files that a killed process left behind."""
+    for folder in (_LOSSES, _GIVEN):
+        for path in leftovers(root / folder / '*.png'):
+            number = path.name[1:].split('-')[0]
+            if number.isdigit() and int(number) in numbers:
+                path.unlink(missing_ok=True)
 
 
 def _file(root, folder, number):
@@ -446,10 +457,16 @@ def _filter_label(job):
 
 
 def _read_png(path):
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        payload = np.fromfile(path, np.uint8)
+    except OSError:
+        payload = np.zeros(0, np.uint8)
+    array = (
+        cv2.imdecode(payload, cv2.IMREAD_UNCHANGED) if len(payload) else None
+    )
     if array is None:
         raise UserError(
-            f'{path} is damaged; begin anew: clouds filter '
+            f'{path} is missing or damaged; begin anew: clouds filter '
             f'{path.parents[2]} --undo'
         )
     return array

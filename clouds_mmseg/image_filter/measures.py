@@ -129,6 +129,15 @@ class LabelFinder:
                 )
             self._infos |= found
 
+    def has_label(self, entry: dict) -> bool:
+        """Return whether an image has a label, which may be missing."""
+        if entry.get('label') or entry.get('evaluation_label'):
+            return True
+        source = entry.get('source')
+        if source is None:
+            return False
+        return self.folder is not None or source in self._infos
+
     def find(self, entry: dict) -> np.ndarray | None:
         """Return the label of an image.
 
@@ -142,18 +151,17 @@ class LabelFinder:
             UserError: It cannot be read, or has ids that are no classes.
             DataError: Likewise, of a dataset.
         """
+        if not self.has_label(entry):
+            return None
         own = entry.get('label') or entry.get('evaluation_label')
         source = entry.get('source')
         if own is not None:
             label = _read_ids(self.root / own)
-        elif source is not None and self.folder is not None:
-            path = (self.folder / source).with_suffix('.png')
-            label = _read_ids(path)
-        elif source in self._infos:
+        elif self.folder is not None:
+            label = _read_ids((self.folder / source).with_suffix('.png'))
+        else:
             info = dict(self._infos[source], seg_fields=[])
             label = self._load(info)['gt_seg_map']
-        else:
-            return None
         self._check(label, own or source)
         size = (entry.get('height'), entry.get('width'))
         if None not in size and label.shape != size:
@@ -208,6 +216,8 @@ def measure(
     """
     image = read_image(root / entry['file'])
     found = segmenter(image, scores=True, confidence=True)
+    # Both were asked for.
+    assert found.scores is not None and found.confidence is not None
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height = max(round(_GREY_WIDTH * grey.shape[0] / grey.shape[1]), 2)
     reduced = cv2.resize(

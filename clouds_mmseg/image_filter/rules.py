@@ -101,17 +101,20 @@ def near_copies(
         return {}
     packed = np.frombuffer(bytes.fromhex(''.join(hashes.values())), np.uint64)
     packed = packed.reshape(len(numbers), -1)
-    kept: list[int] = []
+    kept = np.empty_like(packed)
+    originals: list[int] = []
     copies = {}
-    for row, number in enumerate(numbers):
-        if kept:
-            differing = np.bitwise_count(packed[kept] ^ packed[row]).sum(1)
+    for own, number in zip(packed, numbers, strict=True):
+        if originals:
+            others = kept[: len(originals)]
+            differing = np.bitwise_count(others ^ own).sum(1)
             nearest = int(differing.argmin())
             if differing[nearest] <= share * BITS:
-                original = numbers[kept[nearest]]
-                copies[number] = (original, int(differing[nearest]) / BITS)
+                found = int(differing[nearest]) / BITS
+                copies[number] = (originals[nearest], found)
                 continue
-        kept.append(row)
+        kept[len(originals)] = own
+        originals.append(number)
     return copies
 
 

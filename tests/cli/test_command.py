@@ -13,6 +13,7 @@ from clouds_mmseg_cli.command import COMMANDS, main
 SCRIPTS = dict(
     convert_checkpoint='convert',
     export_model='export',
+    filter_images='filter',
     generate_images='generate',
     generate_prompts='prompts',
     make_corruptions='corrupt',
@@ -27,7 +28,13 @@ SCRIPTS = dict(
     train='train',
     verify_dataset='verify',
 )
-DEVELOPERS = {'ablation', 'benchmark', 'check_parity', 'make_model_zoo'}
+DEVELOPERS = {
+    'ablation',
+    'benchmark',
+    'check_parity',
+    'make_model_zoo',
+    'measure_filter',
+}
 
 
 def status_of(*words):

@@ -170,6 +170,9 @@ def test_restyled_images_have_the_labels_of_their_sources(
     why = [e['filter']['why'] for e in entries.values()]
     assert why == [[], [], [], [], [], ['loss']]
     assert summary.labelled == 6
+    with pytest.raises(UserError, match='images with a label: 6, now 0'):
+        run(root, checkpoint)
+    undo_filter(root)
     by_folder = run(
         root, checkpoint, labels=tmp_path / 'set/labels', rule=rule
     )
@@ -193,7 +196,8 @@ def test_restyled_images_have_the_labels_of_their_sources(
     whole = DiffusionAugment(str(root), prob=1.0, use_filter=False)
     assert sum(map(len, whole.variants.values())) == 6
     assert sum(map(len, step.variants.values())) == 5
-    run(root, checkpoint, datasets=[lazy], rule=dict(min_kept=1, k=0.01))
+    labels = tmp_path / 'set/labels'
+    run(root, checkpoint, labels=labels, rule=dict(min_kept=1, k=0.01))
     with pytest.raises(DataError, match='leaves out all images'):
         DiffusionAugment(str(root))
 
@@ -244,6 +248,19 @@ def test_images_made_after_the_filter_are_told(
     assert len(used_entries(spoilt.root)) == 5
     said = ' '.join(logged)
     assert '1 images' in said and 'run clouds filter again' in said
+
+
+def test_an_image_that_is_made_again_is_measured_again(spoilt, checkpoint):
+    run(spoilt.root, checkpoint, shard=Shard(1, 2))
+    run(spoilt.root, checkpoint, shard=Shard(0, 2))
+    manifest = spoilt.root / 'manifest.jsonl'
+    lines = [json.loads(x) for x in manifest.read_text().splitlines()]
+    lines[3]['sha256'] = 'f' * 64
+    manifest.write_text(''.join(json.dumps(x) + '\n' for x in lines))
+    for calls in (1, 0):
+        model = ByColour()
+        assert run(spoilt.root, checkpoint, model).complete
+        assert model.calls == calls
 
 
 def _filter(root, checkpoint):
@@ -322,7 +339,7 @@ def test_bad_input(tmp_path, spoilt, checkpoint):
     undo_filter(spoilt.root)
     run(spoilt.root, checkpoint)
     checkpoint.write_bytes(b'other weights')
-    with pytest.raises(UserError, match='another sha256.*--undo'):
+    with pytest.raises(UserError, match='content of the checkpoint: '):
         run(spoilt.root, checkpoint)
     with pytest.raises(UserError, match='backend toy do not describe'):
         run(spoilt.root, checkpoint, clip=('ViT-B-32', 'openai'))
