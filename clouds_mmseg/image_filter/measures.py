@@ -154,8 +154,8 @@ class LabelFinder:
         if not self.has_label(entry):
             return None
         own = entry.get('label') or entry.get('evaluation_label')
-        source = entry.get('source')
-        if own is not None:
+        source = entry.get('source') or ''
+        if own:
             label = _read_ids(self.root / own)
         elif self.folder is not None:
             label = _read_ids((self.folder / source).with_suffix('.png'))

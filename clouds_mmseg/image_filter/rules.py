@@ -53,7 +53,7 @@ class FilterRule:
     duplicates: float = 0.02
     min_similarity: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.k > 0 or not np.isfinite(self.k):
             raise UserError(
                 f'k (--k) must be above 0, got {self.k}; a pixel is left out '

@@ -177,6 +177,7 @@ def test_restyled_images_have_the_labels_of_their_sources(
         root, checkpoint, labels=tmp_path / 'set/labels', rule=rule
     )
     assert by_folder == summary
+    entries = read_entries(root)
     step = DiffusionAugment(str(root), prob=1.0)
     index = {v: n for n, v in enumerate(x['file'] for x in entries.values())}
     for info in FolderDataset(pipeline=[], **dataset):
@@ -357,5 +358,6 @@ def test_bad_input(tmp_path, spoilt, checkpoint):
     Image.new('L', (9, 9)).save(tmp_path / 'set/labels/a/0.png')
     with pytest.raises(UserError, match='is 9x9, the image 48x32'):
         run(root, checkpoint, labels=tmp_path / 'set/labels')
+    undo_filter(root)
     with pytest.raises(UserError, match='cannot be read'):
         run(root, checkpoint, labels=tmp_path / 'nowhere')

@@ -1,4 +1,4 @@
-"""Rules of the filter, against plain formulations."""
+"""Rules of the filter, against values computed by hand."""
 
 import numpy as np
 import pytest
