@@ -142,12 +142,13 @@ def generation_command(out: str, bank: dict) -> str:
     ]
     options = shlex.join(words)
     if bank.get('backend') == 'photometric':
-        return f'clouds generate --out {out} {options}'
-    prompts = f'{out}_prompts.txt'
+        return f'clouds generate --out {shlex.quote(out)} {options}'
+    prompts = shlex.quote(f'{out}_prompts.txt')
     number = bank.get('num_prompts', 100)
     return (
         f'clouds prompts --num {number} --out {prompts} && '
-        f'clouds generate --prompts {prompts} --out {out} ' + options
+        f'clouds generate --prompts {prompts} --out {shlex.quote(out)} '
+        + options
     )
 
 
