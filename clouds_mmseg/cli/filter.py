@@ -130,6 +130,8 @@ def summary_lines(summary: FilterSummary, bank: str, sheet: bool) -> list[str]:
             f'  {100 * summary.kept_pixels:.1f} % of the labelled pixels of '
             'the used images are left'
         )
+    if not summary.compared:
+        lines.append('  images off their prompts were not looked for: no CLIP')
     if sheet:
         lines.append(f'  look at {bank}/{SHEET_FILE}')
     lines.append(f'  all again: clouds filter {bank} --undo')

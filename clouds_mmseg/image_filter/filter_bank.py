@@ -94,6 +94,7 @@ class FilterSummary:
         kept_pixels: Share of the labelled pixels that is left in the images
             with a label that are used; None without such.
         class_losses: Mean loss of each class that has pixels.
+        compared: Whether images were compared with their prompts.
         complete: Whether all processes are done; else nothing is decided.
     """
 
@@ -103,6 +104,7 @@ class FilterSummary:
     labelled: int = 0
     kept_pixels: float | None = None
     class_losses: dict[str, float] = field(default_factory=dict)
+    compared: bool = False
     complete: bool = True
 
 
@@ -344,7 +346,11 @@ def _decide(root, entries, found, rule, settings, palette, workers, sheet):
         for number, one in found.items()
         if one.sums is not None and not is_blank(one.spread)
     ]
-    summary = FilterSummary(len(found), labelled=len(labelled))
+    summary = FilterSummary(
+        len(found),
+        labelled=len(labelled),
+        compared=settings['clip'] is not None,
+    )
     kept, folder = {}, None
     if labelled:
         means, limits = class_limits(

@@ -76,6 +76,7 @@ def test_images_off_their_prompts(clip, tmp_path):
     least = sorted(values)[2]
     rule = FilterRule(min_similarity=max(least, 0))
     summary = filter_bank(root, ByColour(), rule=rule, **options)
+    assert summary.compared
     expected = sum(value < rule.min_similarity for value in values)
     assert summary.reasons.get('off topic', 0) == expected
 

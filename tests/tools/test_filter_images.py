@@ -32,6 +32,7 @@ def test_labels_are_those_of_the_training_set(bank, trained, capsys):
     said = capsys.readouterr().out
     assert '7 of 7 images are used' in said and '--undo' in said
     assert 'without a label' not in said
+    assert 'off their prompts were not looked for' in said
     for entry in read_entries(bank).values():
         label = decode_ids((bank / entry['filter']['label']).read_bytes())
         number = entry['index']
