@@ -227,6 +227,7 @@ class PhotometricBackend:
             sha256.update(image.tobytes())
         sha256.update(fourier_transfer(image, source, 0.01).tobytes())
         sha256.update(colour_transfer(image, source, 0.7).tobytes())
+        sha256.update(repr(REFERENCE_STYLES).encode())
         return sha256.hexdigest()[:16]
 
 
