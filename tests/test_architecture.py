@@ -19,7 +19,7 @@ FLOORS = (
     ('models', 'refine', 'generate', 'datasets', 'evaluation'),
     ('robustness', 'conversion', 'data_tools'),
     ('engine', 'predict'),
-    ('report', 'bridges', 'web'),
+    ('report', 'bridges', 'web', 'image_filter'),
     ('cli',),
 )
 KNOWN_CIRCLES = [

@@ -12,9 +12,11 @@ from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import (
     BankError,
+    filter_classes,
     read_bank,
     read_entries,
     sha256_of,
+    used_entries,
     warn_of_copies,
 )
 
@@ -30,7 +32,8 @@ class GeneratedDataset(DGDataset):
     from label maps (``--mode label2img``), and are samples like those of any
     labelled set. Their metainfo equals that of the labelled datasets, so that
     ``ConcatDataset`` joins them. When it is first opened, the dataset reads
-    the manifest and checks every file.
+    the manifest and checks every file. What ``tools/filter_images.py`` has
+    left out is not listed.
 
     Args:
         bank: Folder of the image set. ``data/...`` is moved by the environment
@@ -46,6 +49,9 @@ class GeneratedDataset(DGDataset):
         evaluation_labels: Whether to return the labels of an image set made
             with ``--keep-labels``, for measuring pseudo-labels. Not used in
             training.
+        use_filter: Whether to leave out what a filter has left out: images,
+            and pixels of their labels. By default in training and not in test
+            mode, where it would make results look better.
         **kwargs: See :class:`DGDataset`.
 
     Attributes:
@@ -70,6 +76,7 @@ class GeneratedDataset(DGDataset):
         verify_hash: bool = True,
         labels: bool = False,
         evaluation_labels: bool = False,
+        use_filter: bool | None = None,
         **kwargs: Any,
     ):
         if labels and evaluation_labels:
@@ -89,6 +96,9 @@ class GeneratedDataset(DGDataset):
         self.verify_hash = verify_hash
         self.labels = labels
         self.evaluation_labels = evaluation_labels
+        self.use_filter = use_filter
+        if use_filter is None:
+            self.use_filter = not kwargs.get('test_mode', False)
         super().__init__(
             data_root=None,
             data_prefix=dict(),
@@ -115,13 +125,21 @@ class GeneratedDataset(DGDataset):
         check_pipeline(self)
         try:
             num_requested = read_bank(self.bank)['num']
-            entries = list(read_entries(self.bank).values())
+            every = list(read_entries(self.bank).values())
+            entries = used_entries(self.bank) if self.use_filter else every
+            self._check_filter(entries)
         except BankError as error:
             raise DataError(f'{self._who()}: {error}') from error
-        if not entries:
+        if not every:
             raise DataError(
                 f'{self._who()}: the image bank {self.bank} is empty. Run the '
                 'clouds generate command that began it.'
+            )
+        if not entries:
+            raise DataError(
+                f'{self._who()}: the filter leaves out all {len(every)} '
+                f'images of the image bank {self.bank}. Filter it with other '
+                f'limits, or undo that: clouds filter {self.bank} --undo'
             )
         self._check(entries)
         self.least_size = tuple(
@@ -129,10 +147,10 @@ class GeneratedDataset(DGDataset):
             for side in ('width', 'height')
         )
         warn_of_copies(self.bank, entries)
-        if len(entries) < num_requested:
+        if len(every) < num_requested:
             print_log(
                 f'{self._who()}: the image bank {self.bank} has '
-                f'{len(entries)} of {num_requested} images. The command '
+                f'{len(every)} of {num_requested} images. The command '
                 'that began it makes the rest.',
                 logger='current',
                 level=logging.WARNING,
@@ -156,12 +174,41 @@ class GeneratedDataset(DGDataset):
             seg_fields=[],
         )
         if self.has_labels:
-            info['seg_map_path'] = self._path(entry[self._label_key])
+            info['seg_map_path'] = self._path(self._label(entry))
         return info
 
-    @property
-    def _label_key(self):
-        return 'label' if self.labels else 'evaluation_label'
+    def _label(self, entry):
+        """Return the file of the label of an entry; None without label."""
+        label = entry.get('label' if self.labels else 'evaluation_label')
+        if self.use_filter and label is not None:
+            return entry.get('filter', {}).get('label', label)
+        return label
+
+    def _check_filter(self, entries):
+        """Refuse filtered labels of other classes."""
+        if not self.has_labels or not self.use_filter:
+            return
+        if not any('label' in e.get('filter', {}) for e in entries):
+            return
+        self._refuse(
+            [
+                entry
+                for entry in entries
+                if 'label' in entry.get('filter', {})
+                and not os.path.isfile(self._path(self._label(entry)))
+            ],
+            'have lost their filtered label',
+            f'Filter it again, after clouds filter {self.bank} --undo',
+        )
+        theirs = filter_classes(self.bank)
+        own = list(self.metainfo['classes'])
+        if theirs is not None and theirs != own:
+            raise DataError(
+                f'{self._who()}: the filtered labels of the image bank '
+                f'{self.bank} have the classes {", ".join(theirs)}, the '
+                f'dataset has {", ".join(own)}. Filter it with a model of '
+                'these classes.'
+            )
 
     def _check(self, entries):
         if self.has_labels:
@@ -194,7 +241,7 @@ class GeneratedDataset(DGDataset):
         )
 
     def _has_label(self, entry):
-        label = entry.get(self._label_key)
+        label = self._label(entry)
         return label is not None and os.path.isfile(self._path(label))
 
     def _state(self, entry):

@@ -167,6 +167,7 @@ def require_labels(dataset: Dataset) -> None:
         UserError: Its pipeline reads labels, but it has none.
     """
     prefix = getattr(dataset, 'data_prefix', None) or {}
+    # A generated image set lists its labels in its manifest.
     labelled = getattr(dataset, 'has_labels', prefix.get('seg_map_path'))
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     reads = any(type(step).__name__ == 'LoadSegLabels' for step in steps)

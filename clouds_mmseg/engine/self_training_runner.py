@@ -101,7 +101,10 @@ def require_generated_images(bank: dict, launcher: str) -> None:
     prompts = f'{out}_prompts.txt'
     number, seed = bank.pop('num_prompts', 100), bank.get('seed', 0)
     kind = bank.pop('prompt_kind', PROMPT_KIND)
-    if not osp.isfile(prompts):
+    if bank.get('backend') == 'photometric':
+        # Styles stand in place of prompts.
+        prompts = None
+    elif not osp.isfile(prompts):
         texts, duplicates = make_prompts(kind, number, seed=seed)
         write_prompts(
             prompts,
@@ -155,22 +158,31 @@ def generation_command(out: str, bank: dict) -> str:
     bank = dict(bank)
     number = bank.pop('num_prompts', 100)
     kind = bank.pop('prompt_kind', PROMPT_KIND)
+    for key in ('source', 'labels', 'data_root'):
+        if bank.get(key):
+            bank[key] = resolve_data_root(bank[key])
+    options = [w for key, value in bank.items() for w in _option(key, value)]
+    if bank.get('backend') == 'photometric':
+        return shlex.join(['clouds', 'generate', '--out', out, *options])
     prompts = f'{out}_prompts.txt'
     written = [
-        'clouds', 'prompts', '--kind', kind, '--num', number, '--out',
+        'clouds', 'prompts', '--kind', kind, '--num', str(number), '--out',
         prompts,
     ]  # fmt: skip
     if bank.get('seed'):
-        written += ['--seed', bank['seed']]
+        written += ['--seed', str(bank['seed'])]
     words = ['clouds', 'generate', '--prompts', prompts, '--out', out]
-    for key, value in bank.items():
-        # A switch is there or not.
-        if value is False or value is None:
-            continue
-        words.append(f'--{key.replace("_", "-")}')
-        if key in ('source', 'labels', 'data_root'):
-            value = resolve_data_root(value)
-        if isinstance(value, (list, tuple)):
-            value = 'x'.join(map(str, value))
-        words += [] if value is True else [value]
-    return ' && '.join(shlex.join(map(str, w)) for w in (written, words))
+    return f'{shlex.join(written)} && {shlex.join([*words, *options])}'
+
+
+def _option(key, value):
+    """Return the words of an option; none where it is off."""
+    name = f'--{key.replace("_", "-")}'
+    if value is True:
+        return [name]
+    if value is None or value is False:
+        return []
+    if key == 'size' and isinstance(value, (list, tuple)):
+        return [name, 'x'.join(map(str, value))]
+    many = isinstance(value, (list, tuple))
+    return [name, *map(str, value if many else [value])]

@@ -64,12 +64,14 @@ class GeneratedImage:
         unsafe: Whether the model's safety checker blacked the image out.
         training_label: (H, W) uint8 class indices, 255 for none: the label
             map that made the image.
+        style: What was drawn for it; JSON values for the manifest.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
     unsafe: bool = False
     training_label: np.ndarray | None = None
+    style: dict | None = None
 
 
 class Backend(Protocol):

@@ -1,7 +1,8 @@
-"""Weather and light changes of an image by pixel operations.
+"""Weather and light changes of ToyCity's images by pixel operations.
 
-Nothing is moved, so the label map of the image stays valid. Depth is not
-known; it is approximated by a straight street between two rows of houses.
+Photographs are changed by :mod:`~clouds_mmseg.generate.photo_effects`. Nothing
+is moved, so the label map of the image stays valid. Depth is not known; it is
+approximated by a straight street between two rows of houses.
 
 H and W are the size of the image; colours are float32 in 0 to 1.
 """
@@ -12,7 +13,7 @@ import numpy as np
 # Row of the horizon in heights of the image; camera height and distance of
 # the houses times the focal length, in metres times heights and widths of the
 # image: what a car's camera has, roughly.
-_HORIZON = 0.43
+HORIZON = 0.43
 _DOWN = 2.6
 _ASIDE = 8.0
 _FAR = 80.0
@@ -40,7 +41,7 @@ def restyle(
         else value
         for name, value in style.items()
     }
-    depth = _guess_depth(*image.shape[:2])
+    depth = street_depth(*image.shape[:2])
     picture = _recolour(image, rng)
     picture = picture * _texture(image.shape[:2], style['texture'], rng)
     if 'snow_cover' in style:
@@ -63,11 +64,11 @@ def restyle(
     return np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-def _guess_depth(height, width):
+def street_depth(height: int, width: int) -> np.ndarray:
     """Return the depth in metres, (H, W), of an empty street."""
     rows = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
     columns = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
-    road = _DOWN / np.maximum(rows - _HORIZON, 1e-3)
+    road = _DOWN / np.maximum(rows - HORIZON, 1e-3)
     houses = _ASIDE / np.maximum(np.abs(columns - 0.5), 1e-3)
     return np.minimum(np.minimum(road, houses), _FAR)
 
@@ -80,8 +81,16 @@ def _recolour(image, rng):
     return picture ** rng.uniform(0.75, 1.35, 3).astype(np.float32)
 
 
-def _noise(shape, step, rng):
-    """Smooth noise (H, W) around 0, about -1 to 1."""
+def smooth_noise(
+    shape: tuple[int, int], step: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return smooth noise around 0, about -1 to 1.
+
+    Args:
+        shape: H and W.
+        step: Pixels between two independent values.
+        rng: Random generator.
+    """
     height, width = shape
     coarse = rng.standard_normal((height // step + 2, width // step + 2))
     return cv2.resize(
@@ -93,8 +102,8 @@ def _noise(shape, step, rng):
 def _texture(shape, amount, rng):
     """Factor (H, W, 1) with the stains and grain that flat colours lack."""
     width = shape[1]
-    stains = _noise(shape, max(width // 12, 2), rng)
-    grain = _noise(shape, max(width // 100, 1), rng)
+    stains = smooth_noise(shape, max(width // 12, 2), rng)
+    grain = smooth_noise(shape, max(width // 100, 1), rng)
     factor = 1 + amount * (0.08 * stains + 0.08 * grain)
     return np.clip(factor, 0.4, 1.6)[..., None].astype(np.float32)
 
@@ -104,8 +113,8 @@ def _snow(picture, amount, rng):
     height, width = picture.shape[:2]
     dull = 1 - np.clip(3 * (picture.max(-1) - picture.min(-1)), 0, 1)
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    ground = np.clip((rows - _HORIZON) * 8, 0.15, 1)
-    patches = _noise((height, width), max(width // 32, 2), rng)
+    ground = np.clip((rows - HORIZON) * 8, 0.15, 1)
+    patches = smooth_noise((height, width), max(width // 32, 2), rng)
     share = amount * ground * dull * np.clip(patches + 1.2, 0, 1)
     white = np.array([0.90, 0.92, 0.96], np.float32)
     return picture + (white - picture) * share[..., None]
@@ -114,7 +123,7 @@ def _snow(picture, amount, rng):
 def _wet(picture, amount):
     """Darken the road and mirror the upper half in it."""
     height, width = picture.shape[:2]
-    horizon = int(_HORIZON * height)
+    horizon = int(HORIZON * height)
     rows = np.arange(height)
     mirrored = picture[np.clip(2 * horizon - rows, 0, height - 1)]
     mirrored = cv2.GaussianBlur(mirrored, (0, 0), max(width / 100, 0.5))
@@ -129,7 +138,7 @@ def _darken(picture, amount, depth):
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     beam = np.exp(-((columns / 0.6) ** 2)) / (1 + (depth / 16) ** 2)
-    beam = beam * np.clip((rows - _HORIZON + 0.06) * 8, 0, 1)
+    beam = beam * np.clip((rows - HORIZON + 0.06) * 8, 0, 1)
     ambient = (1 - amount) * np.array([0.8, 0.88, 1.1], np.float32)
     lit = 0.6 * beam[..., None] * np.array([1.0, 0.96, 0.86], np.float32)
     return picture * (ambient + amount * lit)

@@ -84,7 +84,7 @@ class Summary:
 def generate_images(
     out: str | Path,
     *,
-    prompts: str | Path,
+    prompts: str | Path | None = None,
     num: int,
     backend: str = 'toycity',
     seed: int = 0,
@@ -103,7 +103,8 @@ def generate_images(
 
     Args:
         out: Folder of the set.
-        prompts: Prompt file.
+        prompts: Prompt file; None for the backend photometric, which has
+            styles in their place.
         num: Size of the set. A larger number than before adds images, a
             smaller one changes nothing.
         backend: One of ``BACKENDS``.
@@ -123,8 +124,9 @@ def generate_images(
         verify: Whether to compare the hash of each existing image.
         contact_sheet: Whether to write a contact sheet at the end.
         **options: Of the backend, see
-            :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`
-            and :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend`.
+            :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`,
+            :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend` and
+            :class:`~clouds_mmseg.generate.photometric.PhotometricBackend`.
 
     Raises:
         GenerationError: An argument is out of its range, the folder has
@@ -136,7 +138,13 @@ def generate_images(
         raise GenerationError(
             f'--seed must be in 0..{SEED_MODULUS - 1}, got {seed}'
         )
-    lines = read_prompts(prompts)
+    if (prompts is None) != (backend == 'photometric'):
+        raise GenerationError(
+            f'--backend {backend} needs --prompts, a file with one a line'
+            if prompts is None
+            else '--backend photometric takes --styles, not --prompts'
+        )
+    lines = read_prompts(prompts) if prompts is not None else []
     files = _source_files(mode, source, labels, image_end, label_end)
     if files.labelled is not None:
         options['sources'] = files.labelled
@@ -145,10 +153,14 @@ def generate_images(
         backend, mode=mode, keep_labels=keep_labels, local=shard.local,
         options=options,
     )  # fmt: skip
+    if prompts is None:
+        lines = list(enumerate(generator.styles, 1))
     recipe = dict(
         generator.recipe(), seed=seed, prompts=[text for _, text in lines]
     )
-    info = dict(generator.info(), prompt_file=str(prompts))
+    info = generator.info()
+    if prompts is not None:
+        info['prompt_file'] = str(prompts)
     if files.images:
         recipe.update(
             sources=len(files.images),
@@ -158,7 +170,7 @@ def generate_images(
     bank = ImageBank(out, recipe, info=info, num=num, rank=shard.rank)
     try:
         if shard.rank == 0:
-            _report(generator, lines, prompts)
+            _report(generator, lines if prompts is not None else [], prompts)
         summary = generate_missing(
             bank, generator, lines, seed=seed, shard=shard,
             sources=files.images, labels=files.labels, verify=verify,
@@ -266,10 +278,25 @@ def _diffusers(*, mode, keep_labels, local, options):
     return DiffusionBackend(mode=mode, local=local, **options)
 
 
+def _photometric(*, mode, keep_labels, local, options):
+    del local
+    from clouds_mmseg.generate.photometric import PhotometricBackend
+
+    unknown = set(options) - {'styles', 'reference'}
+    if unknown or keep_labels:
+        what = 'keep_labels' if keep_labels else sorted(unknown)[0]
+        raise GenerationError(
+            f'the photometric backend has no option {what!r}; it knows '
+            'styles and reference, and each image keeps the label of its '
+            'source'
+        )
+    return PhotometricBackend(mode=mode, **options)
+
+
 # Name -> function that builds it. Each gets the mode, whether the labels of
 # scenes are kept, the rank of the process on its machine and the options.
 _BUILDERS: dict[str, Callable[..., Backend]] = dict(
-    toycity=_toycity, diffusers=_diffusers
+    toycity=_toycity, diffusers=_diffusers, photometric=_photometric
 )
 BACKENDS = tuple(_BUILDERS)
 
@@ -315,7 +342,7 @@ def _report(generator, lines, prompts):
         print_log(f'{generator.recipe()["backend"]}: {note}', logger='current')
     texts = [text for _, text in lines]
     unnamed = [name for name, n in class_coverage(texts).items() if not n]
-    if unnamed:
+    if texts and unnamed:
         # No warning: the user may have other classes.
         print_log(
             f'{prompts}: of the classes of Cityscapes no prompt names '
@@ -469,6 +496,8 @@ def _add(bank, backend, request, generated):
         bytes=len(payload),
         sha256=hashlib.sha256(payload).hexdigest(),
     )
+    if generated.style is not None:
+        entry['style'] = generated.style
     if request.source_path is not None:
         entry['source_sha256'] = sha256_of(request.source_path)
     label = training_label = None

@@ -20,6 +20,9 @@ IMAGE_FOLDER = 'images'
 LABEL_FOLDER = 'labels_for_evaluation'
 # Of label maps that the images were made from.
 TRAINING_FOLDER = 'labels'
+# What clouds filter writes: settings, measures, labels.
+FILTER_FOLDER = 'filter'
+FILTER_FILE = f'{FILTER_FOLDER}/settings.json'
 FORMAT = 1
 _REQUIRED = ('index', 'file', 'prompt', 'seed', 'bytes', 'sha256')
 _COMMAND = 'clouds generate --prompts FILE --num N --out'
@@ -105,6 +108,64 @@ def read_entries(root: str | Path) -> dict[int, dict]:
             if entry['index'] not in entries or 'evaluation_label' in entry:
                 entries[entry['index']] = entry
     return dict(sorted(entries.items()))
+
+
+def used_entries(root: str | Path) -> list[dict]:
+    """Read the entries of the images that a filter has not left out.
+
+    A set that was not filtered is used whole. What is left out is logged.
+
+    Args:
+        root: Folder of the image bank.
+
+    Returns:
+        As :func:`read_entries`; ``filter`` of an entry says what the filter
+        found.
+
+    Raises:
+        BankError: See :func:`read_entries`.
+    """
+    entries = list(read_entries(root).values())
+    judged = [entry for entry in entries if 'filter' in entry]
+    if not judged:
+        return entries
+    used = [e for e in entries if e.get('filter', {}).get('used', True)]
+    print_log(
+        f'The filter leaves out {len(entries) - len(used)} of '
+        f'{len(entries)} images of the image bank {root} '
+        f'(all again: clouds filter {root} --undo)',
+        logger='current',
+    )
+    if len(judged) < len(entries):
+        print_log(
+            f'{len(entries) - len(judged)} images of the image bank {root} '
+            'were made after it was filtered, and are used as they are: run '
+            'clouds filter again',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return used
+
+
+def filter_classes(root: str | Path) -> list[str] | None:
+    """Return the classes of the labels that a filter wrote.
+
+    Args:
+        root: Folder of the image bank.
+
+    Raises:
+        BankError: The settings of the filter cannot be read.
+    """
+    path = Path(root) / FILTER_FILE
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))['classes']
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BankError(
+            f'{path} cannot be read ({error}): filter the image bank again, '
+            f'after clouds filter {root} --undo'
+        ) from error
 
 
 def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:

@@ -14,6 +14,7 @@ SCRIPTS = dict(
     compare_protocols='protocols',
     convert_checkpoint='convert',
     export_model='export',
+    filter_images='filter',
     generate_images='generate',
     generate_prompts='prompts',
     make_corruptions='corrupt',
@@ -28,7 +29,13 @@ SCRIPTS = dict(
     train='train',
     verify_dataset='verify',
 )
-DEVELOPERS = {'ablation', 'benchmark', 'check_parity', 'make_model_zoo'}
+DEVELOPERS = {
+    'ablation',
+    'benchmark',
+    'check_parity',
+    'make_model_zoo',
+    'measure_filter',
+}
 
 
 def status_of(*words):

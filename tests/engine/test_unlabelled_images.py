@@ -12,8 +12,10 @@ from PIL import Image
 
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.cli.test_options import enable_tta, write_predictions
-from clouds_mmseg.engine.data_check import check_classes
+from clouds_mmseg.datasets import GeneratedDataset
+from clouds_mmseg.engine.data_check import check_classes, require_labels
 from clouds_mmseg.engine.run_state import unwrap_model
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -90,6 +92,20 @@ def test_training_needs_labels(build):
     )
     with pytest.raises(UserError, match='train dataset.*has no label folder'):
         runner.train()
+
+
+def test_labels_of_a_generated_set_are_trained_on(tmp_path):
+    bank, prompts = tmp_path / 'bank', tmp_path / 'prompts.txt'
+    prompts.write_text('a road\n')
+    generate_images(
+        bank, prompts=prompts, num=1, size=(64, 32), keep_labels=True
+    )
+    pipeline = [dict(type='LoadSegImage'), dict(type='LoadSegLabels')]
+    options = dict(bank=str(bank), pipeline=pipeline)
+    dataset = GeneratedDataset(evaluation_labels=True, **options)
+    require_labels(dataset)
+    with pytest.raises(UserError, match='has no label folder'):
+        require_labels(GeneratedDataset(**options))
 
 
 def test_scores_are_not_kept_in_runs(build):

@@ -18,6 +18,7 @@ COMMANDS = dict(
     verify='open every file of a data set and report bad ones',
     prompts='write text prompts for street scenes',
     generate='generate an image set (image bank) from prompts',
+    filter='leave out bad images and pixels of an image set',
     train='train a segmentor',
     test='test a checkpoint',
     protocols='test a checkpoint under several protocols, side by side',

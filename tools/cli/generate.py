@@ -17,6 +17,7 @@ _OPTIONS = (
     'variant', 'revision', 'safety_checker', 'single_file_config', 'lora',
     'lora_scale', 'offload', 'controlnet', 'control_scale', 'control',
     'palette', 'unknown_classes', 'ignore_border', 'depth_model',
+    'styles', 'reference',
 )  # fmt: skip
 _DETAILS = """\
 modes: txt2img makes images from prompts. img2img adds noise to the images of
@@ -48,7 +49,7 @@ def parse_args(
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--prompts', required=True, help='one a line')
+    parser.add_argument('--prompts', help='one a line; photometric needs none')
     parser.add_argument(
         '--num', '--num-images', '-n', type=int, required=True,
         help='images; below torchrun write --num-images, because torchrun '
@@ -88,6 +89,7 @@ def parse_args(
         help='make share K (from 0) of N; by default what torchrun, srun or '
         'mpirun say',
     )  # fmt: skip
+    add_photometric_options(parser)
     add_model_options(parser)
     add_restyling_options(parser)
     add_label_options(parser)
@@ -97,6 +99,20 @@ def parse_args(
     if args.dataset and (args.labels or args.source):
         parser.error('--dataset stands in place of --labels and --source')
     return args
+
+
+def add_photometric_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('options of --backend photometric')
+    group.add_argument(
+        '--styles', nargs='+',
+        help='that the images get in turn, such as dusk "rainy night"; '
+        'default: all, a wrong name lists them',
+    )  # fmt: skip
+    group.add_argument(
+        '--reference',
+        help='folder of images whose colours the styles fourier and colours '
+        'take; not those of a target that is to stay unseen',
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

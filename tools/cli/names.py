@@ -23,7 +23,7 @@ PREPARED_SETS = (
 # Datasets that tools/verify_dataset.py verifies without a config.
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
 RECODES = ('bmp', 'webp')
-IMAGE_BACKENDS = ('toycity', 'diffusers')
+IMAGE_BACKENDS = ('toycity', 'diffusers', 'photometric')
 IMAGE_MODES = ('txt2img', 'img2img', 'edit', 'label2img')
 CONTROLS = ('segmentation', 'edges', 'depth')
 PROMPT_KINDS = ('dense', 'short', 'restyle', 'edit')

@@ -18,7 +18,13 @@ from clouds_mmseg.datasets.transforms.loading import (
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import DataError, UserError
-from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
+from clouds_mmseg.utils.image_set import (
+    BankError,
+    read_bank,
+    read_entries,
+    used_entries,
+)
+from clouds_mmseg.utils.images import ImageFileError, decode_ids
 
 
 @TRANSFORMS.register_module()
@@ -77,9 +83,12 @@ class DiffusionAugment(BaseTransform):
     map, and brings its label along, in which borders may be ignored. The step
     is placed directly after the loading of image and label.
 
+    Variants that ``tools/filter_images.py`` has left out are not used, and
+    pixels that it has left out become 255 in the label.
+
     Required keys: ``img``, ``img_path``. Modified keys: ``img``, and
-    ``gt_seg_map`` where the variant has a label. Added key: ``variant_path``,
-    of a replaced image.
+    ``gt_seg_map`` where the variant has a label or is filtered. Added key:
+    ``variant_path``, of a replaced image.
 
     Args:
         bank: Folder of the image set. ``data/...`` is moved by the environment
@@ -88,6 +97,7 @@ class DiffusionAugment(BaseTransform):
         source_root: Folder that the source files of the manifest are relative
             to. Defaults to the folder that the set was made from; needed if
             that is elsewhere on this machine.
+        use_filter: Whether to leave out what a filter has left out.
 
     Raises:
         UserError: ``prob`` is out of its range.
@@ -95,12 +105,17 @@ class DiffusionAugment(BaseTransform):
     """
 
     def __init__(
-        self, bank: str, prob: float = 0.5, source_root: str | None = None
+        self,
+        bank: str,
+        prob: float = 0.5,
+        source_root: str | None = None,
+        use_filter: bool = True,
     ):
         if not 0 <= prob <= 1:
             raise UserError(f'prob must lie in [0, 1], got {prob}')
         self.bank = resolve_data_root(bank)
         self.prob = prob
+        self.use_filter = use_filter
         self.source_root, self.variants = self._read(source_root)
         self._load = LoadSegImage()
         self._load_label = LoadSegLabels()
@@ -111,15 +126,33 @@ class DiffusionAugment(BaseTransform):
     def _read(self, source_root):
         try:
             recipe = read_bank(self.bank)
-            entries = read_entries(self.bank).values()
+            entries = (
+                used_entries(self.bank)
+                if self.use_filter
+                else read_entries(self.bank).values()
+            )
         except BankError as error:
             raise DataError(f'DiffusionAugment: {error}') from error
         variants = {}
         for entry in entries:
             if entry.get('source') is not None:
+                filtered = entry.get('filter', {}).get('label')
                 variants.setdefault(entry['source'], []).append(
-                    (entry['file'], entry.get('label'))
+                    (
+                        entry['file'],
+                        entry.get('label'),
+                        filtered if self.use_filter else None,
+                    )
                 )
+        if not variants and any(
+            entry.get('source') is not None
+            for entry in read_entries(self.bank).values()
+        ):
+            raise DataError(
+                'DiffusionAugment: the filter leaves out all images of the '
+                f'image bank {self.bank}. Filter it with other limits, or '
+                f'undo that: clouds filter {self.bank} --undo'
+            )
         if not variants:
             raise DataError(
                 f'DiffusionAugment: the image bank {self.bank} holds no '
@@ -163,7 +196,7 @@ class DiffusionAugment(BaseTransform):
         if not variants:
             self._count_missing(results['img_path'])
             return results
-        file, label = variants[choice]
+        file, label, filtered = variants[choice]
         path = os.path.join(self.bank, file)
         image = self._load(dict(img_path=path))['img']
         if image.shape != results['img'].shape:
@@ -179,6 +212,8 @@ class DiffusionAugment(BaseTransform):
         results['variant_path'] = path
         if label is not None and 'gt_seg_map' in results:
             results['gt_seg_map'] = self._read_label(label, results)
+        if filtered is not None and 'gt_seg_map' in results:
+            self._leave_out_pixels(results, os.path.join(self.bank, filtered))
         return results
 
     def _read_label(self, name, results):
@@ -194,6 +229,28 @@ class DiffusionAugment(BaseTransform):
             )
         )
         return sample['gt_seg_map']
+
+    def _leave_out_pixels(self, results, path):
+        """Set the pixels of the label to 255 that the filter left out."""
+        try:
+            filtered = decode_ids(Path(path).read_bytes())
+        except (OSError, ImageFileError) as error:
+            raise DataError(
+                f'DiffusionAugment: the filtered label {path} cannot be read '
+                f'({error}). Filter the image bank again, after clouds filter '
+                f'{self.bank} --undo'
+            ) from error
+        own = results['gt_seg_map']
+        if filtered.shape != own.shape:
+            raise DataError(
+                f'DiffusionAugment: the filtered label {path} is '
+                f'{filtered.shape[1]}x{filtered.shape[0]}, that of the image '
+                f'{own.shape[1]}x{own.shape[0]} (width x height): they must '
+                'be equal.'
+            )
+        results['gt_seg_map'] = np.where(
+            filtered == IGNORE, np.uint8(IGNORE), own
+        )
 
     def _count_missing(self, path):
         self.without_variant += 1

@@ -144,7 +144,7 @@ class CLIPBackbone(AdaptableMixin, BaseModule):
             load_strictly(
                 self.visual,
                 fit_state_dict(
-                    _visual_part(read_state_dict(source.weights)),
+                    visual_part(read_state_dict(source.weights)),
                     self.visual,
                     resize,
                 ),
@@ -348,7 +348,7 @@ def _no_pyramid(model_name, reason):
     )
 
 
-def _visual_part(state_dict):
+def visual_part(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the visual tower of a checkpoint of CLIP or of a tower alone."""
     visual = {
         k.removeprefix('visual.'): v

@@ -376,19 +376,23 @@ def _is_path(name):
     )
 
 
-def build_visual(model_name: str, device: str = 'cpu') -> nn.Module:
+def build_visual(
+    model_name: str, device: str = 'cpu', *, quick_gelu: bool = False
+) -> nn.Module:
     """Build the visual tower of a model, randomly initialised.
 
     Args:
         model_name: A model of open_clip, or ``local-dir:`` with the folder of
             a model's config.
         device: On ``meta`` it has shapes and no storage.
+        quick_gelu: Use QuickGELU even if the model's config does not.
     """
     with torch.device(device), _without_warnings():
         model = open_clip.create_model(
             model_name,
             device=device,
             load_weights=False,
+            force_quick_gelu=quick_gelu,
             text_cfg=dict(_TINY_TEXT),
             pretrained_text=False,
         )

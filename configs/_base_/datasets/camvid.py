@@ -68,13 +68,12 @@ val_camvid_dusk = dict(
     domain='camvid_dusk',
     data_prefix=dict(img_path='images/dusk', seg_map_path='labels/dusk'),
 )
-# The day photographs in other weather and light, by operations on pixels: no
-# weights are needed. Eight looks of each.
+# The day photographs in other light and weather, by operations on pixels: no
+# weights are needed. Each of the ten styles for each of them.
 bank_restyled_camvid = dict(
-    out='data/camvid_restyled',
-    num=192,
-    num_prompts=100,
-    backend='toycity',
+    out='data/camvid_photometric',
+    num=240,
+    backend='photometric',
     mode='img2img',
     source=f'{data_root_camvid}/images/day',
     seed=0,
@@ -85,14 +84,16 @@ train_restyled_camvid = dict(
     train_camvid_day,
     pipeline=[
         *train_pipeline_camvid[:2],
-        dict(type='DiffusionAugment', bank='data/camvid_restyled', prob=0.5),
+        dict(
+            type='DiffusionAugment', bank='data/camvid_photometric', prob=0.5
+        ),
         *train_pipeline_camvid[2:],
     ],
 )
 # ... and without any, for self-training.
 train_generated_camvid = dict(
     type='GeneratedDataset',
-    bank='data/camvid_restyled',
+    bank='data/camvid_photometric',
     metainfo=metainfo_camvid,
     pipeline=[
         dict(type='LoadSegImage'),
