@@ -133,10 +133,9 @@ def convert_file(
         config: Config of the model that the weights are for. By default the
             model is inferred from the weights.
         fill_from: File that provides the tensors which another project
-            stores and ours does not; or the pretrained tower of a checkpoint
-            of Rein or SoMA that has none.
-        tower: Of a checkpoint that holds differences: file of the original
-            tower.
+            stores and ours does not.
+        tower: File of the original tower, for a checkpoint that has none
+            (Rein, adapter files of SoMA) or differences to it (EoMT).
         trust: Let a pickle run code.
 
     Raises:
@@ -152,7 +151,7 @@ def convert_file(
     # Rename and check.
     if destination == 'ours':
         result, model, cfg = _to_ours(
-            weights, layout, str(source), config, fill_from, meta, tower
+            weights, layout, str(source), config, meta, tower
         )
         if layout.kind == PMT and not layout.backbone and cfg is not None:
             meta[BACKBONE_KEY] = describe_left_out(cfg.model, str(source))
@@ -238,7 +237,6 @@ def _to_ours(
     layout: Layout,
     source: str,
     config: str | None,
-    fill_from: str | None,
     meta: dict,
     tower: str | None = None,
 ) -> tuple[Conversion, str, Config | None]:
@@ -250,7 +248,7 @@ def _to_ours(
                 'tower: whatever reads checkpoints reads it as it is'
             )
         return convert_tower_checkpoint(
-            weights, layout, source, config=config, fill_from=fill_from
+            weights, layout, source, config=config, tower=tower
         )
     original = None if tower is None else (tower, read_state_dict(tower))
     result = to_ours(weights, layout, source, tower=original)

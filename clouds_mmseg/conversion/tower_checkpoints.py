@@ -87,7 +87,7 @@ def convert_tower_checkpoint(
     source: str,
     *,
     config: str | None = None,
-    fill_from: str | Mapping[str, Tensor] | None = None,
+    tower: str | Mapping[str, Tensor] | None = None,
 ) -> tuple[Conversion, str, Config]:
     """Convert a released checkpoint, completely.
 
@@ -97,22 +97,22 @@ def convert_tower_checkpoint(
         source: Where they come from, for messages.
         config: Config of the model that they are for; by default the
             published one that the position table tells.
-        fill_from: File of the pretrained tower, or its weights, for a
+        tower: File of the pretrained tower, or its weights, for a
             checkpoint without.
 
     Returns:
         The checked conversion, a description of the model, and the config.
 
     Raises:
-        UserError: ``config`` or ``fill_from`` are missing or too much, or the
+        UserError: ``config`` or ``tower`` are missing or too much, or the
             config resizes otherwise than the project does.
         CheckpointMismatchError: Something in the checkpoint has no place, or
             the model lacks something.
     """
     whole = layout.kind == 'tqdm' or _TABLE in weights
-    if whole and fill_from is not None:
+    if whole and tower is not None:
         raise UserError(
-            f'--fill-from {fill_from}: {source} has its tower, which nothing '
+            f'--tower {tower}: {source} has its tower, which nothing '
             'else may replace; leave the option out'
         )
     path = config or _published_config(weights, layout, source)
@@ -122,9 +122,7 @@ def convert_tower_checkpoint(
     if layout.kind == 'tqdm':
         result = rename_tqdm(weights, source)
     else:
-        result = _join(
-            weights, layout, backbone, source=source, fill_from=fill_from
-        )
+        result = _join(weights, layout, backbone, source=source, tower=tower)
     for key, shape in spec.items():
         if key.rpartition('.')[2] in ('initial_A', 'initial_B'):
             # Nothing was taken out of the weights of a released file.
@@ -265,23 +263,23 @@ def _check_rope(key, value, source):
     )
 
 
-def _join(weights, layout, backbone, *, source, fill_from):
+def _join(weights, layout, backbone, *, source, tower):
     """Join an adapter and a head with the tower that they belong to."""
     result = Conversion()
     own = strip_prefix(_TOWER, weights)
     tower: dict[str, Tensor] = {}
     if _TABLE not in weights:
-        if fill_from is None:
+        if tower is None:
             raise UserError(
                 f'{source} has no tower, which was frozen: give the file of '
-                'its pretrained weights with --fill-from, '
+                'its pretrained weights with --tower, '
                 'dinov2_vitl14_pretrain.pth of DINOv2 (without registers) or '
                 "timm's vit_large_patch14_dinov2.lvd142m"
             )
-        name, state = 'the pretrained tower', fill_from
-        if not isinstance(fill_from, Mapping):
-            name = Path(fill_from).name
-            state = read_state_dict(fill_from)
+        name, state = 'the pretrained tower', tower
+        if not isinstance(tower, Mapping):
+            name = Path(tower).name
+            state = read_state_dict(tower)
         tower = _fit_tower(state, name, backbone)
         for key in tower:
             result.created[f'{_TOWER}{key}'] = f'the frozen tower, of {name}'

@@ -101,10 +101,10 @@ def test_adapter_files_need_config_and_tower(manifest, dinov2):
     for name, config in (('rein', REIN), ('soma', SOMA)):
         weights = manifest(f'{name}_dinov2_large')
         with pytest.raises(UserError, match='--config clouds_mmseg::' + name):
-            convert(weights, fill_from=dinov2)
-        with pytest.raises(UserError, match='--fill-from, dinov2_vitl14'):
+            convert(weights, tower=dinov2)
+        with pytest.raises(UserError, match='--tower, dinov2_vitl14'):
             convert(weights, config=config)
-    result, _, _ = convert(weights, config=SOMA, fill_from=dinov2)
+    result, _, _ = convert(weights, config=SOMA, tower=dinov2)
     # Every bias is the file's, everything else of the tower the pretrained.
     created = result.created.items()
     tower = {k for k, why in created if why.startswith('the frozen')}
@@ -127,7 +127,7 @@ def test_a_key_too_many_or_too_few_is_refused(manifest, dinov2):
         fill = None if config is None else dinov2
         weights['decode_head.more'] = weights.pop(gone)
         with pytest.raises(CheckpointMismatchError) as error:
-            convert(weights, config=config, fill_from=fill)
+            convert(weights, config=config, tower=fill)
         assert len(error.value.missing) == 1, name
         assert list(error.value.unexpected) == ['decode_head.more']
 
@@ -141,7 +141,7 @@ def test_every_key_of_the_published_models_has_its_place(manifest, dinov2):
     ):
         weights = manifest(name)
         fill = None if config is None else dinov2
-        result, _, _ = convert(weights, config=config, fill_from=fill)
+        result, _, _ = convert(weights, config=config, tower=fill)
         accounted = {old for old, _ in result.renamed} | set(result.unused)
         assert accounted == set(weights), name
         assert {
@@ -159,26 +159,22 @@ def test_one_of_query_key_and_value_is_missing(manifest, dinov2):
     weights = manifest('soma_dinov2_large')
     del weights['backbone.model.blocks.9.attn.k.lora_A.weight']
     with pytest.raises(UserError, match=r"attn\.qkv.*\['k'\] not"):
-        convert(weights, config=SOMA, fill_from=dinov2)
+        convert(weights, config=SOMA, tower=dinov2)
 
 
 def test_another_tower_is_refused(manifest, dinov2):
     # All else of the release with registers has the same names and shapes.
     registers = dict(dinov2, register_tokens=torch.zeros(1, 4, 1024))
     with pytest.raises(CheckpointMismatchError) as error:
-        convert(
-            manifest('rein_dinov2_large'), config=REIN, fill_from=registers
-        )
+        convert(manifest('rein_dinov2_large'), config=REIN, tower=registers)
     assert list(error.value.unexpected) == ['register_tokens']
     with torch.device('meta'):
         other = timm.create_model('vit_base_patch14_dinov2').state_dict()
     with pytest.raises(CheckpointMismatchError, match='the tower vit_large'):
-        convert(
-            manifest('rein_dinov2_large'), config=REIN, fill_from=dict(other)
-        )
+        convert(manifest('rein_dinov2_large'), config=REIN, tower=dict(other))
     whole = manifest('soma_dinov2_large_full')
     with pytest.raises(UserError, match='has its tower'):
-        convert(whole, config=SOMA, fill_from=other)
+        convert(whole, config=SOMA, tower=other)
 
 
 def test_configs_that_contradict_the_checkpoint(
@@ -197,7 +193,7 @@ def test_configs_that_contradict_the_checkpoint(
             f'_base_ = {str(base)!r}\nmodel = dict(backbone=dict({change}))\n'
         )
         with pytest.raises(UserError, match=message):
-            convert(weights, config=str(config), fill_from=dinov2)
+            convert(weights, config=str(config), tower=dinov2)
 
 
 def test_a_position_table_of_another_size_is_refused(manifest):
@@ -287,7 +283,7 @@ def check_converted(tmp_path, backbone, head, weights, tower, tensors):
         source,
         target,
         config=str(tmp_path / 'tiny.py'),
-        fill_from=str(fill) if tower else None,
+        tower=str(fill) if tower else None,
     )
     lines = '\n'.join(report_lines(outcome))
     assert 'ema_state_dict' in lines and '--protocol' in lines

@@ -217,7 +217,7 @@ def convert_published(weights, layout):
         # As DINOv2 was released.
         tower = dict(model.state_dict(), mask_token=torch.zeros(1, 1024))
     converted, _, _ = convert_tower_checkpoint(
-        weights, layout, 'the file', config=config, fill_from=tower
+        weights, layout, 'the file', config=config, tower=tower
     )
     accounted = {old for old, _ in converted.renamed} | set(converted.unused)
     assert accounted == set(weights)

@@ -40,14 +40,14 @@ def parse_args(
         '--fill-from',
         metavar='FILE',
         help='with --to clouds or fcclip: an official checkpoint or a CLIP '
-        "model from which to take CLIP's other parts; for a checkpoint of "
-        'Rein or an adapter file of SoMA: the pretrained tower, DINOv2',
+        "model from which to take CLIP's other parts",
     )
     parser.add_argument(
         '--tower',
         metavar='FILE',
-        help="for EoMT's released DINOv3 files, which hold differences: the "
-        'original weights of the tower, from timm or transformers',
+        help="pretrained weights of the tower: for Rein's files and SoMA's "
+        "adapter files, which have none, and for EoMT's on DINOv3, which "
+        'hold differences to it',
     )
     parser.add_argument(
         '--list', action='store_true', help='print every single tensor'
