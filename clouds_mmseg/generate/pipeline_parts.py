@@ -3,7 +3,6 @@
 Also its safety checker, and what its text encoders read.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,13 +71,14 @@ def load_controlnet(
     try:
         config = diffusers.ControlNetModel.load_config(str(folder))
         kind: Any = getattr(diffusers, config.get('_class_name', ''), None)
-        if not inspect.isclass(kind) or 'ControlNet' not in kind.__name__:
+        name_of_kind = getattr(kind, '__name__', '')
+        if 'ControlNet' not in name_of_kind:
             raise ValueError(
                 f'its config.json is that of {config.get("_class_name")!r}'
             )
-        if 'Union' in kind.__name__:
+        if 'Union' in name_of_kind:
             raise ValueError(
-                f'{kind.__name__} is a union of several controls, which is '
+                f'{name_of_kind} is a union of several controls, which is '
                 'not supported: take a ControlNet of one control'
             )
         with require_all_weights():
