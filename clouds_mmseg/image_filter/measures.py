@@ -30,7 +30,6 @@ from clouds_mmseg.utils.images import (
 )
 from clouds_mmseg.weights.io import (
     MissingWeightsError,
-    is_torchscript,
     read_state_dict,
 )
 from clouds_mmseg.weights.load import load_strictly
@@ -304,9 +303,7 @@ class PromptSimilarity:
             templates=['{}'],
         )
         self.rows = dict(zip(texts, rows, strict=True))
-        # As for the text tower: OpenAI's files do not name the activation.
-        quick_gelu = source.quick_gelu or is_torchscript(source.weights)
-        visual = build_visual(source.model, quick_gelu=quick_gelu)
+        visual = build_visual(source.model, quick_gelu=source.quick_gelu)
         load_strictly(
             visual,
             visual_part(read_state_dict(source.weights)),

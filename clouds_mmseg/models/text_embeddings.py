@@ -30,7 +30,6 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.weights.io import (
     MissingWeightsError,
-    is_torchscript,
     read_state_dict,
 )
 from clouds_mmseg.weights.load import load_strictly
@@ -308,10 +307,7 @@ def load_text_tower(source: CLIPSource) -> torch.nn.Module:
     path = source.weights
     if path is None:
         return build_text(source.model, quick_gelu=False)
-    # OpenAI's archives do not name the activation, but all of their models
-    # were trained with QuickGELU.
-    quick_gelu = source.quick_gelu or is_torchscript(path)
-    model = build_text(source.model, quick_gelu)
+    model = build_text(source.model, source.quick_gelu)
     state_dict = read_state_dict(path)
     if hasattr(model, 'text'):
         state_dict = _add_text_prefix(state_dict)

@@ -1,5 +1,6 @@
 import copy
 
+import open_clip
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -100,6 +101,22 @@ def test_reads_the_archives_of_openai(tiny_clip, tmp_path):
     image = torch.randn(1, 3, 64, 64)
     expected = stage_outputs(model.visual, image)
     assert torch.equal(backbone(image)[3], expected[3])
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_transformers_of_openai_get_quick_gelu(tiny_clip, tmp_path):
+    """Their archives do not name it, and GELU gives other maps."""
+    model = tiny_clip('tiny-vit', force_quick_gelu=True)
+    blocks = dict(blocks=[0, 1, 2, 3])
+    archive = CLIPBackbone(
+        'tiny-vit', save(tmp_path, model, 'archive'), **blocks
+    )
+    kinds = {type(m) for m in archive.modules() if 'GELU' in str(type(m))}
+    assert kinds == {open_clip.transformer.QuickGELU}
+    image = torch.randn(1, 3, 64, 64)
+    plain = CLIPBackbone('tiny-vit', save(tmp_path, model, 'plain'), **blocks)
+    assert (plain(image)[0] - archive(image)[0]).abs().max() > 1e-4
 
 
 def test_half_precision_weights_become_float(tiny_clip, tmp_path):

@@ -137,7 +137,7 @@ class CLIPBackbone(AdaptableMixin, BaseModule):
         self.resize = resize
         self.model_name = source.name
         self._compiled = None
-        self.visual = build_visual(source.model)
+        self.visual = build_visual(source.model, quick_gelu=source.quick_gelu)
         remove_modules(self.visual, pyramid.unused)
         self.attach_adapter(loaded=False, initialise=load_pretrained)
         if source.weights:

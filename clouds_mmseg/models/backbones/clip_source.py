@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
@@ -20,7 +20,7 @@ from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import closest_names
-from clouds_mmseg.weights.io import MissingWeightsError
+from clouds_mmseg.weights.io import MissingWeightsError, is_torchscript
 from clouds_mmseg.weights.locate import find_or_fetch, find_or_fetch_from_hub
 
 _HUB, _FOLDER = 'hf-hub:', 'local-dir:'
@@ -103,6 +103,15 @@ def find_clip(
         UserError: The two do not name one model and its weights.
         MissingWeightsError: A file is not found and cannot be downloaded.
     """
+    source = _find(model_name, pretrained, fetch, weights)
+    # OpenAI's archives do not name the activation, but all of their models
+    # were trained with QuickGELU.
+    if source.weights is not None and is_torchscript(source.weights):
+        source = replace(source, quick_gelu=True)
+    return source
+
+
+def _find(model_name, pretrained, fetch, weights):
     source_name = _source_name(model_name, pretrained)
     if source_name is None:
         return _find_listed(model_name, pretrained, fetch, weights)
