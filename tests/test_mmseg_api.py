@@ -104,16 +104,20 @@ def checkpoint_of(cfg, path):
     return model
 
 
-def ours(model, cfg, paths):
-    """Results by the test pipeline of a dataset, image by image."""
+def image_steps(cfg):
+    """Steps of the test pipeline of a dataset that concern the image."""
     leaf = cfg.test_dataloader.dataset.datasets[0]
-    steps = [
+    return [
         dict(step, domain='x') if step.type == 'PackDGInputs' else step
         for step in leaf.pipeline
         if step.type not in ('LoadSegLabels', 'EvaluateAtInputSize')
     ]
+
+
+def ours(model, cfg, paths):
+    """Results by the test pipeline of a dataset, image by image."""
     with DefaultScope.overwrite_default_scope('mmseg'):
-        pipeline = Compose(copy.deepcopy(steps))
+        pipeline = Compose(copy.deepcopy(image_steps(cfg)))
     results = []
     for path in paths:
         data = pipeline(dict(img_path=path))
@@ -139,7 +143,7 @@ def what_is_read(cfg):
     test = cfg.test_dataloader.dataset
     rest = {key: value for key, value in test.items() if key != 'datasets'}
     sections = [cfg.model, cfg.test_pipeline, cfg.get('visualizer')]
-    return repr([*sections, rest, test.datasets[0].pipeline])
+    return repr([*sections, rest, image_steps(cfg)])
 
 
 @pytest.fixture(scope='module')
