@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_python import WarmPython, quicken_runners
 
 # Must be set before torch's first import in the test process.
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
@@ -16,6 +17,27 @@ os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 os.environ.setdefault('NUMBA_DISABLE_JIT', '1')
 
 ROOT = Path(__file__).resolve().parents[1]
+# Half a minute and more.
+LONGEST = (
+    'engine/test_self_training.py',
+    'test_mmseg_api.py',
+    'engine/test_resume_plan.py',
+    'test_configs.py',
+    'predict/test_export.py',
+    'ablation/test_run.py',
+    'engine/test_nonfinite_check.py',
+    'models/test_adapters.py',
+    'models/test_clip_backbone.py',
+    'web/test_browser.py',
+    'test_guard.py',
+    'tools/test_train_and_test.py',
+    'test_baselines.py',
+    'models/test_frozen_timm_backbone.py',
+    'engine/test_fine_tuning.py',
+    'test_towers_run.py',
+    'models/test_timm_tower.py',
+    'models/mask2former/test_deform_kernels.py',
+)
 # CamVid's licence keeps it out of the repository.
 CAMVID = (
     os.environ.get('CAMVID_ROOT', ''),
@@ -33,6 +55,16 @@ def pytest_runtest_setup():
     """
     if 'torch' in sys.modules:
         sys.modules['torch'].manual_seed(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest: processes end together.
+
+    The others keep the order that pytest-randomly gave them.
+    """
+    places = {ROOT / 'tests' / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_collection_finish():
@@ -57,11 +89,39 @@ def _zoo_read_once():
         yield
 
 
+@pytest.fixture(scope='session', autouse=True)
+def quick_runners():
+    """Leave the text of configs unformatted; gives what formats it."""
+    if 'mmengine.runner' not in sys.modules:
+        yield
+        return
+    from yapf.yapflib import yapf_api
+
+    format_code = yapf_api.FormatCode
+    with pytest.MonkeyPatch.context() as patch:
+        quicken_runners(patch.setattr)
+        yield format_code
+
+
+@pytest.fixture
+def formatted_configs(quick_runners, monkeypatch):
+    """Let mmengine format the text of configs."""
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', quick_runners)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Say how the order and the random numbers are had again."""
     seed = config.getoption('randomly_seed', None)
     if seed is not None:
         terminalreporter.write_line(f'repeat with --randomly-seed={seed}')
+
+
+@pytest.fixture(scope='session')
+def warm_python():
+    """A process that has imported the stack, whose forks run scripts."""
+    python = WarmPython()
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope='session')

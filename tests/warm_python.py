@@ -5,6 +5,7 @@ the hashes of strings: what must not depend on it is compared with a run in a
 process of its own.
 """
 
+import functools
 import json
 import os
 import os.path as osp
@@ -26,10 +27,11 @@ class WarmPython:
             text=True,
         )
 
-    def run(self, *command) -> subprocess.CompletedProcess:
+    def run(self, *command, env=None) -> subprocess.CompletedProcess:
         """Run a script as ``python SCRIPT WORDS`` would, and wait for it.
 
-        Its environment and folder are those of the caller.
+        Its folder is that of the caller, and so is its environment unless
+        another is given.
         """
         command = [str(word) for word in command]
         with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +39,7 @@ class WarmPython:
                 command=command,
                 folder=folder,
                 cwd=os.getcwd(),
-                environ=dict(os.environ),
+                environ=dict(os.environ if env is None else env),
             )
             self._server.stdin.write(json.dumps(request) + '\n')
             self._server.stdin.flush()
@@ -45,11 +47,38 @@ class WarmPython:
             out, err = (Path(folder, x).read_text() for x in ('out', 'err'))
         return subprocess.CompletedProcess(command, status, out, err)
 
+    def torchrun(self, processes, *command, env=None):
+        """Run a script in processes that torchrun forks, and wait for them.
+
+        See warm_torchrun.py.
+        """
+        return self.run(
+            Path(__file__).with_name('warm_torchrun.py'),
+            *('-m', 'torch.distributed.run', '--standalone'),
+            *('--nproc-per-node', processes),
+            *command,
+            env=env,
+        )
+
     def close(self):
         """End the process."""
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
+
+
+def quicken_runners(set_attribute=setattr):
+    """Leave out two thirds of the time in which a runner is built.
+
+    mmengine formats the text of the config for each file that it goes to, and
+    asks the system for its compilers.
+    """
+    import mmengine.runner.runner as runner
+    from yapf.yapflib import yapf_api
+
+    set_attribute(yapf_api, 'FormatCode', lambda text, **kwargs: (text, True))
+    collect_env = functools.cache(runner.collect_env)
+    set_attribute(runner, 'collect_env', collect_env)
 
 
 def run_script(script, *words):
@@ -90,6 +119,7 @@ if __name__ == '__main__':
 
     import clouds_mmseg  # noqa: F401
 
+    quicken_runners()
     request = serve()
     if request is not None:
         begin(request)

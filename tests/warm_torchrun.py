@@ -10,7 +10,7 @@ import sys
 import mmseg.apis  # noqa: F401
 from torch.distributed import run
 from torch.distributed.launcher.api import elastic_launch
-from warm_python import run_script
+from warm_python import quicken_runners, run_script
 
 import clouds_mmseg  # noqa: F401
 
@@ -28,5 +28,6 @@ def launch_forks(config, entrypoint):
 
 if __name__ == '__main__':
     assert sys.argv[1:3] == ['-m', 'torch.distributed.run']
+    quicken_runners()
     run.elastic_launch = launch_forks
     run.main(sys.argv[3:])

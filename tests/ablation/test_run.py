@@ -2,7 +2,9 @@
 
 import json
 import runpy
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -45,6 +47,29 @@ def ablation(repo_root, data_root, monkeypatch):
     return run
 
 
+@pytest.fixture
+def in_forks(warm_python, monkeypatch):
+    """Let trainings begin, when this is called, as forks of a process."""
+
+    class Fork:
+        """A process that has ended."""
+
+        def __init__(self, command, *, stdout, stderr, env):
+            assert (command[0], stderr) == (sys.executable, subprocess.STDOUT)
+            done = warm_python.run(*command[1:], env=env)
+            stdout.write(done.stdout + done.stderr)
+            self.returncode = done.returncode
+
+        def poll(self):
+            return self.returncode
+
+    def begin():
+        replaced = SimpleNamespace(Popen=Fork, STDOUT=subprocess.STDOUT)
+        monkeypatch.setattr('ablation.schedule.subprocess', replaced)
+
+    return begin
+
+
 SHORT = (
     '--cfg-options',
     'train_cfg.max_iters=2',
@@ -61,12 +86,16 @@ SHORT = (
 )
 
 
-def test_ablation_trains_compares_and_continues(ablation, tmp_path, capsys):
+def test_ablation_trains_compares_and_continues(
+    ablation, in_forks, tmp_path, capsys
+):
     # The row without self-training has its warm-up to the end.
     work = tmp_path / 'work'
     words = ['--work-dir', work, '--seeds', 0, '--jobs', 1]
     words += ['--schedules', 'short', '--rows']
     assert ablation(*words, 'source', *SHORT, 'train_cfg.warmup_iters=2') == 0
+    # That was as users start it; now without importing the stack anew.
+    in_forks()
     capsys.readouterr()
     options = (*SHORT, 'train_cfg.warmup_iters=1')
     assert ablation(*words, 'source', 'refinement', *options) == 0

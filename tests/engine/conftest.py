@@ -1,33 +1,9 @@
 """Runners on a model of seconds; see tests/tiny_run.py."""
 
-import functools
-
-import mmengine.runner.runner
 import pytest
-import yapf.yapflib.yapf_api
 from tiny_run import read_config, write_config, write_data
 
 from clouds_mmseg.cli.config import build_runner
-
-
-@pytest.fixture(scope='session', autouse=True)
-def quick_runners():
-    """Format a config and ask for compilers once: half of a runner's time."""
-    formatted, format_code = {}, yapf.yapflib.yapf_api.FormatCode
-
-    def format_once(text, **kwargs):
-        if text not in formatted:
-            formatted[text] = format_code(text, **kwargs)
-        return formatted[text]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yapf.yapflib.yapf_api, 'FormatCode', format_once)
-        patch.setattr(
-            mmengine.runner.runner,
-            'collect_env',
-            functools.cache(mmengine.runner.runner.collect_env),
-        )
-        yield
 
 
 @pytest.fixture(scope='session')

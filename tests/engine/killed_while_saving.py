@@ -13,8 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
-# The children are forked: no pool of threads may exist before.
-os.environ['OMP_NUM_THREADS'] = '1'
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.fileio import LocalBackend  # noqa: E402
@@ -78,6 +78,8 @@ def led_to(work_dir):
 
 
 def main():
+    # The children are forked: no pool of threads may exist before.
+    torch.set_num_threads(1)
     config, root = sys.argv[1], Path(sys.argv[2])
     kind = sys.argv[3] if len(sys.argv) > 3 else 'SafeCheckpointHook'
     runner = build_runner(

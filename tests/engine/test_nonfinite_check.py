@@ -3,8 +3,6 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from clouds_mmseg.utils.finite import NonFiniteError
 from clouds_mmseg.weights.load import read_checkpoint
 
 SCRIPT = Path(__file__).with_name('nonfinite_run.py')
-WARM_TORCHRUN = Path(__file__).parents[1] / 'warm_torchrun.py'
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -401,19 +398,9 @@ def test_options_are_checked(build):
 
 
 @pytest.mark.parametrize('skips', [0, 6])
-def test_two_processes_decide_alike(tiny_config, tmp_path, skips):
+def test_two_processes_decide_alike(warm_python, tiny_config, tmp_path, skips):
     work_dir = tmp_path / 'work'
-    done = subprocess.run(
-        [
-            *(sys.executable, WARM_TORCHRUN),
-            *('-m', 'torch.distributed.run', '--standalone'),
-            *('--nproc-per-node', '2', SCRIPT, tiny_config, work_dir),
-            str(skips),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = warm_python.torchrun(2, SCRIPT, tiny_config, work_dir, skips)
     assert done.returncode == 0, done.stderr
     ends = [
         json.loads((work_dir / f'end_{rank}.json').read_text())

@@ -474,6 +474,7 @@ def test_rows_of_the_ablation_share_their_warm_up(row, repo_root):
     assert bool(changes) == (row.name != 'labelled_six')
 
 
+@pytest.mark.usefixtures('formatted_configs')
 def test_the_text_of_a_config_has_its_values(repo_root):
     for name in ('toycity/clouds.py', 'clouds/gta2cs.py', 'warmup/syn2cs.py'):
         cfg = Config.fromfile(repo_root / 'configs' / name)

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,14 @@ SCRIPT = Path(__file__).with_name('killed_while_saving.py')
 
 
 @pytest.fixture(scope='module')
-def killed(tmp_path_factory, tiny_data):
+def killed(tmp_path_factory, tiny_data, warm_python):
     """Folder of runs killed at each step, and what the script said."""
     from tiny_run import write_config
 
     folder = tmp_path_factory.mktemp('killed')
     config = write_config(folder / 'tiny.py', tiny_data)
-    done = subprocess.run(
-        [sys.executable, SCRIPT, config, folder],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=500,
-    )
+    done = warm_python.run(SCRIPT, config, folder)
+    assert done.returncode == 0, done.stderr
     lines = [x for x in done.stdout.splitlines() if x.startswith('{')]
     return folder, [json.loads(line) for line in lines]
 

@@ -17,7 +17,6 @@ from self_training_run import (
     write_self_training,
 )
 from tiny_run import CLASSES, read_config
-from warm_python import WarmPython
 
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.self_training_runner import require_generated_images
@@ -25,7 +24,6 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
 SCRIPT = Path(__file__).with_name('self_training_run.py')
-WARM_TORCHRUN = Path(__file__).parents[1] / 'warm_torchrun.py'
 
 
 @pytest.fixture(scope='module')
@@ -40,11 +38,31 @@ def config(tmp_path_factory, tiny_data, bank):
 
 
 @pytest.fixture(scope='module')
-def script():
+def script(warm_python):
     """Run the script as a process that may be killed."""
-    python = WarmPython()
-    yield functools.partial(python.run, SCRIPT)
-    python.close()
+    return functools.partial(warm_python.run, SCRIPT)
+
+
+@pytest.fixture(scope='module')
+def train_on_two(warm_python, config):
+    """Train in two processes, whose weights must agree; their losses."""
+
+    def train(work_dir, *options):
+        done = warm_python.torchrun(
+            *(2, SCRIPT, config, work_dir, '--distributed', *options)
+        )
+        assert done.returncode == 0, done.stderr
+        ranks = [losses(work_dir, f'losses_{r}.txt') for r in '01']
+        assert ranks[0].keys() == ranks[1].keys()
+        states = [
+            torch.load(work_dir / f'state_{r}.pth', weights_only=True)
+            for r in '01'
+        ]
+        for key, value in states[0].items():
+            assert torch.equal(value, states[1][key]), key
+        return ranks
+
+    return train
 
 
 @pytest.fixture(scope='module')
@@ -108,34 +126,9 @@ def test_killed_run_with_every_extension_continues_exactly(
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def train_on_two(config, work_dir, *options):
-    """Train in two processes, whose weights must agree; their losses."""
-    done = subprocess.run(
-        [
-            *(sys.executable, WARM_TORCHRUN),
-            *('-m', 'torch.distributed.run', '--standalone'),
-            *('--nproc-per-node', '2', SCRIPT, config, work_dir),
-            '--distributed',
-            *options,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    ranks = [losses(work_dir, f'losses_{r}.txt') for r in '01']
-    assert ranks[0].keys() == ranks[1].keys()
-    states = [
-        torch.load(work_dir / f'state_{r}.pth', weights_only=True)
-        for r in '01'
-    ]
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
-    return ranks
-
-
-def test_two_processes_mix_their_own_images(tmp_path, config):
+def test_two_processes_mix_their_own_images(tmp_path, train_on_two):
     # Their weights hold the number of pixels of each class so far, too.
-    ranks = train_on_two(config, tmp_path / 'work', '--plus')
+    ranks = train_on_two(tmp_path / 'work', '--plus')
     assert all(math.isfinite(float.fromhex(x)) for x in ranks[0].values())
 
 
@@ -315,8 +308,10 @@ def test_workers_do_not_change_the_run(
     assert losses(tmp_path / 'work') == losses(whole[0])
 
 
-def test_two_processes_train_one_student_and_one_teacher(tmp_path, config):
-    ranks = train_on_two(config, tmp_path / 'work')
+def test_two_processes_train_one_student_and_one_teacher(
+    tmp_path, train_on_two
+):
+    ranks = train_on_two(tmp_path / 'work')
     # Each process drew its own samples, and their gradients were averaged.
     assert ranks[0] != ranks[1]
     assert weights(tmp_path / 'work')['teacher.steps'] == 4

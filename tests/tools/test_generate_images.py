@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import runpy
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -120,18 +118,13 @@ def test_killed_at_any_moment_nothing_but_the_image_in_flight_is_lost(
     assert tree(root) == tree(tmp_path / 'whole')
 
 
-def test_torchrun_gives_the_files_of_one_process(repo_root, tmp_path, prompts):
+def test_torchrun_gives_the_files_of_one_process(
+    repo_root, tmp_path, prompts, warm_python
+):
     # torchrun takes a bare --num for one of its own options.
-    command = ['tools/generate_images.py', '--num-images', '5']
-    options = ['--prompts', str(prompts), '--size', '64x32', '--out']
-    done = subprocess.run(
-        [sys.executable, 'tests/warm_torchrun.py',
-         '-m', 'torch.distributed.run', '--standalone',
-         '--nproc-per-node', '2', *command, *options,
-         str(tmp_path / 'two')],
-        cwd=repo_root, capture_output=True, text=True,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    )  # fmt: skip
+    command = [repo_root / 'tools/generate_images.py', '--num-images', '5']
+    options = ['--prompts', prompts, '--size', '64x32', '--out']
+    done = warm_python.torchrun(2, *command, *options, tmp_path / 'two')
     assert done.returncode == 0, done.stderr
     made = sorted(
         line.split(': ')[1].split(' were')[0]

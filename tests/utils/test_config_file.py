@@ -1,5 +1,6 @@
 """A checkpoint's own config, compared with the config of a test."""
 
+import pytest
 from mmengine.config import Config
 
 from clouds_mmseg.utils.config_file import (
@@ -27,6 +28,7 @@ def config(**changes):
     return cfg
 
 
+@pytest.mark.usefixtures('formatted_configs')
 def test_mmengines_text_is_read():
     cfg = config()
     found = parse_config_text(cfg.pretty_text)
