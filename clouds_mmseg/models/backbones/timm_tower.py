@@ -289,10 +289,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         # returned once.
         self.indices = sorted(set(chosen))
         self.order = [self.indices.index(i) for i in chosen]
-        used = twin._intermediates(
-            torch.zeros(1, 3, *self.probe_size, device='meta'), self.indices
-        )
-        sum(m.sum() for m in used).backward()
+        sum(maps[i].sum() for i in self.indices).backward()
         self._unused = find_unused(twin.model)
         remove_modules(self.model, self._unused)
 
