@@ -53,13 +53,14 @@ def head_cases(
 
     Without EoMT, whose last blocks are the tower's.
     """
+    models = {k: m for k, m in models.items() if k != 'EoMTHead'}
+    features = {k: _features(setting, m) for k, m in models.items()}
     return {
         name: BenchmarkCase(
-            lambda features, model=model: _labels(setting, model, features),
-            lambda model=model: _features(setting, model),
+            lambda maps, model=model: _labels(setting, model, maps),
+            lambda name=name: [x.clone() for x in features[name]],
         )
         for name, model in models.items()
-        if name != 'EoMTHead'
     }
 
 
