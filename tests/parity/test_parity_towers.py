@@ -29,6 +29,8 @@ def test_recorded_files_pass(reference_dir, tool):  # noqa: F811
     assert {file.stem for file in files} == set(FILES)
     status, rows = tool(*files)
     assert status == 0, rows
+    # Without the warnings of towers that are frozen with random weights.
+    rows = [row for row in rows if row.startswith(('ok', 'MISS'))]
     for row, file in zip(rows, files, strict=True):
         assert row.startswith('ok') and FILES[file.stem] in row
 
