@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.registry import init_default_scope
@@ -36,7 +37,7 @@ def open_labelled(
         )
     kind = SETS[name]
     init_default_scope('mmseg')
-    options = {}
+    options: dict[str, Any] = {}
     if any('{split}' in folder for folder in kind.PREFIX.values()):
         options['split'] = split or 'train'
     elif split:

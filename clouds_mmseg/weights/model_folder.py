@@ -87,6 +87,7 @@ def find_model_folder(
                 find_or_fetch_from_hub(
                     str(name), [shard], f'{what}={name}', fetch=fetch
                 )
+    assert found is not None  # There is at least one part.
     # A commit of the repository is one folder.
     return _checked(found.parent, what, parts)
 
