@@ -32,11 +32,12 @@ ablation: install
 	$(BIN)/python tools/ablation.py --work-dir $(WORK)/ablation
 
 # In a random order, whose seed is printed at the end; `make test SEED=N` runs
-# that order again. -r s names what was skipped and why. `make coverage` runs
-# them too; a training takes half as long again while its lines are noted.
+# that order again. -r sfE names what was skipped and why, and what failed.
+# `make coverage` runs them too; a training takes half as long again while its
+# lines are noted.
 test coverage: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
-	  --no-loadscope-reorder --max-worker-restart 0 -r s --durations=15 \
+	  --no-loadscope-reorder --max-worker-restart 0 -r sfE --durations=15 \
 	  $(if $(SEED),--randomly-seed=$(SEED)) \
 	  $(if $(filter coverage,$@),--cov --cov-report=term:skip-covered \
 	  --cov-fail-under=90)

@@ -62,6 +62,9 @@ class WarmPython:
 
     def close(self):
         """End the process."""
+        # Told by a line: workers of data loaders that were forked since then
+        # hold the pipe, too, so that closing it here does not end it.
+        self._server.stdin.write('\n')
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
@@ -90,7 +93,8 @@ def run_script(script, *words):
 
 def serve():
     """Fork for each request; returns the request in the forks alone."""
-    for line in sys.stdin:
+    # An empty line is the end.
+    while line := sys.stdin.readline().strip():
         child = os.fork()
         if not child:
             return json.loads(line)

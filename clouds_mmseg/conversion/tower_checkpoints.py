@@ -267,7 +267,7 @@ def _join(weights, layout, backbone, *, source, tower):
     """Join an adapter and a head with the tower that they belong to."""
     result = Conversion()
     own = strip_prefix(_TOWER, weights)
-    tower: dict[str, Tensor] = {}
+    frozen: dict[str, Tensor] = {}
     if _TABLE not in weights:
         if tower is None:
             raise UserError(
@@ -280,8 +280,8 @@ def _join(weights, layout, backbone, *, source, tower):
         if not isinstance(tower, Mapping):
             name = Path(tower).name
             state = read_state_dict(tower)
-        tower = _fit_tower(state, name, backbone)
-        for key in tower:
+        frozen = _fit_tower(state, name, backbone)
+        for key in frozen:
             result.created[f'{_TOWER}{key}'] = f'the frozen tower, of {name}'
     expected = backbone.model.state_dict()
     kept = {}
@@ -292,7 +292,7 @@ def _join(weights, layout, backbone, *, source, tower):
         else:
             result.unused[f'{_TOWER}{key}'] = reason
     fused = fuse_qkv(kept)
-    for key, value in {**tower, **fused}.items():
+    for key, value in {**frozen, **fused}.items():
         result.weights[f'{_TOWER}{key}'] = value
     for key in fused:
         # What the adapter's file has replaces what the tower's has: SoMA's

@@ -214,7 +214,8 @@ def measure(
         is 255; None without label.
     """
     image = read_image(root / entry['file'])
-    (found,) = segmenter.stream([image], scores=True, confidence=True)
+    found = segmenter(image, scores=True, confidence=True)
+    assert not isinstance(found, list)  # One image was given.
     # Both were asked for.
     assert found.scores is not None and found.confidence is not None
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from clouds_mmseg.datasets import (
     DataError,
@@ -32,14 +33,16 @@ SIZES = dict(x=7, y=3)
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     """Two sets of the same classes, other ids; ``y`` has no class c."""
-    from conftest import write_image, write_label
-
     root = tmp_path_factory.mktemp('sources')
     for name, ids in (('x', [0, 0, 0, 0, 0, 1, 2]), ('y', [5, 5, 5, 6])):
+        label = np.resize(np.array(ids, np.uint8), (12, 20))
+        for kind in ('images', 'labels'):
+            (root / name / kind).mkdir(parents=True)
         for number in range(SIZES[name]):
-            write_image(root / name / f'images/{number}.png', seed=number)
-            label = np.resize(np.array(ids), (12, 20))
-            write_label(root / name / f'labels/{number}.png', label)
+            pixels = np.full((12, 20, 3), number, np.uint8)
+            file = f'{number}.png'
+            Image.fromarray(pixels).save(root / name / 'images' / file)
+            Image.fromarray(label).save(root / name / 'labels' / file)
     return root
 
 

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from torch.nn import functional as F
 
-from clouds_mmseg.predict import segmenter as module
+from clouds_mmseg.predict import predictor as module
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.predict.windows import StripResizer, predict_bands
 from clouds_mmseg.utils.images import read_image
