@@ -159,11 +159,10 @@ def describe(results: dict[str, dict]) -> str:
     """
     parts = []
     for data in results.values():
-        seeds = sorted({s for row in data['rows'].values() for s in row})
         parts.append(
             f'### {data["schedule"]} iterations\n\n'
             'mIoU in percent, mean ± standard deviation over the seeds '
-            f'{", ".join(sorted(seeds, key=int))}.\n\n' + results_table(data)
+            f'{_seeds_of(data["rows"])}.\n\n' + results_table(data)
         )
         differences = differences_table(data)
         if differences:
@@ -186,6 +185,19 @@ def describe(results: dict[str, dict]) -> str:
                 'mean over the seeds.\n\n' + ranks
             )
     return '\n\n'.join(parts)
+
+
+def _seeds_of(rows):
+    """Tell the seeds of the rows, and which rows have fewer."""
+    by_row = {name: sorted(values, key=int) for name, values in rows.items()}
+    every = sorted({s for seeds in by_row.values() for s in seeds}, key=int)
+    fewer: dict[str, list[str]] = {}
+    for name, seeds in by_row.items():
+        if seeds != every:
+            fewer.setdefault(', '.join(seeds), []).append(f'`{name}`')
+    return ', '.join(every) + ''.join(
+        f' ({", ".join(names)}: {seeds})' for seeds, names in fewer.items()
+    )
 
 
 def _write_results(path, found):
