@@ -206,15 +206,14 @@ class MaskCriterion:
             count = count_masks(present)
             queries = cls_logits[0].shape[1]
             if self.assignment == 'fixed':
+                matches = assign_fixed(present, queries, len(cls_logits))
                 repeats = queries // self.num_classes
-                pairs = present.sum(1) * repeats
                 count = count * repeats
+                pairs = present.sum(1) * repeats
+                draws = ImageDraws(pairs.tolist(), labels.device)
             else:
                 pairs = present.sum(1).clamp(max=queries)
-            draws = ImageDraws(pairs.tolist(), labels.device)
-            if self.assignment == 'fixed':
-                matches = assign_fixed(present, queries, len(cls_logits))
-            else:
+                draws = ImageDraws(pairs.tolist(), labels.device)
                 points = self.sample_matching_points(len(cls_logits), draws)
                 matches = self.match(
                     cls_logits, mask_logits, labels, present, points
