@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_promptable import sam_config
 from tiny_sam import INPUT_SIZE, build_tiny_sam
 
 from clouds_mmseg.refine.sam_model import build_sam, from_transformers
@@ -11,38 +12,10 @@ from clouds_mmseg.utils.errors import UserError
 @pytest.fixture(scope='module')
 def theirs():
     """transformers' own SAM, as small as ours, drawn at random."""
-    from transformers import SamConfig, SamModel
+    from transformers import SamModel
 
     torch.manual_seed(0)
-    config = SamConfig(
-        vision_config=dict(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=INPUT_SIZE,
-            patch_size=16,
-            output_channels=32,
-            window_size=3,
-            global_attn_indexes=[1],
-            mlp_dim=64,
-            num_pos_feats=16,
-        ),
-        prompt_encoder_config=dict(
-            hidden_size=32,
-            image_size=INPUT_SIZE,
-            patch_size=16,
-            image_embedding_size=INPUT_SIZE // 16,
-        ),
-        mask_decoder_config=dict(
-            hidden_size=32,
-            mlp_dim=64,
-            num_attention_heads=2,
-            iou_head_hidden_dim=32,
-            # As segment-anything's decoder has it.
-            layer_norm_eps=1e-5,
-        ),
-    )
-    model = SamModel(config).eval()
+    model = SamModel(sam_config()).eval()
     for value in model.parameters():
         # Zeros and ones would hide what is exchanged.
         torch.nn.init.normal_(value, std=0.3)
