@@ -1,6 +1,7 @@
 """Tables, plots, and the rows they show."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ablation.report import (
 from ablation.rows import ROWS, SCHEDULES, choose
 from ablation.run import update_docs
 from ablation.schedule import Run
-from clouds_mmseg.engine.hooks.self_training import _Score
+from clouds_mmseg.engine.hooks.self_training import LabelScore
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.statistics import paired_difference, spread
 from clouds_mmseg_cli.names import ABLATION_ROWS
@@ -120,6 +121,26 @@ def test_first_stages_are_shared():
         choose(['labelled_six'])
 
 
+def test_rows_accept_the_first_stage_of_any_row(repo_root, monkeypatch):
+    """A first stage does not see the second group of images."""
+    monkeypatch.chdir(repo_root)
+    configs = {
+        row.name: Run(row, SCHEDULES['short'], 0, Path('work')).config()
+        for row in ROWS
+        if row.two_stages
+    }
+    checked = 0
+    for pair in combinations(configs, 2):
+        for row in choose(pair):
+            if row.warm_up not in (None, row.baseline):
+                ours, theirs = configs[row.name], configs[row.warm_up]
+                if ours.train_dataloader != theirs.train_dataloader:
+                    accepted = ours.resume_cfg.accept
+                    assert 'train_dataloader.dataset' in accepted, row.name
+                    checked += 1
+    assert checked
+
+
 @pytest.mark.parametrize('name', ABLATION_ROWS)
 def test_configs_of_the_rows_follow_the_schedule(name, repo_root, monkeypatch):
     monkeypatch.chdir(repo_root)
@@ -164,7 +185,7 @@ def test_pages_are_made_from_the_results(tmp_path, capsys):
 
 
 def test_score_counts_labelled_pixels_only():
-    score = _Score(('road', 'sky'))
+    score = LabelScore(('road', 'sky'))
     truth = torch.tensor([[0, 0, 1, 1, 255]])
     score.add(torch.tensor([[0, 1, 1, 255, 0]]), truth)
     report = score.report()

@@ -84,9 +84,9 @@ def label_quality(model: nn.Module, samples: Iterable) -> dict[str, float]:
     statistics = PseudoLabelStatistics(model.num_classes)
     samples = iter(samples)
     while batch := list(islice(samples, _BATCH)):
-        scores = _scores(model, batch, mirrored=False)
+        scores = scores_of(model, batch)
         labels, confidences = label_from_scores(scores)
-        mirrored, _ = label_from_scores(_scores(model, batch, mirrored=True))
+        mirrored, _ = label_from_scores(scores_of(model, batch, mirrored=True))
         for score, label, confidence, other in zip(
             scores, labels, confidences, mirrored, strict=True
         ):
@@ -98,7 +98,9 @@ def label_quality(model: nn.Module, samples: Iterable) -> dict[str, float]:
     return {name: 100 * found[name] for name in names}
 
 
-def _scores(model: nn.Module, samples: Sequence, *, mirrored: bool) -> Tensor:
+def scores_of(
+    model: nn.Module, samples: Sequence, *, mirrored: bool = False
+) -> Tensor:
     """Return scores (N, K, H, W) of clean views or their mirror images."""
     size = samples[0].clean_img.data.shape[-2:]
     clean = model.data_preprocessor.clean_views(samples, size)

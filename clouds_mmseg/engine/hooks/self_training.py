@@ -437,9 +437,9 @@ class PseudoLabelAccuracyHook(Hook):
             (h.refiner for h in runner.hooks if isinstance(h, SAMRefineHook)),
             None,
         )
-        scores = {'before': _Score(classes)}
+        scores = {'before': LabelScore(classes)}
         if refiner is not None:
-            scores['after'] = _Score(classes)
+            scores['after'] = LabelScore(classes)
         count = min(self.num_images, len(self._dataset))
         device = next(model.parameters()).device
         for start in range(0, count, self.batch_size):
@@ -489,8 +489,12 @@ class PseudoLabelAccuracyHook(Hook):
             temporary.write_text(to_json(known) + '\n')
 
 
-class _Score:
-    """Confusion matrix summed over images, reported in percent."""
+class LabelScore:
+    """Confusion matrix of labels summed over images, reported in percent.
+
+    Args:
+        classes: Names of the K classes.
+    """
 
     def __init__(self, classes: Sequence[str]):
         self.classes = classes
@@ -499,6 +503,12 @@ class _Score:
         self.pixels = 0
 
     def add(self, label: torch.Tensor, truth: torch.Tensor) -> None:
+        """Add the label of an image.
+
+        Args:
+            label: (H, W) int64 in [0, K) or 255, which is not counted.
+            truth: (H, W), the same.
+        """
         truth = truth.long()
         self.pixels += int((truth != IGNORE).sum())
         self.confusion += confusion_matrix(
@@ -509,6 +519,7 @@ class _Score:
         )
 
     def report(self) -> dict:
+        """Return ``mIoU``, ``aAcc``, ``kept`` and ``IoU`` (class -> IoU)."""
         intersection, union, _, labelled = intersect_and_union(self.confusion)
         # The IoU of a class that is absent and not predicted is NaN.
         iou = (intersection / union).tolist()

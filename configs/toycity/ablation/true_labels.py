@@ -1,6 +1,8 @@
 # What self-training could gain at most here: the generated scenes with their
 # true labels instead of the teacher's.
 _base_ = '../clouds.py'
+# The first stage of restyling.py, which draws from its first group alone.
+resume_cfg = dict(accept=['train_dataloader.dataset'])
 train_labelled_scenes = dict(
     type='GeneratedDataset',
     bank='data/toycity/generated',
