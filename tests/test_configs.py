@@ -273,7 +273,7 @@ def test_parameters_that_are_trained_of_dinov2(name, trained):
 
 
 def test_there_are_configs():
-    assert len(TOWERS) == 9
+    assert len(TOWERS) >= 9
     for folder, tower in (
         ('rein', 'dinov2l'),
         ('soma', 'dinov2l'),

@@ -16,6 +16,7 @@ from clouds_mmseg.conversion.convert_file import read_with_meta
 from clouds_mmseg.conversion.diagnose import classes_of, classes_of_config
 from clouds_mmseg.conversion.layouts import TITLES, detect
 from clouds_mmseg.generate.image_bank import shard_from_environment
+from clouds_mmseg.models import LoRA
 from clouds_mmseg.predict.prediction import palette_of
 from clouds_mmseg.utils.config_file import (
     find_config,
@@ -114,6 +115,9 @@ def load_model(
     if teacher:
         kept |= _teacher_weights(weights, str(path))
     load_strictly(model, kept, source=str(path))
+    if isinstance(getattr(model.backbone, 'adapter', None), LoRA):
+        # Then it costs nothing.
+        model.backbone.merge_adapter()
     return LoadedModel(
         model,
         *_classes(meta, cfg, model, str(path)),

@@ -1,5 +1,6 @@
 # tqdm on EVA02-CLIP-L, Cityscapes -> ACDC. Rate and weight decay are those of
 # its Cityscapes -> BDD100K, Mapillary; nothing is published for ACDC.
+# Images are drawn uniformly.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/tqdm_eva02_large.py',

@@ -1,5 +1,6 @@
 # tqdm on EVA02-CLIP-L, SYNTHIA -> Cityscapes, BDD100K, Mapillary Vistas.
-# GTA5's schedule: no config of EVA02-CLIP is published for this source.
+# GTA5's schedule, images drawn uniformly: no config of EVA02-CLIP is published
+# for this source.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/tqdm_eva02_large.py',

@@ -6,11 +6,12 @@ import torch
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from PIL import Image
+from mmseg.registry import MODELS
 from tiny_run import CLASSES, PALETTE
 
 from clouds_mmseg import Segmenter
 from clouds_mmseg.conversion.publish import publish
-from clouds_mmseg.predict.loading import find_device
+from clouds_mmseg.predict.loading import find_device, load_model
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import read_image
 
@@ -186,3 +187,47 @@ def test_a_checkpoint_of_another_project(tiny_checkpoint, tmp_path):
     torch.save(dict(model=weights), tmp_path / 'model_final.pth')
     with pytest.raises(UserError, match=r'Mask2Former; convert it first'):
         Segmenter.from_pretrained(tmp_path / 'model_final.pth')
+
+
+def test_a_lora_is_merged_into_its_tower(tmp_path):
+    cfg = Config(
+        dict(
+            model=dict(
+                type='DGSegmentor',
+                data_preprocessor=dict(type='SegDataPreProcessor'),
+                backbone=dict(
+                    type='TIMMTower',
+                    model_name='test_vit',
+                    adapter=dict(type='LoRA', rank=2),
+                ),
+                decode_head=dict(
+                    type='CLOUDSHead',
+                    num_classes=3,
+                    feat_channels=32,
+                    out_channels=32,
+                    num_queries=4,
+                    num_encoder_layers=1,
+                    num_decoder_layers=1,
+                    encoder_ffn_channels=8,
+                    decoder_ffn_channels=8,
+                ),
+            )
+        )
+    )
+    model = MODELS.build(cfg.model).eval()
+    for name, value in model.named_parameters():
+        if 'lora_' in name:
+            value.data.normal_(std=0.1)
+    path = tmp_path / 'lora.pth'
+    meta = dict(
+        cfg=cfg.pretty_text,
+        dataset_meta=dict(classes=CLASSES, palette=PALETTE),
+    )
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    merged = load_model(path).model.eval()
+    assert not any('lora_' in key for key in merged.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = model.backbone(image), merged.backbone(image)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -329,5 +329,8 @@ def test_heads_are_compared_on_one_tower(bench, capsys):
     assert [r['CLOUDSHead'] for r in faster] == ['1.00', '1.00']
     assert float(faster[0]['PMTHead']) > 0
     assert float(faster[1]['EoMTHead']) > 0 and 'EoMTHead' not in faster[0]
+    alone, whole = [r for r in report['rows'] if r['name'] == 'operations']
+    for head in ('CLOUDSHead', 'PMTHead'):
+        assert whole[head] > alone[head] > 0
     shown = capsys.readouterr().out
     assert 'parameters of the head' in shown and 'tower and head' in shown

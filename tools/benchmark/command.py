@@ -6,6 +6,7 @@ import logging
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,15 +118,16 @@ def _step(args, device, reference):
     )
     width, height = args.size
     what = f'{args.work} {args.batch} x {width}x{height} {args.dtype}'
-    print(f'{environment()["machine"]}, tower {args.tower}')
+    tower = args.model.get('backbone.model_name', args.tower)
+    print(f'{environment()["machine"]}, tower {tower}')
     if args.work == 'infer':
-        cases = steps.inference(setting, reference)
+        build = partial(steps.inference, merge=args.merge)
     else:
-        cases = steps.training(setting, reference, unlabelled=unlabelled)
-        if args.changed:
-            changed = replace(setting, model={**args.model, **args.changed})
-            other = steps.training(changed, unlabelled=unlabelled)
-            cases[CHANGED] = other[OURS]
+        build = partial(steps.training, unlabelled=unlabelled)
+    cases = build(setting, reference)
+    if args.changed:
+        changed = replace(setting, model={**args.model, **args.changed})
+        cases[CHANGED] = build(changed)[OURS]
     rows, found = _measure(args, what, cases, device)
     rows += _bounds(
         what,
@@ -207,7 +209,7 @@ def _refine(args, device, reference):
 
 
 def _heads(args, device, reference):
-    from benchmark import heads
+    from benchmark import heads, roofline
 
     del reference
     setting = Setting(
@@ -236,7 +238,14 @@ def _heads(args, device, reference):
             for name, value in median.items()
         }
         rows.append(dict(work=title, name='times faster', **speed))
-        print(table_of(rows[-1:]))
+        operations = {
+            name: roofline.count_operations(case)['whole']
+            for name, case in cases.items()
+        }
+        rows.append(
+            dict(work=title, name='operations', unit='FLOP', **operations)
+        )
+        print(table_of(rows[-2:]))
     return rows
 
 

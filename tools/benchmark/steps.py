@@ -19,18 +19,24 @@ _OPTIMIZER = dict(
 
 
 def inference(
-    setting: Setting, reference: ModuleType | None = None
+    setting: Setting,
+    reference: ModuleType | None = None,
+    *,
+    merge: bool = False,
 ) -> dict[str, BenchmarkCase]:
     """Build the inference cases: images to labels.
 
     Args:
         setting: Model and input size.
         reference: Of :func:`load_reference`.
+        merge: Merge the adapter of the tower, if it has one.
 
     Returns:
         Cases whose result is labels (N, H, W).
     """
     model = setting.build_model()
+    if merge and getattr(model.backbone, 'adapter', None) is not None:
+        model.backbone.merge_adapter()
     head = model.decode_head
     images = setting.images()
 

@@ -47,15 +47,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar='KEY=VALUE',
             help='changes to the model, as decode_head.num_queries=50',
         )
-        if name != 'infer':
+        step.add_argument(
+            '--changed',
+            nargs='+',
+            action=CfgOptions,
+            default={},
+            metavar='KEY=VALUE',
+            help='also measure the model with these further changes, in '
+            'turn with the other',
+        )
+        if name == 'infer':
             step.add_argument(
-                '--changed',
-                nargs='+',
-                action=CfgOptions,
-                default={},
-                metavar='KEY=VALUE',
-                help='also measure the model with these further changes, in '
-                'turn with the other',
+                '--merge',
+                action='store_true',
+                help='merge the adapter of a tower into its weights',
             )
     sampling = works.add_parser(
         'sampling',

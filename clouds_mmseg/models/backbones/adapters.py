@@ -672,7 +672,7 @@ class LoRA(Adapter):
             if target not in known:
                 raise UserError(
                     f'adapter.targets names {target!r}, and the blocks of '
-                    f'this tower have no such linear layer; they have {known}'
+                    'this tower have no such linear layer'
                     + near_names([target], known)
                 )
         return [n for n, leaf in leaves.items() if leaf in self.targets]

@@ -50,6 +50,17 @@ class CLIPMaps(list):
         self.initial_image = initial_image
         self.text: Tensor | None = None
 
+    def of_images(self, part: slice) -> 'CLIPMaps':
+        """Return the maps and features of some of the N images."""
+        initial = self.initial_image
+        return CLIPMaps(
+            [x[part] for x in self],
+            image=self.image[part],
+            dense=self.dense[part],
+            size=self.size,
+            initial_image=None if initial is None else initial[part],
+        )
+
 
 @MODELS.register_module()
 class TIMMCLIPTower(TIMMTower):

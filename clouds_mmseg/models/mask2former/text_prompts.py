@@ -139,7 +139,7 @@ class LearnedPrompts(nn.Module):
             (N, K, D), not normalised.
         """
         memory = torch.cat([image[:, None], dense.flatten(2).mT], dim=1)
-        text = self.encode().expand(len(image), -1, -1)
+        text = self.encode().expand(image.shape[0], -1, -1)
         return text + self.gamma * self.context_decoder(text, memory)
 
 

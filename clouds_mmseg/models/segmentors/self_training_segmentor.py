@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clouds_mmseg.models.backbones.adapters import adapter_part
+from clouds_mmseg.models.backbones.clip_tower import CLIPMaps
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
@@ -337,8 +338,10 @@ class SelfTrainingSegmentor(DGSegmentor):
             with torch.no_grad():
                 return features, self._teacher_features(clean)
         both = self.extract_feat(torch.cat([inputs, clean]))
-        n = len(inputs)
-        return [x[:n] for x in both], [x[n:] for x in both]
+        parts = slice(len(inputs)), slice(len(inputs), None)
+        if isinstance(both, CLIPMaps):
+            return tuple(both.of_images(part) for part in parts)
+        return tuple([x[part] for x in both] for part in parts)
 
     @torch.no_grad()
     def _teacher_scores(
