@@ -3,7 +3,6 @@
 Letters: N images, K classes, H and W of an image.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -32,6 +31,7 @@ from clouds_mmseg.predict.predictor import (
 )
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import parse_json
 
 # Key of the metadata, a JSON text, in files of every format.
 METADATA_KEY = 'clouds_mmseg'
@@ -284,7 +284,7 @@ def open_program(
             f'{path} does not say what its classes are: it was not written '
             'by clouds export'
         )
-    return program, json.loads(text)
+    return program, parse_json(text)
 
 
 def _open_onnx(path, threads, providers):
@@ -315,7 +315,7 @@ def _open_pt2(path, threads, providers):
     text = extra[f'{METADATA_KEY}.json']
     if not text:
         return None, text
-    module, names = program.module(), json.loads(text)['outputs']
+    module, names = program.module(), parse_json(text)['outputs']
 
     @torch.no_grad()
     def run(images):

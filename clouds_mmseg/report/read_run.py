@@ -18,7 +18,7 @@ from clouds_mmseg.engine.hooks.self_training import FILE_NAME as TEACHER_FILE
 from clouds_mmseg.utils.config_file import parse_config_text
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
-from clouds_mmseg.utils.text_files import read_json, read_text
+from clouds_mmseg.utils.text_files import parse_json, read_json, read_text
 
 # Points of a curve: iteration -> value, NaN where it was no number.
 Curve = dict[int, float]
@@ -323,7 +323,7 @@ def _scalar_entries(run, path):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except json.JSONDecodeError as error:
             if not any(later.strip() for later in lines[number:]):
                 run.notes.append(

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import parse_json
 
 BANK_FILE = 'bank.json'
 MANIFEST_FILE = 'manifest.jsonl'
@@ -56,7 +56,7 @@ def read_bank(root: str | Path) -> dict:
     """
     path = Path(root) / BANK_FILE
     try:
-        bank = json.loads(path.read_text(encoding='utf-8'))
+        bank = parse_json(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         there = 'holds no' if Path(root).is_dir() else 'does not exist, so no'
         raise BankError(
@@ -158,7 +158,7 @@ def filter_classes(root: str | Path) -> list[str] | None:
     """
     path = Path(root) / FILTER_FILE
     try:
-        return json.loads(path.read_text(encoding='utf-8'))['classes']
+        return parse_json(path.read_text(encoding='utf-8'))['classes']
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -199,7 +199,7 @@ def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:
 
 def _parse(line, path, number):
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         missing = [key for key in _REQUIRED if key not in entry]
     except (ValueError, TypeError):
         missing = ['everything']
