@@ -4,7 +4,6 @@ A folder may come from another machine or version, and its run may be
 unfinished: what is missing is noted, what is broken is an error.
 """
 
-import json
 import math
 import os
 import re
@@ -324,7 +323,7 @@ def _scalar_entries(run, path):
             continue
         try:
             entry = parse_json(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             if not any(later.strip() for later in lines[number:]):
                 run.notes.append(
                     f'The last line of {path.name} in '
@@ -333,7 +332,7 @@ def _scalar_entries(run, path):
                 )
                 break
             raise UserError(
-                f'line {number} of {path} is no JSON: {error.msg}; only the '
+                f'line {number} of {path} is no JSON: {error}; only the '
                 'last line of a killed run may be cut off'
             ) from error
         if isinstance(entry, dict):

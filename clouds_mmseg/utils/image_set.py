@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.text_files import parse_json
+from clouds_mmseg.utils.text_files import inner_path, parse_json
 
 BANK_FILE = 'bank.json'
 MANIFEST_FILE = 'manifest.jsonl'
@@ -24,7 +24,11 @@ TRAINING_FOLDER = 'labels'
 FILTER_FOLDER = 'filter'
 FILTER_FILE = f'{FILTER_FOLDER}/settings.json'
 FORMAT = 1
-_REQUIRED = ('index', 'file', 'prompt', 'seed', 'bytes', 'sha256')
+_REQUIRED = dict(
+    index=int, file=str, prompt=str, seed=int, bytes=int, sha256=str
+)
+# Of an entry that has them; all are below the folder of the set.
+_FILES = ('file', 'label', 'evaluation_label')
 _COMMAND = 'clouds generate --prompts FILE --num N --out'
 
 
@@ -201,12 +205,18 @@ def _parse(line, path, number):
     try:
         entry = parse_json(line)
         missing = [key for key in _REQUIRED if key not in entry]
-    except (ValueError, TypeError):
-        missing = ['everything']
-    if missing:
+        if missing:
+            raise ValueError(f'it lacks {", ".join(missing)}')
+        for key, kind in _REQUIRED.items():
+            if type(entry[key]) is not kind:
+                raise ValueError(f'its {key} is {entry[key]!r}')
+        for key in _FILES:
+            if entry.get(key) is not None:
+                inner_path(entry[key])
+    except (ValueError, TypeError) as error:
         raise BankError(
-            f'line {number} of {path} is not an entry of an image bank (it '
-            f'lacks {", ".join(missing)}). Delete that line; the command '
-            'that made the image bank makes the image again.'
-        )
+            f'line {number} of {path} is not an entry of an image bank '
+            f'({error}). Delete that line; the command that made the image '
+            'bank makes the image again.'
+        ) from error
     return entry

@@ -122,6 +122,27 @@ def read_lines(
     return numbered_lines(text.split('\n'), f'{what} {path}')
 
 
+def inner_path(name: Any) -> str:
+    """Check a path that a file states, of a file beside or below it.
+
+    Args:
+        name: As stated.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: It is no text, or leads out of its folder.
+    """
+    if not isinstance(name, str) or not name.isprintable():
+        raise ValueError(f'{name!r} is no name of a file')
+    parts = name.replace('\\', '/').split('/')
+    # A colon ends the name of a Windows drive.
+    if not parts[0] or parts[0].endswith(':') or '..' in parts:
+        raise ValueError(f'{name!r} leads out of its folder')
+    return name
+
+
 def parse_json(text: str | bytes, **options: Any) -> Any:
     """Parse JSON, whatever it is.
 
