@@ -29,7 +29,7 @@ from clouds_mmseg.utils.images import (
     decode_ids,
     read_image,
 )
-from clouds_mmseg.utils.text_files import read_json
+from clouds_mmseg.utils.text_files import inner_path, read_json
 from clouds_mmseg.weights.load import find_checkpoint
 
 RANKS = ('expected_iou', 'confidence', 'agreement')
@@ -294,6 +294,9 @@ def read_review(folder: str | Path) -> Review:
         if content.pop('format') != FORMAT:
             raise ValueError('another format')
         images = [Reviewed(**entry) for entry in content.pop('images')]
+        for image in images:
+            # Copies are written under it.
+            inner_path(image.name)
         return Review(images=images, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(

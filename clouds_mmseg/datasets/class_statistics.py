@@ -19,6 +19,7 @@ from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.data_root import existing_file, report_folder
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.text_files import parse_json
 
 STATISTICS = 'clouds_statistics.json'
 _FORMAT = 1
@@ -143,7 +144,7 @@ def read_statistics(root: str) -> dict[str, dict]:
     try:
         path = existing_file(root, STATISTICS)
         with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
-            kept = json.load(stream)
+            kept = parse_json(stream.read())
         return kept['sets'] if kept['format'] == _FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

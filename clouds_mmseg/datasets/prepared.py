@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.text_files import parse_json
 
 MANIFEST = 'clouds_dataset.json'
 FORMAT = 1
@@ -82,7 +83,7 @@ def read_manifest(root: str | Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         known = Manifest.__dataclass_fields__
         manifest = Manifest(**{k: v for k, v in content.items() if k in known})
     except (ValueError, TypeError, AttributeError) as error:

@@ -1,6 +1,5 @@
 """Label maps and class statistics of the driving data sets, for generation."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from clouds_mmseg.datasets.labels import table_digest
 from clouds_mmseg.datasets.transforms.loading import LoadSegLabels
 from clouds_mmseg.generate.conditions import LabelSources
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import parse_json
 
 
 def open_labelled(
@@ -112,7 +112,7 @@ def dataset_pixels(source: str, root: str | None = None) -> dict[str, int]:
             'file class -> pixels'
         )
     try:
-        table = json.loads(path.read_text(encoding='utf-8'))
+        table = parse_json(path.read_text(encoding='utf-8'))
         fine = all(type(v) is int and v >= 0 for v in table.values())
     except (OSError, ValueError, AttributeError):
         fine = False

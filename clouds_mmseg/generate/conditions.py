@@ -5,7 +5,6 @@ is the label map that made it, without the pixels that its conditioning image
 could not tell.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_files import images_below
 from clouds_mmseg.utils.images import ImageFileError, decode_ids
+from clouds_mmseg.utils.text_files import parse_json
 
 CONTROLS = ('segmentation', 'edges', 'depth')
 PALETTES = ('cityscapes', 'ade20k')
@@ -253,7 +253,7 @@ def _read_palette_file(spec, classes):
             'existing JSON file, such as {"road": [128, 64, 128], ...}'
         )
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = parse_json(path.read_text(encoding='utf-8'))
         if isinstance(content, list):
             content = dict(zip(classes, content, strict=False))
         fine = all(

@@ -4,7 +4,6 @@ Also what they need: the memory for the weights, and every one of these.
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.weights.locate import (
     check_hub_reachable,
     find_pretrained,
@@ -217,7 +217,7 @@ def weights_in(files: Iterable[Path]) -> StoredWeights:
         try:
             with open(path, 'rb') as stream:
                 length = int.from_bytes(stream.read(8), 'little')
-                header = json.loads(stream.read(min(length, 1 << 28)))
+                header = parse_json(stream.read(min(length, 1 << 28)))
             for key, value in header.items():
                 if key != '__metadata__':
                     kinds[value['dtype']] += math.prod(value['shape'])

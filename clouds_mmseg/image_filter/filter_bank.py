@@ -57,6 +57,7 @@ from clouds_mmseg.utils.image_set import (
 )
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.utils.visualization import (
     caption_below,
     colorize,
@@ -251,7 +252,7 @@ def _keep_settings(root, settings):
             temporary.write_text(text + '\n', encoding='utf-8')
         return
     try:
-        before = json.loads(path.read_text(encoding='utf-8'))
+        before = parse_json(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):
         before = {}
     if before == settings:
@@ -277,7 +278,7 @@ def _read_measures(root, entries):
     for path in sorted((root / _MEASURES).glob('*.jsonl')):
         for line in path.read_bytes().split(b'\n')[:-1]:
             try:
-                one = Measures(**json.loads(line))
+                one = Measures(**parse_json(line))
             except (ValueError, TypeError) as error:
                 raise UserError(
                     f'{path} is damaged ({error}); begin anew: clouds filter '

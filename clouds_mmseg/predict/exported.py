@@ -3,7 +3,6 @@
 Letters: N images, K classes, H and W of an image.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -30,8 +29,11 @@ from clouds_mmseg.predict.predictor import (
     several_scores,
     to_bytes,
 )
+from clouds_mmseg.predict.program_check import check_program
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import parse_json
+from clouds_mmseg.weights.locate import weights_only
 
 # Key of the metadata, a JSON text, in files of every format.
 METADATA_KEY = 'clouds_mmseg'
@@ -284,7 +286,12 @@ def open_program(
             f'{path} does not say what its classes are: it was not written '
             'by clouds export'
         )
-    return program, json.loads(text)
+    try:
+        return program, parse_json(text)
+    except ValueError as error:
+        raise UserError(
+            f'what {path} says of its classes is no JSON: {error}'
+        ) from error
 
 
 def _open_onnx(path, threads, providers):
@@ -311,11 +318,20 @@ def _open_onnx(path, threads, providers):
 def _open_pt2(path, threads, providers):
     del threads, providers
     extra = {f'{METADATA_KEY}.json': ''}
-    program = torch.export.load(path, extra_files=extra)
+    try:
+        check_program(path)
+    except ValueError as error:
+        raise UserError(
+            f'{path} was not written by clouds export: {error}. torch would '
+            'run what stands in it, which is refused'
+        ) from error
+    # Its sample inputs are a pickle.
+    with weights_only():
+        program = torch.export.load(path, extra_files=extra)
     text = extra[f'{METADATA_KEY}.json']
     if not text:
         return None, text
-    module, names = program.module(), json.loads(text)['outputs']
+    module, names = program.module(), parse_json(text)['outputs']
 
     @torch.no_grad()
     def run(images):

@@ -30,6 +30,7 @@ from clouds_mmseg.weights.load import (
     load_strictly,
     without_pretrained_init,
 )
+from clouds_mmseg.weights.locate import weights_only
 
 # Of files of `clouds export`: onnxruntime's, torch.export's and OpenVINO's.
 EXPORTED = ('.onnx', '.pt2', '.xml')
@@ -110,7 +111,8 @@ def load_model(
         model_cfg = _as_dg_segmentor(model_cfg)
     require_registered(model_cfg, named)
     # Text embeddings are not in a checkpoint: their source is read.
-    model = MODELS.build(without_pretrained_init(Config(model_cfg)))
+    with weights_only():
+        model = MODELS.build(without_pretrained_init(Config(model_cfg)))
     kept = {k: v for k, v in weights.items() if not k.startswith(_TEACHER)}
     if teacher:
         kept |= _teacher_weights(weights, str(path))

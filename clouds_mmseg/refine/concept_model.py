@@ -5,7 +5,6 @@ queries; h, w of the predicted masks.
 """
 
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from clouds_mmseg.refine.transformers_model import (
 )
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_text
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.weights.model_folder import (
     CONFIG,
     PARTS,
@@ -86,7 +86,7 @@ def find_concept_model(
     """
     folder = find_model_folder(weights, _WHAT, fetch=fetch)
     try:
-        family = json.loads((folder / CONFIG).read_text()).get('model_type')
+        family = parse_json((folder / CONFIG).read_text()).get('model_type')
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f'{_WHAT}: {folder / CONFIG} cannot be read ({error})'

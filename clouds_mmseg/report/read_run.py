@@ -4,7 +4,6 @@ A folder may come from another machine or version, and its run may be
 unfinished: what is missing is noted, what is broken is an error.
 """
 
-import json
 import math
 import os
 import re
@@ -18,7 +17,7 @@ from clouds_mmseg.engine.hooks.self_training import FILE_NAME as TEACHER_FILE
 from clouds_mmseg.utils.config_file import parse_config_text
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
-from clouds_mmseg.utils.text_files import read_json, read_text
+from clouds_mmseg.utils.text_files import parse_json, read_json, read_text
 
 # Points of a curve: iteration -> value, NaN where it was no number.
 Curve = dict[int, float]
@@ -323,8 +322,8 @@ def _scalar_entries(run, path):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = parse_json(line)
+        except ValueError as error:
             if not any(later.strip() for later in lines[number:]):
                 run.notes.append(
                     f'The last line of {path.name} in '
@@ -333,7 +332,7 @@ def _scalar_entries(run, path):
                 )
                 break
             raise UserError(
-                f'line {number} of {path} is no JSON: {error.msg}; only the '
+                f'line {number} of {path} is no JSON: {error}; only the '
                 'last line of a killed run may be cut off'
             ) from error
         if isinstance(entry, dict):

@@ -1,7 +1,6 @@
 """Dataset under every corruption at every severity; stored image sets."""
 
 import copy
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.robustness.corruptions import CLEAN, check_choice, domain_of
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.text_files import parse_json
 
 SET_FILE = 'corruptions.json'
 MANIFEST_FILE = 'manifest.jsonl'
@@ -200,7 +200,7 @@ def read_set(folder: str | Path) -> dict:
     """
     path = Path(folder) / SET_FILE
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = parse_json(path.read_text(encoding='utf-8'))
         if content['format'] == FORMAT:
             return content
         problem = f'has format {content["format"]!r}, not {FORMAT}'
@@ -231,7 +231,7 @@ def read_entries(folder: str | Path) -> dict[str, dict]:
         return entries
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             entries[entry['file']] = entry
         except (ValueError, KeyError, TypeError):
             continue

@@ -13,6 +13,7 @@ from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.cityscapes import LABEL_ID_TO_TRAIN_ID, PALETTE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.utils.visualization import colorize, grid
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow')
@@ -126,7 +127,7 @@ def read_manifest(path: str | Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding='utf-8'))
+        found = parse_json(path.read_text(encoding='utf-8'))
         counts = [found['images'][domain] for domain in DOMAINS]
         if not all(isinstance(count, int) for count in counts):
             raise ValueError('a number of images is no integer')

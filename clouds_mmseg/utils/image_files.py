@@ -21,12 +21,14 @@ JPEG = b'\xff\xd8\xff'
 _PNG_END = b'IEND'
 _JPEG_END = b'\xff\xd9'
 _TAIL = 4096
+# Of deflate: no data become shorter by a greater factor.
+_DEFLATE = 1032
 # A marker inside of the compressed data of a JPEG: FF 00 is a stuffed byte,
 # FF D0 to D7 are restart markers, FF FF is fill.
 _MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
-_PROGRESSIVE = b'\xc2'
-_FRAMES = (b'\xc0', b'\xc1', _PROGRESSIVE)
+_PROGRESSIVE = 0xC2
+_FRAMES = (b'\xc0', b'\xc1', b'\xc2')
 # Chunks whose damage changes no pixel; decoders skip them.
 _METADATA = frozenset(
     b'IEND tEXt zTXt iTXt eXIf gAMA cHRM sRGB iCCP pHYs tIME bKGD hIST sBIT '
@@ -60,6 +62,9 @@ def images_below(
 def truncated(payload: bytes) -> str | None:
     """Say what is missing in a PNG, JPEG, BMP or WebP file.
 
+    That is also the pixels which the header of a PNG or JPEG promises, where
+    no compression could have put them into so few bytes.
+
     Args:
         payload: The file.
 
@@ -79,9 +84,39 @@ def truncated(payload: bytes) -> str | None:
         whole = jpeg_end(payload) >= 0
     else:
         return None
-    if whole:
-        return None
-    return f'is truncated: its {size} bytes lack the end marker'
+    if not whole:
+        return f'is truncated: its {size} bytes lack the end marker'
+    width, height, bits = _frame(payload)
+    if width * height * bits > 8 * size:
+        return (
+            f'is {width}x{height} pixels by its header, which its {size} '
+            'bytes cannot hold'
+        )
+    return None
+
+
+def _frame(payload):
+    """Width, height and the least bits of a pixel of a whole PNG or JPEG.
+
+    A damaged header makes decoders ask for gigabytes.
+    """
+    if payload.startswith(PNG):
+        width, height = (
+            int.from_bytes(payload[place : place + 4], 'big')
+            for place in (16, 20)
+        )
+        # Bits of a sample, and samples of a pixel by the colour type.
+        samples = {2: 3, 4: 2, 6: 4}.get(payload[25], 1)
+        return width, height, payload[24] * samples / _DEFLATE
+    place = _frame_place(payload)
+    if place is None:
+        return 0, 0, 0
+    height, width = (
+        int.from_bytes(payload[at : at + 2], 'big')
+        for at in (place + 5, place + 7)
+    )
+    # A bit for each block of 8x8 pixels.
+    return width, height, 1 / 64
 
 
 def truncated_file(stream: BinaryIO) -> str | None:
@@ -172,14 +207,19 @@ def is_progressive(payload: bytes) -> bool:
     """
     if not payload.startswith(JPEG):
         return False
+    place = _frame_place(payload)
+    return place is not None and payload[place + 1] == _PROGRESSIVE
+
+
+def _frame_place(payload):
+    """Find the marker of a JPEG that its size follows; None if none."""
     place = 2
     while payload[place : place + 1] == b'\xff':
-        marker = payload[place + 1 : place + 2]
-        if marker in _FRAMES:
-            return marker == _PROGRESSIVE
+        if payload[place + 1 : place + 2] in _FRAMES:
+            return place
         length = int.from_bytes(payload[place + 2 : place + 4], 'big')
         place += 2 + length
-    return False
+    return None
 
 
 def _png_chunks(payload):

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import inner_path, parse_json
 
 BANK_FILE = 'bank.json'
 MANIFEST_FILE = 'manifest.jsonl'
@@ -24,7 +24,11 @@ TRAINING_FOLDER = 'labels'
 FILTER_FOLDER = 'filter'
 FILTER_FILE = f'{FILTER_FOLDER}/settings.json'
 FORMAT = 1
-_REQUIRED = ('index', 'file', 'prompt', 'seed', 'bytes', 'sha256')
+_REQUIRED = dict(
+    index=int, file=str, prompt=str, seed=int, bytes=int, sha256=str
+)
+# Of an entry that has them; all are below the folder of the set.
+_FILES = ('file', 'label', 'evaluation_label')
 _COMMAND = 'clouds generate --prompts FILE --num N --out'
 
 
@@ -56,7 +60,7 @@ def read_bank(root: str | Path) -> dict:
     """
     path = Path(root) / BANK_FILE
     try:
-        bank = json.loads(path.read_text(encoding='utf-8'))
+        bank = parse_json(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         there = 'holds no' if Path(root).is_dir() else 'does not exist, so no'
         raise BankError(
@@ -158,7 +162,7 @@ def filter_classes(root: str | Path) -> list[str] | None:
     """
     path = Path(root) / FILTER_FILE
     try:
-        return json.loads(path.read_text(encoding='utf-8'))['classes']
+        return parse_json(path.read_text(encoding='utf-8'))['classes']
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -199,14 +203,20 @@ def warn_of_copies(root: str | Path, entries: Iterable[dict]) -> int:
 
 def _parse(line, path, number):
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         missing = [key for key in _REQUIRED if key not in entry]
-    except (ValueError, TypeError):
-        missing = ['everything']
-    if missing:
+        if missing:
+            raise ValueError(f'it lacks {", ".join(missing)}')
+        for key, kind in _REQUIRED.items():
+            if type(entry[key]) is not kind:
+                raise ValueError(f'its {key} is {entry[key]!r}')
+        for key in _FILES:
+            if entry.get(key) is not None:
+                inner_path(entry[key])
+    except (ValueError, TypeError) as error:
         raise BankError(
-            f'line {number} of {path} is not an entry of an image bank (it '
-            f'lacks {", ".join(missing)}). Delete that line; the command '
-            'that made the image bank makes the image again.'
-        )
+            f'line {number} of {path} is not an entry of an image bank '
+            f'({error}). Delete that line; the command that made the image '
+            'bank makes the image again.'
+        ) from error
     return entry

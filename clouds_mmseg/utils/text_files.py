@@ -122,6 +122,44 @@ def read_lines(
     return numbered_lines(text.split('\n'), f'{what} {path}')
 
 
+def inner_path(name: Any) -> str:
+    """Check a path that a file states, of a file beside or below it.
+
+    Args:
+        name: As stated.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: It is no text, or leads out of its folder.
+    """
+    if not isinstance(name, str) or not name.isprintable():
+        raise ValueError(f'{name!r} is no name of a file')
+    parts = name.replace('\\', '/').split('/')
+    # A colon ends the name of a Windows drive.
+    if not parts[0] or parts[0].endswith(':') or '..' in parts:
+        raise ValueError(f'{name!r} leads out of its folder')
+    return name
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Parse JSON, whatever it is.
+
+    Args:
+        text: Of a file.
+        **options: Of :func:`json.loads`.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply for Python, which
+            raises a ``RecursionError``.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError('its values are nested too deeply') from error
+
+
 def read_json(path: str | Path, what: str) -> Any:
     """Read a JSON file that was written by hand.
 
@@ -144,9 +182,14 @@ def read_json(path: str | Path, what: str) -> Any:
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return parse_json(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(
             f'{what} {path} is no JSON: line {error.lineno}, column '
             f'{error.colno}: {error.msg}'
         ) from error
+    except UserError:
+        raise
+    except ValueError as error:
+        # An integer of thousands of digits, or depth.
+        raise UserError(f'{what} {path} is no JSON: {error}') from error

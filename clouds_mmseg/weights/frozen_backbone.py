@@ -26,7 +26,10 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.weights.integrity import content_sha256
 from clouds_mmseg.weights.io import MissingWeightsError
-from clouds_mmseg.weights.locate import pretrained_dir
+from clouds_mmseg.weights.locate import pretrained_dir, weights_only
+
+# Whose registered classes the config in a checkpoint may build.
+_SCOPES = ('mmengine', 'mmseg')
 
 # Key in `meta` of a file without its frozen backbone.
 META_KEY = 'frozen_backbone'
@@ -262,11 +265,17 @@ def require_registered(cfg: Any, named: str) -> None:
         UserError: A type is a path to an object, not a registered name.
     """
     if isinstance(cfg, dict):
-        kind = cfg.get('type')
+        kind, scope = cfg.get('type'), cfg.get('_scope_')
         if isinstance(kind, str) and ('.' in kind or ':' in kind):
             raise UserError(
                 f'{named} names the type {kind!r}, which would import code; '
                 'only names of registered classes are built'
+            )
+        if scope not in (None, *_SCOPES):
+            # mmengine would import its module `registry`.
+            raise UserError(
+                f'{named} names the scope {scope!r}, which would import code; '
+                f'known are {", ".join(_SCOPES)}'
             )
         cfg = list(cfg.values())
     if isinstance(cfg, (list, tuple)):
@@ -320,7 +329,7 @@ def _build(cfg, source, **kwargs) -> nn.Module:
         )
     left = ('compile', 'load_pretrained')
     kept = {k: v for k, v in cfg.items() if k not in left}
-    with DefaultScope.overwrite_default_scope('mmseg'):
+    with DefaultScope.overwrite_default_scope('mmseg'), weights_only():
         return MODELS.build(dict(kept, **kwargs))
 
 

@@ -4,6 +4,7 @@ Pickles are read without executing code in them: the unpicklers below know a
 closed list of names.
 """
 
+import io
 import json
 import pickle
 import pickletools
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.version import __version__
 from clouds_mmseg.weights.integrity import (
     HASH_BESIDE,
@@ -31,10 +33,14 @@ from clouds_mmseg.weights.integrity import (
     WRAPPERS,
     BoundedReader,
     DamagedError,
+    RefusedPickleError,
     check_archive,
     check_content,
+    check_pickle,
+    check_structure,
     content_sha256,
 )
+from clouds_mmseg.weights.torchscript import script_weights
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 # Prefixes that wrappers add to every key: data-parallel training,
@@ -275,7 +281,7 @@ def _meta_of(metadata):
     meta = {k: v for k, v in metadata.items() if k != 'format'}
     for key in _JSON_METADATA:
         try:
-            meta[key] = json.loads(meta[key])
+            meta[key] = parse_json(meta[key])
         except (KeyError, ValueError):
             # Absent, or another program's text under the same name.
             continue
@@ -307,9 +313,15 @@ def _members(path):
 
 def _read_torchscript(path):
     try:
-        state_dict = torch.jit.load(path, map_location='cpu').state_dict()
+        state_dict = script_weights(path)
+    except RefusedPickleError as error:
+        raise WeightFileError(
+            f'{path} is a TorchScript archive that only its own code can '
+            f'restore, which is not run ({error}). If you made the file '
+            'yourself, save the state_dict() of torch.jit.load(FILE) instead.'
+        ) from error
     except Exception as error:
-        # torch compiles its code: damage shows as any error.
+        # Garbage makes the unpickler fail in any way.
         raise _damaged(path, error) from error
     for number in _ARCHIVE_KEYS:
         state_dict.pop(number, None)
@@ -321,12 +333,17 @@ def _read_pickle(path, head, map_location, trust, is_zip):
         raise _damaged(path, 'it is neither an archive nor a pickle')
     bare_pickle = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
     try:
+        if not trust:
+            _check_pickles(path, is_zip, head)
         if bare_pickle or (path.suffix == '.pkl' and not is_zip):
             return _read_arrays(path, trust)
         with safe_training_globals(), BoundedReader(path) as stream:
-            return torch.load(
+            content = torch.load(
                 stream, map_location=map_location, weights_only=not trust
             )
+        if not trust:
+            check_structure(content, path.stat().st_size)
+        return content
     except RefusedPickleError as error:
         raise _refused(path, error) from error
     except pickle.UnpicklingError as error:
@@ -350,7 +367,22 @@ def _read_arrays(path, trust):
     with BoundedReader(path) as stream:
         if trust:
             return as_tensors(pickle.load(stream, encoding='latin1'))
-        return as_tensors(ArrayUnpickler(stream).load())
+        content = ArrayUnpickler(stream).load()
+        check_structure(content, path.stat().st_size)
+        return as_tensors(content)
+
+
+def _check_pickles(path, is_zip, head):
+    if is_zip:
+        # By torch's own reader: two readers of a zip may find other bytes.
+        reader = torch._C.PyTorchFileReader(str(path))
+        check_pickle(io.BytesIO(reader.get_record('data.pkl')))
+        return
+    with BoundedReader(path) as stream:
+        # Old files of torch.save: magic number, version, system, content and
+        # keys of the storages, which follow.
+        for _ in range(5 if head.startswith(_OLD_TORCH) else 1):
+            check_pickle(stream)
 
 
 def _refused(path, what):
@@ -511,18 +543,6 @@ def _own_storages(weights):
     return result
 
 
-class RefusedPickleError(pickle.UnpicklingError):
-    """A pickle refers to a global that weights do not need.
-
-    Attributes:
-        name: The global, ``module.function``.
-    """
-
-    def __init__(self, name: str):
-        super().__init__(f'the pickle names {name}')
-        self.name = name
-
-
 class _SafeConstructors:
     """Constructors of arrays that pickles may call, with checked arguments.
 
@@ -531,7 +551,7 @@ class _SafeConstructors:
     """
 
     def reconstruct(self, subtype, shape, typecode):
-        if subtype is not np.ndarray:
+        if subtype is not _ArrayType:
             raise RefusedPickleError(getattr(subtype, '__name__', '?'))
         return np.ndarray.__new__(np.ndarray, shape, _checked_dtype(typecode))
 
@@ -562,6 +582,16 @@ class _SafeConstructors:
         return getattr(HistoryBuffer, name)
 
 
+class _ArrayType:
+    """Stands for ``numpy.ndarray``, which pickles name but never call.
+
+    Called with strides of 0, it makes an array of any size from 4 bytes.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> '_ArrayType':
+        raise RefusedPickleError('a call of numpy.ndarray')
+
+
 def _checked_dtype(dtype):
     """Return a dtype of numbers or text; refuse one of Python objects."""
     dtype = np.dtype(dtype)
@@ -575,7 +605,7 @@ def _array_globals():
     """Return the globals that a pickle of numpy arrays may use."""
     constructors = _SafeConstructors()
     names = {
-        'numpy.ndarray': np.ndarray,
+        'numpy.ndarray': _ArrayType,
         'numpy.dtype': np.dtype,
         'collections.OrderedDict': OrderedDict,
         '_codecs.encode': constructors.encode,
@@ -622,9 +652,11 @@ def safe_training_globals() -> Iterator[None]:
     """
     constructors = _SafeConstructors()
     codes = '?bBhHiIlLqQefdFDSU'
-    allowed = [
+    allowed: list[Any] = [
         HistoryBuffer,
-        np.ndarray,
+        (_ArrayType, 'numpy.ndarray'),
+        # Whose state may be set. No pickle can name what has no dot.
+        (np.ndarray, 'ndarray'),
         np.dtype,
         slice,
         *{type(np.dtype(code)) for code in codes},

@@ -532,7 +532,7 @@ def read_remote(
         return read_content(path, map_location=map_location)
     try:
         # mmengine loads downloads without weights_only.
-        with _weights_only():
+        with weights_only():
             return CheckpointLoader.load_checkpoint(address, map_location)
     except (OSError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
@@ -542,8 +542,11 @@ def read_remote(
 
 
 @contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make torch.load use weights_only, whatever its caller passes."""
+def weights_only() -> Iterator[None]:
+    """Let ``torch.load`` unpickle weights alone, whatever its caller passes.
+
+    Other packages load files that a config names.
+    """
     before = os.environ.get(_FORCE_WEIGHTS_ONLY)
     os.environ[_FORCE_WEIGHTS_ONLY] = '1'
     try:

@@ -1,6 +1,5 @@
 """Folders of models as transformers saves them: location, hash, memory."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_file, hash_text
+from clouds_mmseg.utils.text_files import inner_path, parse_json
 from clouds_mmseg.weights.locate import (
     find_or_fetch_from_hub,
     find_pretrained,
@@ -116,7 +116,13 @@ def _checked(folder, what, parts):
 
 def _shards(index):
     """Return the files that an index of weights names."""
-    return sorted(set(json.loads(index.read_text())['weight_map'].values()))
+    try:
+        files = set(parse_json(index.read_text())['weight_map'].values())
+        return sorted(map(inner_path, files))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{index} is no index of weights ({error}); download it again'
+        ) from error
 
 
 def hash_folder(folder: Path) -> str:

@@ -400,7 +400,8 @@ class TestSize:
         payload = images.PNG
         for name, data in (
             (b'IHDR', header),
-            (b'IDAT', zlib.compress(b'\0' * 99)),
+            # As many bytes as so many pixels need at the least.
+            (b'IDAT', bytes(1_600_000)),
             (b'IEND', b''),
         ):
             payload += struct.pack('>I', len(data)) + name + data
@@ -408,6 +409,19 @@ class TestSize:
         for function in (decode_image, decode_ids):
             text = refusal(function, payload)
             assert '40000x40000' in text and 'tiles' in text
+
+    @pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
+    def test_a_header_that_promises_too_many_pixels(self, kind):
+        payload = bytearray(encode(IDS, kind))
+        if kind == 'PNG':
+            payload[16:24] = struct.pack('>II', 30000, 30000)
+            payload[29:33] = struct.pack('>I', zlib.crc32(payload[12:29]))
+        else:
+            place = payload.index(b'\xff\xc0')
+            payload[place + 5 : place + 9] = struct.pack('>HH', 30000, 30000)
+        for function in (decode_image, decode_ids):
+            text = refusal(function, bytes(payload))
+            assert '30000x30000' in text and 'cannot hold' in text
 
 
 def test_reading_names_what_is_wrong(tmp_path):

@@ -3,6 +3,7 @@
 import bisect
 import functools
 import io
+import lzma
 import os
 import re
 import shutil
@@ -20,8 +21,16 @@ from typing import Any, BinaryIO
 from clouds_mmseg.utils.errors import DataError
 
 # What reading a damaged member raises.
-READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# Beside those of damage: an unknown compression, a garbled number or name.
+READ_ERRORS = (
+    *(OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error),
+    *(lzma.LZMAError, NotImplementedError, ValueError, OverflowError),
+)
 _BLOCK = 1 << 20
+# Of a file that is read into memory, bytes.
+_LARGEST = 1 << 30
+# Photographs and labels that are packed already cannot be packed much more.
+_MOST_TIMES, _ANY_SIZE = 200, 1 << 26
 # Program -> arguments to unpack ARCHIVE into FOLDER, both absolute.
 _PROGRAMS = {
     'unrar': lambda a, f: ['unrar', 'x', '-y', '-idq', a, f + os.sep],
@@ -156,10 +165,12 @@ class ZipSource:
                     f'{self.title} is encrypted: unpack it yourself and give '
                     'the folder as --src.'
                 )
+            _check_size(self.title, name, info.file_size, info.compress_size)
             yield Member(name, info.file_size, info.filename)
 
     def read(self, member: Member) -> bytes:
         """Return the bytes of a member, whose checksum is verified."""
+        _check_memory(self, member)
         return _open_zip(self).read(member.location)
 
     def copy(self, member: Member, stream: BinaryIO) -> None:
@@ -201,8 +212,11 @@ class TarSource:
         Raises:
             DataError: See :meth:`ZipSource.members`.
         """
+        packed, end = sum(map(os.path.getsize, self.paths)), 0
         for info, _ in self._walk():
             name = safe_name(info.name, self.title)
+            end = max(end, info.offset_data + info.size)
+            _check_size(self.title, name, end, packed)
             yield Member(name, info.size, info.offset_data)
 
     def stream(self, locations: Container[int]) -> Iterator[tuple[int, bytes]]:
@@ -216,10 +230,12 @@ class TarSource:
         """
         for info, archive in self._walk():
             if info.offset_data in locations:
+                _check_memory(self, Member(info.name, info.size, None))
                 yield info.offset_data, archive.extractfile(info).read()
 
     def read(self, member: Member) -> bytes:
         """Return the bytes of a member of an uncompressed archive."""
+        _check_memory(self, member)
         with ConcatenatedFile(self.paths) as stream:
             stream.seek(member.location)
             content = stream.read(member.size)
@@ -251,7 +267,9 @@ class TarSource:
                         refuse_link(info.name, self.title)
                     if info.isreg() and not info.issparse():
                         yield info, archive
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        except DataError:
+            raise
+        except READ_ERRORS as error:
             raise _unreadable(self.title, error) from error
 
 
@@ -269,8 +287,28 @@ def _open_zip_in(source, pid):
         if source.multi_volume:
             return zipfile.ZipFile(join_volumes(source.paths))
         return zipfile.ZipFile(ConcatenatedFile(source.paths))
-    except (zipfile.BadZipFile, SplitZipError, OSError) as error:
+    except READ_ERRORS as error:
         raise _unreadable(source.title, error) from error
+
+
+def _check_size(title, name, size, packed):
+    """Refuse a file that would fill the disk: a zip bomb."""
+    if size > _ANY_SIZE + _MOST_TIMES * packed:
+        raise DataError(
+            f'{title} claims to hold {size:,} bytes in {packed:,} (up to '
+            f'{name!r}): no photographs can be packed like that. Download '
+            'it again from the official page, or unpack it yourself and give '
+            'the folder as --src.'
+        )
+
+
+def _check_memory(source, member):
+    """Refuse a file that is too large to be an image or a label."""
+    if member.size > _LARGEST:
+        raise DataError(
+            f'{source.describe(member)} has {member.size:,} bytes; images '
+            f'and labels have at most {_LARGEST:,}'
+        )
 
 
 def _unreadable(path, error):
@@ -296,6 +334,12 @@ def safe_name(name: str, archive: str) -> str:
         DataError: The name leaves the folder that it would be unpacked to.
     """
     parts = name.replace('\\', '/').split('/')
+    if any(ord(letter) < 32 for letter in name):
+        raise DataError(
+            f'{archive} holds {name!r}, a name with control characters: '
+            'official archives have no such names, so download it again from '
+            'the official page.'
+        )
     if parts[0] == '' or _DRIVE.match(parts[0]) or '..' in parts:
         raise DataError(
             f'{archive} holds {name!r}, a path that leads out of the folder '
@@ -416,7 +460,9 @@ class ConcatenatedFile(io.RawIOBase):
         """Read ``size`` bytes, fewer only at the end."""
         if size is None or size < 0:
             return self.readall()
-        data = bytearray(size)
+        # A damaged header asks for more than there is.
+        data = bytearray(min(size, max(0, self.size - self._position)))
+        size = len(data)
         view, count = memoryview(data), 0
         while count < size:
             step = self.readinto(view[count:])

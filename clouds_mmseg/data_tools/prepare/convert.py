@@ -1,6 +1,5 @@
 """Conversion of published label files to train ids."""
 
-import json
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +25,7 @@ from clouds_mmseg.utils.images import (
     decode_ids,
     open_image,
 )
+from clouds_mmseg.utils.text_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class PolygonConverter:
         """
         known = dict(self.train_ids)
         try:
-            content = json.loads(payload)
+            content = parse_json(payload)
             size = (content['imgWidth'], content['imgHeight'])
             image = Image.new('L', size, IGNORE)
             drawing = ImageDraw.Draw(image)
@@ -163,7 +163,7 @@ def _failure_text(payload, error):
         return f'{type(error).__name__}: {error}'
     from cityscapesscripts.helpers.labels import name2label
 
-    names = {o.get('label') for o in json.loads(payload).get('objects', [])}
+    names = {o.get('label') for o in parse_json(payload).get('objects', [])}
     unknown = sorted(n for n in names if n not in name2label)
     return f'unknown classes: {", ".join(map(str, unknown))}'
 
@@ -187,7 +187,7 @@ def converter_of_config(
             lacks a class of the benchmark.
     """
     try:
-        names = [label['name'] for label in json.loads(payload)['labels']]
+        names = [label['name'] for label in parse_json(payload)['labels']]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f'{name} is no config of Mapillary Vistas ({error!r})'
@@ -267,7 +267,7 @@ class PanopticConverters:
 
     def __init__(self, payload: bytes, name: str):
         try:
-            content = json.loads(payload)
+            content = parse_json(payload)
             names = {c['id']: c['name'] for c in content['categories']}
             unknown = sorted(set(names.values()) - set(WILDDASH2_CLASSES))
             if unknown:

@@ -133,12 +133,12 @@ class FileWriter:
             _check_payload(payload, job, name, sums)
             if not as_is:
                 payload = self._convert(job, payload, name)
+        except DataError as error:
+            return JobResult(FAILED, str(error))
         except READ_ERRORS as error:
             return JobResult(
                 FAILED, f'{job.part} {name} cannot be read ({error})'
             )
-        except DataError as error:
-            return JobResult(FAILED, str(error))
         with self._writing(target), atomic_path(target) as temporary:
             temporary.write_bytes(payload)
         return JobResult(CREATED)

@@ -32,6 +32,7 @@ from clouds_mmseg.utils.data_root import (
 )
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.tables import format_table
+from clouds_mmseg.utils.text_files import parse_json
 
 REPORT = 'clouds_verify.json'
 _FORMAT = 1
@@ -147,7 +148,7 @@ def read_reports(root: str) -> dict[str, SetReport]:
     path = report_path(root)
     try:
         with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
-            kept = json.load(stream)
+            kept = parse_json(stream.read())
         if kept['format'] != _FORMAT:
             raise ValueError(f'format {kept["format"]}, not {_FORMAT}')
         return {

@@ -1,6 +1,5 @@
 """Hooks of self-training: the teacher, SAM, reports about pseudo-labels."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from clouds_mmseg.models.segmentors.pseudo_labels import refine_label
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.utils.visualization import strip
 
 # Written by PseudoLabelAccuracyHook to the work dir.
@@ -483,7 +483,7 @@ class PseudoLabelAccuracyHook(Hook):
         )
         path = Path(runner.work_dir) / FILE_NAME
         # A resumed run adds to the measurements of the previous one.
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = parse_json(path.read_text()) if path.is_file() else {}
         known[str(iteration)] = dict(images=count, **report)
         with atomic_path(path) as temporary:
             temporary.write_text(to_json(known) + '\n')

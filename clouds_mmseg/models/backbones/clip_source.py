@@ -1,6 +1,5 @@
 """Find the CLIP model that a config names, and its weights; build towers."""
 
-import json
 import logging
 import os
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import nn
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import closest_names
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.weights.io import MissingWeightsError, is_torchscript
 from clouds_mmseg.weights.locate import find_or_fetch, find_or_fetch_from_hub
 
@@ -295,7 +295,7 @@ def _find_in_folder(source_name, folder, named, weights):
 def _read_config(path):
     """Read both parts of an ``open_clip_config.json``."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = parse_json(path.read_text(encoding='utf-8'))
         model = content['model_cfg']
         missing = {'embed_dim', 'vision_cfg', 'text_cfg'} - set(model)
         if missing:
@@ -339,7 +339,7 @@ def _other_layout(folder):
     if not (folder / 'config.json').is_file():
         return ''
     try:
-        content = json.loads((folder / 'config.json').read_text('utf-8'))
+        content = parse_json((folder / 'config.json').read_text('utf-8'))
         kind = content.get('model_type')
         architecture = content.get('architecture')
     except (OSError, ValueError, AttributeError):

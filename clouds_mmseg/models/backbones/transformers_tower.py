@@ -6,7 +6,6 @@ outputs are tokens, those of the patches last; no model is known by name.
 
 import functools
 import inspect
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from clouds_mmseg.models.backbones.timm_tower import tell_licence
 from clouds_mmseg.models.backbones.unused import find_unused, remove_modules
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import near_names
+from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.weights.io import MissingWeightsError
 from clouds_mmseg.weights.load import CheckpointMismatchError, load_strictly
 
@@ -407,7 +407,7 @@ def _require_folder(folder: Path, given: str, *, weights: bool = True) -> None:
 
 def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = parse_json(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     if not isinstance(content, dict):
