@@ -243,9 +243,9 @@ def _heads(args, device, reference):
 def _loader(args, device, reference):
     from benchmark import image_formats
 
-    del device, reference
+    del device
     print(environment()['machine'])
-    return image_formats.run(args)
+    return image_formats.run(args, stock=bool(reference))
 
 
 def _resume(args, device, reference):

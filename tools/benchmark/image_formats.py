@@ -34,11 +34,13 @@ from clouds_mmseg.utils.errors import UserError
 _DECODERS = dict(npy='numpy', jxl='pillow')
 
 
-def run(args: argparse.Namespace) -> list[dict]:
+def run(args: argparse.Namespace, stock: bool = False) -> list[dict]:
     """Run the comparison and print a table for each dataset.
 
     Args:
         args: Of ``benchmark.py loader``.
+        stock: Whether MMSegmentation's own transforms are the reference, in
+            place of the published files as the configs read them.
 
     Returns:
         The rows of all tables.
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder, _one_thread():
-        for cases in _groups(args, folder):
+        for cases in _groups(args, folder, stock):
             found = compare(
                 cases,
                 images=args.images,
@@ -56,7 +58,9 @@ def run(args: argparse.Namespace) -> list[dict]:
                 repeats=args.repeats,
                 clock=args.clock,
             )
-            parts = part_rows(cases[0], args.images, args.clock)
+            parts = []
+            for case in cases:
+                parts += part_rows(case, args.images, args.clock)
             print(table_of(found))
             print(table_of(parts))
             rows += found + parts
@@ -74,7 +78,7 @@ def _one_thread():
         cv2.setNumThreads(threads)
 
 
-def _groups(args, folder):
+def _groups(args, folder, stock):
     """Yield groups of cases that are compared with each other."""
     if args.config:
         yield config_cases(args.config)
@@ -89,6 +93,7 @@ def _groups(args, folder):
             size=args.size,
             formats=args.storages,
             draw=draw,
+            stock=stock,
         )
 
 
@@ -104,11 +109,12 @@ def format_cases(
         crop: Side of the crops.
         **options: ``size`` (tuple[int, int]) in place of the published one,
             ``formats`` (Sequence[str]) in place of all other ones, without
-            other decoders, and ``draw`` of :func:`write_set`.
+            other decoders, ``draw`` of :func:`write_set`, and ``stock`` of
+            :func:`run`.
 
     Returns:
         First columns of a row, and the dataset. The first case has the
-        published files, as the configs read them.
+        published files, as the configs read them, unless ``stock``.
 
     Raises:
         UserError: There is no such dataset or image format.
@@ -125,7 +131,11 @@ def format_cases(
             f'--storages {min(unknown)}: known are {", ".join(IMAGE_FORMATS)}'
         )
     size = options.get('size') or files.size
-    formats = IMAGE_FORMATS if chosen is None else chosen
+    formats = [
+        name
+        for name in (IMAGE_FORMATS if chosen is None else chosen)
+        if name != files.image
+    ]
     sizes = write_set(
         Path(folder) / name,
         size,
@@ -138,8 +148,13 @@ def format_cases(
         (files.image, files.label, 'cv2'),
         (files.image, PREPARED, 'cv2'),
     ]
+    stock = (files.image, PREPARED, MMSEG)
+    if options.get('stock'):
+        variants.insert(0, stock)
+    elif chosen is None:
+        variants.append(stock)
     if chosen is None:
-        others = (MMSEG, 'pillow', 'torchvision')
+        others = ('pillow', 'torchvision')
         variants += [(files.image, PREPARED, decoder) for decoder in others]
     variants += [
         (image_format, PREPARED, _DECODERS.get(image_format, 'cv2'))
