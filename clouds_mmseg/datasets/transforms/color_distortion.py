@@ -33,7 +33,10 @@ class FastPhotoMetricDistortion(PhotoMetricDistortion):
         """
         if img.dtype != np.uint8:
             return super().convert(img, alpha, beta)
-        return cv2.LUT(img, super().convert(_VALUES, alpha, beta))
+        table = super().convert(_VALUES, alpha, beta)
+        # OpenCV looks up one channel twice as fast as three.
+        pixels = np.ascontiguousarray(img).reshape(len(img), -1)
+        return cv2.LUT(pixels, table).reshape(img.shape)
 
     def saturation(self, img: np.ndarray) -> np.ndarray:
         """Scale the saturation of (H, W, 3) BGR, in one of two cases."""
@@ -44,7 +47,7 @@ class FastPhotoMetricDistortion(PhotoMetricDistortion):
                 self.saturation_lower, self.saturation_upper
             )
             table = super().convert(_VALUES, factor)
-            img = _look_up(img, saturation=table)
+            img = _change(img, 1, table)
         return img
 
     def hue(self, img: np.ndarray) -> np.ndarray:
@@ -54,12 +57,12 @@ class FastPhotoMetricDistortion(PhotoMetricDistortion):
         if np.random.randint(2):
             turn = np.random.randint(-self.hue_delta, self.hue_delta)
             table = (_VALUES.astype(int) + turn) % 180
-            img = _look_up(img, hue=table.astype(np.uint8))
+            img = _change(img, 0, table.astype(np.uint8))
         return img
 
 
-def _look_up(img, hue=_VALUES, saturation=_VALUES):
-    """Change hue and saturation of (H, W, 3) BGR by a table each, (256,)."""
+def _change(img, channel, table):
+    """Look up one channel of HSV, (256,), in (H, W, 3) BGR."""
     hsv = mmcv.bgr2hsv(img)
-    tables = np.stack([hue, saturation, _VALUES], axis=-1)
-    return mmcv.hsv2bgr(cv2.LUT(hsv, tables[None]))
+    values = cv2.LUT(cv2.extractChannel(hsv, channel), table)
+    return mmcv.hsv2bgr(cv2.insertChannel(values, hsv, channel))
