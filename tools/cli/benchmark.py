@@ -57,6 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                 help='also measure the model with these further changes, in '
                 'turn with the other',
             )
+        if name == 'selftrain':
+            _add_self_training(step)
     sampling = works.add_parser(
         'sampling',
         help="one layer's deformable sampling, forward and backward",
@@ -91,6 +93,26 @@ def _add_images(work, size, batch):
     work.add_argument('--batch', type=int, default=batch)
     work.add_argument(
         '--dtype', choices=names.BENCHMARK_DTYPES, default='fp32'
+    )
+
+
+def _add_self_training(step):
+    step.add_argument(
+        '--config',
+        help='measure the model of a self-training config, not the official '
+        'head on --tower',
+    )
+    step.add_argument(
+        '--unlabelled',
+        type=int,
+        metavar='N',
+        help='images of the batch that the teacher labels (default: half)',
+    )
+    step.add_argument(
+        '--cache-features',
+        choices=names.FEATURE_DTYPES,
+        help='also measure the step with the features of these images read '
+        'from a cache, in turn with the other',
     )
 
 

@@ -76,6 +76,7 @@ BENCHMARK_SETS = (
 )
 BENCHMARK_SAMS = ('vit_t', 'vit_b')
 BENCHMARK_CLOCKS = ('wall', 'cpu')
+FEATURE_DTYPES = ('float16', 'float32')
 BENCHMARK_DTYPES = ('fp32', 'bf16')
 
 

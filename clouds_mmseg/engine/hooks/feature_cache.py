@@ -22,7 +22,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.weights.integrity import content_sha256
 
-_DTYPES = ('float16', 'float32')
+DTYPES = ('float16', 'float32')
 
 
 @HOOKS.register_module()
@@ -62,9 +62,9 @@ class FeatureCacheHook(Hook):
         dtype: str = 'float16',
         cache_bytes: int = 200_000_000_000,
     ):
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise UserError(
-                f'FeatureCacheHook: dtype must be one of {", ".join(_DTYPES)},'
+                f'FeatureCacheHook: dtype must be one of {", ".join(DTYPES)},'
                 f' got {dtype!r}'
             )
         self.cache_dir = resolve_data_root(cache_dir)
