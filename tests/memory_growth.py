@@ -1,8 +1,10 @@
 """Growth of memory in a run of many small steps, as numbers a step.
 
-    python tests/memory_growth.py --iterations 2000 --predictions 500
+    python tests/memory_growth.py [--self-training] [--iterations 2000]
+        [--predictions 500]
 
-A self-training run with a teacher, a refiner and a cache, then predictions.
+A run of small images, with ``--self-training`` with a teacher, a refiner and
+a cache of features, then predictions with its checkpoint.
 """
 
 import argparse
@@ -67,38 +69,40 @@ class TakeMemorySamples(Hook):
 
 
 def growth_of_training(
-    folder: Path, data: Path, iterations: int, leak: Hook | None = None
+    folder: Path, data: Path, iterations: int, self_training: bool = False
 ) -> dict[str, float]:
     """Train ``iterations`` steps; return the growth a step.
 
     Args:
         folder: For bank, cache and work dir.
         data: Of ``tiny_run.write_data``.
-        iterations: Of which the first few are source-only.
-        leak: A hook that keeps what it should not, to test this test.
+        iterations: Of self-training the first few are source-only.
+        self_training: With a teacher, a refiner and a cache of features; or
+            the labelled images alone, a fifth of the time.
     """
     from self_training_run import write_bank, write_self_training
-    from tiny_run import read_config
+    from tiny_run import read_config, write_config
 
     from clouds_mmseg.cli.config import build_runner
 
-    config = write_self_training(folder, data, write_bank(folder))
-    cfg = read_config(
-        config,
-        folder / 'work',
+    changes = dict(
         train_cfg__max_iters=iterations,
         train_cfg__val_interval=iterations,
         default_hooks__checkpoint__interval=iterations,
-        default_hooks__feature_cache=dict(
-            type='FeatureCacheHook', cache_dir=str(folder / 'features')
-        ),
     )
-    cfg.custom_hooks[-1].picture_interval = None
+    if self_training:
+        config = write_self_training(folder, data, write_bank(folder))
+        changes['default_hooks__feature_cache'] = dict(
+            type='FeatureCacheHook', cache_dir=str(folder / 'features')
+        )
+    else:
+        config = write_config(folder / 'tiny.py', data)
+    cfg = read_config(config, folder / 'work', **changes)
+    if self_training:
+        cfg.custom_hooks[-1].picture_interval = None
     runner = build_runner(cfg)
     samples = MemorySamples()
     runner.register_hook(TakeMemorySamples(samples, max(iterations // 20, 1)))
-    if leak is not None:
-        runner.register_hook(leak)
     runner.train()
     return samples.slopes()
 
@@ -117,6 +121,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--iterations', type=int, default=2000)
     parser.add_argument('--predictions', type=int, default=500)
+    parser.add_argument('--self-training', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
     from tiny_run import write_data
@@ -128,7 +133,9 @@ def main():
         data = write_data(folder / 'data')
         found = dict(
             iterations=args.iterations,
-            training=growth_of_training(folder, data, args.iterations),
+            training=growth_of_training(
+                folder, data, args.iterations, args.self_training
+            ),
         )
         checkpoint = folder / f'work/iter_{args.iterations}.pth'
         segmenter = Segmenter.from_pretrained(str(checkpoint))

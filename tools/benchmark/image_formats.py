@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import torch
 from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -25,10 +26,12 @@ from benchmark.loading import (
     throughput,
 )
 from benchmark.measure import CLOCKS
+from benchmark.memory import peak_memory
 from benchmark.report import table_of
 from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import seed_everything
 
 # Decoders of formats that OpenCV does not read.
 _DECODERS = dict(npy='numpy', jxl='pillow')
@@ -235,8 +238,9 @@ def compare(
     Returns:
         Rows with the median ``images_per_second``, the ``fastest`` repeat (on
         a loaded machine the least disturbed one), its ``spread``
-        to the slowest and, with the same number of workers, the ``ratio`` to
-        the first case.
+        to the slowest, with the same number of workers the ``ratio`` to the
+        first case, and ``peak_MiB``: the memory that loading takes besides
+        the libraries, None where it cannot be measured.
     """
     speeds = {
         (case, number): [] for case in range(len(cases)) for number in workers
@@ -249,6 +253,7 @@ def compare(
                 )
             )
     medians = {key: statistics.median(v) for key, v in speeds.items()}
+    peaks = [_peak(dataset, images) for _, dataset in cases]
     return [
         dict(
             cases[case][0],
@@ -257,9 +262,19 @@ def compare(
             fastest=max(found),
             spread=max(found) - min(found),
             ratio=medians[case, number] / medians[0, number],
+            peak_MiB=peaks[case],
         )
         for (case, number), found in speeds.items()
     ]
+
+
+def _peak(dataset, images):
+    """Return the additional memory of loading samples one by one, MiB."""
+    seed_everything(0)
+    with peak_memory(torch.device('cpu')) as peak:
+        for index in range(images):
+            dataset[index % len(dataset)]
+    return None if peak.bytes is None else peak.bytes / 2**20
 
 
 def part_rows(
