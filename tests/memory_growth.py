@@ -11,6 +11,7 @@ import argparse
 import gc
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.hooks import Hook
+
+_TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(_TESTS.parent / 'tools'), str(_TESTS / 'engine')]
+
+from benchmark.memory import release_freed_pages  # noqa: E402
 
 # Share of the steps after which everything that is made once has been made.
 _SETTLED = 0.3
@@ -32,6 +38,8 @@ class MemorySamples:
     def take(self, step: int) -> None:
         """Count what is alive after ``step``."""
         gc.collect()
+        # Else new memory lies in pages that were freed before.
+        release_freed_pages()
         objects = gc.get_objects()
         tensors = sum(issubclass(type(o), torch.Tensor) for o in objects)
         pages = int(Path('/proc/self/statm').read_text().split()[1])
@@ -102,7 +110,7 @@ def growth_of_training(
         cfg.custom_hooks[-1].picture_interval = None
     runner = build_runner(cfg)
     samples = MemorySamples()
-    runner.register_hook(TakeMemorySamples(samples, max(iterations // 20, 1)))
+    runner.register_hook(TakeMemorySamples(samples, max(iterations // 10, 1)))
     runner.train()
     return samples.slopes()
 
@@ -112,7 +120,7 @@ def growth_of_calls(call: Callable[[int], object], number: int) -> dict:
     samples = MemorySamples()
     for index in range(number):
         call(index)
-        if (index + 1) % max(number // 20, 1) == 0:
+        if (index + 1) % max(number // 10, 1) == 0:
             samples.take(index + 1)
     return samples.slopes()
 
@@ -151,8 +159,4 @@ def main():
 
 
 if __name__ == '__main__':
-    import sys
-
-    tests = Path(__file__).resolve().parent
-    sys.path[:0] = [str(tests), str(tests / 'engine')]
     main()

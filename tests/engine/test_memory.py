@@ -27,7 +27,7 @@ def test_what_is_kept_is_seen():
     growth = growth_of_calls(lambda index: kept.append(torch.zeros(4)), 40)
     assert grows(growth) == ['tensors', 'objects']
     growth = growth_of_calls(
-        lambda index: kept.append(bytearray(b'1') * 100_000), 40
+        lambda index: kept.append(bytearray(b'1') * 1_000_000), 40
     )
     assert 'KiB' in grows(growth)
     assert not grows(growth_of_calls(lambda index: torch.zeros(4), 40))
