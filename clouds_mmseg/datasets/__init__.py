@@ -23,6 +23,7 @@ from clouds_mmseg.datasets.sampling import KeyedDataset, KeyedSampler
 from clouds_mmseg.datasets.transforms import (
     DiffusionAugment,
     EvaluateAtInputSize,
+    FastPhotoMetricDistortion,
     HalveImage,
     HalveLabels,
     KeepCleanView,
@@ -42,6 +43,7 @@ __all__ = [
     'DataError',
     'DiffusionAugment',
     'EvaluateAtInputSize',
+    'FastPhotoMetricDistortion',
     'FoggyZurichDataset',
     'FolderDataset',
     'GTA5Dataset',

@@ -15,6 +15,9 @@ MANIFEST = 'clouds_dataset.json'
 FORMAT = 1
 MADE_BY = 'prepare_dataset'
 
+# The format of copies whose pixels differ from the published ones.
+LOSSY = 'jpg'
+
 # Suffix of the label files of a prepared folder, which hold train ids.
 PREPARED_SUFFIX = '_labelTrainIds.png'
 
@@ -157,6 +160,13 @@ def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
             f'{data_root} is a copy with a short edge of '
             f'{manifest.resize_short} pixels, labels too: numbers measured '
             'on it are not those of the published images',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if manifest.recode == LOSSY:
+        print_log(
+            f'{data_root} is a copy as JPEG of quality 95: train on it, but '
+            'numbers measured on it are not those of the published images',
             logger='current',
             level=logging.WARNING,
         )

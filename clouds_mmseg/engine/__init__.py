@@ -6,6 +6,7 @@ from clouds_mmseg.engine.hooks.checkpoint import (
     SafeCheckpointHook,
 )
 from clouds_mmseg.engine.hooks.ema import DGEMAHook
+from clouds_mmseg.engine.hooks.feature_cache import FeatureCacheHook
 from clouds_mmseg.engine.hooks.mask_annealing import MaskAnnealingHook
 from clouds_mmseg.engine.hooks.nonfinite_check import NonFiniteCheckHook
 from clouds_mmseg.engine.hooks.progress import DGLogProcessor, ProgressHook
@@ -35,6 +36,7 @@ __all__ = [
     'DGRunner',
     'EMATeacherHook',
     'ExactTrainLoop',
+    'FeatureCacheHook',
     'LayerDecayConstructor',
     'MaskAnnealingHook',
     'NonFiniteCheckHook',

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from clouds_mmseg.refine.prediction_cache import (
-    ArrayCache,
     pack_arrays,
     unpack_arrays,
 )
@@ -27,6 +26,7 @@ from clouds_mmseg.refine.transformers_model import (
     read_config,
     require_finite,
 )
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.text_files import parse_json

@@ -25,12 +25,12 @@ from clouds_mmseg.refine.concept_model import (
     find_concept_model,
 )
 from clouds_mmseg.refine.prediction_cache import (
-    ArrayCache,
     pack_arrays,
     unpack_arrays,
 )
 from clouds_mmseg.refine.sam_refiner import UNCOVERED
 from clouds_mmseg.refine.transformers_model import DTYPES
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text

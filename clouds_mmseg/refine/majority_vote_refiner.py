@@ -21,7 +21,6 @@ from clouds_mmseg.refine.mask_vote import (
     vote_in_segments,
 )
 from clouds_mmseg.refine.prediction_cache import (
-    ArrayCache,
     SAMPredictions,
     pack,
     unpack,
@@ -35,6 +34,7 @@ from clouds_mmseg.refine.transformers_sam import (
     TransformersSAM,
     find_prompted_model,
 )
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text

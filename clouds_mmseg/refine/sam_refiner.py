@@ -17,7 +17,6 @@ from clouds_mmseg.refine.arguments import (
     check_range,
 )
 from clouds_mmseg.refine.prediction_cache import (
-    ArrayCache,
     SAMPredictions,
     no_predictions,
     pack,
@@ -43,6 +42,7 @@ from clouds_mmseg.refine.transformers_sam import (
     TransformersSAM,
     find_prompted_model,
 )
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.hashing import hash_array, hash_text
 

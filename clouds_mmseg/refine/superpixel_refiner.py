@@ -22,7 +22,7 @@ from clouds_mmseg.refine.mask_vote import (
     VoteRules,
     vote_in_segments,
 )
-from clouds_mmseg.refine.prediction_cache import ArrayCache
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text

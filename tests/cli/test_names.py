@@ -8,6 +8,7 @@ from clouds_mmseg.conversion.layouts import KINDS
 from clouds_mmseg.data_tools.prepare.write import RECODES
 from clouds_mmseg.data_tools.verify import VERIFIED_SETS
 from clouds_mmseg.datasets.driving import SETS
+from clouds_mmseg.engine.hooks import feature_cache
 from clouds_mmseg.evaluation import PROTOCOLS
 from clouds_mmseg.generate.conditions import CONTROLS
 from clouds_mmseg.generate.dense_prompts import KINDS as PROMPTS
@@ -40,4 +41,5 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.benchmark_image_formats() == tuple(files.IMAGE_FORMATS)
     assert names.BENCHMARK_SAMS == tuple(random_sam.VARIANTS)
     assert names.BENCHMARK_CLOCKS == tuple(measure.CLOCKS)
+    assert names.FEATURE_DTYPES == feature_cache.DTYPES
     assert names.BENCHMARK_DTYPES == tuple(setting.DTYPES)

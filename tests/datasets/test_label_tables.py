@@ -75,3 +75,18 @@ def test_marker_is_no_class():
         build_label_table({}, [-1])
     with pytest.raises(UserError, match='at the same time'):
         build_label_table({3: 0}, [3])
+
+
+@pytest.mark.parametrize('ignored', [(), (255,), (20, 255)])
+def test_files_of_train_ids_are_taken_as_they_are(ignored):
+    table = build_label_table({index: index for index in range(19)}, ignored)
+    rng = np.random.default_rng(0)
+    for ids in ([0, 18], [255], [3, 255], [19], [18, 254], [20, 255]):
+        raw = rng.choice(np.array(ids, np.uint8), (6, 8))
+        raw.setflags(write=False)
+        mapped, undefined = apply_label_table(raw, table)
+        wrong = [i for i in ids if table[i] == UNDEFINED]
+        assert undefined == wrong
+        if not wrong:
+            assert np.array_equal(mapped, table[raw])
+            mapped[0, 0] = 0

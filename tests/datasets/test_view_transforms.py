@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
+from mmseg.datasets import PhotoMetricDistortion
 
 from clouds_mmseg.datasets import (
     DataError,
     DiffusionAugment,
+    FastPhotoMetricDistortion,
     KeepCleanView,
     PackDGInputs,
 )
@@ -60,6 +62,37 @@ def test_a_clean_view_before_a_crop_is_refused():
 
 def test_without_the_step_there_is_no_clean_view():
     assert 'clean_img' not in PackDGInputs()(results())['data_samples']
+
+
+def both_distortions(image, seed):
+    """What mmseg and ours make of an image, and the next random number."""
+    found = []
+    for kind in (PhotoMetricDistortion, FastPhotoMetricDistortion):
+        np.random.seed(seed)
+        image_of_kind = kind()(dict(img=image.copy()))['img']
+        found.append((image_of_kind, np.random.rand()))
+    return found
+
+
+def test_colours_change_exactly_as_in_mmseg():
+    rng = np.random.default_rng(0)
+    changed = 0
+    for seed in range(60):
+        image = rng.integers(0, 256, (24, 40, 3), np.uint8)
+        if seed % 2:
+            # A crop is a view of a larger image.
+            image = image[3:20, 5:31]
+        (theirs, after), (ours, also_after) = both_distortions(image, seed)
+        assert ours.dtype == np.uint8 and np.array_equal(theirs, ours)
+        assert after == also_after
+        changed += not np.array_equal(ours, image)
+    assert changed > 50
+
+
+def test_colours_of_float_images_change_as_in_mmseg():
+    image = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    (theirs, _), (ours, _) = both_distortions(image, 4)
+    assert np.array_equal(theirs, ours)
 
 
 @pytest.fixture

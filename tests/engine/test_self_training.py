@@ -120,7 +120,9 @@ def test_killed_run_with_every_extension_continues_exactly(
         (works[1], ['--kill-at', 7]),
         (works[1], ['--resume']),
     ):
-        done = script(config, work_dir, '--plus', *options)
+        # Each run makes its own features; the second begins with half.
+        features = ['--features', work_dir.with_name(f'{work_dir.name}_f')]
+        done = script(config, work_dir, '--plus', *features, *options)
         killed = '--kill-at' in options
         expected = -signal.SIGKILL if killed else 0
         assert done.returncode == expected, done.stderr

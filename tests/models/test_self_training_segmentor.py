@@ -8,7 +8,9 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import clouds_mmseg  # noqa: F401
+from clouds_mmseg.models.segmentors.feature_cache import FeatureCache
 from clouds_mmseg.models.segmentors.pseudo_labels import expected_iou
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.finite import NonFiniteError
 
@@ -135,6 +137,79 @@ def test_frozen_features_of_both_views_come_from_one_call():
     )
     compute(model, make_batch(labelled=1, unlabelled=2))
     assert calls == [5]
+
+
+def with_cache(folder, **changes):
+    """A model that mirrors and scales, and its cache."""
+    model = build(teacher_views=['flip', 0.5])
+    settings = dict(half=True) | changes
+    store = ArrayCache(folder, 10**8)
+    model.feature_cache = FeatureCache(store, 'tower', **settings)
+    return model
+
+
+def labels_of(model, batch=None):
+    torch.manual_seed(0)
+    losses, samples = compute(model, batch or make_batch())
+    labels = torch.stack([s.gt_sem_seg.data for s in samples[1:]])
+    return labels, {key: value.item() for key, value in losses.items()}
+
+
+def test_cached_features_in_single_precision_change_no_bit(tmp_path):
+    plain = build(teacher_views=['flip', 0.5])
+    labels, losses = labels_of(plain)
+    for _ in range(2):
+        cached = with_cache(tmp_path, half=False)
+        again, same = labels_of(cached)
+        assert torch.equal(labels, again) and losses == same
+
+
+def test_features_are_computed_once_for_each_image_and_view(tmp_path):
+    calls = []
+
+    def extract(model, batch=None):
+        model.backbone.register_forward_pre_hook(
+            lambda module, args: calls.append(tuple(args[0].shape[::2]))
+        )
+        return labels_of(model, batch)
+
+    labels, losses = extract(with_cache(tmp_path))
+    height = SIZE[0]
+    # The student's three images; clean, mirrored and half of two images.
+    assert calls[0] == (3, height) and len(calls) == 7
+    calls.clear()
+    again, same = extract(with_cache(tmp_path))
+    # Sizes of maps, once for each size of view.
+    assert calls == [(3, height), (1, height), (1, height // 2)]
+    assert torch.equal(labels, again) and losses == same
+    other = make_batch()
+    for sample in other['data_samples'][1:]:
+        sample.clean_img.data[0, 0, 0] ^= 1
+    calls.clear()
+    extract(with_cache(tmp_path), other)
+    assert len(calls) == 7
+
+
+def test_the_size_of_cached_features_is_known_before(tmp_path):
+    model = with_cache(tmp_path)
+    batch = make_batch(unlabelled=1)
+    size = model.cached_bytes(batch['data_samples'][1])
+    assert model.feature_cache.store.used_bytes() == 0
+    labels_of(model, batch)
+    stored = model.feature_cache.store.used_bytes()
+    # Each of three files has a checksum and a header.
+    assert size < stored < size + 3 * 200
+
+
+def test_features_that_half_precision_cannot_hold_are_kept_whole(tmp_path):
+    cache = FeatureCache(ArrayCache(tmp_path, 10**6), 'tower')
+    view = torch.rand(1, 3, 4, 4)
+    maps = [1e5 * view, view.contiguous(memory_format=torch.channels_last)]
+    for compute in (lambda x: maps, None):
+        found = cache.features(view, ['name'], 'clean', compute)
+        assert torch.equal(found[0], maps[0])
+        assert torch.equal(found[1], maps[1])
+        assert found[1].stride() == maps[1].stride()
 
 
 def test_labelled_batches_take_the_ordinary_way():

@@ -144,6 +144,14 @@ def test_ours_alone_has_no_ratio(bench):
     assert not any('ratio' in r or 'plain' in r for r in report['rows'])
 
 
+def test_cached_features_are_compared_in_the_same_run(bench, capsys):
+    words = ['--cache-features', 'float32', '--warmup', '1']
+    report = bench('selftrain', *STEP, *words)
+    assert row(report, 'tower')['changed'] > 0
+    assert row(report, 'median')['increase'] > 0
+    assert 'MiB of 1 images' in capsys.readouterr().out
+
+
 def test_changed_settings_are_compared_in_the_same_run(bench):
     report = bench('train', '--changed', 'decode_head.num_queries=3', *STEP)
     median = row(report, 'median')

@@ -107,7 +107,16 @@ def _measure(args, title, cases, device):
 def _step(args, device, reference):
     from benchmark import roofline, steps
 
-    unlabelled = args.batch // 2 if args.work == 'selftrain' else 0
+    config, unlabelled = None, 0
+    if args.work == 'selftrain':
+        config, unlabelled = args.config, args.unlabelled
+        if unlabelled is None:
+            unlabelled = args.batch // 2
+        if not 0 <= unlabelled <= args.batch:
+            raise UserError(
+                f'--unlabelled must lie in 0..{args.batch} (--batch), got '
+                f'{unlabelled}'
+            )
     setting = Setting(
         device=device,
         dtype=args.dtype,
@@ -115,6 +124,7 @@ def _step(args, device, reference):
         size=args.size,
         batch=args.batch,
         model=args.model,
+        config=config,
     )
     width, height = args.size
     what = f'{args.work} {args.batch} x {width}x{height} {args.dtype}'
@@ -128,7 +138,8 @@ def _step(args, device, reference):
     if args.changed:
         changed = replace(setting, model={**args.model, **args.changed})
         cases[CHANGED] = build(changed)[OURS]
-    rows, found = _measure(args, what, cases, device)
+    with _cached_case(args, setting, cases, unlabelled):
+        rows, found = _measure(args, what, cases, device)
     rows += _bounds(
         what,
         'arithmetic',
@@ -151,6 +162,35 @@ def _step(args, device, reference):
             device,
         )[0]
     return rows
+
+
+@contextmanager
+def _cached_case(args, setting, cases, unlabelled):
+    """Add ours with a cache of features, while it is measured."""
+    dtype = getattr(args, 'cache_features', None)
+    if not dtype:
+        yield
+        return
+    from benchmark import steps
+    from clouds_mmseg.models.segmentors.feature_cache import FeatureCache
+    from clouds_mmseg.utils.array_cache import ArrayCache
+
+    if args.changed or args.warmup < 1:
+        raise UserError(
+            '--cache-features is compared with the step without it, after a '
+            'warm-up that fills the cache: leave --changed out, and give '
+            '--warmup of at least 1'
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        store = ArrayCache(folder, 10**11)
+        cache = FeatureCache(store, '', half=dtype == 'float16')
+        other = steps.training(setting, unlabelled=unlabelled, cache=cache)
+        cases[CHANGED] = other[OURS]
+        yield
+        print(
+            f'the cache holds {store.used_bytes() / 2**20:.1f} MiB of '
+            f'{unlabelled} images'
+        )
 
 
 def _bounds(work, title, unit, amounts, measurement, rate):
@@ -252,9 +292,9 @@ def _heads(args, device, reference):
 def _loader(args, device, reference):
     from benchmark import image_formats
 
-    del device, reference
+    del device
     print(environment()['machine'])
-    return image_formats.run(args)
+    return image_formats.run(args, stock=bool(reference))
 
 
 def _resume(args, device, reference):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from clouds_mmseg.data_tools.prepare.convert import encode_label
-from clouds_mmseg.data_tools.prepare.write import RECODES, encode_exactly
+from clouds_mmseg.data_tools.prepare.write import RECODES, encode_copy
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -34,6 +34,7 @@ class FileSet:
 SETS = {
     'gta5': FileSet((1914, 1052), label='palette'),
     'synthia': FileSet((1280, 760), label='wide'),
+    'urbansyn': FileSet((2048, 1024)),
     'cityscapes': FileSet((2048, 1024)),
     'bdd100k': FileSet((1280, 720), 'jpg'),
     # Sizes vary; this is a typical phone camera.
@@ -165,7 +166,7 @@ def write_set(
         folder: Receives a folder for each image_format and kind of labels.
         size: Width and height.
         formats: The first is the published one, ``png`` or ``jpg``; the
-            others hold the same pixels.
+            others hold the same pixels, but for a ``jpg``.
         labels: Kinds of label files.
         count: Number of images.
         draw: ``(size, seed) -> (H, W, 3) uint8``.
@@ -180,8 +181,9 @@ def write_set(
     for index in range(count):
         image = draw(size, index)
         for image_format in formats:
-            payload = encode(image, image_format)
-            if image_format == 'jpg':
+            published = image_format == formats[0]
+            payload = encode(image, image_format, published)
+            if image_format == 'jpg' and published:
                 # The other formats store the decoded JPEG.
                 image = cv2.imdecode(np.frombuffer(payload, np.uint8), 1)
             path = folder / image_format / f'{index:04d}{suffix(image_format)}'
@@ -199,18 +201,22 @@ def suffix(image_format: str) -> str:
     return '.png' if image_format == 'png-fast' else f'.{image_format}'
 
 
-def encode(image: np.ndarray, image_format: str) -> bytes:
+def encode(
+    image: np.ndarray, image_format: str, published: bool = False
+) -> bytes:
     """Encode an image.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         image_format: ``png``, ``jpg`` or one of :data:`IMAGE_FORMATS`.
+        published: Whether to compress a JPEG as published sets do, and not
+            as copies.
 
     Returns:
         The file.
     """
-    if image_format in RECODES:
-        return encode_exactly(image, image_format, 'picture')
+    if image_format in RECODES and not published:
+        return encode_copy(image, image_format, 'picture')
     out = io.BytesIO()
     if image_format == 'npy':
         np.save(out, image)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import torch
 from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -25,20 +26,24 @@ from benchmark.loading import (
     throughput,
 )
 from benchmark.measure import CLOCKS
+from benchmark.memory import peak_memory
 from benchmark.report import table_of
 from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import seed_everything
 
 # Decoders of formats that OpenCV does not read.
 _DECODERS = dict(npy='numpy', jxl='pillow')
 
 
-def run(args: argparse.Namespace) -> list[dict]:
+def run(args: argparse.Namespace, stock: bool = False) -> list[dict]:
     """Run the comparison and print a table for each dataset.
 
     Args:
         args: Of ``benchmark.py loader``.
+        stock: Whether MMSegmentation's own transforms are the reference, in
+            place of the published files as the configs read them.
 
     Returns:
         The rows of all tables.
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder, _one_thread():
-        for cases in _groups(args, folder):
+        for cases in _groups(args, folder, stock):
             found = compare(
                 cases,
                 images=args.images,
@@ -56,7 +61,9 @@ def run(args: argparse.Namespace) -> list[dict]:
                 repeats=args.repeats,
                 clock=args.clock,
             )
-            parts = part_rows(cases[0], args.images, args.clock)
+            parts = []
+            for case in cases:
+                parts += part_rows(case, args.images, args.clock)
             print(table_of(found))
             print(table_of(parts))
             rows += found + parts
@@ -74,7 +81,7 @@ def _one_thread():
         cv2.setNumThreads(threads)
 
 
-def _groups(args, folder):
+def _groups(args, folder, stock):
     """Yield groups of cases that are compared with each other."""
     if args.config:
         yield config_cases(args.config)
@@ -89,6 +96,7 @@ def _groups(args, folder):
             size=args.size,
             formats=args.storages,
             draw=draw,
+            stock=stock,
         )
 
 
@@ -104,11 +112,12 @@ def format_cases(
         crop: Side of the crops.
         **options: ``size`` (tuple[int, int]) in place of the published one,
             ``formats`` (Sequence[str]) in place of all other ones, without
-            other decoders, and ``draw`` of :func:`write_set`.
+            other decoders, ``draw`` of :func:`write_set`, and ``stock`` of
+            :func:`run`.
 
     Returns:
         First columns of a row, and the dataset. The first case has the
-        published files, as the configs read them.
+        published files, as the configs read them, unless ``stock``.
 
     Raises:
         UserError: There is no such dataset or image format.
@@ -125,7 +134,11 @@ def format_cases(
             f'--storages {min(unknown)}: known are {", ".join(IMAGE_FORMATS)}'
         )
     size = options.get('size') or files.size
-    formats = IMAGE_FORMATS if chosen is None else chosen
+    formats = [
+        name
+        for name in (IMAGE_FORMATS if chosen is None else chosen)
+        if name != files.image
+    ]
     sizes = write_set(
         Path(folder) / name,
         size,
@@ -138,8 +151,13 @@ def format_cases(
         (files.image, files.label, 'cv2'),
         (files.image, PREPARED, 'cv2'),
     ]
+    stock = (files.image, PREPARED, MMSEG)
+    if options.get('stock'):
+        variants.insert(0, stock)
+    elif chosen is None:
+        variants.append(stock)
     if chosen is None:
-        others = (MMSEG, 'pillow', 'torchvision')
+        others = ('pillow', 'torchvision')
         variants += [(files.image, PREPARED, decoder) for decoder in others]
     variants += [
         (image_format, PREPARED, _DECODERS.get(image_format, 'cv2'))
@@ -220,8 +238,9 @@ def compare(
     Returns:
         Rows with the median ``images_per_second``, the ``fastest`` repeat (on
         a loaded machine the least disturbed one), its ``spread``
-        to the slowest and, with the same number of workers, the ``ratio`` to
-        the first case.
+        to the slowest, with the same number of workers the ``ratio`` to the
+        first case, and ``peak_MiB``: the memory that loading takes besides
+        the libraries, None where it cannot be measured.
     """
     speeds = {
         (case, number): [] for case in range(len(cases)) for number in workers
@@ -234,6 +253,7 @@ def compare(
                 )
             )
     medians = {key: statistics.median(v) for key, v in speeds.items()}
+    peaks = [_peak(dataset, images) for _, dataset in cases]
     return [
         dict(
             cases[case][0],
@@ -242,9 +262,19 @@ def compare(
             fastest=max(found),
             spread=max(found) - min(found),
             ratio=medians[case, number] / medians[0, number],
+            peak_MiB=peaks[case],
         )
         for (case, number), found in speeds.items()
     ]
+
+
+def _peak(dataset, images):
+    """Return the additional memory of loading samples one by one, MiB."""
+    seed_everything(0)
+    with peak_memory(torch.device('cpu')) as peak:
+        for index in range(images):
+            dataset[index % len(dataset)]
+    return None if peak.bytes is None else peak.bytes / 2**20
 
 
 def part_rows(

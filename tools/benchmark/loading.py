@@ -16,7 +16,7 @@ from clouds_mmseg.utils.cityscapes import CLASSES, PALETTE
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.hashing import seed_everything
 
-# Name of MMSegmentation's own loading transforms as a decoder.
+# Name of MMSegmentation's own transforms as a decoder.
 MMSEG = 'mmseg'
 
 
@@ -35,8 +35,10 @@ def pipeline(
         Transforms.
     """
     labels = dict(type='LoadSegLabels')
+    colours = 'FastPhotoMetricDistortion'
     if decoder == MMSEG:
         load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+        colours = 'PhotoMetricDistortion'
     elif decoder in READERS:
         load = [dict(type='LoadToCompare', decoder=decoder), labels]
     else:
@@ -51,7 +53,7 @@ def pipeline(
         ),
         dict(type='RandomCrop', crop_size=(crop, crop)),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type=colours),
         dict(type='PackDGInputs'),
     ]
 

@@ -43,7 +43,7 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         torch.cuda.synchronize(device)
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    _release_freed_pages()
+    release_freed_pages()
     watched = _reset_peak()
     before = _kilobytes('VmRSS') if watched else 0
     yield peak
@@ -51,7 +51,8 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         peak.bytes = (_kilobytes('VmHWM') - before) * 1024
 
 
-def _release_freed_pages():
+def release_freed_pages() -> None:
+    """Return the pages of freed memory to the system, where glibc can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):

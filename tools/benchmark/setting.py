@@ -13,6 +13,7 @@ from clouds_mmseg.models.segmentors.self_training_segmentor import (
     SelfTrainingSegmentor,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES
+from clouds_mmseg.utils.config_file import find_config, read_file
 from clouds_mmseg.utils.errors import UserError
 
 # CLIP's statistics, as in configs/_base_/models/clouds_convnext_large.py.
@@ -32,6 +33,8 @@ class Setting:
         size: Width and height of an image.
         batch: Batch size; in self-training the second half is unlabelled.
         model: Merged into the model's config, dotted keys.
+        config: Path of a self-training config whose model is taken in place
+            of the official head on ``tower``.
         seed: Seed of weights and images.
     """
 
@@ -41,6 +44,7 @@ class Setting:
     size: tuple[int, int] = (512, 512)
     batch: int = 1
     model: dict = field(default_factory=dict)
+    config: str | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -62,7 +66,29 @@ class Setting:
         Returns:
             On the device, in eval mode.
         """
-        config = dict(
+        config = merge_options(
+            self._config_model() if self.config else self._official(test_cfg),
+            self.model,
+        )
+        torch.manual_seed(self.seed)
+        model = MODELS.build(config)
+        _perturb_initial_weights(model)
+        model.update_teacher()
+        return model.to(self.device).eval()
+
+    def _config_model(self):
+        model = read_file(find_config(self.config, '--config')).model
+        if model.get('type') != 'SelfTrainingSegmentor':
+            raise UserError(
+                f'--config {self.config}: its model must be a '
+                f'SelfTrainingSegmentor, got {model.get("type")}'
+            )
+        # Crops of the config have one size; the option --size counts.
+        model.data_preprocessor.size = self.size[::-1]
+        return model
+
+    def _official(self, test_cfg):
+        return dict(
             type='SelfTrainingSegmentor',
             data_preprocessor=dict(
                 type='SegDataPreProcessor',
@@ -82,12 +108,6 @@ class Setting:
             train_cfg=dict(),
             test_cfg=test_cfg or dict(mode='whole'),
         )
-        config = merge_options(config, self.model)
-        torch.manual_seed(self.seed)
-        model = MODELS.build(config)
-        _perturb_initial_weights(model)
-        model.update_teacher()
-        return model.to(self.device).eval()
 
     def images(self, count: int | None = None) -> Tensor:
         """Generate images with structure at several scales.

@@ -62,6 +62,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                 action='store_true',
                 help='merge the adapter of a tower into its weights',
             )
+        if name == 'selftrain':
+            _add_self_training(step)
     sampling = works.add_parser(
         'sampling',
         help="one layer's deformable sampling, forward and backward",
@@ -96,6 +98,26 @@ def _add_images(work, size, batch):
     work.add_argument('--batch', type=int, default=batch)
     work.add_argument(
         '--dtype', choices=names.BENCHMARK_DTYPES, default='fp32'
+    )
+
+
+def _add_self_training(step):
+    step.add_argument(
+        '--config',
+        help='measure the model of a self-training config, not the official '
+        'head on --tower',
+    )
+    step.add_argument(
+        '--unlabelled',
+        type=int,
+        metavar='N',
+        help='images of the batch that the teacher labels (default: half)',
+    )
+    step.add_argument(
+        '--cache-features',
+        choices=names.FEATURE_DTYPES,
+        help='also measure the step with the features of these images read '
+        'from a cache, in turn with the other',
     )
 
 

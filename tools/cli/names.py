@@ -22,7 +22,7 @@ PREPARED_SETS = (
 )
 # Datasets that tools/verify_dataset.py verifies without a config.
 VERIFIED_SETS = (*PREPARED_SETS, 'toycity')
-RECODES = ('bmp', 'webp')
+RECODES = ('bmp', 'webp', 'jpg')
 IMAGE_BACKENDS = ('toycity', 'diffusers', 'photometric')
 IMAGE_MODES = ('txt2img', 'img2img', 'edit', 'label2img')
 CONTROLS = ('segmentation', 'edges', 'depth')
@@ -67,6 +67,7 @@ REVIEW_RANKS = ('expected_iou', 'confidence', 'agreement')
 BENCHMARK_SETS = (
     'gta5',
     'synthia',
+    'urbansyn',
     'cityscapes',
     'bdd100k',
     'mapillary',
@@ -75,6 +76,7 @@ BENCHMARK_SETS = (
 )
 BENCHMARK_SAMS = ('vit_t', 'vit_b')
 BENCHMARK_CLOCKS = ('wall', 'cpu')
+FEATURE_DTYPES = ('float16', 'float32')
 BENCHMARK_DTYPES = ('fp32', 'bf16')
 
 

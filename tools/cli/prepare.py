@@ -42,8 +42,8 @@ def parse_args(
     parser.add_argument(
         '--recode',
         choices=RECODES,
-        help='write the images in a format that is faster to read, with the '
-        'same pixels',
+        help='write the images in a format that is faster to read: bmp and '
+        'webp have the same pixels, jpg (quality 95) is small and has not',
     )
     parser.add_argument(
         '--label-version',

@@ -36,7 +36,7 @@ from clouds_mmseg.data_tools.prepare.write import (
     FileWriter,
     Job,
     decode_image,
-    encode_exactly,
+    encode_copy,
     write_error,
 )
 from clouds_mmseg.datasets.driving import SetFacts
@@ -61,7 +61,7 @@ class Options:
     Attributes:
         link: Link files of folders instead of copying them.
         resize_short: Short edge of a smaller copy.
-        recode: Format of lossless copies of the images, one of
+        recode: Format of the copies of the images, one of
             :data:`~clouds_mmseg.data_tools.prepare.write.RECODES`.
         label_version: ``1.2`` or ``2.0`` of Mapillary Vistas.
         skip_bad: Leave out images that cannot be used.
@@ -411,7 +411,7 @@ def _size_ratio(plan, found, kind):
         try:
             payload = source.read(job.member)
             image = decode_image(payload, job.target)
-            copy = encode_exactly(image, kind, job.target)
+            copy = encode_copy(image, kind, job.target)
         except (DataError, *READ_ERRORS):
             # Reported when the file is written.
             continue

@@ -23,10 +23,12 @@ from clouds_mmseg.data_tools.prepare.convert import (
     encode_label,
     shrink,
 )
+from clouds_mmseg.datasets.prepared import LOSSY
 from clouds_mmseg.utils import images
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
 from clouds_mmseg.utils.image_files import (
+    JPEG,
     damaged_chunk,
     truncated,
     truncated_file,
@@ -34,8 +36,17 @@ from clouds_mmseg.utils.image_files import (
 
 # A quota and a limit of file sizes end a run as a full disk does.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# Formats of --recode: OpenCV, which decodes images in training, reads both.
-RECODES = ('bmp', 'webp')
+# Formats of --recode: OpenCV, which decodes images in training, reads all.
+RECODES = ('bmp', 'webp', 'jpg')
+# Thin coloured objects such as lights keep their colours only without
+# subsampling.
+_JPEG = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ),
+]
 # States of a job.
 CREATED, EXISTS, FAILED = 'created', 'exists', 'failed'
 
@@ -220,8 +231,13 @@ class FileWriter:
             return encode_label(label)
         image = decode_image(payload, name)
         smaller = shrink(image, short, label=False) if short else image
+        if self.recode == LOSSY and payload.startswith(JPEG):
+            raise DataError(
+                f'image {name} is a JPEG file, which a second compression '
+                'would change once more: leave --recode jpg out'
+            )
         if self.recode:
-            return encode_exactly(smaller, self.recode, name)
+            return encode_copy(smaller, self.recode, name)
         if smaller is image:
             return payload
         suffix = Path(job.target).suffix
@@ -269,8 +285,8 @@ def decode_image(payload: bytes, name: str) -> np.ndarray:
         raise DataError(f'image {name} {error}') from error
 
 
-def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
-    """Encode an image losslessly.
+def encode_copy(image: np.ndarray, kind: str, name: str) -> bytes:
+    """Encode an image; losslessly, unless as JPEG.
 
     Args:
         image: (H, W, 3) uint8, BGR.
@@ -281,9 +297,12 @@ def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
         The file.
 
     Raises:
-        DataError: Decoding does not give the same pixels.
+        DataError: Decoding does not give the same pixels, or, of a JPEG, the
+            same size.
     """
-    if kind == 'webp':
+    if kind == LOSSY:
+        payload = cv2.imencode('.jpg', image, _JPEG)[1].tobytes()
+    elif kind == 'webp':
         out = io.BytesIO()
         rgb = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         # Least effort: with the greatest, files are about a tenth smaller,
@@ -297,7 +316,9 @@ def encode_exactly(image: np.ndarray, kind: str, name: str) -> bytes:
         payload = out.getvalue()
     else:
         payload = cv2.imencode('.bmp', image)[1].tobytes()
-    if not np.array_equal(decode_image(payload, name), image):
+    decoded = decode_image(payload, name)
+    same = decoded.shape == image.shape
+    if not same or (kind != LOSSY and not np.array_equal(decoded, image)):
         raise DataError(
             f'image {name} changes when it is written as {kind}: give '
             'another format as --recode, or none'

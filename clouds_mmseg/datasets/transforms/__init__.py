@@ -1,5 +1,8 @@
 """Pipeline steps of the data sets."""
 
+from clouds_mmseg.datasets.transforms.color_distortion import (
+    FastPhotoMetricDistortion,
+)
 from clouds_mmseg.datasets.transforms.diffusion_augment import (
     DiffusionAugment,
     TakeImageFrom,
@@ -19,6 +22,7 @@ from clouds_mmseg.datasets.transforms.loading import (
 __all__ = [
     'DiffusionAugment',
     'EvaluateAtInputSize',
+    'FastPhotoMetricDistortion',
     'HalveImage',
     'HalveLabels',
     'KeepCleanView',

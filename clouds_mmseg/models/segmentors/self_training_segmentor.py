@@ -20,6 +20,7 @@ from torch.func import functional_call
 from clouds_mmseg.models.backbones.adapters import adapter_part
 from clouds_mmseg.models.backbones.clip_tower import CLIPMaps
 from clouds_mmseg.models.segmentors.dg_segmentor import DGSegmentor
+from clouds_mmseg.models.segmentors.feature_cache import FeatureCache
 from clouds_mmseg.models.segmentors.pseudo_labels import (
     PseudoLabelStatistics,
     as_scores,
@@ -191,6 +192,8 @@ class SelfTrainingSegmentor(DGSegmentor):
         # Set by SAMRefineHook: called by refine_label, or None. Not an
         # nn.Module: SAM must not enter state_dict, DDP or the teacher.
         self.refiner = None
+        # Set by FeatureCacheHook: a FeatureCache of a frozen tower, or None.
+        self.feature_cache: FeatureCache | None = None
         # Set by PseudoLabelReportHook where a report is due: compute the
         # expected IoU, and the agreement with the mirror image's labels.
         self.measure_quality = False
@@ -309,14 +312,29 @@ class SelfTrainingSegmentor(DGSegmentor):
                 message names the images.
         """
         height, width = data_samples[0].clean_img.data.shape[-2:]
-        size = (height + -height % _SIDE, width + -width % _SIDE)
+        size = _padded((height, width))
         clean = self.data_preprocessor.clean_views(data_samples, size)
         shares = self._label_scores(self._teacher_scores(clean, data_samples))
         labels, confidences = self._read_labels(shares, data_samples)
         return labels[:, :height, :width], confidences[:, :height, :width]
 
-    def _teacher_features(self, clean: Tensor) -> Sequence[Tensor]:
-        """Extract the features of clean views for the teacher's head."""
+    def _teacher_features(
+        self,
+        clean: Tensor,
+        names: Sequence[str] | None = None,
+        kind: str = 'clean',
+    ) -> Sequence[Tensor]:
+        """Extract the features of clean views for the teacher's head.
+
+        Args:
+            clean: (M, 3, H, W) float, normalised.
+            names: Of the clean views, to read them from the cache.
+            kind: How ``clean`` was made from the clean views.
+        """
+        if self.feature_cache is not None and names is not None:
+            return self.feature_cache.features(
+                clean, names, kind, self.extract_feat
+            )
         parts = self.teacher.module
         if 'backbone' not in parts:
             return self.extract_feat(clean)
@@ -332,7 +350,12 @@ class SelfTrainingSegmentor(DGSegmentor):
         return parts['neck'](features) if self.with_neck else features
 
     def _extract_features(self, inputs, clean):
-        """Extract the features of both views, in one call if frozen."""
+        """Extract the features of both views, in one call if frozen.
+
+        Those of the clean views are None if they are in a cache.
+        """
+        if self.feature_cache is not None:
+            return self.extract_feat(inputs), None
         if 'backbone' in self.teacher.module:
             features = self.extract_feat(inputs)
             with torch.no_grad():
@@ -361,22 +384,28 @@ class SelfTrainingSegmentor(DGSegmentor):
             (M, K, H, W) float, not negative.
         """
         size = tuple(clean.shape[-2:])
+        names = self.feature_cache and self.feature_cache.names(samples)
         if features is None:
-            features = self._teacher_features(clean)
+            features = self._teacher_features(clean, names)
         scores = self._predict_teacher(features, size)
         total = scores
         views = self.teacher_views
         if self.measure_quality and 'flip' not in views:
             views = (*views, 'flip')
         for view in views:
+            # A view that is only measured is not worth its place on disk.
+            kept = names if view in self.teacher_views else None
+            changed = self._changed_view(clean, view)
+            other = self._predict_teacher(
+                self._teacher_features(changed, kept, str(view)),
+                tuple(changed.shape[-2:]),
+            )
             if view == 'flip':
-                other = self._predict_teacher(
-                    self._teacher_features(clean.flip(-1)), size
-                ).flip(-1)
+                other = other.flip(-1)
                 if self.measure_quality:
                     self._compare(scores, other, samples)
             else:
-                other = self._predict_scaled(clean, view)
+                other = _resize(other, size)
             if view in self.teacher_views:
                 total = total + other
         return total / (1 + len(self.teacher_views))
@@ -392,15 +421,32 @@ class SelfTrainingSegmentor(DGSegmentor):
         )
         return as_scores(head, outputs)
 
-    def _predict_scaled(self, clean, scale):
-        size = tuple(clean.shape[-2:])
+    def _changed_view(self, clean, view):
+        """Mirror or scale clean views, as an entry of ``teacher_views``."""
+        if view == 'flip':
+            return clean.flip(-1)
         scaled = tuple(
-            max(1, int(side * scale / _SIDE + 0.5)) * _SIDE for side in size
+            max(1, int(side * view / _SIDE + 0.5)) * _SIDE
+            for side in clean.shape[-2:]
         )
-        scores = self._predict_teacher(
-            self._teacher_features(_resize(clean, scaled)), scaled
+        return _resize(clean, scaled)
+
+    def cached_bytes(self, sample: SegDataSample) -> int:
+        """Return how many bytes the cache takes for all views of an image.
+
+        Args:
+            sample: With ``clean_img``, (3, H, W) uint8.
+        """
+        clean = self.data_preprocessor.clean_views(
+            [sample], _padded(sample.clean_img.data.shape[-2:])
         )
-        return _resize(scores, size)
+        views = [
+            self._changed_view(clean, view) for view in self.teacher_views
+        ]
+        return sum(
+            self.feature_cache.nbytes(view, self.extract_feat)
+            for view in (clean, *views)
+        )
 
     def _compare(self, scores, other, samples):
         """Count the pixels whose label is the same in two views."""
@@ -624,6 +670,11 @@ def _check_views(views):
                 "teacher_views holds 'flip' or scales in "
                 f'[{1 / _MAX_SCALE}, {_MAX_SCALE}], got {view!r}'
             )
+
+
+def _padded(size):
+    """Round the sides of an image up to what networks take."""
+    return tuple(side + -side % _SIDE for side in size)
 
 
 def _resize(maps, size):

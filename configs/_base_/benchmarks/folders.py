@@ -14,7 +14,7 @@ train_pipeline_folders = [
     ),
     dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
+    dict(type='FastPhotoMetricDistortion'),
     dict(type='PackDGInputs'),
 ]
 # Protocol native: whole images, compared at their own size.

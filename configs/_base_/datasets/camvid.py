@@ -43,7 +43,7 @@ train_pipeline_camvid = [
     ),
     dict(type='RandomCrop', crop_size=(256, 256), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
+    dict(type='FastPhotoMetricDistortion'),
     dict(type='PackDGInputs'),
 ]
 # Protocol native: compared at the size of the photographs.
@@ -106,7 +106,7 @@ train_generated_camvid = dict(
         dict(type='RandomCrop', crop_size=(256, 256)),
         dict(type='KeepCleanView'),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type='FastPhotoMetricDistortion'),
         dict(type='PackDGInputs'),
     ],
 )

@@ -10,7 +10,7 @@ train_pipeline_cityscapes = [
     ),
     dict(type='RandomCrop', crop_size=(768, 768)),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
+    dict(type='FastPhotoMetricDistortion'),
     dict(type='PackDGInputs'),
 ]
 # Protocol clouds: short edge 1024 (the images have it already), compared at

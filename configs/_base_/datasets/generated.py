@@ -12,7 +12,7 @@ train_generated = dict(
         dict(type='LoadSegImage'),
         dict(type='KeepCleanView'),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type='FastPhotoMetricDistortion'),
         dict(type='PackDGInputs'),
     ],
 )

@@ -21,7 +21,7 @@ train_generated_toycity = dict(
         dict(type='LoadSegImage'),
         dict(type='KeepCleanView'),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type='FastPhotoMetricDistortion'),
         dict(type='PackDGInputs'),
     ],
 )
@@ -65,7 +65,7 @@ train_restyled_toycity = dict(
         ),
         dict(type='RandomCrop', crop_size=(128, 256)),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type='FastPhotoMetricDistortion'),
         dict(type='PackDGInputs'),
     ],
 )

@@ -13,7 +13,7 @@ train_pipeline_toycity = [
     ),
     dict(type='RandomCrop', crop_size=(128, 256)),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
+    dict(type='FastPhotoMetricDistortion'),
     dict(type='PackDGInputs'),
 ]
 # Protocol native: short edge 1024 would enlarge these images eight times.

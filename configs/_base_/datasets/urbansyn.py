@@ -11,7 +11,7 @@ train_pipeline_urbansyn = [
     ),
     dict(type='RandomCrop', crop_size=(768, 768)),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
+    dict(type='FastPhotoMetricDistortion'),
     dict(type='PackDGInputs'),
 ]
 # Short edge 1024 (the images have it already), compared at the label's size.

@@ -13,7 +13,7 @@ _pipelines = {
         ),
         dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type='FastPhotoMetricDistortion'),
         dict(type='PackDGInputs'),
     ]
     for name, scale in _widths.items()

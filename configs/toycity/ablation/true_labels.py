@@ -11,7 +11,7 @@ train_labelled_scenes = dict(
         dict(type='LoadSegImage'),
         dict(type='LoadSegLabels'),
         dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
+        dict(type='FastPhotoMetricDistortion'),
         dict(type='PackDGInputs'),
     ],
 )

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from clouds_mmseg.refine.prediction_cache import ArrayCache
+from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_file, hash_text
 
