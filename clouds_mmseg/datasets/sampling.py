@@ -180,10 +180,13 @@ class KeyedSampler(Sampler):
         return keys + [EMPTY] * (total + beside - len(keys))
 
     def least_labelled(self) -> int:
-        """Return how few labelled samples a batch of this process may have."""
+        """Return how few labelled samples the batch of an iteration has.
+
+        Returns:
+            Over all processes.
+        """
         total = (self.batch_size - self.beside) * self.world_size
-        labelled = total - math.ceil(total * self.share)
-        return len(range(self.rank, labelled, self.world_size))
+        return total - math.ceil(total * self.share)
 
     def skip(self, num_samples: int) -> None:
         """Start at a later iteration; the training loop calls it on resume.

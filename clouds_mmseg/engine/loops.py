@@ -91,8 +91,8 @@ class SelfTrainingLoop(ExactTrainLoop):
         UserError: ``warmup_iters`` or ``generated_share`` is out of range,
             neither or both of share and number are given, the number cannot
             be divided among the processes, or the model mixes images
-            and a process may get a batch without a labelled one, or the
-            generated images are smaller than the crops.
+            and a batch may have no labelled one, or the generated images are
+            smaller than the crops.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class SelfTrainingLoop(ExactTrainLoop):
         if sampler.least_labelled() < 1:
             raise UserError(
                 'model.mixing pastes parts of labelled images, but with '
-                f'{sampler.batch_size} images a process and '
+                f'{sampler.batch_size * sampler.world_size} images in all and '
                 f'generated_share={self.generated_share} a batch may have '
                 'none: raise total_batch_size, lower '
                 'train_cfg.generated_share, or give generated_beside'

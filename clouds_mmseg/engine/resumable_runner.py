@@ -242,8 +242,8 @@ class ResumableRunner(PortableRunner):
             notes.append(
                 f'the first {iteration} iterations ran in '
                 f'{facts["processes"]} processes, the later ones in '
-                f'{self.world_size}: batches are the same, sampled points are '
-                'others'
+                f'{self.world_size}: batches, points and views are the same, '
+                'sums are made in another order'
             )
         if not same:
             notes += self._follow_schedule(checkpoint, was, iteration)

@@ -1,13 +1,17 @@
 """Random numbers of a training step that do not depend on the processes.
 
-A batch is divided among the processes of a distributed run. What a loss draws
-for an image has to be the same whichever process the image is in, or else
+A batch is divided among the processes of a distributed run. What is drawn for
+an image has to be the same whichever process the image is in, or else
 runs on one, two and four processes part at the first step. So each process
 draws for the images of the whole batch, in their order, and keeps its own
 part: one process draws what it would draw alone.
+
+The processes take turns within a batch (``KeyedSampler``): image j of process
+r of R is number ``j * R + r``.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
@@ -15,6 +19,8 @@ from torch import Tensor
 
 _seed: int | None = None
 _generators: dict[torch.device, torch.Generator] = {}
+
+T = TypeVar('T')
 
 
 def seed_step(seed: int | None) -> None:
@@ -29,15 +35,58 @@ def seed_step(seed: int | None) -> None:
     _generators.clear()
 
 
+def step_generator(device: torch.device | str) -> torch.Generator | None:
+    """Return where the draws of a step come from.
+
+    Args:
+        device: Where to draw.
+
+    Returns:
+        In several processes a generator that :func:`seed_step` seeds alike.
+        None, which is torch's global generator, in a single process, and
+        without :func:`seed_step` (another training loop).
+    """
+    device = torch.device(device)
+    if _seed is None or get_world_size() == 1:
+        return None
+    if device not in _generators:
+        _generators[device] = torch.Generator(device).manual_seed(_seed)
+    return _generators[device]
+
+
+class Place(NamedTuple):
+    """Place of an image: its process, and its index in that process."""
+
+    rank: int
+    index: int
+
+
+def gather_images(values: Sequence[T]) -> list[tuple[Place, T]]:
+    """Gather a value of each image of the whole batch.
+
+    Where each process draws for itself, these are its own images.
+
+    Args:
+        values: One an image of this process; every process has to call this.
+
+    Returns:
+        Place and value of each image, in the order of the batch.
+    """
+    parts = {get_rank(): list(values)}
+    if _seed is not None and get_world_size() > 1:
+        parts = dict(enumerate(all_gather_object(list(values))))
+    return [
+        (Place(rank, index), part[index])
+        for index in range(max(map(len, parts.values())))
+        for rank, part in parts.items()
+        if index < len(part)
+    ]
+
+
 class ImageDraws:
     """Uniform random numbers for the images of a batch.
 
-    In a single process they come from torch's global generator, and in
-    several from one that :func:`seed_step` seeds alike. Without it (another
-    training loop), each process draws for its own images alone.
-
-    The processes take turns within a batch (``KeyedSampler``): image j of
-    process r of R is number ``j * R + r``.
+    They come from :func:`step_generator`.
 
     Args:
         rows: How many rows :meth:`rows` draws for each image of this process.
@@ -46,21 +95,9 @@ class ImageDraws:
 
     def __init__(self, rows: Sequence[int], device: torch.device | str):
         self.device = torch.device(device)
-        self.generator = None
-        parts, self._rank = [list(rows)], 0
-        if _seed is not None and get_world_size() > 1:
-            parts, self._rank = all_gather_object(parts[0]), get_rank()
-            if self.device not in _generators:
-                generator = torch.Generator(self.device)
-                _generators[self.device] = generator.manual_seed(_seed)
-            self.generator = _generators[self.device]
-        # (process, rows) of each image, in the order of the batch.
-        self._images = [
-            (rank, part[index])
-            for index in range(max(map(len, parts)))
-            for rank, part in enumerate(parts)
-            if index < len(part)
-        ]
+        self.generator = step_generator(device)
+        self._rank = get_rank()
+        self._images = [(p.rank, count) for p, count in gather_images(rows)]
 
     def common(self, *shape: int) -> Tensor:
         """Draw numbers that all images share.

@@ -2,6 +2,7 @@
 
     python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
         [--source-only] [--distributed] [--plus] [--features FOLDER]
+        [--total N]
 
 Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration.
 """
@@ -215,6 +216,7 @@ def main():
     parser.add_argument('--distributed', action='store_true')
     parser.add_argument('--plus', action='store_true')
     parser.add_argument('--features')
+    parser.add_argument('--total', type=int, help='images of a whole batch')
     args = parser.parse_args()
     torch.set_num_threads(1)
     from clouds_mmseg.cli.config import build_runner
@@ -229,6 +231,12 @@ def main():
         cfg.default_hooks.feature_cache = dict(
             type='FeatureCacheHook', cache_dir=args.features
         )
+    if args.total:
+        cfg.total_batch_size = args.total
+        del cfg.train_dataloader['batch_size']
+        # Of four processes with an image each, some have none generated.
+        cfg.train_cfg.generated_share = 0.5
+        cfg.train_cfg.generated_beside = None
     if args.distributed:
         cfg.launcher = 'pytorch'
     runner = build_runner(cfg)

@@ -48,23 +48,27 @@ def script(warm_python):
 
 
 @pytest.fixture(scope='module')
-def train_on_two(warm_python, config):
-    """Train in two processes, whose weights must agree; their losses."""
+def train_on(warm_python, config):
+    """Train in processes, whose losses and weights must agree; the losses."""
 
-    def train(work_dir, *options):
+    def train(processes, work_dir, *options):
         done = warm_python.torchrun(
-            *(2, SCRIPT, config, work_dir, '--distributed', *options)
+            *(processes, SCRIPT, config, work_dir, '--distributed', *options)
         )
         assert done.returncode == 0, done.stderr
-        ranks = [losses(work_dir, f'losses_{r}.txt') for r in '01']
-        assert ranks[0].keys() == ranks[1].keys()
-        states = [
-            torch.load(work_dir / f'state_{r}.pth', weights_only=True)
-            for r in '01'
-        ]
-        for key, value in states[0].items():
-            assert torch.equal(value, states[1][key]), key
-        return ranks
+        first, *others = (
+            (
+                losses(work_dir, f'losses_{rank}.txt'),
+                torch.load(work_dir / f'state_{rank}.pth', weights_only=True),
+            )
+            for rank in range(processes)
+        )
+        for other in others:
+            # What is logged is the mean over the processes.
+            assert other[0] == first[0]
+            for key, value in first[1].items():
+                assert torch.equal(value, other[1][key]), key
+        return first[0]
 
     return train
 
@@ -223,10 +227,34 @@ def test_the_words_of_a_refiner_are_those_of_the_dataset(
         build_runner(cfg).train()
 
 
-def test_two_processes_mix_their_own_images(tmp_path, train_on_two):
-    # Their weights hold the number of pixels of each class so far, too.
-    ranks = train_on_two(tmp_path / 'work', '--plus')
-    assert all(math.isfinite(float.fromhex(x)) for x in ranks[0].values())
+def assert_equal_runs(expected, got):
+    """Compare losses and weights of two work dirs, up to summation order."""
+    one, two = losses(expected), losses(got)
+    assert two
+    for step, value in two.items():
+        assert float.fromhex(value) == pytest.approx(
+            float.fromhex(one[step]), rel=1e-4
+        ), step
+    one, two = weights(expected), weights(got)
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        # The bias of the keys changes no attention: its gradient is rounding,
+        # which AdamW scales up to a step.
+        if not key.endswith('in_proj_bias'):
+            torch.testing.assert_close(
+                two[key], value, rtol=1e-4, atol=1e-4, msg=key
+            )
+
+
+def test_processes_draw_the_same_views(tmp_path, train_on, config, script):
+    """Mixing, colours, masks: of 1, 2 and 4 processes, 4 images in all."""
+    options = ('--plus', '--total', 4)
+    done = script(config, tmp_path / '1', *options)
+    assert done.returncode == 0, done.stderr
+    for processes in (2, 4):
+        work_dir = tmp_path / str(processes)
+        train_on(processes, work_dir, *options)
+        assert_equal_runs(tmp_path / '1', work_dir)
 
 
 def test_generated_images_beside_leave_the_warm_up_as_it_is(
@@ -405,9 +433,7 @@ def test_workers_do_not_change_the_run(
     assert losses(tmp_path / 'work') == losses(whole[0])
 
 
-def test_two_processes_continue_what_one_trains(
-    tmp_path, config, train_on_two
-):
+def test_two_processes_continue_what_one_trains(tmp_path, config, train_on):
     """From the warm-up, so that the switch is in both."""
     cfg = read_config(
         config,
@@ -421,23 +447,10 @@ def test_two_processes_continue_what_one_trains(
     (tmp_path / 'two').mkdir()
     start = shutil.copy(tmp_path / 'one' / 'iter_2.pth', tmp_path / 'two')
     (tmp_path / 'two' / 'last_checkpoint').write_text(str(start))
-    ranks = train_on_two(tmp_path / 'two', '--resume')
-    # What is logged is the mean over the processes.
-    assert ranks[0] == ranks[1] and len(ranks[0]) == 8
-    one = losses(tmp_path / 'one')
-    for step, value in ranks[0].items():
-        assert float.fromhex(value) == pytest.approx(
-            float.fromhex(one[step]), rel=1e-4
-        ), step
-    one, two = weights(tmp_path / 'one'), weights(tmp_path / 'two')
-    assert two['teacher.steps'] == one['teacher.steps'] == 4
-    for key, value in one.items():
-        # The bias of the keys changes no attention: its gradient is rounding,
-        # which AdamW scales up to a step.
-        if not key.endswith('in_proj_bias'):
-            torch.testing.assert_close(
-                two[key], value, rtol=1e-4, atol=1e-5, msg=key
-            )
+    assert len(train_on(2, tmp_path / 'two', '--resume')) == 8
+    assert_equal_runs(tmp_path / 'one', tmp_path / 'two')
+    state = weights(tmp_path / 'two')
+    assert state['teacher.steps'] == 4
 
 
 def test_only_training_needs_the_weights_of_the_refiner(

@@ -19,6 +19,7 @@ from clouds_mmseg.models.mask2former.classifier import build_classifier
 from clouds_mmseg.models.mask2former.mask_head import MaskHead
 from clouds_mmseg.models.mask2former.transformer_decoder import predict_masks
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.step_draws import ImageDraws
 
 # Stride of the predicted masks with patches of 8, 16, 32, ... pixels.
 _MASK_STRIDE = 4
@@ -290,7 +291,8 @@ class PlainMaskHead(MaskHead):
         """
         inside = logits.detach().flatten(2) > 0
         if self.training and probability < 1:
-            free = torch.rand(inside.shape[:2], device=inside.device)
+            draws = ImageDraws([0] * len(inside), inside.device)
+            free = draws.images(1, inside.shape[1])[0]
             inside = inside | (free > probability)[..., None]
         end = state.prefix + self.num_queries
         total = end + inside.shape[2]

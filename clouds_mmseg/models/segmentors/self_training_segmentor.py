@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object, all_reduce
 from mmengine.model import ExponentialMovingAverage
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -551,6 +551,8 @@ class SelfTrainingSegmentor(DGSegmentor):
     @torch.no_grad()
     def _make_student_views(self, inputs, samples, unlabelled):
         """Mix and change the unlabelled images, (N, 3, H, W)."""
+        if self.mixing is None and not self.student_views:
+            return inputs
         pseudo = {id(sample) for sample in unlabelled}
         domains = () if self.mixing is None else self.mixing.domains
         index = [
@@ -558,7 +560,8 @@ class SelfTrainingSegmentor(DGSegmentor):
             for i, sample in enumerate(samples)
             if id(sample) in pseudo or sample.get('domain') in domains
         ]
-        if not index:
+        # All processes draw for the whole batch, or none does.
+        if not any(all_gather_object(bool(index))):
             return inputs
         if self.mixing is not None:
             frequency = None

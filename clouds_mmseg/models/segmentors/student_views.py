@@ -1,17 +1,21 @@
 """Strong views of unlabelled images: mixing, colours and masking.
 
-They act on the batch after the pseudo labels are known, on the device, and
-draw their random numbers from torch's generator, which the training loop
-seeds in every iteration. All of them are off by default, as in the official
-CLOUDS.
+They act on the batch after the pseudo labels are known, on the device. What
+they draw belongs to the images of the whole batch, however many processes
+share it (:mod:`clouds_mmseg.utils.step_draws`). So every process has to call
+them, also with no unlabelled image. All of them are off by default, as in the
+official CLOUDS.
 
 Letters: N samples of a batch, K classes, H and W of the network's input.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from mmengine.dist import get_rank
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -22,6 +26,27 @@ from clouds_mmseg.models.data_preprocessor import DGDataPreProcessor
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import name_list
+from clouds_mmseg.utils.step_draws import (
+    ImageDraws,
+    Place,
+    gather_images,
+    step_generator,
+)
+
+
+class _Labelled(NamedTuple):
+    """A labelled image that may be pasted, in whichever process."""
+
+    size: tuple[int, int]
+    classes: list[int]
+
+
+class _Paste(NamedTuple):
+    """Classes of one image that are pasted onto another."""
+
+    onto: Place
+    source: Place
+    classes: Tensor
 
 
 @MODELS.register_module()
@@ -31,7 +56,8 @@ class ClassMix:
     Sources: ClassMix (arXiv 2007.07936); from the source to an unlabelled
     domain: DACS (arXiv 2007.08702). Half of the classes of a random labelled
     image of the batch are pasted, pixel by pixel, together with their labels;
-    ignored pixels are not.
+    ignored pixels are not. Of several processes, one that pastes an image of
+    another gets it from there.
 
     Args:
         prob: Probability that an unlabelled image is mixed.
@@ -90,56 +116,143 @@ class ClassMix:
             (N, 3, H, W): a new tensor.
 
         Raises:
-            UserError: The batch has no labelled sample.
+            UserError: The whole batch has no labelled sample.
         """
-        labelled = [i for i in range(len(samples)) if i not in set(unlabelled)]
-        if not labelled:
-            raise UserError(
-                'ClassMix found no labelled image in a batch: each process '
-                'needs at least one; give a larger batch size or a smaller '
-                'train_cfg.generated_share'
-            )
+        apart = set(unlabelled)
+        size = (inputs.shape[-2], inputs.shape[-1])
+        images = gather_images(
+            [
+                None if i in apart else _Labelled(size, _classes_of(sample))
+                for i, sample in enumerate(samples)
+            ]
+        )
+        plan = self._plan(images, frequency)
+        sources = _exchange(plan, dict(images), inputs, samples)
         inputs = inputs.clone()
-        for index in unlabelled:
-            # Two draws in any case, so that what follows does not depend on
-            # whether this image is mixed.
-            is_mixed = float(torch.rand(())) < self.prob
-            other = labelled[int(torch.randint(len(labelled), ()))]
-            label = samples[other].gt_sem_seg.data[0]
-            pasted = self.draw_mask(label, frequency)
-            if is_mixed:
-                inputs[index] = torch.where(
-                    pasted, inputs[other], inputs[index]
-                )
-                _paste(samples[index], label, pasted)
+        for paste in plan:
+            if paste.onto.rank != get_rank():
+                continue
+            image, label = sources[paste.source]
+            # Processes may have padded their images to different sizes.
+            image, label = _fit(image, size, 0), _fit(label, size, IGNORE)
+            pasted = torch.isin(label, paste.classes.to(label.device))
+            index = paste.onto.index
+            inputs[index] = torch.where(pasted, image, inputs[index])
+            _paste(samples[index], label, pasted)
         return inputs
 
-    def draw_mask(
-        self, label: Tensor, frequency: Tensor | None = None
+    def _plan(
+        self,
+        images: Sequence[tuple[Place, _Labelled | None]],
+        frequency: Tensor | None,
+    ) -> list[_Paste]:
+        """Draw what is pasted in the whole batch, alike in all processes."""
+        labelled = [(p, image) for p, image in images if image is not None]
+        if not labelled and images:
+            raise UserError(
+                'ClassMix found no labelled image in a batch; give a larger '
+                'batch size or a smaller train_cfg.generated_share'
+            )
+        generator = step_generator('cpu')
+        plan = []
+        for place, image in images:
+            if image is not None:
+                continue
+            # The same draws in any case, so that what follows does not
+            # depend on whether this image is mixed.
+            is_mixed = float(torch.rand((), generator=generator)) < self.prob
+            number = torch.randint(len(labelled), (), generator=generator)
+            source, other = labelled[int(number)]
+            classes = self.draw_classes(other.classes, frequency)
+            if is_mixed:
+                plan.append(_Paste(place, source, classes))
+        return plan
+
+    def draw_classes(
+        self, classes: Sequence[int], frequency: Tensor | None = None
     ) -> Tensor:
-        """Draw the pixels that are pasted.
+        """Draw the classes that are pasted.
 
         Args:
-            label: (H, W) int64, of the labelled image.
+            classes: Those of the labelled image, in ascending order.
             frequency: (K,) float, each class's share of the labelled pixels.
 
         Returns:
-            (H, W) bool; nothing if no pixel is labelled.
+            Some of them, int64 on the CPU; none if there are none.
         """
-        classes = label.unique()
-        classes = classes[classes != IGNORE]
-        if not len(classes):
-            return torch.zeros_like(label, dtype=torch.bool)
-        weights = torch.ones(len(classes), dtype=torch.float64)
+        shown = torch.tensor(classes, dtype=torch.long)
+        if not len(shown):
+            return shown
+        weights = torch.ones(len(shown), dtype=torch.float64)
         if self.rare_temperature is not None and frequency is not None:
-            logits = (1 - frequency[classes].double().cpu()) / (
+            logits = (1 - frequency.double().cpu()[shown]) / (
                 self.rare_temperature
             )
             # Not below what multinomial takes for zero.
             weights = (logits - logits.max()).exp().clamp(min=1e-12)
-        count = -int(-len(classes) * self.class_share // 1)
-        chosen = torch.multinomial(weights, count)
-        return torch.isin(label, classes[chosen.to(classes.device)])
+        count = -int(-len(shown) * self.class_share // 1)
+        return shown[
+            torch.multinomial(weights, count, generator=step_generator('cpu'))
+        ]
+
+
+def _classes_of(sample):
+    """Return the classes that the label of a sample shows, ascending."""
+    pixels = torch.bincount(sample.gt_sem_seg.data.flatten())
+    return [c for c in pixels.nonzero().flatten().tolist() if c != IGNORE]
+
+
+def _exchange(
+    plan: Sequence[_Paste],
+    images: dict[Place, _Labelled | None],
+    inputs: Tensor,
+    samples: Sequence[SegDataSample],
+) -> dict[Place, tuple[Tensor, Tensor]]:
+    """Send the images that other processes paste, and receive theirs.
+
+    Args:
+        plan: The same in all processes.
+        images: All labelled images.
+        inputs: (N, 3, H, W) of this process.
+        samples: N samples.
+
+    Returns:
+        Image (3, h, w) and label (h, w) of each source that is pasted here.
+    """
+    own, found, transfers = get_rank(), {}, []
+    for source, target in dict.fromkeys((p.source, p.onto.rank) for p in plan):
+        if own == source.rank:
+            image = inputs[source.index]
+            label = samples[source.index].gt_sem_seg.data[0]
+            if target == own:
+                found[source] = (image, label)
+                continue
+            # Labels are at most 255.
+            transfers += [
+                dist.P2POp(dist.isend, part.contiguous(), target)
+                for part in (image, label.byte())
+            ]
+        elif own == target:
+            size = images[source].size
+            found[source] = (
+                inputs.new_empty((3, *size)),
+                inputs.new_empty(size, dtype=torch.uint8),
+            )
+            transfers += [
+                dist.P2POp(dist.irecv, part, source.rank)
+                for part in found[source]
+            ]
+    if transfers:
+        for work in dist.batch_isend_irecv(transfers):
+            work.wait()
+    return {place: (image, y.long()) for place, (image, y) in found.items()}
+
+
+def _fit(maps, size, value):
+    """Cut or pad (..., h, w) to a size."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return pad_map(maps[..., : size[0], : size[1]], size, value)
 
 
 def _paste(sample, label, pasted):
@@ -201,9 +314,11 @@ class ColorJitter:
         preprocessor: DGDataPreProcessor,
     ) -> Tensor:
         """Change unlabelled images of (N, 3, H, W) normalised inputs."""
+        drawn = _draw(inputs, unlabelled, 7).tolist()
         inputs = inputs.clone()
-        for index in unlabelled:
-            use, blur, sigma, *factors = torch.rand(7).tolist()
+        for index, (use, blur, sigma, *factors) in zip(
+            unlabelled, drawn, strict=True
+        ):
             if use < self.prob:
                 image = preprocessor.denormalize(inputs[index]) / 255
                 image = self._change_colors(image.clamp(0, 1), factors)
@@ -271,14 +386,20 @@ class BlockMask:
         inputs = inputs.clone()
         height, width = inputs.shape[-2:]
         grid = (-(-height // self.block), -(-width // self.block))
-        for index in unlabelled:
-            use = float(torch.rand(()))
-            kept = torch.rand(grid) >= self.ratio
-            if use < self.prob:
+        drawn = _draw(inputs, unlabelled, 1 + grid[0] * grid[1])
+        for index, numbers in zip(unlabelled, drawn, strict=True):
+            if numbers[0] < self.prob:
+                kept = numbers[1:].view(grid) >= self.ratio
                 mask = kept.repeat_interleave(self.block, 0)
                 mask = mask.repeat_interleave(self.block, 1)
                 inputs[index] *= mask[:height, :width].to(inputs)
         return inputs
+
+
+def _draw(inputs, unlabelled, count):
+    """Draw so many numbers for each unlabelled image, on the CPU."""
+    rows = [int(i in set(unlabelled)) for i in range(len(inputs))]
+    return ImageDraws(rows, 'cpu').rows(1, count)
 
 
 def class_frequencies(labels: Sequence[Tensor], num_classes: int) -> Tensor:
