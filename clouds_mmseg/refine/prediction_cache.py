@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import os
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from mmengine.logging import print_log
 
 from clouds_mmseg.refine.prompted_model import Embedding
-from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.atomic import atomic_path, remove_abandoned
 from clouds_mmseg.utils.errors import UserError
 
 _SUFFIX = '.arr'
@@ -23,8 +22,6 @@ _DIGEST_BYTES = 16
 # below the bound together.
 _MEASURE_EVERY = 0.02
 _FILL = 0.8
-# A temporary file this old was left behind by a process that was killed.
-_STALE_SECONDS = 3600
 
 
 class ArrayCache:
@@ -156,8 +153,7 @@ class ArrayCache:
             total -= bytes_
 
     def _entries(self):
-        """Yield (last use, bytes, path); remove stale temporary files."""
-        now = time.time()
+        """Yield (last use, bytes, path); remove what killed processes left."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 if not name.endswith(_SUFFIX):
@@ -169,8 +165,8 @@ class ArrayCache:
                     continue
                 if not name.startswith('.'):
                     yield stat.st_mtime, stat.st_size, path
-                elif now - stat.st_mtime > _STALE_SECONDS:
-                    Path(path).unlink(missing_ok=True)
+                else:
+                    remove_abandoned([Path(path)])
 
     def _warn_once(self, topic, message):
         if topic not in self._warned:

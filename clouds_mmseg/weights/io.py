@@ -5,8 +5,10 @@ closed list of names.
 """
 
 import json
+import os
 import pickle
 import pickletools
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -21,8 +23,8 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from clouds_mmseg.utils.atomic import atomic_path
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.atomic import atomic_path, rename, work_folder
+from clouds_mmseg.utils.errors import UserError, disk_error
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.version import __version__
 from clouds_mmseg.weights.integrity import (
@@ -55,6 +57,8 @@ _BUILTINS = ('builtins', '__builtin__')
 _DTYPE_KINDS = 'biufcSU'
 # Detectron's files were written by Python 2.
 _ENCODING = 'latin1'
+# How Rust writes an error of the system.
+_OS_ERROR = re.compile(r'\(os error (\d+)\)')
 
 
 class WeightFileError(UserError, RuntimeError):
@@ -434,7 +438,7 @@ def write_weights(
     try:
         with atomic_path(path) as temporary:
             if path.suffix == '.safetensors':
-                save_file(weights, temporary, metadata=as_metadata(meta))
+                _save_safetensors(path, temporary, weights, meta)
             elif path.suffix == '.pkl':
                 arrays = {key: value.numpy() for key, value in weights.items()}
                 content = {wrapper: arrays, '__author__': 'clouds_mmseg'}
@@ -445,7 +449,30 @@ def write_weights(
                 torch.save({'meta': meta, wrapper: weights}, temporary)
             return sha256_of(temporary)
     except OSError as error:
-        raise UserError(f'{path} cannot be written: {error}') from error
+        raise UserError(
+            f'{path} cannot be written: {disk_error(error)}'
+        ) from error
+
+
+def _save_safetensors(path, temporary, weights, meta):
+    """Write a safetensors file.
+
+    Raises:
+        OSError: Of the disk.
+    """
+    # safetensors makes a temporary file of its own beside the one to write,
+    # which stays if the process is killed.
+    with work_folder(path) as folder:
+        written = folder / path.name
+        try:
+            save_file(weights, written, metadata=as_metadata(meta))
+        except SafetensorError as error:
+            found = _OS_ERROR.search(str(error))
+            if found is None:
+                raise
+            code = int(found.group(1))
+            raise OSError(code, os.strerror(code), str(path)) from error
+        rename(written, temporary)
 
 
 def as_metadata(meta: Mapping) -> dict[str, str]:
