@@ -225,7 +225,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             and ``path`` is left as it was.
     """
     path = Path(path)
-    with work_folder(path) as work:
+    with work_folder(path, empty=False) as work:
         new, old = work / 'new', work / 'old'
         if old.exists() and not path.exists():
             rename(old, path)
@@ -248,14 +248,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
+def work_folder(path: Path, *, empty: bool = True) -> Iterator[Path]:
     """Yield a hidden folder beside a file or folder, for what it is made of.
 
-    It is removed in the end. What a killed process has left in it is there
-    again for the next process that makes the same.
+    It is removed in the end, or, after a kill, by the next process that makes
+    the same.
 
     Args:
         path: The final name. Its folder is created if needed.
+        empty: Whether to remove what a killed process has left in it.
 
     Raises:
         OSError: The folder cannot be made; it names ``path``, as does an
@@ -269,8 +270,10 @@ def work_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock_own(lock)
         if descriptor is not None:
-            usual.mkdir(exist_ok=True)
             work = usual
+            if empty:
+                shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(exist_ok=True)
         else:
             prefix = f'.{path.name}-'
             work = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))

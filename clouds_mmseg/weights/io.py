@@ -4,6 +4,7 @@ Pickles are read without executing code in them: the unpicklers below know a
 closed list of names.
 """
 
+import io
 import json
 import os
 import pickle
@@ -446,7 +447,11 @@ def write_weights(
                 content |= {'meta': meta, HASH_BESIDE: meta[HASH_KEY]}
                 temporary.write_bytes(pickle.dumps(content))
             else:
-                torch.save({'meta': meta, wrapper: weights}, temporary)
+                # Not into the file, where torch tells of a full disk by an
+                # error of its own.
+                stream = io.BytesIO()
+                torch.save({'meta': meta, wrapper: weights}, stream)
+                temporary.write_bytes(stream.getbuffer())
             return sha256_of(temporary)
     except OSError as error:
         raise UserError(

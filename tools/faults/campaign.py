@@ -15,6 +15,7 @@ import numpy as np
 from faults import inject
 from faults.commands import (
     COMMANDS,
+    MODEL,
     hash_content,
     is_unfinished,
     read_result,
@@ -253,7 +254,7 @@ class Campaign:
         if done.status:
             raise RuntimeError(done.text)
         self.reference('train')
-        shutil.copy(self.out / 'iter_10.pth', self.inputs / 'model.pth')
+        shutil.copy(self.out / MODEL, self.inputs / 'model.pth')
 
     def reference(self, name: str) -> tuple[dict, list[int], float]:
         """Run a command undisturbed, once.

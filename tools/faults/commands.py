@@ -46,6 +46,15 @@ _DATED = ('results.json', 'images.json', 'clouds_verify.json')
 _TIMES = ('time', 'data_time', 'memory', 'eta')
 
 
+# Both stages, with a checkpoint of each iteration.
+_BRIEF = (
+    *('train_cfg.warmup_iters=2', 'train_cfg.max_iters=6'),
+    'train_cfg.val_interval=6',
+)
+# What it trains.
+MODEL = 'iter_6.pth'
+
+
 @dataclass(frozen=True)
 class Command:
     """A command with its result.
@@ -99,7 +108,7 @@ COMMANDS = dict(
     train=Command(
         lambda inputs, out: [
             *('train', inputs / 'self_training.py'),
-            *('--work-dir', out, '--resume', '--cfg-options'),
+            *('--work-dir', out, '--resume', '--cfg-options', *_BRIEF),
             f'train_dataloader.num_workers={WORKERS}',
         ],
         'self-training',

@@ -42,6 +42,7 @@ def import_stack() -> None:
     """Import what the commands need, so that their forks have it."""
     import cv2
     import mmengine
+    import mmengine.runner.runner as runner
     import mmseg.apis  # noqa: F401
     import torch
     from warm_python import quicken_runners
@@ -50,6 +51,7 @@ def import_stack() -> None:
     import clouds_mmseg.cli.data  # noqa: F401
     import clouds_mmseg.generate.run  # noqa: F401
     import clouds_mmseg.predict.predict_files  # noqa: F401
+    from clouds_mmseg.cli.config import read_config
 
     # A fork does not copy threads.
     torch.set_num_threads(1)
@@ -59,6 +61,9 @@ def import_stack() -> None:
     # imported is no garbage.
     utils = mmengine.config.utils
     utils.load = functools.cache(utils.load)
+    # What is cached here is so in each fork.
+    runner.collect_env()
+    read_config('clouds_mmseg::toycity/clouds')
     _keep()
 
 
