@@ -152,7 +152,7 @@ def disk_error(error: OSError) -> str:
     text = error.strerror or str(error)
     if isinstance(error.filename, (str, bytes, os.PathLike)):
         text = f'{os.fsdecode(error.filename)}: {text}'
-    advice = _DISK_ADVICE.get(error.errno)
+    advice = _DISK_ADVICE.get(error.errno or 0)
     if advice is None:
         return text
     return (
