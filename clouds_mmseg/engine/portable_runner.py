@@ -331,18 +331,6 @@ class PortableRunner(Runner):
         broadcast_object_list(names)
         return names[0]
 
-    def train(self) -> nn.Module:
-        """Train, unless another training has this work dir.
-
-        Returns:
-            The trained model.
-
-        Raises:
-            UserError: Another training runs in the work dir.
-        """
-        with self._own_work_dir():
-            return super().train()
-
     @contextlib.contextmanager
     def _own_work_dir(self) -> Iterator[None]:
         """Keep other trainings out of the work dir.
