@@ -23,6 +23,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.locks import ProcessLock
 from clouds_mmseg.utils.options import near_names
@@ -365,7 +366,12 @@ class PortableRunner(Runner):
             if not lock.acquire(wait=False):
                 return
             lock.release()
-        super().dump_config()
+        if is_main_process():
+            name = self.cfg.filename or f'{self.timestamp}.py'
+            path = Path(self.work_dir, Path(name).name)
+            # Not mmengine's, which on a full disk leaves an empty file.
+            with atomic_path(path) as temporary:
+                self.cfg.dump(str(temporary))
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, with a filter on its terminal output."""
@@ -373,23 +379,6 @@ class PortableRunner(Runner):
         install_terminal_filter(logger)
         warn_once_of_lost_lines(logger)
         return logger
-
-    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call hooks; an error of the disk names the folder of the log.
-
-        The system names no file when a write fails. Checkpoints and results
-        are named by those who write them: the rest is scalars.
-
-        Args:
-            fn_name: Method of the hooks.
-            **kwargs: Its arguments.
-        """
-        try:
-            super().call_hook(fn_name, **kwargs)
-        except OSError as error:
-            if error.errno is not None and error.filename is None:
-                error.filename = self.log_dir
-            raise
 
     @staticmethod
     def build_dataloader(

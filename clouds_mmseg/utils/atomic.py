@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clouds_mmseg.utils.errors import naming
 from clouds_mmseg.utils.locks import NO_LOCKS, close_locked, open_locked
 
 # In the name of a temporary file, in place of the eight random characters of
@@ -280,11 +281,8 @@ def work_folder(path: Path, *, empty: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise _about(error, path) from None
     try:
-        yield work
-    except OSError as error:
-        if error.filename is None:
-            _about(error, path)
-        raise
+        with naming(path):
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if descriptor is not None:

@@ -7,6 +7,8 @@ bug and keeps it.
 import errno
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -138,6 +140,21 @@ _DISK_ADVICE = {
     errno.EIO: 'the disk or its connection fails (dmesg shows it)',
     errno.ESTALE: 'the network file system lost it',
 }
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Let errors of the system that name no file, as of a write, name one.
+
+    Args:
+        path: The file, or the folder that is written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def disk_error(error: OSError) -> str:

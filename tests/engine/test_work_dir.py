@@ -2,14 +2,15 @@
 
 import errno
 import logging
-from pathlib import Path
 
 import pytest
 from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
 
 from clouds_mmseg.engine.portable_runner import warn_once_of_lost_lines
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.locks import ProcessLock
+from clouds_mmseg_cli.command import main
 
 
 def test_a_second_training_is_refused(tmp_path, build, trained):
@@ -27,6 +28,7 @@ def test_a_second_training_is_refused(tmp_path, build, trained):
     first.release()
 
 
+@HOOKS.register_module()
 class FullDisk(Hook):
     """Fail as a write does, whose error names no file."""
 
@@ -34,14 +36,18 @@ class FullDisk(Hook):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
 
-def test_an_error_of_the_disk_names_the_log(build):
-    runner = build()
-    runner.register_hook(FullDisk())
-    with pytest.raises(OSError) as caught:
-        runner.train()
-    assert caught.value.filename == runner.log_dir
+def test_an_error_of_the_disk_names_the_work_dir(
+    tmp_path, tiny_config, capsys
+):
+    work = tmp_path / 'work'
+    words = ['train', str(tiny_config), '--work-dir', str(work)]
+    hooks = "custom_hooks=[{'type': 'FullDisk'}]"
+    with pytest.raises(SystemExit, match='1'):
+        main([*words, '--cfg-options', hooks])
+    told = capsys.readouterr().err
+    assert f'error: {work}: No space left on device; make room' in told
     # The next one is not refused.
-    assert not (Path(runner.work_dir) / 'training.lock').exists()
+    assert not (work / 'training.lock').exists()
 
 
 def test_lost_lines_of_a_log_are_told_once(capsys):

@@ -232,15 +232,22 @@ class Campaign:
         work: Folder of inputs, outputs and logs.
         seed: Of the moments.
         log: Called with each line of progress.
+        noted: Called after each trial.
     """
 
     def __init__(
-        self, work: Path, seed: int, log: Callable[[str], None] = print
+        self,
+        work: Path,
+        seed: int,
+        *,
+        log: Callable[[str], None] = print,
+        noted: Callable[[], None] = lambda: None,
     ):
         self.inputs, self.out = work / 'inputs', work / 'out'
         self.file = work / 'log.txt'
         self.seed = seed
         self.log = log
+        self.noted = noted
         self.injector = Injector()
         self.records: dict[tuple, Record] = {}
         self._references: dict = {}
@@ -539,3 +546,4 @@ class Campaign:
             record.failed.append(f'{what}: {"; ".join(problems)}')
         verdict = 'FAILED ' + record.failed[-1] if problems else 'ok'
         self.log(f'{group}, {fault}, {name}, {what}: {verdict}')
+        self.noted()

@@ -68,8 +68,14 @@ def run_campaign(
             + ', '.join(fault.name for fault in FAULTS)
         )
     import_stack()
-    # A campaign of hours is followed in a file.
-    campaign = Campaign(work, seed, functools.partial(print, flush=True))
+
+    def save():
+        if docs is not None:
+            write_docs(docs, campaign.records.values())
+
+    # What is done is there if a campaign of hours is stopped.
+    log = functools.partial(print, flush=True)
+    campaign = Campaign(work, seed, log=log, noted=save)
     if 'kills' in parts:
         names = commands or (('train', *_SHORT) if short else _KILLED)
         campaign.kills(names, 6 if short else kills)
@@ -96,6 +102,4 @@ def run_campaign(
     failed = [text for record in records for text in record.failed]
     trials = sum(record.trials for record in records)
     print(f'{trials} trials, {len(failed)} failed')
-    if docs is not None:
-        write_docs(docs, records)
     return not failed
