@@ -130,9 +130,11 @@ def _temporary_file(path):
         prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent
     )
     os.close(handle)
-    descriptor = _lock_own(Path(name))
-    # -1: a file system without locks.
-    return Path(name), -1 if descriptor is None else descriptor
+    try:
+        return Path(name), open_locked(name) or -1
+    except OSError:
+        # A file system without locks.
+        return Path(name), -1
 
 
 def _lock_own(path):

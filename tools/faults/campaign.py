@@ -36,28 +36,28 @@ DISK = inject.WRITE | inject.FSYNC
 
 
 class _Victim:
-    """Kills a worker process of a command, after some seconds."""
+    """Kills a worker process of a command, some seconds after it began."""
 
     def __init__(self, after):
         self.after = after
-        self.begun = time.monotonic()
-        self.killed = 'none lived'
+        self.seen = None
+        self.killed = 'no worker'
 
     def __call__(self, process):
-        if self.killed != 'none lived':
-            return
-        if time.monotonic() - self.begun < self.after:
+        if self.killed != 'no worker':
             return
         with contextlib.suppress(OSError):
             path = Path(f'/proc/{process}/task/{process}/children')
-            children = path.read_text().split()
-            # A worker has begun as a copy of its parent: git has not.
-            for child in children:
-                command = Path(f'/proc/{child}/cmdline').read_bytes()
-                if command == Path(f'/proc/{process}/cmdline').read_bytes():
+            own = Path(f'/proc/{process}/cmdline').read_bytes()
+            for child in path.read_text().split():
+                # A worker is a copy of its parent: git is not.
+                if Path(f'/proc/{child}/cmdline').read_bytes() != own:
+                    continue
+                self.seen = self.seen or time.monotonic()
+                if time.monotonic() - self.seen >= self.after:
                     os.kill(int(child), signal.SIGKILL)
                     self.killed = 'a worker'
-                    return
+                return
 
 
 class _Second:
@@ -389,7 +389,8 @@ class Campaign:
             for trial in range(points):
                 _, _, seconds = self.reference(name)
                 self._begin(name)
-                victim = _Victim(seconds * (trial + rng.random()) / points)
+                # Workers live for a small part of a short command.
+                victim = _Victim(0.1 * seconds * rng.random() * (trial > 0))
                 done = self._run(name, workers=2, meanwhile=victim)
                 problems = _noise(done)
                 if not problems and done.status:
