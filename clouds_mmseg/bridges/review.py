@@ -22,7 +22,7 @@ from clouds_mmseg.predict.prediction import Prediction
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.atomic import atomic_folder
 from clouds_mmseg.utils.cityscapes import IGNORE
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.errors import UserError, disk_error
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.images import (
     ImageFileError,
@@ -184,7 +184,9 @@ def export_review(
             text = json.dumps(dict(format=FORMAT, **asdict(review)), indent=1)
             (folder / REVIEW_FILE).write_text(text + '\n', encoding='utf-8')
     except OSError as error:
-        raise UserError(f'{out} cannot be written: {error}') from error
+        raise UserError(
+            f'{out} cannot be written: {disk_error(error)}'
+        ) from error
     return review, failed
 
 
@@ -351,7 +353,9 @@ def import_review(
             text = dataset_text(review, out)
             (new / 'dataset.py').write_text(text, encoding='utf-8')
     except OSError as error:
-        raise UserError(f'{out} cannot be written: {error}') from error
+        raise UserError(
+            f'{out} cannot be written: {disk_error(error)}'
+        ) from error
     return sorted(left)
 
 

@@ -24,7 +24,7 @@ from clouds_mmseg.evaluation.protocols import (
     describe_protocol,
 )
 from clouds_mmseg.utils.atomic import atomic_path
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.errors import UserError, naming
 from clouds_mmseg.utils.tables import format_table, percent_cell
 
 PROTOCOLS_FILE = 'protocols.json'
@@ -93,8 +93,9 @@ def _test(cfg: Config) -> dict:
     # A file of an earlier run is not to be taken for this one's.
     if is_main_process():
         path.unlink(missing_ok=True)
-    runner = build_runner(cfg)
-    runner.test()
+    with naming(cfg.work_dir):
+        runner = build_runner(cfg)
+        runner.test()
     del runner
     gc.collect()
     if torch.cuda.is_available():

@@ -24,7 +24,7 @@ from clouds_mmseg.conversion.publish import (
 )
 from clouds_mmseg.utils.atomic import atomic_folder
 from clouds_mmseg.utils.config_file import model_differences, parse_config_text
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.errors import UserError, disk_error
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.text_files import read_json
 
@@ -135,7 +135,9 @@ def publish_folder(
                 card_text(card), encoding='utf-8'
             )
     except OSError as error:
-        raise UserError(f'{target} cannot be written: {error}') from error
+        raise UserError(
+            f'{target} cannot be written: {disk_error(error)}'
+        ) from error
     done.target = target / WEIGHTS
     if license is None:
         remarks.append(
@@ -157,6 +159,8 @@ def check_folder(target: Path, overwrite: bool) -> None:
     if not target.is_dir():
         return
     there = sorted(path.name for path in target.iterdir())
+    # NFS keeps a file under such a name that was removed while it was open.
+    there = [name for name in there if not name.startswith('.nfs')]
     others = [n for n in there if n not in (*FILES, *_FOREIGN)]
     if others:
         raise UserError(

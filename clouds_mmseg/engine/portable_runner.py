@@ -1,11 +1,17 @@
 """Runner with CPU and gloo support, in one process or several."""
 
+import contextlib
 import copy
 import importlib.util
 import inspect
 import itertools
 import logging
 import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +23,9 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.locks import ProcessLock
 from clouds_mmseg.utils.options import near_names
 
 # Loader options that only apply to worker processes.
@@ -119,6 +127,16 @@ def _is_count(value, *, least):
     )
 
 
+def _refusal(work_dir, lock):
+    """Say that a work dir has another training."""
+    return (
+        f'another training runs in the work dir {work_dir} '
+        f'({lock.read_note() or "an unknown process"}), and two would '
+        "replace one another's checkpoints; wait for it, stop it, or give "
+        'another folder: --work-dir'
+    )
+
+
 class TerminalFilter(logging.Filter):
     """Keep the framework's long or repeated messages off the terminal.
 
@@ -189,6 +207,46 @@ def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
         for handler in terminal_handlers(logger):
             handler.addFilter(terminal)
     return terminal
+
+
+# In the work dir while a training runs.
+_LOCK_FILE = 'training.lock'
+
+
+def warn_once_of_lost_lines(logger: logging.Logger) -> None:
+    """Let a logger whose file cannot be written say so in one line.
+
+    logging prints a traceback for each line that it loses. The run goes on:
+    lines of a log are no reason to lose iterations.
+
+    Args:
+        logger: The run's logger.
+    """
+    told = []
+
+    def tell(handler, error):
+        if told:
+            return
+        told.append(handler)
+        where = getattr(handler, 'baseFilename', None) or 'the terminal'
+        with contextlib.suppress(OSError):
+            print(
+                f'warning: lines of the log are lost: {where}: '
+                f'{error.strerror or error}',
+                file=sys.stderr,
+            )
+
+    for handler in logger.handlers:
+        report = handler.handleError
+
+        def handle(record, handler=handler, report=report):
+            error = sys.exc_info()[1]
+            if isinstance(error, OSError):
+                tell(handler, error)
+            else:
+                report(record)
+
+        handler.handleError = handle  # type: ignore[method-assign]
 
 
 class PortableRunner(Runner):
@@ -274,10 +332,52 @@ class PortableRunner(Runner):
         broadcast_object_list(names)
         return names[0]
 
+    @contextlib.contextmanager
+    def _own_work_dir(self) -> Iterator[None]:
+        """Keep other trainings out of the work dir.
+
+        Two would remove one another's checkpoints, and the later
+        ``last_checkpoint`` would be that of either.
+        """
+        lock = ProcessLock(Path(self.work_dir) / _LOCK_FILE)
+        refusal = [None]
+        if is_main_process():
+            if lock.acquire(wait=False):
+                begun = time.strftime('%Y-%m-%d %H:%M:%S')
+                lock.note(
+                    f'process {os.getpid()} on {platform.node()}, since '
+                    f'{begun}'
+                )
+            else:
+                refusal = [_refusal(self.work_dir, lock)]
+        broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise UserError(refusal[0])
+        try:
+            yield
+        finally:
+            if is_main_process():
+                lock.release(remove=True)
+
+    def dump_config(self) -> None:
+        """Write the config, but not over that of a training that runs."""
+        lock = ProcessLock(Path(self.work_dir) / _LOCK_FILE)
+        if is_main_process() and lock.path.exists():
+            if not lock.acquire(wait=False):
+                return
+            lock.release()
+        if is_main_process():
+            name = self.cfg.filename or f'{self.timestamp}.py'
+            path = Path(self.work_dir, Path(name).name)
+            # Not mmengine's, which on a full disk leaves an empty file.
+            with atomic_path(path) as temporary:
+                self.cfg.dump(str(temporary))
+
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, with a filter on its terminal output."""
         logger = super().build_logger(*args, **kwargs)
         install_terminal_filter(logger)
+        warn_once_of_lost_lines(logger)
         return logger
 
     @staticmethod

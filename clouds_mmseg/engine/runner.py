@@ -151,11 +151,18 @@ class DGRunner(ResumableRunner):
         super().register_default_hooks(hooks)
 
     def train(self) -> nn.Module:
-        """Check checkpoint and data, then train.
+        """Check checkpoint and data, then train, alone in the work dir.
 
         Returns:
             The trained model.
+
+        Raises:
+            UserError: Another training has the work dir, or the checks fail.
         """
+        with self._own_work_dir():
+            return self._check_and_train()
+
+    def _check_and_train(self):
         self._choose_checkpoint()
         self._adopt_seed()
         self._require_whole_updates()

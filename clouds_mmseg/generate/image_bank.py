@@ -146,20 +146,8 @@ class ImageBank:
 
     def _create(self, path):
         """Write bank.json unless another process has done so."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f'.{BANK_FILE}-{os.getpid()}')
-        try:
-            self._dump(draft, self.num)
-            try:
-                # Unlike a rename, a link fails where the name is taken.
-                os.link(draft, path)
-            except FileExistsError:
-                pass
-            except OSError:
-                # This file system has no hard links.
-                os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with atomic_path(path, replace=False) as temporary:
+            self._dump(temporary, self.num)
 
     def _dump(self, path, num):
         content = dict(

@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import print_log
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -387,6 +387,10 @@ def _read_cache(path, rows):
 def _write_cache(path, embeddings):
     try:
         with atomic_path(path) as temporary:
-            save_file({'embeddings': embeddings.contiguous()}, temporary)
+            # Not save_file, which has other errors for a full disk, and
+            # makes a temporary file of its own.
+            temporary.write_bytes(
+                save({'embeddings': embeddings.contiguous()})
+            )
     except OSError as error:
         print_log(f'Text embeddings are not cached: {error}', logger='current')

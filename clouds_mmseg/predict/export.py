@@ -3,9 +3,9 @@
 Letters: N images, H and W of an image.
 """
 
+import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ from clouds_mmseg.predict.predictor import resized
 from clouds_mmseg.predict.quantize import to_int8
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.toycity.render import render_scene
+from clouds_mmseg.utils.atomic import rename, work_folder
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.images import read_image
@@ -151,7 +152,10 @@ def export(
         log(f'writing {format}, {precision}')
         if format == 'pt2':
             extra = {f'{METADATA_KEY}.json': text}
-            torch.export.save(program, temporary, extra_files=extra)
+            # As in weights/io.py: torch has its own errors for a full disk.
+            stream = io.BytesIO()
+            torch.export.save(program, stream, extra_files=extra)
+            temporary.write_bytes(stream.getbuffer())
         else:
             source = temporary.with_name('fp32.onnx')
             write_onnx(program, source, outputs=outputs, opset=opset)
@@ -324,10 +328,8 @@ def _temporary_files(out: Path) -> Iterator[Path]:
     Nothing moves if the block raises. Not ``atomic_path``: OpenVINO writes
     two files, and finds the second by its name.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=f'.{out.stem}-', dir=out.parent
-    ) as folder:
-        temporary = Path(folder) / out.name
+    with work_folder(out) as folder:
+        temporary = folder / out.name
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -337,7 +339,7 @@ def _temporary_files(out: Path) -> Iterator[Path]:
                 os.chmod(path, 0o666 & ~umask)
                 with open(path, 'rb') as stream:
                     os.fsync(stream.fileno())
-                shutil.move(path, out.with_suffix(path.suffix))
+                rename(path, out.with_suffix(path.suffix))
 
 
 def _predict_whole(model):

@@ -31,6 +31,7 @@ from clouds_mmseg.predict.video import (
     VideoReader,
     load_av,
 )
+from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES
 from clouds_mmseg.utils.images import ImageFileError
@@ -207,7 +208,8 @@ def _write_failed(path, failed):
         path.unlink(missing_ok=True)
         return
     lines = (f'{name}: {why}' for name, why in failed.items())
-    path.write_text('\n'.join(lines) + '\n')
+    with atomic_path(path) as temporary:
+        temporary.write_text('\n'.join(lines) + '\n')
 
 
 def _predict_images(segmenter, part, options, summary):

@@ -1,8 +1,6 @@
 """Prediction of a video into videos and folders of files, one a frame."""
 
-import shutil
 import signal
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +17,7 @@ from clouds_mmseg.predict.video import (
     VideoWriter,
     suffix_for,
 )
-from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.atomic import atomic_folder, atomic_path
 
 # Kinds of results that are looked at: a video. The others are read by
 # programs: a folder with a file for each frame, without loss.
@@ -89,7 +87,7 @@ def predict_video(
             results.enter_context(_ended_by_ctrl_c(source))
         films = results.enter_context(_films(root, relative, kinds, source))
         folders = {
-            kind: results.enter_context(_atomic_folder(root / kind / relative))
+            kind: results.enter_context(atomic_folder(root / kind / relative))
             for kind in kinds
             if kind not in FILMS
         }
@@ -153,30 +151,12 @@ def _films(root, relative, kinds, source):
             if kind in FILMS:
                 base = root / kind / relative
                 path = base.with_name(base.name + suffix)
-                for old in leftovers(path):
-                    old.unlink()
                 paths[kind] = files.enter_context(atomic_path(path))
         films = _Films(paths, source)
         try:
             yield films
         finally:
             films.close()
-
-
-@contextmanager
-def _atomic_folder(path):
-    """Yield a temporary folder that becomes ``path`` when all is well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f'.{path.name}-'
-    for old in path.parent.glob(prefix + '????????'):
-        shutil.rmtree(old)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

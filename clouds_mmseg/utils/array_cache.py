@@ -4,13 +4,12 @@ import hashlib
 import io
 import logging
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
 
-from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.atomic import atomic_path, remove_abandoned
 from clouds_mmseg.utils.errors import UserError
 
 _SUFFIX = '.arr'
@@ -20,8 +19,6 @@ _DIGEST_BYTES = 16
 # below the bound together.
 _MEASURE_EVERY = 0.02
 _FILL = 0.8
-# A temporary file this old was left behind by a process that was killed.
-_STALE_SECONDS = 3600
 
 
 class ArrayCache:
@@ -162,8 +159,7 @@ class ArrayCache:
             total -= bytes_
 
     def _entries(self):
-        """Yield (last use, bytes, path); remove stale temporary files."""
-        now = time.time()
+        """Yield (last use, bytes, path); remove what killed processes left."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 if not name.endswith(_SUFFIX):
@@ -175,8 +171,8 @@ class ArrayCache:
                     continue
                 if not name.startswith('.'):
                     yield stat.st_mtime, stat.st_size, path
-                elif now - stat.st_mtime > _STALE_SECONDS:
-                    Path(path).unlink(missing_ok=True)
+                else:
+                    remove_abandoned([Path(path)])
 
     def _warn_once(self, topic, message):
         if topic not in self._warned:

@@ -3,13 +3,21 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clouds_mmseg.utils.errors import naming
+from clouds_mmseg.utils.locks import NO_LOCKS, close_locked, open_locked
+
+# In the name of a temporary file, in place of the eight random characters of
+# tempfile: what a killed process has left is found and written anew by the
+# next process that writes the same file.
+_USUAL = 'partfile'
+
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block succeeds.
 
     The temporary file lies in the same folder, because a rename is atomic
@@ -17,34 +25,137 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     choose their format by it. The data is flushed to disk before the rename,
     so that a power cut cannot leave an empty file under the final name.
 
+    Processes may write the same file at the same time: each has a temporary
+    file of its own, which is locked while it lives.
+
     Args:
         path: The final name. Its folder is created if needed.
+        replace: Whether to replace a file of that name; if not, one that
+            another process has made meanwhile stays.
 
     Yields:
         The temporary path.
 
     Raises:
         Exception: Whatever the block raises; the temporary file is removed
-            and ``path`` is left as it was.
+            and ``path`` is left as it was. An ``OSError`` names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
-    temporary = Path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _temporary_file(path)
+    except OSError as error:
+        raise _about(error, path) from None
     try:
         yield temporary
-        # mkstemp makes private files; what users get follows their umask.
+        # The temporary file is private; what users get follows their umask.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         with open(temporary, 'rb') as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        _place(temporary, path, replace)
+    except OSError as error:
+        # That of a write names no file at all.
+        if error.filename in (None, str(temporary), temporary):
+            _about(error, path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove_quietly(temporary)
+        close_locked(descriptor)
+
+
+def _about(error, path):
+    """Let an error of a temporary file name the final one."""
+    if error.errno is not None:
+        error.filename, error.filename2 = str(path), None
+    return error
+
+
+def _place(temporary, path, replace):
+    """Give a finished file its name."""
+    if not replace:
+        try:
+            # Unlike a rename, a link fails where the name is taken.
+            os.link(temporary, path)
+            return
+        except FileExistsError:
+            return
+        except OSError:
+            # This file system has no hard links.
+            if path.exists():
+                return
+    rename(temporary, path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or folder another name, in place of a file of that name.
+
+    Over NFS the answer to a rename can be lost: the error, of the call or of
+    its repetition by the system, is none if the file has its new name.
+
+    Args:
+        source: What there is.
+        target: On the same file system; no folder with files in it.
+
+    Raises:
+        OSError: It has not been renamed.
+    """
+    before = os.stat(source)
+    try:
+        os.replace(source, target)
+    except OSError:
+        if source.exists() or not target.exists():
+            raise
+        if not os.path.samestat(before, os.stat(target)):
+            raise
+
+
+def _remove_quietly(path):
+    """Remove a file, unless the disk refuses, which was told already."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def _temporary_file(path):
+    """Create the temporary file of a path; return it and its descriptor."""
+    usual = path.with_name(f'.{path.stem}-{_USUAL}{path.suffix}')
+    descriptor = _lock_own(usual)
+    if descriptor is not None:
+        os.ftruncate(descriptor, 0)
+        return usual, descriptor
+    handle, name = tempfile.mkstemp(
+        prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent
+    )
+    os.close(handle)
+    try:
+        return Path(name), open_locked(name) or -1
+    except OSError:
+        # A file system without locks.
+        return Path(name), -1
+
+
+def _lock_own(path):
+    """Open and lock a file; None if that is not possible.
+
+    Another process has it, it belongs to somebody else, or there are no
+    locks.
+    """
+    try:
+        descriptor = open_locked(path)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            _remove_quietly(path)
+            return None
+        if isinstance(error, (PermissionError, IsADirectoryError)):
+            return None
+        raise
+    if descriptor is None or os.fstat(descriptor).st_uid == os.geteuid():
+        return descriptor
+    close_locked(descriptor)
+    return None
 
 
 def leftovers(pattern: str | Path) -> list[Path]:
@@ -56,12 +167,46 @@ def leftovers(pattern: str | Path) -> list[Path]:
 
     Returns:
         The temporary files, sorted. Another process may still be writing one
-        of them.
+        of them: see :func:`remove_abandoned`.
     """
     pattern = Path(pattern)
-    # mkstemp puts eight random characters between prefix and suffix.
     name = f'.{pattern.stem}-????????{pattern.suffix}'
     return sorted(pattern.parent.glob(name))
+
+
+def leftovers_below(folder: Path) -> list[Path]:
+    """Find temporary files of any targets; see :func:`leftovers`.
+
+    Args:
+        folder: With its sub-folders. Files of the same form of name that
+            other programs have made are left out.
+    """
+    return sorted(folder.rglob(f'.*-{_USUAL}*'))
+
+
+def remove_abandoned(files: Iterable[Path]) -> list[Path]:
+    """Remove temporary files whose processes do not live any more.
+
+    Args:
+        files: Temporary files of :func:`atomic_path`.
+
+    Returns:
+        What was removed. On a file system without locks nothing can be told
+        and nothing is removed.
+    """
+    removed = []
+    for path in files:
+        if not path.is_file():
+            continue
+        try:
+            descriptor = open_locked(path)
+        except OSError:
+            continue
+        if descriptor is not None:
+            _remove_quietly(path)
+            close_locked(descriptor)
+            removed.append(path)
+    return removed
 
 
 @contextmanager
@@ -69,7 +214,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block succeeds.
 
     A kill leaves the old folder or the new one under the final name, or, in
-    the moment between two renames, none; never a part of one.
+    the moment between two renames, none; never a part of one. The next call
+    puts the old one back, and removes what the killed process has left.
 
     Args:
         path: The final name. A folder of that name is replaced.
@@ -82,23 +228,65 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             and ``path`` is left as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
-    new, old = work / 'new', work / 'old'
-    new.mkdir()
-    try:
+    with work_folder(path, empty=False) as work:
+        new, old = work / 'new', work / 'old'
+        if old.exists() and not path.exists():
+            rename(old, path)
+        for part in (new, old):
+            shutil.rmtree(part, ignore_errors=True)
+        new.mkdir()
         yield new
         for file in new.rglob('*'):
             if file.is_file():
                 with open(file, 'rb') as stream:
                     os.fsync(stream.fileno())
         if path.exists():
-            os.rename(path, old)
+            rename(path, old)
         try:
-            os.rename(new, path)
+            rename(new, path)
         except OSError:
-            if old.exists():
-                os.rename(old, path)
+            if old.exists() and not path.exists():
+                rename(old, path)
             raise
+
+
+@contextmanager
+def work_folder(path: Path, *, empty: bool = True) -> Iterator[Path]:
+    """Yield a hidden folder beside a file or folder, for what it is made of.
+
+    It is removed in the end, or, after a kill, by the next process that makes
+    the same.
+
+    Args:
+        path: The final name. Its folder is created if needed.
+        empty: Whether to remove what a killed process has left in it.
+
+    Raises:
+        OSError: The folder cannot be made; it names ``path``, as does an
+            ``OSError`` of the block that names no file.
+    """
+    # Not inside of the folder: over NFS a file that is open cannot be removed,
+    # nor the folder that holds it.
+    usual = path.with_name(f'.{path.name}-{_USUAL}')
+    lock = usual.with_name(f'{usual.name}.lock')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock_own(lock)
+        if descriptor is not None:
+            work = usual
+            if empty:
+                shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(exist_ok=True)
+        else:
+            prefix = f'.{path.name}-'
+            work = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    except OSError as error:
+        raise _about(error, path) from None
+    try:
+        with naming(path):
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if descriptor is not None:
+            _remove_quietly(lock)
+            close_locked(descriptor)

@@ -4,8 +4,11 @@ The tools print their message without a traceback; every other exception is a
 bug and keeps it.
 """
 
+import errno
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -91,6 +94,87 @@ def config_error(error: Exception) -> ConfigError | None:
         f'{_short(part)} of the config cannot be built: '
         f'{type(error).__name__}: {error}\n'
         '(CLOUDS_TRACEBACK=1 shows where)'
+    )
+
+
+# How torch begins what it says of a worker of a data loader that died.
+_LOST_WORKER = 'DataLoader worker (pid'
+
+
+def lost_worker_error(error: BaseException) -> UserError | None:
+    """Explain that a worker process of a data loader was killed.
+
+    Args:
+        error: As caught.
+
+    Returns:
+        The error for the user; None for any other error.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith(
+        _LOST_WORKER
+    ):
+        return None
+    if 'Bus error' in text:
+        why = (
+            'shared memory ran out (df -h /dev/shm; docker run --shm-size=8g)'
+        )
+    else:
+        why = (
+            'most likely by the kernel, because memory ran out (dmesg | grep '
+            '-i "killed process" shows it)'
+        )
+    return UserError(
+        f'a worker process of a data loader died: {text.split(". ")[0]}; '
+        f'{why}. Use fewer workers or smaller batches (--cfg-options '
+        'train_dataloader.num_workers=1), or give the job more memory; a '
+        'training continues from its newest checkpoint with --resume'
+    )
+
+
+# Errors of a disk -> what to do.
+_DISK_ADVICE = {
+    errno.ENOSPC: 'make room on its disk',
+    errno.EDQUOT: 'make room: your quota is used up',
+    errno.EROFS: 'write to another folder, or mount its disk for writing',
+    errno.EIO: 'the disk or its connection fails (dmesg shows it)',
+    errno.ESTALE: 'the network file system lost it',
+}
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Let errors of the system that name no file, as of a write, name one.
+
+    Args:
+        path: The file, or the folder that is written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def disk_error(error: OSError) -> str:
+    """Say what an error of the operating system means.
+
+    Args:
+        error: With an ``errno``.
+
+    Returns:
+        The file, as far as it is known, what happened, and what to do.
+    """
+    text = error.strerror or str(error)
+    if isinstance(error.filename, (str, bytes, os.PathLike)):
+        text = f'{os.fsdecode(error.filename)}: {text}'
+    advice = _DISK_ADVICE.get(error.errno or 0)
+    if advice is None:
+        return text
+    return (
+        f'{text}; {advice}, then run the same command again: what is '
+        'finished stays (a training continues with --resume)'
     )
 
 

@@ -193,3 +193,26 @@ def read_json(path: str | Path, what: str) -> Any:
     except ValueError as error:
         # An integer of thousands of digits, or depth.
         raise UserError(f'{what} {path} is no JSON: {error}') from error
+
+
+def split_marked(page: Path, marks: tuple[str, str]) -> tuple[str, str]:
+    """Split a page at the part that a command makes.
+
+    Args:
+        page: A Markdown file.
+        marks: Comments before and after that part.
+
+    Returns:
+        The text before the part and the text after it, with the comments.
+
+    Raises:
+        UserError: The page does not have each comment once.
+    """
+    text = page.read_text(encoding='utf-8')
+    if not all(text.count(mark) == 1 for mark in marks):
+        raise UserError(
+            f'{page} has no place for the tables: it needs the lines '
+            f'{marks[0]} and {marks[1]}'
+        )
+    before, after = text.split(marks[0])[0], text.split(marks[1])[1]
+    return before + marks[0], marks[1] + after

@@ -6,8 +6,10 @@ closed list of names.
 
 import io
 import json
+import os
 import pickle
 import pickletools
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -22,8 +24,8 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from clouds_mmseg.utils.atomic import atomic_path
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.atomic import atomic_path, rename, work_folder
+from clouds_mmseg.utils.errors import UserError, disk_error
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.version import __version__
@@ -61,6 +63,8 @@ _BUILTINS = ('builtins', '__builtin__')
 _DTYPE_KINDS = 'biufcSU'
 # Detectron's files were written by Python 2.
 _ENCODING = 'latin1'
+# How Rust writes an error of the system.
+_OS_ERROR = re.compile(r'\(os error (\d+)\)')
 
 
 class WeightFileError(UserError, RuntimeError):
@@ -466,7 +470,7 @@ def write_weights(
     try:
         with atomic_path(path) as temporary:
             if path.suffix == '.safetensors':
-                save_file(weights, temporary, metadata=as_metadata(meta))
+                _save_safetensors(path, temporary, weights, meta)
             elif path.suffix == '.pkl':
                 arrays = {key: value.numpy() for key, value in weights.items()}
                 content = {wrapper: arrays, '__author__': 'clouds_mmseg'}
@@ -474,10 +478,37 @@ def write_weights(
                 content |= {'meta': meta, HASH_BESIDE: meta[HASH_KEY]}
                 temporary.write_bytes(pickle.dumps(content))
             else:
-                torch.save({'meta': meta, wrapper: weights}, temporary)
+                # Not into the file, where torch tells of a full disk by an
+                # error of its own.
+                stream = io.BytesIO()
+                torch.save({'meta': meta, wrapper: weights}, stream)
+                temporary.write_bytes(stream.getbuffer())
             return sha256_of(temporary)
     except OSError as error:
-        raise UserError(f'{path} cannot be written: {error}') from error
+        raise UserError(
+            f'{path} cannot be written: {disk_error(error)}'
+        ) from error
+
+
+def _save_safetensors(path, temporary, weights, meta):
+    """Write a safetensors file.
+
+    Raises:
+        OSError: Of the disk.
+    """
+    # safetensors makes a temporary file of its own beside the one to write,
+    # which stays if the process is killed.
+    with work_folder(path) as folder:
+        written = folder / path.name
+        try:
+            save_file(weights, written, metadata=as_metadata(meta))
+        except SafetensorError as error:
+            found = _OS_ERROR.search(str(error))
+            if found is None:
+                raise
+            code = int(found.group(1))
+            raise OSError(code, os.strerror(code), str(path)) from error
+        rename(written, temporary)
 
 
 def as_metadata(meta: Mapping) -> dict[str, str]:

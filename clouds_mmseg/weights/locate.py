@@ -24,6 +24,7 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from clouds_mmseg.utils.atomic import rename, work_folder
 from clouds_mmseg.utils.data_root import (
     PRETRAINED_VARIABLE,
     chosen_folder,
@@ -346,12 +347,15 @@ def _fetch(address, path):
         check_reachable(address)
         print_log(f'Fetching {address} to {path}', 'current')
         digest = _HASH_IN_NAME.search(path.name)
-        torch.hub.download_url_to_file(
-            address,
-            str(path),
-            hash_prefix=digest and digest.group(1),
-            progress=False,
-        )
+        # torch's own unfinished file stays if the process is killed.
+        with work_folder(path) as folder:
+            torch.hub.download_url_to_file(
+                address,
+                str(folder / path.name),
+                hash_prefix=digest and digest.group(1),
+                progress=False,
+            )
+            rename(folder / path.name, path)
     finally:
         lock.release(remove=True)
 

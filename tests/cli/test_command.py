@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from clouds_mmseg.version import __version__
 from clouds_mmseg_cli.command import COMMANDS, main
+from clouds_mmseg_cli.errors import plain_errors
 
 # Script -> command. Other scripts are for developers, and need a checkout.
 SCRIPTS = dict(
@@ -33,6 +35,7 @@ DEVELOPERS = {
     'ablation',
     'benchmark',
     'check_parity',
+    'faults',
     'make_model_zoo',
     'measure_filter',
 }
@@ -93,6 +96,21 @@ def test_a_mistake_in_the_input_is_one_message(tmp_path, capsys):
     assert status_of('prompts', '--backend', 'llm', '--out', out) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('error: --backend llm needs --model')
+
+
+def test_a_thread_that_cannot_write_is_one_line(capsys):
+    def fail(kind):
+        raise kind(28, 'No space left on device', b'events.tb')
+
+    with plain_errors():
+        for kind in (OSError, ValueError):
+            thread = threading.Thread(target=fail, args=(kind,))
+            thread.start()
+            thread.join()
+            told = capsys.readouterr().err
+            assert ('Traceback' in told) == (kind is ValueError)
+            if kind is OSError:
+                assert told.startswith('warning: events.tb: No space left')
 
 
 def test_a_command_works(tmp_path, capsys):

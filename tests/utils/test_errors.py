@@ -1,10 +1,17 @@
 """Which exceptions the package raises, and which of them the user is told."""
 
 import ast
+import errno
 
 import pytest
 
-from clouds_mmseg.utils.errors import DataError, UserError, config_error
+from clouds_mmseg.utils.errors import (
+    DataError,
+    UserError,
+    config_error,
+    disk_error,
+    lost_worker_error,
+)
 
 # Exceptions of Python that the package raises: file -> functions. They are
 # contracts between its own functions, or are caught in the same function.
@@ -29,7 +36,9 @@ CONTRACTS = {
     'refine/concept_refiner.py': {'__call__'},
     'refine/sam_prompts.py': {'find_components'},
     'toycity/dataset.py': {'read_manifest'},
+    'utils/locks.py': {'open_locked'},
     'utils/visualization.py': {'split_strip'},
+    'weights/io.py': {'_save_safetensors'},
     'weights/load.py': {'_prefixes'},
 }
 _OF_PYTHON = {
@@ -76,3 +85,30 @@ def test_an_error_of_no_config_is_none():
     with pytest.raises(ZeroDivisionError) as caught:
         1 / 0  # noqa: B018
     assert config_error(caught.value) is None
+
+
+def test_an_error_of_the_disk_says_what_to_do():
+    full = OSError(errno.ENOSPC, 'No space left on device', b'/a/b.pth')
+    text = disk_error(full)
+    assert text.startswith('/a/b.pth: No space left on device; make room')
+    assert '--resume' in text
+    missing = FileNotFoundError(errno.ENOENT, 'No such file', '/a')
+    assert disk_error(missing) == '/a: No such file'
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('DataLoader worker (pid 7) is killed by signal: Killed. ', 'dmesg'),
+        ('DataLoader worker (pid(s) 7, 8) exited unexpectedly', 'memory'),
+        (
+            'DataLoader worker (pid 7) is killed by signal: Bus error. It is '
+            'possible that ...',
+            '/dev/shm',
+        ),
+    ],
+)
+def test_a_lost_worker_is_explained(text, words):
+    told = str(lost_worker_error(RuntimeError(text)))
+    assert words in told and 'num_workers' in told and '--resume' in told
+    assert lost_worker_error(RuntimeError('Caught ' + text)) is None

@@ -75,6 +75,44 @@ def test_a_process_that_waits_gets_it_next(held):
     lock.release()
 
 
+def _hold_with_a_child(path, ready):
+    lock = ProcessLock(path)
+    assert lock.acquire(wait=False)
+    # As the workers of a data loader, which outlive a kill by seconds.
+    if os.fork():
+        ready.set()
+    signal.pause()
+
+
+def test_a_child_does_not_hold_it(tmp_path):
+    context = multiprocessing.get_context('fork')
+    ready, path = context.Event(), tmp_path / 'a.lock'
+    process = context.Process(target=_hold_with_a_child, args=(path, ready))
+    process.start()
+    assert ready.wait(30)
+    children = f'/proc/{process.pid}/task/{process.pid}/children'
+    with open(children) as stream:
+        child = int(stream.read())
+    try:
+        process.kill()
+        process.join()
+        assert ProcessLock(path).acquire(wait=False)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_who_holds_it_is_noted(held):
+    path, _ = held
+    lock = ProcessLock(path)
+    assert not lock.acquire(wait=False) and lock.read_note() == ''
+    other = ProcessLock(path.with_name('b.lock'))
+    assert other.acquire(wait=False)
+    other.note('process 1')
+    assert ProcessLock(other.path).read_note() == 'process 1'
+    other.release(remove=True)
+    assert other.read_note() == ''
+
+
 @pytest.mark.parametrize('code', [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks_checks_nothing(
     tmp_path, monkeypatch, code

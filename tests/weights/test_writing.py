@@ -1,5 +1,8 @@
 import json
+import os
 import pickle
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from safetensors import safe_open
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.version import __version__
+from clouds_mmseg.weights import io
 from clouds_mmseg.weights.io import (
     read_content,
     read_state_dict,
@@ -119,3 +123,33 @@ def test_metadata_of_other_programs(tmp_path):
     save_file({'a': TABLE}, path, metadata=dict(source='{no json', meta='[1]'))
     meta = read_content(path)['meta']
     assert meta == dict(source='{no json', meta=[1])
+
+
+def test_a_kill_leaves_nothing_that_the_next_does_not_use(tmp_path):
+    # safetensors has a temporary file of its own.
+    path = tmp_path / 'w.safetensors'
+    child = os.fork()
+    if not child:
+        io.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        write_weights(path, WEIGHTS, META)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert not path.exists()
+    write_weights(path, WEIGHTS, META)
+    assert os.listdir(tmp_path) == ['w.safetensors']
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.pkl'])
+def test_a_full_disk_is_one_error(tmp_path, suffix):
+    path = tmp_path / f'w{suffix}'
+    large = {'large': torch.zeros(10_000)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(UserError, match='cannot be written.*too large'):
+            write_weights(path, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert os.listdir(tmp_path) == []

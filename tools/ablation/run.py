@@ -20,6 +20,7 @@ from ablation.schedule import Run, train_all
 from clouds_mmseg.engine.hooks.results import to_json
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.text_files import split_marked
 from clouds_mmseg_cli.cfg_options import parse_options
 
 _MARKS = ('<!-- begin: tools/ablation.py -->', '<!-- end -->')
@@ -133,17 +134,10 @@ def update_docs(folder: Path, found: dict[str, dict]) -> None:
         UserError: ``ablation.md`` lacks the comments.
     """
     page = folder / 'ablation.md'
-    text = page.read_text()
-    if not all(text.count(mark) == 1 for mark in _MARKS):
-        raise UserError(
-            f'{page} has no place for the tables: it needs the lines '
-            f'{_MARKS[0]} and {_MARKS[1]}'
-        )
+    before, after = split_marked(page, _MARKS)
     results = _write_results(folder / 'ablation.json', found)
-    before, after = text.split(_MARKS[0])[0], text.split(_MARKS[1])[1]
-    tables = f'{_MARKS[0]}\n\n{describe(results)}\n\n{_MARKS[1]}'
     with atomic_path(page) as temporary:
-        temporary.write_text(before + tables + after)
+        temporary.write_text(f'{before}\n\n{describe(results)}\n\n{after}')
     _draw_plots(results, folder / 'images')
     print(f'Updated: {page}')
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,7 +29,7 @@ def _user_error(error: Exception) -> Exception | None:
         return error
     errors = sys.modules.get('clouds_mmseg.utils.errors')
     if errors is not None:
-        found = errors.config_error(error)
+        found = errors.lost_worker_error(error) or errors.config_error(error)
         if found is not None:
             return found
     # Errors of the system: no such file, no permission, no space left.
@@ -39,6 +40,9 @@ def _user_error(error: Exception) -> Exception | None:
 
 def _message(error: Exception) -> str:
     """Return the message of a user error."""
+    errors = sys.modules.get('clouds_mmseg.utils.errors')
+    if isinstance(error, OSError) and error.errno is not None and errors:
+        return errors.disk_error(error)
     if (
         isinstance(error, OSError)
         and error.strerror
@@ -61,6 +65,18 @@ def _print_error(text):
     print(f'error{where}: {text}', file=sys.stderr)
 
 
+def _thread_error(failed):
+    """Print an error of the system in a thread, such as TensorBoard's writer.
+
+    The main thread has it at its next write.
+    """
+    told = isinstance(failed.exc_value, OSError)
+    if not told or _wants_traceback():
+        threading.__excepthook__(failed)
+        return
+    print(f'warning: {_message(failed.exc_value)}', file=sys.stderr)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Print user errors as one message and exit with status 1.
@@ -77,6 +93,7 @@ def plain_errors() -> Iterator[None]:
     Raises:
         SystemExit: With status 1 or 130, after the message.
     """
+    threading.excepthook = _thread_error
     try:
         yield
     except KeyboardInterrupt as stop:

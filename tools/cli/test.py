@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         write_predictions,
     )
     from clouds_mmseg.evaluation.protocols import apply_protocol
+    from clouds_mmseg.utils.errors import naming
 
     cfg = load_config(args)
     require_sections(cfg, 'test')
@@ -105,4 +106,5 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         enable_tta(cfg)
     if args.amp:
         predict_in_bf16(cfg)
-    build_runner(cfg).test()
+    with naming(cfg.work_dir):
+        build_runner(cfg).test()

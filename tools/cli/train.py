@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     from clouds_mmseg.cli.config_check import require_sections
     from clouds_mmseg.cli.data import config_command, config_tasks, verify_data
     from clouds_mmseg.cli.preflight import require_inputs
+    from clouds_mmseg.utils.errors import naming
 
     cfg = load_config(args)
     if args.check_data:
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     require_folder('--work-dir', cfg.work_dir)
     require_inputs(cfg, 'train')
     try:
-        build_runner(cfg).train()
+        with naming(cfg.work_dir):
+            build_runner(cfg).train()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             'stopped by Ctrl-C; the same command with --resume continues from '

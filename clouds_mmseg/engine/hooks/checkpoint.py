@@ -14,7 +14,12 @@ from mmseg.registry import HOOKS
 
 from clouds_mmseg.conversion.diagnose import classes_of
 from clouds_mmseg.engine.run_state import require_finite_weights
-from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.atomic import (
+    atomic_path,
+    leftovers,
+    leftovers_below,
+    remove_abandoned,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.partial import LoadOptions, normalised_name
 
@@ -91,10 +96,13 @@ class SafeCheckpointHook(CheckpointHook):
         local = isinstance(self.file_backend, AtomicLocalBackend)
         if local and is_main_process():
             names = self.filename_tmpl.format('*')
-            checkpoints = osp.join(self.out_dir, names)
-            pointer = osp.join(runner.work_dir, 'last_checkpoint')
-            for path in leftovers(checkpoints) + leftovers(pointer):
-                path.unlink(missing_ok=True)
+            # Below the work dir also pictures and results of earlier runs.
+            for path in remove_abandoned(
+                [
+                    *leftovers(osp.join(self.out_dir, names)),
+                    *leftovers_below(Path(runner.work_dir)),
+                ]
+            ):
                 runner.logger.info(
                     f'Removed {path}, left by a run that was killed.'
                 )

@@ -1,0 +1,1 @@
+"""The campaign of faults: kills, failing disks, clocks, lost workers."""
