@@ -1,6 +1,7 @@
 """Atomic writes: a kill at any moment leaves the old file or the new one."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -45,6 +46,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_file(path: str | Path, payload: bytes) -> bool:
+    """Write a file whole, unless one of its name exists.
+
+    Of several processes that do so, on any machines, one succeeds.
+
+    Args:
+        path: In an existing folder.
+        payload: Its content.
+
+    Returns:
+        Whether this call made the file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    draft = path.with_name(f'.{path.name}-{secrets.token_hex(4)}')
+    try:
+        with open(draft, 'wb') as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            # Unlike a rename, a link fails where the name is taken.
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # This file system has no hard links.
+            if path.exists():
+                return False
+            os.replace(draft, path)
+        return True
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def leftovers(pattern: str | Path) -> list[Path]:
