@@ -32,6 +32,8 @@ from clouds_mmseg.predict.predictor import (
 )
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.remote import is_address
+from clouds_mmseg.weights.load import find_checkpoint
 
 # Key of the metadata, a JSON text, in files of every format.
 METADATA_KEY = 'clouds_mmseg'
@@ -208,6 +210,8 @@ def load_predictor(
         UserError: As there, or an option is given for an exported file.
     """
     path = Path(checkpoint).expanduser()
+    if is_address(checkpoint):
+        path = find_checkpoint(checkpoint)
     if path.suffix not in EXPORTED:
         return Segmenter.from_pretrained(checkpoint, device=device, **options)
     # Scales are a list, which is the default if it is [1].
