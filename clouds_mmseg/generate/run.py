@@ -42,13 +42,16 @@ from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.image_set import (
+    MANIFEST_FILE,
     read_entries,
     sha256_of,
     warn_of_copies,
 )
 from clouds_mmseg.utils.images import read_image
+from clouds_mmseg.utils.remote import is_address, list_below, upload_folder
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
+    ChunksLost,
     Share,
     SharedWork,
     split,
@@ -110,6 +113,7 @@ def generate_images(
     lease: float = LEASE_SECONDS,
     verify: bool = False,
     contact_sheet: bool = True,
+    copy_to: str | None = None,
     **options: Any,
 ) -> Summary:
     """Create the missing images of a generated image set.
@@ -139,6 +143,8 @@ def generate_images(
         lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
         verify: Whether to compare the hash of each existing image.
         contact_sheet: Whether to write a contact sheet at the end.
+        copy_to: Address, such as ``s3://bucket/bank``, to which the complete
+            set is copied.
         **options: Of the backend, see
             :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`,
             :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend` and
@@ -160,6 +166,14 @@ def generate_images(
             if prompts is None
             else '--backend photometric takes --styles, not --prompts'
         )
+    if copy_to is not None:
+        if not is_address(copy_to):
+            raise GenerationError(
+                f'--copy-to {copy_to} must be an address such as '
+                's3://bucket/bank; a folder is named by --out'
+            )
+        # A store that cannot be read is told before hours of work.
+        list_below(copy_to)
     lines = read_prompts(prompts) if prompts is not None else []
     files = _source_files(mode, source, labels, image_end, label_end)
     if files.labelled is not None:
@@ -202,6 +216,7 @@ def generate_images(
                 keep_labels=keep_labels,
                 verify=verify,
                 contact_sheet=contact_sheet,
+                copy_to=copy_to,
             ),
             chunks=len(split(num, generator.batch_size)),
             lease=lease,
@@ -212,6 +227,9 @@ def generate_images(
         warn_of_copies(out, read_entries(out).values())
         if contact_sheet:
             _update_contact_sheet(Path(out), anew=anew)
+        if copy_to is not None:
+            count = upload_folder(Path(out), copy_to, last=MANIFEST_FILE)
+            print_log(f'{count} files copied to {copy_to}', logger='current')
 
     try:
         if shard.rank == 0 or shared:
@@ -510,18 +528,26 @@ class ImageMaker:
                 self._make_batch(batch, done, progress)
 
         def finish(_):
+            done = self._done(range(num))
+            lost = [
+                number
+                for number, own in enumerate(chunks)
+                if not done.issuperset(own)
+            ]
+            if lost:
+                raise ChunksLost(lost)
             self.bank.sweep(range(num))
-            if not self.bank.finish():
-                raise GenerationError(
-                    f'images of {self.bank.root} were removed while others '
-                    'were made; the same command makes them'
-                )
-            complete(True)
+            # Not so if the set was begun with a larger number.
+            whole = self.bank.finish()
+            if whole:
+                complete(True)
+            return whole
 
         self.summary.share = job.run(work, finish)
-        self.bank.discard()
+        self.summary.complete = self.summary.share.result
+        if self.summary.complete:
+            self.bank.discard()
         self.summary.images_per_second = progress.rate()
-        self.summary.complete = True
         return self.summary
 
     def _done(self, indices, entries=None):

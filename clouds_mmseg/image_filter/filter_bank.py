@@ -60,6 +60,8 @@ from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.parallel import parallel_map
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
+    WORK_FOLDER,
+    ChunksLost,
     Share,
     SharedWork,
     split,
@@ -216,6 +218,31 @@ def filter_bank(
         return [one.to_json() for one in new]
 
     def finish(results):
+        labelled = {
+            number for number, one in known.items() if one.sums is not None
+        } | {
+            one['index']
+            for part in results
+            for one in part
+            if one['sums'] is not None
+        }
+        lost = {
+            number
+            for number in labelled
+            for folder in (_LOSSES, _GIVEN)
+            if not _file(root, folder, number).is_file()
+        }
+        if lost & set(known):
+            raise UserError(
+                f'{len(lost)} files of {root / _LOSSES} are missing; begin '
+                f'anew: clouds filter {root} --undo'
+            )
+        if lost:
+            raise ChunksLost(
+                number
+                for number, chunk in enumerate(chunks)
+                if any(numbers[i] in lost for i in chunk)
+            )
         _sweep(root, entries)
         _join_measures(root, known, results)
         summary = decide()
@@ -246,6 +273,8 @@ def undo_filter(root: str | Path) -> int:
     if (root / MANIFEST_FILE).is_file():
         _write_manifest(root, entries)
     shutil.rmtree(root / FILTER_FOLDER, ignore_errors=True)
+    # What processes have done of a filter that they share.
+    shutil.rmtree(root / WORK_FOLDER / 'filter', ignore_errors=True)
     return left
 
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from clouds_mmseg.utils.images import ImageFileError
 from clouds_mmseg.utils.remote import is_address, list_below, upload
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
+    ChunksLost,
     Share,
     SharedWork,
     split,
@@ -288,19 +289,28 @@ def _predict_shared(segmenter, found, options, model, lease):
     summary = Summary()
 
     def work(chunk):
-        before = set(summary.failed)
-        for index in chunks[chunk.number]:
-            part = units[index]
+        own = [units[index] for index in chunks[chunk.number]]
+        for part in own:
             if all(options.is_done(one) for one in part):
                 summary.existing += len(part)
             elif part[0].kind == 'image':
                 _predict_images(segmenter, part, options, summary)
             else:
                 _predict_other(segmenter, part[0], options, summary)
-        return {k: v for k, v in summary.failed.items() if k not in before}
+        names = [one.name for part in own for one in part]
+        return {k: v for k, v in summary.failed.items() if k in names}
 
     def finish(results):
         failed = {k: v for part in results for k, v in part.items()}
+        lost = [
+            number
+            for number, chunk in enumerate(chunks)
+            for index in chunk
+            for one in units[index]
+            if one.name not in failed and not options.is_done(one)
+        ]
+        if lost:
+            raise ChunksLost(lost)
         for folder in {
             path.parent
             for one in images
@@ -309,11 +319,10 @@ def _predict_shared(segmenter, found, options, model, lease):
             for path in leftovers(folder / '*.*'):
                 path.unlink(missing_ok=True)
         _write_failed(options.root / 'failed.txt', failed)
-        if len(failed) == len(found):
-            summary.failed = failed
-            _refuse_nothing(replace(summary, existing=0))
+        return failed if len(failed) == len(found) else {}
 
     summary.share = job.run(work, finish)
+    _refuse_nothing(Summary(failed=summary.share.result))
     return summary
 
 

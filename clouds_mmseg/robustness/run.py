@@ -41,6 +41,7 @@ from clouds_mmseg.utils.images import (
 from clouds_mmseg.utils.parallel import parallel_map
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
+    ChunksLost,
     Share,
     SharedWork,
     split,
@@ -194,6 +195,17 @@ def _make_shared(
     def finish(results):
         _sweep(out, chosen)
         new = [entry for part in results for some in part for entry in some]
+        entries = known | {entry['file']: entry for entry in new}
+        gone = {
+            item[0]
+            for item in missing_images(out, *chosen, entries, verify=False)
+        }
+        if gone:
+            raise ChunksLost(
+                number
+                for number, chunk in enumerate(chunks)
+                if any(names[i] in gone for i in chunk)
+            )
         with _explained(out):
             _finish(out, recipe, complete | domains, source, image_range, new)
 

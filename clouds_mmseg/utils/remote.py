@@ -184,6 +184,40 @@ def upload(source: Path, address: str) -> None:
         store.put_file(str(source), path)
 
 
+def upload_folder(folder: Path, address: str, *, last: str) -> int:
+    """Copy what a store lacks of a folder, or has in another size.
+
+    Args:
+        folder: The folder; hidden files and folders stay.
+        address: Of the copy.
+        last: File that is always copied, when all others are there: who
+            finds it finds them.
+
+    Returns:
+        Number of files that were copied.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+    """
+    there = list_below(address)
+    names = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob('*')
+        if path.is_file()
+    )
+    copied = 0
+    for name in [n for n in names if n.as_posix() != last] + [Path(last)]:
+        size = (folder / name).stat().st_size
+        hidden = any(part.startswith('.') for part in name.parts)
+        if hidden or (
+            there.get(name.as_posix()) == size and name.as_posix() != last
+        ):
+            continue
+        upload(folder / name, f'{address.rstrip("/")}/{name.as_posix()}')
+        copied += 1
+    return copied
+
+
 def fetch(address: str, folder: Path) -> Path:
     """Return a local copy of a remote file, kept for the next time.
 

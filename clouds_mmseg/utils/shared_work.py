@@ -23,7 +23,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +53,21 @@ _LENGTH = 70  # Characters of a value in a message.
 
 class SharedWorkError(UserError):
     """Processes that were started otherwise cannot share one job."""
+
+
+class ChunksLost(Exception):
+    """Raised by what finishes a job: results of chunks are not there.
+
+    Somebody has removed files while the work went on. The chunks are done
+    again.
+
+    Args:
+        numbers: Of the chunks.
+    """
+
+    def __init__(self, numbers: Iterable[int]):
+        self.numbers = sorted(set(numbers))
+        super().__init__(f'results of {len(self.numbers)} chunks are missing')
 
 
 class Chunk(NamedTuple):
@@ -252,6 +267,7 @@ class SharedWork:
             finish: Called by one process when all chunks are done, with what
                 ``work`` returned of each; what it returns, a JSON value, all
                 processes get. If that process dies, by another one again.
+                :class:`ChunksLost` has chunks done again, once.
 
         Returns:
             What this process did.
@@ -263,10 +279,10 @@ class SharedWork:
         share = Share(self.chunks)
         begun = time.monotonic()
         busy = 0.0
-        free = list(range(self.chunks))
+        lost = False
         while not self._ended():
             done = self._done()
-            free = [number for number in free if number not in done]
+            free = [n for n in range(self.chunks) if n not in done]
             chosen = self._take(free) if free else self._take([None])
             if chosen is None:
                 # Others have the rest.
@@ -281,6 +297,15 @@ class SharedWork:
                         share.finished = True
                 elif number not in self._done():
                     self._do(Chunk(number, again), work, share)
+            except ChunksLost as error:
+                if lost:
+                    raise SharedWorkError(
+                        f'{self.root.parent.parent}: {error}, although they '
+                        'were done again: does something remove files there?'
+                    ) from error
+                lost = True
+                for number in error.numbers:
+                    self._marker(number).unlink(missing_ok=True)
             finally:
                 busy += time.monotonic() - start
                 lock.release()
@@ -310,7 +335,7 @@ class SharedWork:
             return
         payload = json.dumps(result).encode()
         if not self._ended() and create_file(
-            self.folder / f'{chunk.number:06d}.json', payload
+            self._marker(chunk.number), payload
         ):
             share.done += 1
             share.taken_over += chunk.begun
@@ -379,9 +404,12 @@ class SharedWork:
             if name.endswith('.json') and name[:-5].isdigit()
         }
 
+    def _marker(self, number):
+        return self.folder / f'{number:06d}.json'
+
     def _results(self):
         return [
-            json.loads((self.folder / f'{number:06d}.json').read_bytes())
+            json.loads(self._marker(number).read_bytes())
             for number in range(self.chunks)
         ]
 

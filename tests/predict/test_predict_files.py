@@ -92,6 +92,14 @@ def test_interrupted_processes_predict_as_one_does(
     (many / 'labels/a/000.png').unlink()
     assert run().written == 1
     assert tree(many) == tree(one)
+    # Of images none of which can be read, one is repaired.
+    broken = [folder / 'b/broken.jpg']
+    inputs = dict(shared={}, lease=1, **options)
+    with pytest.raises(UserError, match='broken.jpg'):
+        predict_files(segmenter, broken, tmp_path / 'other', **inputs)
+    shutil.copy(folder / 'a/000.png', broken[0])
+    done = predict_files(segmenter, broken, tmp_path / 'other', **inputs)
+    assert done.written == 1 and done.share.finished
     with pytest.raises(UserError, match='camera:0.*cannot be shared'):
         predict_files(segmenter, ['camera:0'], many, shared={})
 

@@ -8,8 +8,11 @@ from mmengine import fileio
 from tiny_run import read_config, write_config
 
 from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.datasets import DataError, GeneratedDataset
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.predict.predict_files import predict_files
 from clouds_mmseg.predict.segmenter import Segmenter
+from clouds_mmseg.utils import data_root
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError, read_image
 from clouds_mmseg.utils.remote import fetch, list_below
@@ -126,6 +129,51 @@ def test_a_checkpoint_is_published_to_a_store(bucket, tmp_path):
     main(['publish', f'{bucket}/model.pth', target])
     segmenter = Segmenter.from_pretrained(target, device='cpu')
     assert segmenter.classes == ('ground', 'sky', 'box')
+
+
+def test_an_image_set_is_copied_to_a_store_and_read_there(
+    bucket, tiny_data, tmp_path
+):
+    options = dict(
+        num=3, backend='photometric', mode='img2img', shared=True,
+        source=tiny_data / 'day_val/images', copy_to=f'{bucket}/bank',
+    )  # fmt: skip
+    out = tmp_path / 'bank'
+    generate_images(out, **options)
+    assert set(list_below(f'{bucket}/bank')) == {
+        *(f'images/00000{i}.png' for i in range(3)),
+        *('bank.json', 'manifest.jsonl', 'contact_sheet.png'),
+    }
+    pipeline = [dict(type='LoadSegImage')]
+    local, remote = (
+        GeneratedDataset(bank=str(bank), pipeline=pipeline)
+        for bank in (out, f'{bucket}/bank')
+    )
+    assert len(remote) == 3
+    for i in range(3):
+        assert (remote[i]['img'] == local[i]['img']).all()
+    backend = fileio.get_file_backend(bucket)
+    backend.remove(f'{bucket}/bank/images/000001.png')
+    backend.put(b'x', f'{bucket}/bank/images/000002.png')
+    dataset = GeneratedDataset(
+        bank=f'{bucket}/bank', pipeline=pipeline, lazy_init=True
+    )
+    with pytest.raises(DataError, match='1.png: missing\n.*2.png: has 1 by'):
+        dataset.full_init()
+    # The same command puts them there again.
+    generate_images(out, **options)
+    assert len(GeneratedDataset(bank=f'{bucket}/bank', pipeline=pipeline)) == 3
+    with pytest.raises(DataError, match='s3://street/none does not exist'):
+        GeneratedDataset(bank=f'{bucket}/none', pipeline=pipeline)
+    with pytest.raises(UserError, match='--copy-to .* must be an address'):
+        generate_images(out, **options | dict(copy_to=str(tmp_path)))
+
+
+def test_all_data_roots_are_moved_to_a_store(bucket, monkeypatch):
+    monkeypatch.setattr(data_root, '_chosen', {})
+    data_root.use_folder(data_root.DATA_ROOT_VARIABLE, bucket)
+    assert data_root.resolve_data_root('data/gta5') == f'{bucket}/gta5'
+    assert data_root.resolve_data_root('/disk/gta5') == '/disk/gta5'
 
 
 def test_a_copy_is_kept_until_the_file_changes(bucket, tmp_path):

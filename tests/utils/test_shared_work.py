@@ -9,6 +9,7 @@ import time
 import pytest
 
 from clouds_mmseg.utils.shared_work import (
+    ChunksLost,
     SharedWork,
     SharedWorkError,
     split,
@@ -191,6 +192,29 @@ def test_a_job_that_was_forgotten_is_over(tmp_path):
     assert not old.folder.exists()
     with pytest.raises(SharedWorkError, match='long ago'):
         old.run(lambda chunk: pytest.fail('work'), finished([]))
+
+
+def test_chunks_whose_results_are_gone_are_done_again(tmp_path):
+    done, ends = [], []
+
+    def finish(found):
+        ends.append(found)
+        if len(ends) == 1:
+            raise ChunksLost([2, 1, 2])
+
+    def work(chunk):
+        done.append(chunk.number)
+        return len(done)
+
+    job(tmp_path).run(work, finish)
+    assert done == [0, 1, 2, 3, 1, 2]
+    assert ends == [[1, 2, 3, 4], [1, 5, 6, 4]]
+
+    def never(found):
+        raise ChunksLost([1])
+
+    with pytest.raises(SharedWorkError, match='done again'):
+        job(tmp_path).run(work, never)
 
 
 def test_all_processes_get_the_result(tmp_path):

@@ -89,6 +89,10 @@ def parse_args(
         help='make share K (from 0) of N; by default what torchrun, srun or '
         'mpirun say',
     )  # fmt: skip
+    parser.add_argument(
+        '--copy-to', metavar='ADDRESS',
+        help='copy the complete set to a store, such as s3://bucket/bank',
+    )  # fmt: skip
     add_sharing_arguments(parser)
     add_photometric_options(parser)
     add_model_options(parser)
@@ -277,6 +281,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
             shard=parse_shard(args.shard) if args.shard else None,
             shared=args.shared,
             lease=args.lease,
+            copy_to=args.copy_to,
             verify=args.verify,
             **given,
         )

@@ -3,6 +3,7 @@
 import argparse
 
 from clouds_mmseg_cli.cfg_options import CfgOptions
+from clouds_mmseg_cli.names import LEASE_SECONDS
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +89,7 @@ def add_sharing_arguments(parser: argparse.ArgumentParser) -> None:
         'done; those of a process that stops are done by others',
     )  # fmt: skip
     group.add_argument(
-        '--lease', type=float, default=120.0, metavar='SECONDS',
+        '--lease', type=float, default=LEASE_SECONDS, metavar='SECONDS',
         help='with --shared: after which a part is taken over from a process '
         'of another machine that gives no sign of life (default: '
         '%(default)g)',
