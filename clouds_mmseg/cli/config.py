@@ -9,6 +9,7 @@ import os.path as osp
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmengine import fileio
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -259,7 +260,7 @@ def load_config(args: argparse.Namespace) -> Config:
         )
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.data_root is not None:
-        if not osp.isdir(args.data_root):
+        if not fileio.isdir(args.data_root):
             raise UserError(
                 f'--data-root {args.data_root}: there is no such folder; '
                 "give the folder that stands in for 'data'"

@@ -20,6 +20,7 @@ from clouds_mmseg.data_tools.verify import (
 )
 from clouds_mmseg.data_tools.verify.report import counted, current_reports
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.shared_work import LEASE_SECONDS
 from clouds_mmseg_cli.cfg_options import format_value
 
 
@@ -87,6 +88,8 @@ def verify_data(
     command: str,
     workers: int | None = None,
     action: str | None = None,
+    shared: bool = False,
+    lease: float = LEASE_SECONDS,
 ) -> tuple[bool, str]:
     """Verify datasets, and fix or accept the errors.
 
@@ -97,6 +100,8 @@ def verify_data(
         action: ``'fix'`` moves bad files aside, ``'accept'`` lets training use
             the data as it is. Both use the findings of the last verification
             if no file has changed since.
+        shared: See :func:`verify`.
+        lease: See :func:`verify`.
 
     Returns:
         Whether training may use all datasets, and the report.
@@ -109,7 +114,13 @@ def verify_data(
     if reports:
         lines.append(f'No file has changed since {reports[0].when}.')
     else:
-        reports = verify(tasks, workers=workers, command=command)
+        reports = verify(
+            tasks,
+            workers=workers,
+            command=command,
+            shared=shared,
+            lease=lease,
+        )
     if action == 'fix':
         moved = fix(reports)
         lines.append(f'Moved {counted(len(moved), "file")} aside.')

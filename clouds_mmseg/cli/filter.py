@@ -36,7 +36,7 @@ def run_filter(
 
     Args:
         args: ``checkpoint``, ``config``, ``device``, ``teacher``,
-            ``labels``, ``workers``, ``sheet``.
+            ``labels``, ``shared``, ``lease``, ``workers``, ``sheet``.
         bank: Folder of the set.
         rule: What is left out.
         clip: Model and weights, if they are named.
@@ -66,6 +66,8 @@ def run_filter(
         labels=args.labels,
         clip=clip,
         shard=shard,
+        shared=args.shared,
+        lease=args.lease,
         workers=args.workers,
         sheet=args.sheet,
     )
@@ -134,5 +136,7 @@ def summary_lines(summary: FilterSummary, bank: str, sheet: bool) -> list[str]:
         lines.append('  images off their prompts were not looked for: no CLIP')
     if sheet:
         lines.append(f'  look at {bank}/{SHEET_FILE}')
+    if summary.share is not None:
+        lines.append(f'  {summary.share}')
     lines.append(f'  all again: clouds filter {bank} --undo')
     return lines

@@ -6,6 +6,7 @@ import os.path as osp
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
@@ -128,7 +129,7 @@ def _banks(banks, launcher):
     for bank in map(dict, banks):
         out = resolve_data_root(bank.pop('out'))
         generated_here = bank.pop('make', False) and launcher == 'none'
-        if osp.isfile(osp.join(out, MANIFEST_FILE)):
+        if fileio.isfile(osp.join(out, MANIFEST_FILE)):
             continue
         if not generated_here:
             found.append(

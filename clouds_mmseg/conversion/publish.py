@@ -151,12 +151,19 @@ def _store_config(meta, path):
         meta['dataset_meta'] = found
 
 
-def published_lines(done: Published) -> list[str]:
-    """Describe what was published, as lines for a terminal."""
+def published_lines(
+    done: Published, target: str | Path | None = None
+) -> list[str]:
+    """Describe what was published, as lines for a terminal.
+
+    Args:
+        done: The outcome.
+        target: Where the file is now, if not where it was written.
+    """
     sizes = [n / 2**20 for n in (done.source.stat().st_size, done.size)]
     classes = classes_of(done.meta)
     lines = [
-        f'{done.source} ({sizes[0]:.1f} MiB) -> {done.target} '
+        f'{done.source} ({sizes[0]:.1f} MiB) -> {target or done.target} '
         f'({sizes[1]:.1f} MiB)',
         f'  weights      {done.tensors} tensors'
         + (f', {done.meta["weights"]}' if done.meta.get('weights') else ''),

@@ -19,6 +19,7 @@ from clouds_mmseg.utils.image_set import (
     used_entries,
     warn_of_copies,
 )
+from clouds_mmseg.utils.remote import is_address, list_below
 
 _NAMED = 5
 
@@ -36,7 +37,8 @@ class GeneratedDataset(DGDataset):
     left out is not listed.
 
     Args:
-        bank: Folder of the image set. ``data/...`` is moved by the environment
+        bank: Folder of the image set, or its address, such as
+            ``s3://bucket/bank``. ``data/...`` is moved by the environment
             variable ``CLOUDS_DATA_ROOT``.
         metainfo: Classes and palette of the source, where they are not the 19
             of Cityscapes.
@@ -91,6 +93,7 @@ class GeneratedDataset(DGDataset):
                     'manifest of the image bank lists its files'
                 )
         self.bank = resolve_data_root(bank)
+        self._listed: dict[str, int] | None = None
         self.size = tuple(size) if size is not None else None
         self.least_size: tuple | None = None
         self.verify_hash = verify_hash
@@ -142,6 +145,7 @@ class GeneratedDataset(DGDataset):
                 f'limits, or undo that: clouds filter {self.bank} --undo'
             )
         self._check(entries)
+        self._listed = None
         self.least_size = tuple(
             min(entry[side] for entry in entries)
             for side in ('width', 'height')
@@ -195,7 +199,7 @@ class GeneratedDataset(DGDataset):
                 entry
                 for entry in entries
                 if 'label' in entry.get('filter', {})
-                and not os.path.isfile(self._path(self._label(entry)))
+                and self._size(self._label(entry)) is None
             ],
             'have lost their filtered label',
             f'Filter it again, after clouds filter {self.bank} --undo',
@@ -242,14 +246,24 @@ class GeneratedDataset(DGDataset):
 
     def _has_label(self, entry):
         label = self._label(entry)
-        return label is not None and os.path.isfile(self._path(label))
+        return label is not None and self._size(label) is not None
+
+    def _size(self, name):
+        """Return the bytes of a file of the set; None without file."""
+        if is_address(self.bank):
+            if self._listed is None:
+                self._listed = list_below(self.bank)
+            return self._listed.get(name)
+        try:
+            return os.path.getsize(self._path(name))
+        except OSError:
+            return None
 
     def _state(self, entry):
         """Return the problem of an entry's file, or None."""
         path = self._path(entry['file'])
-        try:
-            size = os.path.getsize(path)
-        except OSError:
+        size = self._size(entry['file'])
+        if size is None:
             return 'missing'
         if size != entry['bytes']:
             return f'has {size} bytes, the manifest says {entry["bytes"]}'

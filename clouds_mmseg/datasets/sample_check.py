@@ -3,7 +3,7 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -127,6 +127,27 @@ class SampleReport:
     pixels: np.ndarray | None = None
     orientation: int | None = None
     maximum: int | None = None
+
+    def to_json(self) -> dict:
+        """Return JSON values."""
+        kept = asdict(self)
+        if self.pixels is not None:
+            kept['pixels'] = self.pixels.tolist()
+        return kept
+
+    @classmethod
+    def from_json(cls, kept: dict) -> 'SampleReport':
+        """Restore a report from the result of :meth:`to_json`."""
+        kept = dict(
+            kept,
+            pair=Pair(**kept['pair']),
+            findings=[Finding(**finding) for finding in kept['findings']],
+        )
+        if kept['size'] is not None:
+            kept['size'] = tuple(kept['size'])
+        if kept['pixels'] is not None:
+            kept['pixels'] = np.array(kept['pixels'], np.int64)
+        return cls(**kept)
 
 
 class SampleCheck:

@@ -4,6 +4,7 @@ import os.path as osp
 import shlex
 import time
 
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmseg.registry import RUNNERS
@@ -82,7 +83,7 @@ def require_generated_images(bank: dict, launcher: str) -> None:
     """
     out = resolve_data_root(bank.pop('out'))
     make = bank.pop('make', False)
-    finished = osp.isfile(osp.join(out, MANIFEST_FILE))
+    finished = fileio.isfile(osp.join(out, MANIFEST_FILE))
     if not make:
         if not finished:
             raise UserError(

@@ -11,14 +11,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.logging import print_log
 
-from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.atomic import atomic_path, create_file, leftovers
 from clouds_mmseg.utils.errors import GenerationError, OutputLockedError
 from clouds_mmseg.utils.image_set import (
     BANK_FILE,
@@ -70,7 +70,8 @@ class ImageBank:
             have the same.
         info: Further information; not compared.
         num: Number of images. A bank can grow, but never shrinks.
-        rank: Rank of this process among those that write.
+        writer: Name of this process among those that write; None if
+            :meth:`join` will tell.
 
     Raises:
         GenerationError: The folder holds an image bank of another recipe,
@@ -84,23 +85,39 @@ class ImageBank:
         *,
         info: dict,
         num: int,
-        rank: int = 0,
+        writer: str | None = 'rank-00000',
     ):
         self.root = Path(root)
         # Through JSON and back: tuples become the lists that files hold.
         self.recipe = json.loads(json.dumps(recipe))
         self.info = info
         self.num = num
-        self.rank = rank
         self._shard: ShardFile | None = None
         with self._explained():
             self._open()
+        if writer is not None:
+            self.join(writer)
+
+    def join(self, writer: str) -> None:
+        """Begin to write; the image bank grows to the number of images.
+
+        Args:
+            writer: Name of this process among those that write.
+
+        Raises:
+            GenerationError: The folder cannot be written.
+        """
+        self.writer = writer
+        with self._explained():
+            if read_bank(self.root)['num'] < self.num:
+                with atomic_path(self.root / BANK_FILE) as temporary:
+                    temporary.write_bytes(self._encoded())
 
     def begin(self) -> None:
         """Lock the shard of this process, before the first image is added.
 
         Raises:
-            OutputLockedError: Another process of the same rank is writing.
+            OutputLockedError: Another process of the same name is writing.
             GenerationError: The folder cannot be written.
         """
         for key in _VERSIONS:
@@ -115,7 +132,7 @@ class ImageBank:
                 )
         with self._explained():
             self._shard = ShardFile(
-                self.root / SHARD_FOLDER / f'rank-{self.rank:05d}.jsonl'
+                self.root / SHARD_FOLDER / f'{self.writer}.jsonl'
             )
 
     def _open(self):
@@ -130,7 +147,9 @@ class ImageBank:
                     f'{self.root} holds files but no image bank '
                     f'({BANK_FILE}). Name a new or empty folder.'
                 )
-            self._create(path)
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Another process may do so first.
+            create_file(path, self._encoded())
         found = read_bank(self.root)
         self.before = found.get('info') or {}
         problems = recipe_differences(found['recipe'], self.recipe)
@@ -141,40 +160,43 @@ class ImageBank:
                 + '\nRun the command that it was made with, or write to '
                 'another folder, or delete this one.'
             )
-        if found['num'] < self.num:
-            self._write(path, self.num)
 
-    def _create(self, path):
-        """Write bank.json unless another process has done so."""
-        with atomic_path(path, replace=False) as temporary:
-            self._dump(temporary, self.num)
-
-    def _dump(self, path, num):
+    def _encoded(self):
         content = dict(
-            format=FORMAT, num=num, recipe=self.recipe, info=self.info
+            format=FORMAT, num=self.num, recipe=self.recipe, info=self.info
         )
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        with open(path, 'w', encoding='utf-8') as stream:
-            stream.write(text + '\n')
-            stream.flush()
-            os.fsync(stream.fileno())
+        return f'{text}\n'.encode()
 
-    def _write(self, path, num):
-        with atomic_path(path) as temporary:
-            self._dump(temporary, num)
+    def entries(self) -> dict[int, dict]:
+        """Return index -> entry of the images that were made."""
+        with self._explained():
+            return read_entries(self.root)
 
-    def done(self, *, labels: bool = False, verify: bool = False) -> set[int]:
+    def done(
+        self,
+        indices: Iterable[int] | None = None,
+        entries: Mapping[int, dict] | None = None,
+        *,
+        labels: bool = False,
+        verify: bool = False,
+    ) -> set[int]:
         """Return the indices of the images whose entry and files exist.
 
         Args:
+            indices: Of the images that are looked at; by default all.
+            entries: Of :meth:`entries`, if they were read before.
             labels: Whether an image counts only with its label.
             verify: Whether to compare hashes instead of file sizes.
         """
+        if entries is None:
+            entries = self.entries()
         with self._explained():
             return {
                 index
-                for index, entry in read_entries(self.root).items()
-                if self._whole(entry, labels, verify)
+                for index in (entries if indices is None else indices)
+                if index in entries
+                and self._whole(entries[index], labels, verify)
             }
 
     def _whole(self, entry, labels, verify):
@@ -266,11 +288,18 @@ class ImageBank:
             if not set(range(read_bank(self.root)['num'])) <= set(entries):
                 return False
             self._write_manifest(entries)
-            if self._shard is not None:
-                self._shard.remove()
-            if (self.root / SHARD_FOLDER).is_dir():
-                remove_idle(self.root / SHARD_FOLDER)
+            self.discard()
             return True
+
+    def discard(self) -> None:
+        """Delete the shard of this process, and those of no process.
+
+        Their entries are in the manifest.
+        """
+        if self._shard is not None:
+            self._shard.remove()
+        if (self.root / SHARD_FOLDER).is_dir():
+            remove_idle(self.root / SHARD_FOLDER)
 
     def _write_manifest(self, entries):
         """Write the manifest if it changes.
@@ -455,6 +484,11 @@ class Shard(NamedTuple):
     rank: int = 0
     world: int = 1
     local: int = 0
+
+    @property
+    def writer(self) -> str:
+        """Name of the file to which the process writes its entries."""
+        return f'rank-{self.rank:05d}'
 
     def owns(self, unit: int) -> bool:
         """Tell whether a unit of work, from 0, belongs to this process."""

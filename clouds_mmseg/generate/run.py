@@ -7,11 +7,13 @@ missing, so it can be resumed, and several processes can share it.
 """
 
 import hashlib
+import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,12 +40,22 @@ from clouds_mmseg.generate.image_bank import (
 from clouds_mmseg.generate.prompts import class_coverage, read_prompts
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.image_set import (
+    MANIFEST_FILE,
     read_entries,
     sha256_of,
     warn_of_copies,
 )
 from clouds_mmseg.utils.images import read_image
+from clouds_mmseg.utils.remote import is_address, list_below, upload_folder
+from clouds_mmseg.utils.shared_work import (
+    LEASE_SECONDS,
+    ChunksLost,
+    Share,
+    SharedWork,
+    split,
+)
 from clouds_mmseg.utils.visualization import caption_below, grid, resize
 
 if TYPE_CHECKING:
@@ -72,6 +84,7 @@ class Summary:
         blank: Reason -> number of blank images, which were created again.
         complete: Whether the image bank has all its images now.
         images_per_second: Of this run; None if it created none.
+        share: What this process did of work that was shared.
     """
 
     created: int = 0
@@ -79,6 +92,7 @@ class Summary:
     blank: Counter = field(default_factory=Counter)
     complete: bool = False
     images_per_second: float | None = None
+    share: Share | None = None
 
 
 def generate_images(
@@ -95,8 +109,11 @@ def generate_images(
     label_end: str | None = None,
     keep_labels: bool = False,
     shard: Shard | None = None,
+    shared: bool = False,
+    lease: float = LEASE_SECONDS,
     verify: bool = False,
     contact_sheet: bool = True,
+    copy_to: str | None = None,
     **options: Any,
 ) -> Summary:
     """Create the missing images of a generated image set.
@@ -121,8 +138,13 @@ def generate_images(
         keep_labels: ToyCity only: write the labels of the scenes to
             ``labels_for_evaluation``.
         shard: Share of this process; by default from its launcher.
+        shared: Whether any number of processes that are started so take
+            parts of the work until it is done, in place of fixed shares.
+        lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
         verify: Whether to compare the hash of each existing image.
         contact_sheet: Whether to write a contact sheet at the end.
+        copy_to: Address, such as ``s3://bucket/bank``, to which the complete
+            set is copied.
         **options: Of the backend, see
             :class:`~clouds_mmseg.generate.toycity.ToyCityBackend`,
             :class:`~clouds_mmseg.generate.diffusion.DiffusionBackend` and
@@ -144,6 +166,14 @@ def generate_images(
             if prompts is None
             else '--backend photometric takes --styles, not --prompts'
         )
+    if copy_to is not None:
+        if not is_address(copy_to):
+            raise GenerationError(
+                f'--copy-to {copy_to} must be an address such as '
+                's3://bucket/bank; a folder is named by --out'
+            )
+        # A store that cannot be read is told before hours of work.
+        list_below(copy_to)
     lines = read_prompts(prompts) if prompts is not None else []
     files = _source_files(mode, source, labels, image_end, label_end)
     if files.labelled is not None:
@@ -167,20 +197,54 @@ def generate_images(
             sources_digest=hash_sources(files.images, files.labels),
         )
         info['source_root'] = files.root
-    bank = ImageBank(out, recipe, info=info, num=num, rank=shard.rank)
+    bank = ImageBank(
+        out,
+        recipe,
+        info=info,
+        num=num,
+        writer=None if shared else shard.writer,
+    )
+    job = None
+    if shared:
+        # After the bank has compared the recipe, before it grows.
+        job = SharedWork(
+            out,
+            'generate',
+            dict(
+                recipe=hash_text(json.dumps(recipe)),
+                num=num,
+                keep_labels=keep_labels,
+                verify=verify,
+                contact_sheet=contact_sheet,
+                copy_to=copy_to,
+            ),
+            chunks=len(split(num, generator.batch_size)),
+            lease=lease,
+        )
+        bank.join(job.worker)
+
+    def complete(anew):
+        warn_of_copies(out, read_entries(out).values())
+        if contact_sheet:
+            _update_contact_sheet(Path(out), anew=anew)
+        if copy_to is not None:
+            count = upload_folder(Path(out), copy_to, last=MANIFEST_FILE)
+            print_log(f'{count} files copied to {copy_to}', logger='current')
+
     try:
-        if shard.rank == 0:
+        if shard.rank == 0 or shared:
             _report(generator, lines if prompts is not None else [], prompts)
-        summary = generate_missing(
-            bank, generator, lines, seed=seed, shard=shard,
-            sources=files.images, labels=files.labels, verify=verify,
+        maker = ImageMaker(
+            bank, generator, lines, seed=seed, sources=files.images,
+            labels=files.labels, verify=verify,
         )  # fmt: skip
+        if job is not None:
+            return maker.make_shared(job, complete)
+        summary = maker.make(shard)
     finally:
         bank.close()
     if summary.complete:
-        warn_of_copies(out, read_entries(out).values())
-    if contact_sheet and summary.complete:
-        _update_contact_sheet(Path(out), anew=summary.created > 0)
+        complete(summary.created > 0)
     return summary
 
 
@@ -366,18 +430,8 @@ def _report(generator, lines, prompts):
         )
 
 
-def generate_missing(
-    bank: ImageBank,
-    backend: Backend,
-    prompts: Sequence[tuple[int, str]],
-    *,
-    seed: int,
-    shard: Shard,
-    sources: Sequence[tuple[str, str]] = (),
-    labels: Mapping[str, str] | None = None,
-    verify: bool = False,
-) -> Summary:
-    """Create the missing images of an image bank that belong to a process.
+class ImageMaker:
+    """Creates the missing images of an image bank.
 
     The work is divided into batches of consecutive images, and a batch is
     generated whole even where some of its images exist or lie beyond the
@@ -391,60 +445,134 @@ def generate_missing(
         backend: Generates them.
         prompts: Line and text of each prompt.
         seed: Of image 0; image i has seed + i.
-        shard: Share of this process.
         sources, labels: See
             :func:`~clouds_mmseg.generate.backends.request_for`.
         verify: Whether to compare the hash of each existing image.
-
-    Raises:
-        GenerationError: The disk is full, or an image stays blank.
     """
-    size = backend.batch_size
-    own = [
-        range(start, min(start + size, bank.num))
-        for unit, start in enumerate(range(0, bank.num, size))
-        if shard.owns(unit)
-    ]
-    indices = {index for batch in own for index in batch}
 
-    def found():
-        return indices & bank.done(labels=backend.keeps_labels, verify=verify)
+    def __init__(
+        self,
+        bank: ImageBank,
+        backend: Backend,
+        prompts: Sequence[tuple[int, str]],
+        *,
+        seed: int,
+        sources: Sequence[tuple[str, str]] = (),
+        labels: Mapping[str, str] | None = None,
+        verify: bool = False,
+    ):
+        self.bank = bank
+        self.backend = backend
+        self.seed = seed
+        self.verify = verify
+        self.request = partial(
+            request_for, prompts=prompts, seed=seed, sources=sources,
+            labels=labels,
+        )  # fmt: skip
+        self.summary = Summary()
 
-    done = found()
-    # A complete image bank may be on a read-only disk.
-    if done != indices:
-        bank.begin()
-        bank.sweep(indices)
-        # Another process may have added some before it released its lock.
-        done = found()
-    summary = Summary(existing=len(done))
-    progress = Progress(len(indices), len(done))
-    for batch in own:
-        if done.issuperset(batch):
-            continue
-        requests = [
-            request_for(
-                batch.start + k,
-                prompts,
-                seed=seed,
-                sources=sources,
-                labels=labels,
-            )
-            for k in range(size)
+    def make(self, shard: Shard) -> Summary:
+        """Create the images of one of several processes with fixed shares.
+
+        Raises:
+            GenerationError: The disk is full, or an image stays blank.
+        """
+        size, num = self.backend.batch_size, self.bank.num
+        own = [
+            range(start, min(start + size, num))
+            for unit, start in enumerate(range(0, num, size))
+            if shard.owns(unit)
         ]
-        batch_images = backend.generate(requests)
-        for request, generated in zip(requests, batch_images, strict=True):
+        indices = {index for batch in own for index in batch}
+        done = self._done(indices)
+        # A complete image bank may be on a read-only disk.
+        if done != indices:
+            self.bank.begin()
+            self.bank.sweep(indices)
+            # Another process may have added some before it released its lock.
+            done = self._done(indices)
+        self.summary.existing = len(done)
+        progress = Progress(len(indices), len(done))
+        for batch in own:
+            self._make_batch(batch, done, progress)
+        self.summary.images_per_second = progress.rate()
+        self.summary.complete = self.bank.finish()
+        return self.summary
+
+    def make_shared(
+        self, job: SharedWork, complete: Callable[[bool], None]
+    ) -> Summary:
+        """Create images until the set is complete, by whichever process.
+
+        Args:
+            job: The shared work, of :func:`split` of the images.
+            complete: Called by one process when the manifest is written.
+
+        Raises:
+            GenerationError: The disk is full, or an image stays blank.
+        """
+        size, num = self.backend.batch_size, self.bank.num
+        chunks = split(num, size)
+        known = self.bank.entries()
+        progress = Progress(num, 0)
+
+        def work(chunk):
+            own = chunks[chunk.number]
+            # Of what was begun some images may be there.
+            entries = self.bank.entries() if chunk.begun else known
+            done = self._done(own, entries)
+            self.summary.existing += len(done)
+            progress.existing = self.summary.existing
+            for start in range(own.start, own.stop, size):
+                batch = range(start, min(start + size, num))
+                self._make_batch(batch, done, progress)
+
+        def finish(_):
+            done = self._done(range(num))
+            lost = [
+                number
+                for number, own in enumerate(chunks)
+                if not done.issuperset(own)
+            ]
+            if lost:
+                raise ChunksLost(lost)
+            self.bank.sweep(range(num))
+            # Not so if the set was begun with a larger number.
+            whole = self.bank.finish()
+            if whole:
+                complete(True)
+            return whole
+
+        self.summary.share = job.run(work, finish)
+        self.summary.complete = self.summary.share.result
+        if self.summary.complete:
+            self.bank.discard()
+        self.summary.images_per_second = progress.rate()
+        return self.summary
+
+    def _done(self, indices, entries=None):
+        return self.bank.done(
+            indices, entries, labels=self.backend.keeps_labels,
+            verify=self.verify,
+        )  # fmt: skip
+
+    def _make_batch(self, batch, done, progress):
+        """Create the images of a batch that are not there."""
+        if done.issuperset(batch):
+            return
+        size = self.backend.batch_size
+        requests = [self.request(batch.start + k) for k in range(size)]
+        images = self.backend.generate(requests)
+        for request, generated in zip(requests, images, strict=True):
             if request.index in done or request.index not in batch:
                 continue
             request, generated = _until_not_blank(
-                backend, request, generated, seed, summary.blank
-            )
-            _add(bank, backend, request, generated)
-            summary.created += 1
+                self.backend, request, generated, self.seed,
+                self.summary.blank,
+            )  # fmt: skip
+            _add(self.bank, self.backend, request, generated)
+            self.summary.created += 1
             progress.step()
-    summary.images_per_second = progress.rate()
-    summary.complete = bank.finish()
-    return summary
 
 
 def _until_not_blank(backend, request, generated, seed, counts):

@@ -12,7 +12,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -57,6 +58,14 @@ from clouds_mmseg.utils.image_set import (
 )
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.shared_work import (
+    LEASE_SECONDS,
+    WORK_FOLDER,
+    ChunksLost,
+    Share,
+    SharedWork,
+    split,
+)
 from clouds_mmseg.utils.text_files import parse_json
 from clouds_mmseg.utils.visualization import (
     caption_below,
@@ -97,6 +106,7 @@ class FilterSummary:
         class_losses: Mean loss of each class that has pixels.
         compared: Whether images were compared with their prompts.
         complete: Whether all processes are done; else nothing is decided.
+        share: What this process did of work that was shared.
     """
 
     num: int
@@ -107,6 +117,7 @@ class FilterSummary:
     class_losses: dict[str, float] = field(default_factory=dict)
     compared: bool = False
     complete: bool = True
+    share: Share | None = None
 
 
 def filter_bank(
@@ -120,6 +131,8 @@ def filter_bank(
     labels: str | Path | None = None,
     clip: tuple[str | None, str | None] | None = None,
     shard: Shard | None = None,
+    shared: bool = False,
+    lease: float = LEASE_SECONDS,
     workers: int | None = 1,
     sheet: int = 48,
 ) -> FilterSummary:
@@ -138,6 +151,9 @@ def filter_bank(
         clip: Model and weights of CLIP. By default those of the model's
             text classifier, or ViT-B-32 of OpenAI, if they are at hand.
         shard: Share of this process; by default from its launcher.
+        shared: Whether any number of processes that are started so take
+            parts of the work until it is done, in place of fixed shares.
+        lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
         workers: Processes that write filtered labels.
         sheet: Images on the contact sheet; 0: no sheet.
 
@@ -168,12 +184,75 @@ def filter_bank(
         labels_of=None if labels is None else Path(labels).name,
     )
     _keep_settings(root, settings)
-    found = _measure_all(root, entries, segmenter, finder, similarity, shard)
-    if found is None:
-        return FilterSummary(len(entries), complete=False)
-    return _decide(
-        root, entries, found, rule, settings, segmenter.palette, workers, sheet
+    measure_some = partial(
+        _measure, root, entries, segmenter, finder, similarity
     )
+
+    def decide():
+        found = _read_measures(root, entries)
+        if len(found) < len(entries):
+            return FilterSummary(len(entries), complete=False)
+        return _decide(
+            root, entries, {number: found[number] for number in entries},
+            rule, settings, segmenter.palette, workers, sheet,
+        )  # fmt: skip
+
+    if not shared:
+        own = [number for number in entries if shard.owns(number)]
+        _measure_share(root, entries, own, shard, measure_some)
+        return decide()
+    numbers = list(entries)
+    chunks = split(len(numbers))
+    images = hash_text(*(entry['sha256'] for entry in entries.values()))
+    job = SharedWork(
+        root,
+        'filter',
+        dict(settings, rule=asdict(rule), images=images, sheet=sheet),
+        chunks=len(chunks),
+        lease=lease,
+    )
+    known = _read_measures(root, entries)
+
+    def work(chunk):
+        own = [numbers[i] for i in chunks[chunk.number]]
+        new = measure_some([n for n in own if n not in known])
+        return [one.to_json() for one in new]
+
+    def finish(results):
+        labelled = {
+            number for number, one in known.items() if one.sums is not None
+        } | {
+            one['index']
+            for part in results
+            for one in part
+            if one['sums'] is not None
+        }
+        lost = {
+            number
+            for number in labelled
+            for folder in (_LOSSES, _GIVEN)
+            if not _file(root, folder, number).is_file()
+        }
+        if lost & set(known):
+            raise UserError(
+                f'{len(lost)} files of {root / _LOSSES} are missing; begin '
+                f'anew: clouds filter {root} --undo'
+            )
+        if lost:
+            raise ChunksLost(
+                number
+                for number, chunk in enumerate(chunks)
+                if any(numbers[i] in lost for i in chunk)
+            )
+        _sweep(root, entries)
+        _join_measures(root, known, results)
+        summary = decide()
+        return dict(vars(summary), reasons=dict(summary.reasons))
+
+    share = job.run(work, finish)
+    summary = FilterSummary(**share.result)
+    summary.reasons = Counter(summary.reasons)
+    return replace(summary, share=share)
 
 
 def undo_filter(root: str | Path) -> int:
@@ -195,6 +274,8 @@ def undo_filter(root: str | Path) -> int:
     if (root / MANIFEST_FILE).is_file():
         _write_manifest(root, entries)
     shutil.rmtree(root / FILTER_FOLDER, ignore_errors=True)
+    # What processes have done of a filter that they share.
+    shutil.rmtree(root / WORK_FOLDER / 'filter', ignore_errors=True)
     return left
 
 
@@ -290,33 +371,46 @@ def _read_measures(root, entries):
     return found
 
 
-def _measure_all(root, entries, segmenter, finder, similarity, shard):
-    """Measure the images of this process; None if others are missing."""
-    own = [number for number in entries if shard.owns(number)]
+def _measure_share(root, entries, own, shard, measure_some):
+    """Measure those images of a fixed share that were not."""
     found = _read_measures(root, entries)
     todo = [number for number in own if number not in found]
-    if todo:
-        name = f'rank-{shard.rank:05d}.jsonl'
-        file = ShardFile(root / _MEASURES / name)
-        try:
-            _sweep(root, set(own))
-            bar = tqdm(todo, desc='measure', unit='img', disable=None)
-            for number in bar:
-                entry = entries[number]
-                label = finder.find(entry)
-                measures, loss = measure(
-                    entry, root, segmenter, label, similarity
-                )
-                if loss is not None:
-                    _write_png(_file(root, _LOSSES, number), loss)
-                    _write_png(_file(root, _GIVEN, number), label)
-                file.append(measures.to_json())
-        finally:
-            file.close()
-    found = _read_measures(root, entries)
-    if len(found) < len(entries):
-        return None
-    return {number: found[number] for number in entries}
+    if not todo:
+        return
+    file = ShardFile(root / _MEASURES / f'{shard.writer}.jsonl')
+    try:
+        _sweep(root, set(own))
+        bar = tqdm(todo, desc='measure', unit='img', disable=None)
+        for measures in measure_some(bar):
+            file.append(measures.to_json())
+    finally:
+        file.close()
+
+
+def _measure(root, entries, segmenter, finder, similarity, numbers):
+    """Yield the measures of images, when their losses are written."""
+    for number in numbers:
+        entry = entries[number]
+        label = finder.find(entry)
+        measures, loss = measure(entry, root, segmenter, label, similarity)
+        if loss is not None:
+            _write_png(_file(root, _LOSSES, number), loss)
+            _write_png(_file(root, _GIVEN, number), label)
+        yield measures
+
+
+def _join_measures(root, known, results):
+    """Write the measures of all processes as one alone does."""
+    lines = {number: one.to_json() for number, one in known.items()}
+    lines |= {one['index']: one for part in results for one in part}
+    folder = root / _MEASURES
+    with atomic_path(folder / f'{Shard().writer}.jsonl') as temporary:
+        temporary.write_bytes(
+            b''.join(encode_entry(lines[number]) for number in sorted(lines))
+        )
+    for path in folder.glob('*.*'):
+        if path.stem != Shard().writer:
+            path.unlink(missing_ok=True)
 
 
 def _sweep(root, numbers):

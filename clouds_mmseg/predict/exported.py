@@ -32,7 +32,9 @@ from clouds_mmseg.predict.predictor import (
 from clouds_mmseg.predict.program_check import check_program
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.remote import is_address
 from clouds_mmseg.utils.text_files import parse_json
+from clouds_mmseg.weights.load import find_checkpoint
 from clouds_mmseg.weights.locate import weights_only
 
 # Key of the metadata, a JSON text, in files of every format.
@@ -210,6 +212,8 @@ def load_predictor(
         UserError: As there, or an option is given for an exported file.
     """
     path = Path(checkpoint).expanduser()
+    if is_address(checkpoint):
+        path = find_checkpoint(checkpoint)
     if path.suffix not in EXPORTED:
         return Segmenter.from_pretrained(checkpoint, device=device, **options)
     # Scales are a list, which is the default if it is [1].

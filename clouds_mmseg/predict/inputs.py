@@ -4,12 +4,13 @@ import glob
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from clouds_mmseg.predict.prediction import KINDS
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
+from clouds_mmseg.utils.remote import exists, is_address, list_below
 
 VIDEO_SUFFIXES = (
     *('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'),
@@ -43,8 +44,9 @@ def find_inputs(
     Args:
         inputs: Files; folders, which are searched with their sub-folders;
             patterns such as ``'street/*.jpg'``; addresses that begin with
-            ``http://`` or ``https://``; cameras: ``camera:0``; or what was
-            found before.
+            ``http://`` or ``https://``; images and folders of them at
+            addresses such as ``s3://bucket/folder``; cameras:
+            ``camera:0``; or what was found before.
         out: Folder of the results. Those of an earlier run are no inputs.
 
     Returns:
@@ -112,6 +114,8 @@ def _same_file(one, other):
     local = {'image', 'video'}
     if one.kind not in local or other.kind not in local:
         return False
+    if is_address(one.name) or is_address(other.name):
+        return False
     return Path(one.name).resolve() == Path(other.name).resolve()
 
 
@@ -124,6 +128,8 @@ def _named(name: str, out: str | Path | None) -> Iterator[Input]:
             )
         label = re.sub(r'\W+', '_', device).strip('_')
         yield Input(name, 'camera', Path(f'camera{label}'))
+    elif is_address(name):
+        yield from _remote(name, out)
     elif '://' in name:
         yield _of_address(name)
     else:
@@ -134,13 +140,38 @@ def _of_address(address):
     parts = urlsplit(address)
     if parts.scheme not in ('http', 'https') or not parts.hostname:
         raise UserError(
-            f'{address}: only addresses that begin with http:// or https:// '
-            'are fetched; give a file as a path'
+            f'{address}: only addresses that begin with http:// or https://, '
+            'or those of a store such as s3://, are read; give a file as a '
+            'path'
         )
     # Nothing of another server decides about folders here.
     name = Path(unquote(parts.path)).name
     stem = re.sub(r'[^\w.-]', '_', Path(name).stem).lstrip('.')
     return Input(address, 'url', Path(stem or 'download'))
+
+
+def _remote(name, out):
+    """Find images in an object store."""
+    root = name.rstrip('/')
+    found = list_below(root)
+    if not found and exists(root):
+        found = {'': 0}
+    folders = [f'{out}/{kind}/' for kind in KINDS]
+    files = [
+        file
+        for file in found
+        if f'{root}/{file}'.rstrip('/').lower().endswith(IMAGE_SUFFIXES)
+        and not f'{root}/{file}'.startswith(tuple(folders))
+    ]
+    if not files:
+        raise UserError(
+            f'{name} is no image and no folder with images '
+            f'({", ".join(IMAGE_SUFFIXES)}); videos are read from local files'
+        )
+    for file in files:
+        below = Path(file or PurePosixPath(root).name)
+        address = f'{root}/{file}' if file else root
+        yield Input(address, 'image', below.with_suffix(''))
 
 
 def _local(name, out):

@@ -3,9 +3,11 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -31,10 +33,19 @@ from clouds_mmseg.predict.video import (
     VideoReader,
     load_av,
 )
-from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.atomic import atomic_path, leftovers
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES
 from clouds_mmseg.utils.images import ImageFileError
+from clouds_mmseg.utils.remote import is_address, list_below, upload
+from clouds_mmseg.utils.shared_work import (
+    LEASE_SECONDS,
+    ChunksLost,
+    Share,
+    SharedWork,
+    split,
+)
 
 
 @dataclass
@@ -48,6 +59,7 @@ class Summary:
         frames: Number of their frames.
         seconds: Time that they took.
         failed: Input -> why it could not be read.
+        share: What this process did of work that was shared.
     """
 
     written: int = 0
@@ -56,6 +68,7 @@ class Summary:
     frames: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,8 @@ class _Options:
     smooth: float
     seconds: float | None
     label_ids: np.ndarray | None
+    address: str | None = None
+    uploaded: frozenset[str] = frozenset()
 
     def targets(self, relative: Path) -> dict[str, Path]:
         """Return the files of an image."""
@@ -89,9 +104,22 @@ class _Options:
         if one.kind == 'camera':
             return False
         files = self.targets(one.relative).values()
-        image = all(path.is_file() for path in files)
+        image = all(path.is_file() or self._name(path) in self.uploaded
+                    for path in files)  # fmt: skip
         video = not self.missing(one.relative)
         return dict(image=image, video=video).get(one.kind, image or video)
+
+    def _name(self, path):
+        return path.relative_to(self.root).as_posix()
+
+    def flush(self) -> None:
+        """Move what was written to the store, if that is where it goes."""
+        if self.address is None:
+            return
+        for path in sorted(self.root.rglob('*')):
+            if path.is_file():
+                upload(path, f'{self.address}/{self._name(path)}')
+                path.unlink()
 
 
 def predict_files(
@@ -104,6 +132,8 @@ def predict_files(
     label_ids: np.ndarray | None = None,
     smooth: float = 0.0,
     seconds: float | None = None,
+    shared: Mapping[str, Any] | None = None,
+    lease: float = LEASE_SECONDS,
 ) -> Summary:
     """Predict images and videos and write the results.
 
@@ -113,18 +143,23 @@ def predict_files(
     results exist are left out, so that the same call continues a stopped one;
     an unfinished result has no final name. An input that cannot be read is
     listed in the summary and in ``out/failed.txt``; the others are predicted.
-    Processes started by ``torchrun`` or ``srun`` share the inputs.
+    Processes started by ``torchrun`` or ``srun`` share the inputs; with
+    ``shared`` any number of processes on any machines do.
 
     Args:
         segmenter: The model.
         inputs: See :func:`~clouds_mmseg.predict.inputs.find_inputs`.
-        out: Output folder.
+        out: Output folder, or an address such as ``s3://bucket/folder``.
         kinds: See :meth:`Prediction.save`.
         batch_size: Images or frames that are read and predicted together.
         label_ids: Ids of the classes in ``labels`` and ``rle``, see
             :func:`~clouds_mmseg.predict.formats.read_label_ids`.
         smooth: Of videos and cameras, see :meth:`Segmenter.stream`.
         seconds: After which a camera ends; by default at Ctrl-C.
+        shared: What tells the model from others, JSON values. All processes
+            that are started with the same arguments take parts of the work
+            until it is done.
+        lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
 
     Raises:
         UserError: An argument is wrong, the folder cannot be written, or no
@@ -140,47 +175,154 @@ def predict_files(
     if seconds is not None and seconds <= 0:
         raise UserError(f'seconds must be above 0, got {seconds}')
     TemporalSmoothing(smooth)  # Refuses a wrong weight.
-    root = make_output_folder(out)
+    if shared is not None and is_address(out):
+        raise UserError(
+            f'{out}: processes share work through a folder that all of them '
+            'have; give such a folder, or leave --shared out'
+        )
     found = find_inputs(inputs, out)
     if any(one.kind == 'video' for one in found):
         load_av()
-    options = _Options(root, kinds, batch_size, smooth, seconds, label_ids)
+    set_up = partial(
+        _Options, kinds=kinds, batch_size=batch_size, smooth=smooth,
+        seconds=seconds, label_ids=label_ids,
+    )  # fmt: skip
+    if is_address(out):
+        address = str(out).rstrip('/')
+        there = frozenset(list_below(address))
+        with tempfile.TemporaryDirectory() as folder:
+            options = set_up(
+                root=Path(folder), address=address, uploaded=there
+            )
+            return _predict_share(segmenter, found, options)
+    options = set_up(root=make_output_folder(out))
+    if shared is not None:
+        return _predict_shared(segmenter, found, options, dict(shared), lease)
+    return _predict_share(segmenter, found, options)
+
+
+def _predict_share(segmenter, found, options):
+    """Predict the inputs of one of several processes with fixed shares."""
+    batch_size = options.batch_size
     shard = shard_from_environment()
     summary = Summary()
-    images: list[tuple[Path, dict[str, Path]]] = []
-    others = []
-    for one in found[shard.rank :: shard.world]:
-        if options.is_done(one):
-            summary.existing += 1
-        elif one.kind == 'image':
-            images.append((Path(one.name), options.targets(one.relative)))
-        else:
-            others.append(one)
+    own = found[shard.rank :: shard.world]
+    todo = [one for one in own if not options.is_done(one)]
+    summary.existing = len(own) - len(todo)
+    images, others = _by_kind(todo)
     bar = tqdm(total=len(images), desc='predict', unit='img', disable=None)
     with bar:
         for first in range(0, len(images), batch_size):
             part = images[first : first + batch_size]
             _predict_images(segmenter, part, options, summary)
+            options.flush()
             bar.update(len(part))
     for one in others:
-        try:
-            _predict_other(segmenter, one, options, summary)
-        except (VideoFileError, DownloadError, ImageFileError) as error:
-            summary.failed[one.name] = str(error)
+        _predict_other(segmenter, one, options, summary)
+        options.flush()
     alone = shard.world == 1
     _write_failed(
-        root / ('failed.txt' if alone else f'failed_{shard.rank}.txt'),
+        options.root / ('failed.txt' if alone else f'failed_{shard.rank}.txt'),
         summary.failed,
     )
+    options.flush()
     # Not of several processes: a launcher would stop the others.
+    if alone:
+        _refuse_nothing(summary)
+    return summary
+
+
+def _by_kind(inputs):
+    """Return the images, which are predicted in batches, and the others."""
+    return (
+        [one for one in inputs if one.kind == 'image'],
+        [one for one in inputs if one.kind != 'image'],
+    )
+
+
+def _refuse_nothing(summary):
+    """Raise an error if no input could be read."""
     done = summary.written or summary.existing or summary.videos
-    if summary.failed and alone and not done:
+    if summary.failed and not done:
         reasons = list(summary.failed.values())
         raise UserError(
             f'none of {len(reasons)} inputs could be read: {reasons[0]}'
             if len(reasons) > 1
             else reasons[0]
         )
+
+
+def _predict_shared(segmenter, found, options, model, lease):
+    """Predict until all results are there, by whichever process.
+
+    Batches are the same whatever exists already, and predicted whole:
+    rounding depends on them.
+    """
+    cameras = [one.name for one in found if one.kind == 'camera']
+    if cameras:
+        raise UserError(
+            f'{cameras[0]}: a camera cannot be shared by processes; leave '
+            '--shared out'
+        )
+    images, others = _by_kind(found)
+    size = options.batch_size
+    parts = [
+        images[start : start + size] for start in range(0, len(images), size)
+    ]
+    units = parts + [[one] for one in others]
+    chunks = split(len(units))
+    ids = options.label_ids
+    job = SharedWork(
+        options.root,
+        'predict',
+        dict(
+            model=model,
+            inputs=hash_text(*((one.name, one.relative) for one in found)),
+            kinds=sorted(options.kinds),
+            batch_size=size,
+            smooth=options.smooth,
+            label_ids=None if ids is None else ids.tolist(),
+        ),
+        chunks=len(chunks),
+        lease=lease,
+    )
+    summary = Summary()
+
+    def work(chunk):
+        own = [units[index] for index in chunks[chunk.number]]
+        for part in own:
+            if all(options.is_done(one) for one in part):
+                summary.existing += len(part)
+            elif part[0].kind == 'image':
+                _predict_images(segmenter, part, options, summary)
+            else:
+                _predict_other(segmenter, part[0], options, summary)
+        names = [one.name for part in own for one in part]
+        return {k: v for k, v in summary.failed.items() if k in names}
+
+    def finish(results):
+        failed = {k: v for part in results for k, v in part.items()}
+        lost = [
+            number
+            for number, chunk in enumerate(chunks)
+            for index in chunk
+            for one in units[index]
+            if one.name not in failed and not options.is_done(one)
+        ]
+        if lost:
+            raise ChunksLost(lost)
+        for folder in {
+            path.parent
+            for one in images
+            for path in options.targets(one.relative).values()
+        }:
+            for path in leftovers(folder / '*.*'):
+                path.unlink(missing_ok=True)
+        _write_failed(options.root / 'failed.txt', failed)
+        return failed if len(failed) == len(found) else {}
+
+    summary.share = job.run(work, finish)
+    _refuse_nothing(Summary(failed=summary.share.result))
     return summary
 
 
@@ -190,6 +332,10 @@ def make_output_folder(out: str | Path) -> Path:
     Raises:
         UserError: It cannot be made or written.
     """
+    if is_address(out):
+        # Told before the model is loaded, like the mistakes below.
+        list_below(out)
+        return Path()
     root = Path(out).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -216,20 +362,20 @@ def _predict_images(segmenter, part, options, summary):
     """Predict a batch; image by image if one of them cannot be read."""
     try:
         found = segmenter(
-            [image for image, _ in part],
+            [one.name for one in part],
             confidence='confidence' in options.kinds,
             batch_size=len(part),
         )
     except ImageFileError as error:
         if len(part) == 1:
-            path = part[0][0]
-            summary.failed[str(path)] = str(error) + _no_video(path)
+            name = part[0].name
+            summary.failed[name] = str(error) + _no_video(Path(name))
             return
         for one in part:
             _predict_images(segmenter, [one], options, summary)
         return
-    for prediction, (_, targets) in zip(found, part, strict=True):
-        for kind, path in targets.items():
+    for prediction, one in zip(found, part, strict=True):
+        for kind, path in options.targets(one.relative).items():
             prediction.save(path, kind, label_ids=options.label_ids)
         summary.written += 1
 
@@ -245,7 +391,14 @@ def _no_video(path):
 
 
 def _predict_other(segmenter, one, options, summary):
-    """Predict a video, an address or a camera."""
+    """Predict a video, an address or a camera; list it if that fails."""
+    try:
+        _predict_readable(segmenter, one, options, summary)
+    except (VideoFileError, DownloadError, ImageFileError) as error:
+        summary.failed[one.name] = str(error)
+
+
+def _predict_readable(segmenter, one, options, summary):
     if one.kind == 'camera':
         device = one.name.partition(':')[2]
         # Each recording is a new one.
@@ -312,6 +465,8 @@ def summary_lines(summary: Summary, out: str | Path) -> Iterator[str]:
     if summary.existing:
         parts.append(f'{summary.existing} were there already')
     yield f'{", ".join(parts)}: {out}'
+    if summary.share is not None:
+        yield f'  {summary.share}'
     for name, why in list(summary.failed.items())[:10]:
         yield f'  not read: {name}: {why}'
     if len(summary.failed) > 10:

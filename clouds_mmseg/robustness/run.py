@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,7 @@ from clouds_mmseg.robustness.dataset import (
     read_entries,
     read_set,
 )
-from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.atomic import atomic_path, create_file, leftovers
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
 from clouds_mmseg.utils.image_set import sha256_of
@@ -38,6 +39,13 @@ from clouds_mmseg.utils.images import (
     read_image,
 )
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.shared_work import (
+    LEASE_SECONDS,
+    ChunksLost,
+    Share,
+    SharedWork,
+    split,
+)
 from clouds_mmseg.utils.visualization import grid, resize
 
 SHEET_FILE = 'contact_sheet.png'
@@ -57,6 +65,7 @@ class Summary(NamedTuple):
         sources: Number of source images, equal to the images of a domain.
         domains: Number of selected domains.
         sheet: Path of the contact sheet.
+        share: What this process did of work that was shared.
     """
 
     created: int
@@ -64,6 +73,7 @@ class Summary(NamedTuple):
     sources: int
     domains: int
     sheet: Path
+    share: Share | None = None
 
 
 def make_corruptions(
@@ -76,6 +86,8 @@ def make_corruptions(
     workers: int | None = None,
     verify: bool = False,
     image_range: Sequence[float] | None = None,
+    shared: bool = False,
+    lease: float = LEASE_SECONDS,
 ) -> Summary:
     """Corrupt every image below a folder; existing results are kept.
 
@@ -96,6 +108,10 @@ def make_corruptions(
             that differ.
         image_range: The values in the files that become 0 and 255, see
             :mod:`clouds_mmseg.utils.images`.
+        shared: Whether any number of processes that are started so, on any
+            machines, take parts of the work until it is done; each works
+            alone unless ``workers`` is given.
+        lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
 
     Raises:
         UserError: An argument is wrong, the source has no images, ``out`` is
@@ -114,12 +130,15 @@ def make_corruptions(
         recipe['image_range'] = list(image_range)
     complete = _complete_domains(out, recipe, source)
     domains = [domain_of(c, s) for c in corruptions for s in severities]
+    chosen = names, corruptions, severities
+    if shared:
+        return _make_shared(
+            source, out, recipe, complete, chosen, verify, workers or 1,
+            image_range, lease,
+        )  # fmt: skip
     entries = read_entries(out)
-    files = corrupted_paths(names, corruptions, severities)
-    for folder in {Path(file).parent for file in files}:
-        for path in leftovers(out / folder / '*.png'):
-            path.unlink(missing_ok=True)
-    plan = missing_images(out, names, corruptions, severities, entries, verify)
+    _sweep(out, chosen)
+    plan = missing_images(out, *chosen, entries, verify)
     missing = sum(len(item[2]) for item in plan)
     existing = len(names) * len(domains) - missing
     if missing:
@@ -130,6 +149,69 @@ def make_corruptions(
     complete |= set(domains)
     sheet = _finish(out, recipe, complete, source, image_range)
     return Summary(missing, existing, len(names), len(domains), sheet)
+
+
+def _sweep(out, chosen):
+    """Remove the temporary files that a killed process left behind."""
+    for folder in {Path(file).parent for file in corrupted_paths(*chosen)}:
+        for path in leftovers(out / folder / '*.png'):
+            path.unlink(missing_ok=True)
+
+
+def _make_shared(
+    source, out, recipe, complete, chosen, verify, workers, image_range, lease
+):
+    """Make images until all are there; one process finishes the set."""
+    names, corruptions, severities = chosen
+    domains = {domain_of(c, s) for c in corruptions for s in severities}
+    chunks = split(len(names))
+    job = SharedWork(
+        out,
+        'corrupt',
+        dict(recipe, corruptions=corruptions, severities=severities,
+             verify=verify),
+        chunks=len(chunks),
+        lease=lease,
+    )  # fmt: skip
+    create_file(out / SET_FILE, _encode_set(recipe, (), source))
+    known = read_entries(out)
+    made = existing = 0
+
+    def work(chunk):
+        nonlocal made, existing
+        own = [names[i] for i in chunks[chunk.number]]
+        plan = missing_images(out, own, corruptions, severities, known, verify)
+        missing = sum(len(item[2]) for item in plan)
+        made += missing
+        existing += len(own) * len(domains) - missing
+        job = partial(
+            _corrupt_one, str(source), str(out), recipe['seed'], image_range
+        )
+        with _explained(out):
+            return list(
+                parallel_map(job, plan, workers=workers, title='corruptions')
+            )
+
+    def finish(results):
+        _sweep(out, chosen)
+        new = [entry for part in results for some in part for entry in some]
+        entries = known | {entry['file']: entry for entry in new}
+        gone = {
+            item[0]
+            for item in missing_images(out, *chosen, entries, verify=False)
+        }
+        if gone:
+            raise ChunksLost(
+                number
+                for number, chunk in enumerate(chunks)
+                if any(names[i] in gone for i in chunk)
+            )
+        with _explained(out):
+            _finish(out, recipe, complete | domains, source, image_range, new)
+
+    share = job.run(work, finish)
+    sheet = out / SHEET_FILE
+    return Summary(made, existing, len(names), len(domains), sheet, share)
 
 
 def list_images(source: Path) -> list[str]:
@@ -189,7 +271,7 @@ def _complete_domains(out, recipe, source):
             'itself; write to another folder'
         )
     if not (out / SET_FILE).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not _is_empty(out):
             raise UserError(
                 f'{out} exists and holds no {SET_FILE}; name a new or empty '
                 'folder'
@@ -207,6 +289,13 @@ def _complete_domains(out, recipe, source):
             + '. Write to another folder, or delete this one.'
         )
     return set(found['complete'])
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a path is a folder without files, apart from hidden ones."""
+    return folder.is_dir() and all(
+        path.name.startswith('.') for path in folder.iterdir()
+    )
 
 
 def missing_images(
@@ -278,24 +367,30 @@ def corrupted_path(name: str, corruption: str, severity: int) -> str:
 
 def _make(source, out, seed, image_range, plan, workers):
     job = partial(_corrupt_one, str(source), str(out), seed, image_range)
-    with open(out / MANIFEST_FILE, 'ab') as manifest:
-        try:
-            # Terminate a truncated line of an interrupted run.
-            if manifest.tell():
-                manifest.write(b'\n')
-            for entries in parallel_map(
-                job, plan, workers=workers, title='corruptions'
-            ):
-                manifest.write(b''.join(map(_encode, entries)))
-                manifest.flush()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f'the disk of {out} is full. The images written so '
-                    'far are complete. Make room and run the same '
-                    'command: it continues.'
-                ) from error
-            raise
+    with open(out / MANIFEST_FILE, 'ab') as manifest, _explained(out):
+        # Terminate a truncated line of an interrupted run.
+        if manifest.tell():
+            manifest.write(b'\n')
+        for entries in parallel_map(
+            job, plan, workers=workers, title='corruptions'
+        ):
+            manifest.write(b''.join(map(_encode, entries)))
+            manifest.flush()
+
+
+@contextmanager
+def _explained(out):
+    """Say what to do about a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f'the disk of {out} is full. The images written so '
+                'far are complete. Make room and run the same '
+                'command: it continues.'
+            ) from error
+        raise
 
 
 def _corrupt_one(source, out, seed, image_range, item):
@@ -332,7 +427,7 @@ def _encode(entry):
     return (json.dumps(entry, ensure_ascii=False) + '\n').encode()
 
 
-def _write_set(out, recipe, complete, source):
+def _encode_set(recipe, complete, source):
     versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
     content = dict(
         format=FORMAT,
@@ -340,16 +435,17 @@ def _write_set(out, recipe, complete, source):
         complete=sorted(complete),
         info=dict(source=str(source), versions=versions),
     )
+    return (json.dumps(content, indent=1, ensure_ascii=False) + '\n').encode()
+
+
+def _write_set(out, recipe, complete, source):
     with atomic_path(out / SET_FILE) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + '\n',
-            encoding='utf-8',
-        )
+        temporary.write_bytes(_encode_set(recipe, complete, source))
 
 
-def _finish(out, recipe, complete, source, image_range):
+def _finish(out, recipe, complete, source, image_range, new=()):
     """Sort the manifest, record the complete domains, draw the sheet."""
-    entries = read_entries(out)
+    entries = read_entries(out) | {entry['file']: entry for entry in new}
     with atomic_path(out / MANIFEST_FILE) as temporary:
         temporary.write_bytes(
             b''.join(_encode(entries[file]) for file in sorted(entries))

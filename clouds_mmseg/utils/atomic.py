@@ -17,7 +17,7 @@ _USUAL = 'partfile'
 
 
 @contextmanager
-def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block succeeds.
 
     The temporary file lies in the same folder, because a rename is atomic
@@ -30,8 +30,6 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
 
     Args:
         path: The final name. Its folder is created if needed.
-        replace: Whether to replace a file of that name; if not, one that
-            another process has made meanwhile stays.
 
     Yields:
         The temporary path.
@@ -48,13 +46,8 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
         raise _about(error, path) from None
     try:
         yield temporary
-        # The temporary file is private; what users get follows their umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        with open(temporary, 'rb') as stream:
-            os.fsync(stream.fileno())
-        _place(temporary, path, replace)
+        _finish(temporary)
+        rename(temporary, path)
     except OSError as error:
         # That of a write names no file at all.
         if error.filename in (None, str(temporary), temporary):
@@ -72,20 +65,14 @@ def _about(error, path):
     return error
 
 
-def _place(temporary, path, replace):
-    """Give a finished file its name."""
-    if not replace:
-        try:
-            # Unlike a rename, a link fails where the name is taken.
-            os.link(temporary, path)
-            return
-        except FileExistsError:
-            return
-        except OSError:
-            # This file system has no hard links.
-            if path.exists():
-                return
-    rename(temporary, path)
+def _finish(temporary):
+    """Let users read a temporary file, and flush it to the disk."""
+    # It was private; what users get follows their umask.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)
+    with open(temporary, 'rb') as stream:
+        os.fsync(stream.fileno())
 
 
 def rename(source: Path, target: Path) -> None:
@@ -126,6 +113,11 @@ def _temporary_file(path):
     if descriptor is not None:
         os.ftruncate(descriptor, 0)
         return usual, descriptor
+    return _unique_file(path)
+
+
+def _unique_file(path):
+    """Create a temporary file that no other process has written."""
     handle, name = tempfile.mkstemp(
         prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent
     )
@@ -156,6 +148,43 @@ def _lock_own(path):
         return descriptor
     close_locked(descriptor)
     return None
+
+
+def create_file(path: str | Path, payload: bytes) -> bool:
+    """Write a file whole, unless one of its name exists.
+
+    Of several processes that do so, on any machines, one succeeds.
+
+    Args:
+        path: In an existing folder.
+        payload: Its content.
+
+    Returns:
+        Whether this call made the file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    # Not one that a killed process has left: that may be a link to the file.
+    temporary, descriptor = _unique_file(path)
+    try:
+        temporary.write_bytes(payload)
+        _finish(temporary)
+        try:
+            # Unlike a rename, a link fails where the name is taken.
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # This file system has no hard links.
+            if path.exists():
+                return False
+            rename(temporary, path)
+        return True
+    finally:
+        _remove_quietly(temporary)
+        close_locked(descriptor)
 
 
 def leftovers(pattern: str | Path) -> list[Path]:

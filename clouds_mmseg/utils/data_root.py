@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import overload
 
+from clouds_mmseg.utils.remote import is_address
+
 DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
 # A folder for reports and class statistics where the data is read-only.
 REPORT_DIR_VARIABLE = 'CLOUDS_REPORT_DIR'
@@ -23,9 +25,13 @@ def use_folder(variable: str, folder: str | Path) -> None:
 
     Args:
         variable: One of the environment variables, which it overrules.
-        folder: An existing folder, or for reports one that will be made.
+        folder: An existing folder, or for reports one that will be made; or
+            the address of data.
     """
-    _chosen[variable] = os.path.abspath(os.path.expanduser(folder))
+    folder = str(folder)
+    if not is_address(folder):
+        folder = os.path.abspath(os.path.expanduser(folder))
+    _chosen[variable] = folder
 
 
 def chosen_folder(variable: str) -> str | None:
@@ -58,6 +64,8 @@ def resolve_data_root(data_root: str | None) -> str | None:
     parts = Path(data_root).parts
     if not parts or parts[0] != 'data':
         return data_root
+    if is_address(moved):
+        return '/'.join([moved.rstrip('/'), *parts[1:]])
     return str(Path(moved).expanduser().joinpath(*parts[1:]))
 
 

@@ -5,12 +5,15 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmengine import fileio
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.remote import is_address
 from clouds_mmseg.utils.text_files import inner_path, parse_json
 
 BANK_FILE = 'bank.json'
@@ -38,6 +41,8 @@ class BankError(UserError):
 
 def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    if is_address(path):
+        return hashlib.sha256(fileio.get(path)).hexdigest()
     digest = hashlib.sha256()
     with open(path, 'rb') as stream:
         while block := stream.read(1 << 20):
@@ -58,11 +63,11 @@ def read_bank(root: str | Path) -> dict:
     Raises:
         BankError: There is no bank, or it is damaged or of another format.
     """
-    path = Path(root) / BANK_FILE
+    path = os.path.join(root, BANK_FILE)
     try:
-        bank = parse_json(path.read_text(encoding='utf-8'))
+        bank = parse_json(fileio.get(path))
     except FileNotFoundError as error:
-        there = 'holds no' if Path(root).is_dir() else 'does not exist, so no'
+        there = 'holds no' if fileio.isdir(root) else 'does not exist, so no'
         raise BankError(
             f'the image bank {root} {there} {BANK_FILE}. Make the image bank '
             f'with: {_COMMAND} {root}'
@@ -96,14 +101,14 @@ def read_entries(root: str | Path) -> dict[int, dict]:
     Raises:
         BankError: A line is not an entry.
     """
-    root = Path(root)
     entries = {}
     # A rank that finishes writes the manifest before it removes the shards,
-    # so a reader that begins with the shards misses nothing.
-    shards = sorted(root.glob(f'{SHARD_FOLDER}/*.jsonl'))
-    for path in (*shards, root / MANIFEST_FILE):
+    # so a reader that begins with the shards misses nothing. A set in a store
+    # has none, as it is copied there when it is complete.
+    shards = sorted(Path(root).glob(f'{SHARD_FOLDER}/*.jsonl'))
+    for path in (*shards, os.path.join(root, MANIFEST_FILE)):
         try:
-            lines = path.read_bytes().split(b'\n')
+            lines = fileio.get(path).split(b'\n')
         except FileNotFoundError:
             continue
         for number, line in enumerate(lines[:-1], 1):
@@ -160,9 +165,9 @@ def filter_classes(root: str | Path) -> list[str] | None:
     Raises:
         BankError: The settings of the filter cannot be read.
     """
-    path = Path(root) / FILTER_FILE
+    path = os.path.join(root, FILTER_FILE)
     try:
-        return parse_json(path.read_text(encoding='utf-8'))['classes']
+        return parse_json(fileio.get(path))['classes']
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

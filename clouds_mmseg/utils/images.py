@@ -30,6 +30,8 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
 
+# Registers the file backend that fileio reads addresses by.
+from clouds_mmseg.utils import remote  # noqa: F401
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_files import (
     JPEG,

@@ -13,6 +13,8 @@ from typing import Any
 
 from mmengine import fileio
 
+# Registers the file backend that fileio reads addresses by.
+from clouds_mmseg.utils import remote  # noqa: F401
 from clouds_mmseg.utils.errors import UserError
 
 # UTF-32 is left out: nobody's editor writes it, and its mark begins like

@@ -24,6 +24,7 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from clouds_mmseg.utils import remote
 from clouds_mmseg.utils.atomic import rename, work_folder
 from clouds_mmseg.utils.data_root import (
     PRETRAINED_VARIABLE,
@@ -34,6 +35,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.locks import ProcessLock
 from clouds_mmseg.utils.options import closest_names
 from clouds_mmseg.utils.reachable import check_reachable
+from clouds_mmseg.utils.remote import is_address
 from clouds_mmseg.weights.io import (
     MissingWeightsError,
     read_content,
@@ -506,11 +508,18 @@ def fetch_checkpoint(
 
     Returns:
         From the pretrained folder, torch's cache, or a download; None for a
-        scheme that only mmengine reads.
+        scheme that only mmengine reads, and for a file in a store that was
+        not to be fetched.
 
     Raises:
         MissingWeightsError: The file is not here and cannot be fetched.
+        RemoteError: It is in a store and cannot be read.
     """
+    if is_address(name):
+        if not fetch:
+            remote.require(name)
+            return None
+        return remote.fetch(name, Path(torch.hub.get_dir(), 'checkpoints'))
     address = resolve_address(name)
     if not address:
         return None

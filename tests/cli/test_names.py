@@ -17,6 +17,7 @@ from clouds_mmseg.generate.run import BACKENDS
 from clouds_mmseg.predict import export
 from clouds_mmseg.predict.network import OUTPUTS
 from clouds_mmseg.predict.prediction import KINDS as RESULTS
+from clouds_mmseg.utils.shared_work import LEASE_SECONDS
 from clouds_mmseg_cli import names
 
 
@@ -36,6 +37,7 @@ def test_the_names_of_the_options_are_those_of_the_package():
     assert names.EXPORT_FORMATS == tuple(export.FORMATS)
     assert names.EXPORT_PRECISIONS == tuple(export.LIMITS)
     assert names.EXPORT_OUTPUTS == OUTPUTS
+    assert names.LEASE_SECONDS == LEASE_SECONDS
     assert names.ABLATION_ROWS == tuple(row.name for row in ROWS)
     assert names.BENCHMARK_SETS == tuple(files.SETS)
     assert names.benchmark_image_formats() == tuple(files.IMAGE_FORMATS)

@@ -2,9 +2,12 @@
 
 import json
 import runpy
+import shutil
 
+import interrupted_work
 import numpy as np
 import pytest
+from interrupted_work import share_with_interruptions
 from PIL import Image
 
 from clouds_mmseg.robustness import run as module
@@ -50,6 +53,27 @@ def test_makes_every_domain_and_then_nothing(source, tmp_path):
     assert again[:2] == (0, 12)
     assert tree(out) == files
     assert read_set(out)['info']['versions']['numpy'] == np.__version__
+
+
+def test_interrupted_processes_share_the_work(source, tmp_path):
+    one, many = tmp_path / 'one', tmp_path / 'many'
+    for number in range(4, 9):
+        shutil.copy(source / 'a/1.png', source / f'a/{number}.png')
+    make_corruptions(source, one, workers=1, **CHOICE)
+
+    def run(**more):
+        return make_corruptions(
+            source, many, shared=True, lease=1, **CHOICE | more
+        )
+
+    done = share_with_interruptions(run, many)
+    assert done.share.finished and done.share.taken_over
+    assert interrupted_work.tree(many) == tree(one)
+    # The set is extended, and a damaged image is replaced.
+    (many / 'contrast/1/a/4.png').write_bytes(b'')
+    make_corruptions(source, one, workers=1, **CHOICE | dict(severities=[3]))
+    assert run(severities=[1, 2, 3])[:2] == (8 * 2 + 1, 8 * 4 - 1)
+    assert interrupted_work.tree(many) == tree(one)
 
 
 def test_processes_make_the_same(source, tmp_path):

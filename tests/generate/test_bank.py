@@ -14,9 +14,9 @@ from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 RECIPE = dict(model='m', mode='txt2img', seed=0, prompts=['a'], size=(8, 8))
 
 
-def make(root, num=3, rank=0, **changes):
+def make(root, num=3, writer='rank-00000', **changes):
     return ImageBank(
-        root, dict(RECIPE, **changes), info={}, num=num, rank=rank
+        root, dict(RECIPE, **changes), info={}, num=num, writer=writer
     )
 
 
@@ -165,7 +165,7 @@ def test_the_same_rank_twice_is_an_error(tmp_path):
     first.begin()
     with pytest.raises(GenerationError, match='another process is writing'):
         second.begin()
-    other = make(tmp_path, rank=1)
+    other = make(tmp_path, writer='rank-00001')
     other.begin()
     other.close()
     first.close()
@@ -174,7 +174,10 @@ def test_the_same_rank_twice_is_an_error(tmp_path):
 
 
 def test_finishing_leaves_a_busy_shard_alone(tmp_path):
-    one, two = make(tmp_path, num=2), make(tmp_path, num=2, rank=1)
+    one, two = (
+        make(tmp_path, num=2),
+        make(tmp_path, num=2, writer='rank-00001'),
+    )
     add(one, 0)
     add(two, 1)
     assert one.finish()

@@ -6,7 +6,7 @@ from generate_helpers import tree
 
 from clouds_mmseg.generate.backends import GeneratedImage
 from clouds_mmseg.generate.image_bank import ImageBank, Shard
-from clouds_mmseg.generate.run import generate_missing
+from clouds_mmseg.generate.run import ImageMaker
 from clouds_mmseg.utils.image_set import read_entries
 
 PROMPTS = [(1, 'a'), (2, 'b')]
@@ -39,9 +39,11 @@ class Noise:
 
 
 def fill(root, backend, num, shard=Shard()):  # noqa: B008
-    bank = ImageBank(root, backend.recipe(), info={}, num=num, rank=shard.rank)
+    bank = ImageBank(
+        root, backend.recipe(), info={}, num=num, writer=shard.writer
+    )
     try:
-        return generate_missing(bank, backend, PROMPTS, seed=3, shard=shard)
+        return ImageMaker(bank, backend, PROMPTS, seed=3).make(shard)
     finally:
         bank.close()
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from interrupted_work import share_with_interruptions, tree
 from PIL import Image
 
 from clouds_mmseg.predict.formats import decode_rle, read_label_ids
@@ -69,6 +70,38 @@ def test_processes_share_the_images(segmenter, folder, tmp_path, monkeypatch):
         done = predict_files(segmenter, [folder], tmp_path / 'out')
         written.append(done.written)
     assert sum(written) == 6 and max(written) <= 4
+
+
+def test_interrupted_processes_predict_as_one_does(
+    segmenter, folder, tmp_path
+):
+    one, many = tmp_path / 'one', tmp_path / 'many'
+    options = dict(kinds=['labels', 'confidence'])
+    predict_files(segmenter, [folder], one, **options)
+
+    def run(model=1, **more):
+        return predict_files(
+            segmenter, [folder], many, shared=dict(model=model), lease=1,
+            **options | more,
+        )  # fmt: skip
+
+    done = share_with_interruptions(run, many)
+    assert done.share.finished and done.share.taken_over
+    assert tree(many) == tree(one)
+    assert 'broken.jpg' in (many / 'failed.txt').read_text()
+    (many / 'labels/a/000.png').unlink()
+    assert run().written == 1
+    assert tree(many) == tree(one)
+    # Of images none of which can be read, one is repaired.
+    broken = [folder / 'b/broken.jpg']
+    inputs = dict(shared={}, lease=1, **options)
+    with pytest.raises(UserError, match='broken.jpg'):
+        predict_files(segmenter, broken, tmp_path / 'other', **inputs)
+    shutil.copy(folder / 'a/000.png', broken[0])
+    done = predict_files(segmenter, broken, tmp_path / 'other', **inputs)
+    assert done.written == 1 and done.share.finished
+    with pytest.raises(UserError, match='camera:0.*cannot be shared'):
+        predict_files(segmenter, ['camera:0'], many, shared={})
 
 
 def test_a_batch_script_of_slurm_is_alone(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clouds_mmseg.utils.atomic import (
     atomic_folder,
     atomic_path,
+    create_file,
     leftovers,
     leftovers_below,
     remove_abandoned,
@@ -112,13 +113,26 @@ def test_only_what_nobody_writes_is_removed(tmp_path):
 
 def test_a_file_of_another_process_stays(tmp_path):
     path = tmp_path / 'bank.json'
-    with atomic_path(path, replace=False) as temporary:
-        temporary.write_text('late')
-        path.write_text('early')
-    assert path.read_text() == 'early'
-    with atomic_path(tmp_path / 'new', replace=False) as temporary:
+    assert create_file(path, b'early')
+    assert not create_file(path, b'late')
+    assert path.read_bytes() == b'early'
+    assert os.listdir(tmp_path) == ['bank.json']
+
+
+def test_a_kill_while_a_file_is_created_does_no_harm(tmp_path, monkeypatch):
+    path = tmp_path / 'bank.json'
+    unlink = Path.unlink
+    # As if killed between the link and the removal of the other name.
+    monkeypatch.setattr(Path, 'unlink', lambda *args, **kwargs: None)
+    assert create_file(path, b'content')
+    monkeypatch.setattr(Path, 'unlink', unlink)
+    (left,) = leftovers(path)
+    with atomic_path(tmp_path / 'bank.json') as temporary:
+        assert path.read_bytes() == b'content'
         temporary.write_text('new')
-    assert sorted(os.listdir(tmp_path)) == ['bank.json', 'new']
+    assert remove_abandoned([left]) == [left]
+    assert path.read_text() == 'new'
+    assert os.listdir(tmp_path) == ['bank.json']
 
 
 def test_errors_of_the_system_name_the_file(tmp_path):

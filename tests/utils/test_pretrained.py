@@ -227,8 +227,8 @@ def test_names_of_model_zoos_have_addresses(folder):
         assert address.endswith('/' + file)
         path = write(folder / file)
         assert fetch_checkpoint(name, 'model.backbone') == path
-    assert resolve_address('s3://bucket/x.pth') is None
-    assert fetch_checkpoint('s3://bucket/x.pth', 'model.backbone') is None
+    assert resolve_address('petrel://bucket/x.pth') is None
+    assert fetch_checkpoint('petrel://bucket/x.pth', 'model.backbone') is None
     with pytest.raises(UserError, match='no model .resnet5.; near: .*resnet5'):
         resolve_address('torchvision://resnet5')
 

@@ -42,7 +42,7 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         with pytest.raises(MissingWeightsError, match='no such file or folde'):
             find_checkpoint(name)
     with pytest.raises(UserError, match='begins with https://'):
-        find_checkpoint('s3://bucket/model.pth')
+        find_checkpoint('petrel://bucket/model.pth')
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     for name in ('owner/name', 'hf-hub:owner/name'):
         with pytest.raises(MissingWeightsError) as raised:

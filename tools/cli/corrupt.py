@@ -5,6 +5,8 @@ For Cityscapes-C: %(prog)s data/cityscapes/leftImg8bit/val data/cityscapes_c
 
 import argparse
 
+from clouds_mmseg_cli.options import add_sharing_arguments
+
 
 def parse_args(
     argv: list[str] | None = None, prog: str | None = None
@@ -26,7 +28,9 @@ def parse_args(
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
-        '--workers', type=int, help='processes; default: one a core'
+        '--workers',
+        type=int,
+        help='processes; default: one a core, with --shared one',
     )
     parser.add_argument(
         '--verify',
@@ -41,6 +45,7 @@ def parse_args(
         help='the values in the files that become 0 and 255, such as 0 4095 '
         'for 12 bits in 16-bit files; as image_range of the dataset',
     )
+    add_sharing_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -59,4 +64,6 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         f'{args.out}: {done.sources} images in {done.domains} domains; '
         f'{done.created} made, {done.existing} were there'
     )
+    if done.share is not None:
+        print(done.share)
     print(f'Overview: {done.sheet}')

@@ -5,6 +5,8 @@ Nothing is deleted: the manifest says what is used, and why not.
 
 import argparse
 
+from clouds_mmseg_cli.options import add_sharing_arguments
+
 _DEFAULT = ' (default: %(default)s)'
 
 
@@ -93,7 +95,10 @@ def parse_args(
         help='images on the contact sheet, half of them those of the lowest '
         'scores; 0: no sheet' + _DEFAULT,
     )  # fmt: skip
+    add_sharing_arguments(parser)
     args = parser.parse_args(argv)
+    if args.shared and args.shard:
+        parser.error('--shared takes the place of --shard')
     if not args.undo and args.checkpoint is None:
         parser.error('--checkpoint is needed, or --undo')
     if args.clip_weights and not args.clip:

@@ -7,7 +7,7 @@ import argparse
 
 from clouds_mmseg_cli.names import CONTROLS, IMAGE_MODES, PREPARED_SETS
 from clouds_mmseg_cli.names import IMAGE_BACKENDS as BACKENDS
-from clouds_mmseg_cli.options import add_pretrained_dir
+from clouds_mmseg_cli.options import add_pretrained_dir, add_sharing_arguments
 
 # Options of one backend only. They have no default here: the backend sets
 # its own, and an option that it does not have is an error.
@@ -89,11 +89,18 @@ def parse_args(
         help='make share K (from 0) of N; by default what torchrun, srun or '
         'mpirun say',
     )  # fmt: skip
+    parser.add_argument(
+        '--copy-to', metavar='ADDRESS',
+        help='copy the complete set to a store, such as s3://bucket/bank',
+    )  # fmt: skip
+    add_sharing_arguments(parser)
     add_photometric_options(parser)
     add_model_options(parser)
     add_restyling_options(parser)
     add_label_options(parser)
     args = parser.parse_args(argv)
+    if args.shared and args.shard:
+        parser.error('--shared takes the place of --shard')
     if args.split and not args.dataset or args.data_root and not args.dataset:
         parser.error('--split and --data-root belong to --dataset')
     if args.dataset and (args.labels or args.source):
@@ -272,6 +279,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
             label_end=args.label_end,
             keep_labels=args.keep_labels,
             shard=parse_shard(args.shard) if args.shard else None,
+            shared=args.shared,
+            lease=args.lease,
+            copy_to=args.copy_to,
             verify=args.verify,
             **given,
         )
@@ -288,4 +298,5 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         + (f', {rate:.2f} images/s' if rate else '')
         + (f'; made again because blank: {blank}' if blank else '')
         + ('' if summary.complete else '; other processes have the rest')
+        + (f'; {summary.share}' if summary.share else '')
     )

@@ -27,6 +27,8 @@ IMAGE_BACKENDS = ('toycity', 'diffusers', 'photometric')
 IMAGE_MODES = ('txt2img', 'img2img', 'edit', 'label2img')
 CONTROLS = ('segmentation', 'edges', 'depth')
 PROMPT_KINDS = ('dense', 'short', 'restyle', 'edit')
+# After which processes take over the work of one that is silent.
+LEASE_SECONDS = 120.0
 PROTOCOLS = ('clouds', 'native', 'slide', 'rein', 'soma')
 CHECKPOINT_KINDS = (
     'clouds',

@@ -3,6 +3,7 @@
 import argparse
 
 from clouds_mmseg_cli.cfg_options import CfgOptions
+from clouds_mmseg_cli.names import LEASE_SECONDS
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +73,27 @@ def add_pretrained_dir(parser: argparse.ArgumentParser) -> None:
         help='folder that is searched for pretrained weights before any '
         'download; default: CLOUDS_PRETRAINED_DIR',
     )
+
+
+def add_sharing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which any number of processes share one result.
+
+    Args:
+        parser: Parser to extend.
+    """
+    group = parser.add_argument_group('sharing the work')
+    group.add_argument(
+        '--shared', action='store_true',
+        help='every process that is started with this same command, on any '
+        'machine that has the folder, takes parts of the work until it is '
+        'done; those of a process that stops are done by others',
+    )  # fmt: skip
+    group.add_argument(
+        '--lease', type=float, default=LEASE_SECONDS, metavar='SECONDS',
+        help='with --shared: after which a part is taken over from a process '
+        'of another machine that gives no sign of life (default: '
+        '%(default)g)',
+    )  # fmt: skip
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

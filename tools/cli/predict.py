@@ -3,6 +3,7 @@
 import argparse
 
 from clouds_mmseg_cli.names import PREDICTION_KINDS
+from clouds_mmseg_cli.options import add_sharing_arguments
 
 
 def parse_args(
@@ -99,6 +100,7 @@ def parse_args(
         help='images of one size that are predicted at once '
         '(default: %(default)s)',
     )
+    add_sharing_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -139,8 +141,30 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         label_ids=ids,
         smooth=args.smooth,
         seconds=args.seconds,
+        shared=_identity(args) if args.shared else None,
+        lease=args.lease,
     )
     print('\n'.join(summary_lines(summary, args.out)))
+
+
+def _identity(args):
+    """Return what tells the model from others, for processes that share."""
+    from clouds_mmseg.utils.hashing import hash_file
+    from clouds_mmseg.weights.load import find_checkpoint
+
+    file = find_checkpoint(args.checkpoint)
+    # The weights of OpenVINO's files lie beside them.
+    files = [file, file.with_suffix('.bin')] if file.suffix == '.xml' else [
+        file
+    ]  # fmt: skip
+    return dict(
+        checkpoint=[hash_file(file) for file in files],
+        config=args.config and hash_file(args.config),
+        classes=args.classes,
+        amp=args.amp,
+        scales=args.scales,
+        flip=args.flip,
+    )
 
 
 def _with_classes(predictor, args):

@@ -104,6 +104,9 @@ def is_folder(target: str) -> bool:
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     from clouds_mmseg.conversion.publish import publish, published_lines
+    from clouds_mmseg.utils.errors import UserError
+    from clouds_mmseg.utils.remote import is_address, written_locally
+    from clouds_mmseg.weights.load import find_checkpoint
 
     common = dict(
         config=args.config,
@@ -111,10 +114,18 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         backbone=not args.without_backbone,
         trust=args.trust,
     )
+    if is_address(args.source):
+        args.source = str(find_checkpoint(args.source))
     if not is_folder(args.target):
-        done = publish(args.source, args.target, **common)
-        print('\n'.join(published_lines(done)))
+        with written_locally(args.target) as target:
+            done = publish(args.source, target, **common)
+        print('\n'.join(published_lines(done, args.target)))
         return
+    if is_address(args.target):
+        raise UserError(
+            f'{args.target}: only one file is written to a store; give a '
+            'name that ends in .safetensors or .pth'
+        )
     from clouds_mmseg.conversion.hub_folder import publish_folder
 
     upload = None

@@ -9,7 +9,7 @@ import shlex
 
 from clouds_mmseg_cli.cfg_options import CfgOptions
 from clouds_mmseg_cli.names import VERIFIED_SETS as SETS
-from clouds_mmseg_cli.options import add_report_dir
+from clouds_mmseg_cli.options import add_report_dir, add_sharing_arguments
 
 
 def parse_args(
@@ -31,7 +31,11 @@ def parse_args(
         "the folder that stands in for 'data'",
     )
     add_report_dir(parser)
-    parser.add_argument('--workers', type=int, help='processes; default: all')
+    parser.add_argument(
+        '--workers', type=int,
+        help='processes; default: one a core, with --shared one',
+    )  # fmt: skip
+    add_sharing_arguments(parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         '--fix',
@@ -54,7 +58,13 @@ def parse_args(
         help='with --config: override its settings',
     )
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.shared and args.action:
+        parser.error(
+            f'--shared reads the files; --{args.action} decides afterwards, '
+            'as one process, without reading them again'
+        )
+    return args
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
@@ -81,7 +91,12 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
             words += ['--report-dir', args.report_dir]
         command = shlex.join(words)
     fine, text = verify_data(
-        tasks, command=command, workers=args.workers, action=args.action
+        tasks,
+        command=command,
+        workers=args.workers,
+        action=args.action,
+        shared=args.shared,
+        lease=args.lease,
     )
     print(text)
     raise SystemExit(0 if fine else 1)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from datetime import datetime
+from itertools import chain, groupby
 
 import numpy as np
 from mmengine.logging import print_log
@@ -36,11 +37,19 @@ from clouds_mmseg.datasets.sample_check import (
     MOVABLE,
     Finding,
     SampleCheck,
+    SampleReport,
 )
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.cityscapes import IGNORE
+from clouds_mmseg.utils.data_root import report_folder
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.shared_work import (
+    LEASE_SECONDS,
+    SharedWork,
+    split,
+)
 
 # Bad pairs are moved up to this share of the images, or up to this number;
 # more have another cause than damage to single files.
@@ -49,7 +58,12 @@ _ALWAYS_ALLOWED = 10
 
 
 def verify(
-    tasks: list[Task], *, workers: int | None = None, command: str = ''
+    tasks: list[Task],
+    *,
+    workers: int | None = None,
+    command: str = '',
+    shared: bool = False,
+    lease: float = LEASE_SECONDS,
 ) -> list[SetReport]:
     """Read every file of some datasets and store the reports.
 
@@ -59,8 +73,12 @@ def verify(
 
     Args:
         tasks: The datasets. Of several with the same files the first is read.
-        workers: Processes. Defaults to the number of cores.
+        workers: Processes. Defaults to the number of cores, or one if the
+            work is shared.
         command: The command that is run, for messages.
+        shared: Whether any number of processes that are started so, on any
+            machines, take parts of the work until it is done.
+        lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
 
     Returns:
         One report a dataset.
@@ -75,13 +93,81 @@ def verify(
     tasks = list(first.values())
     # Read first: a damaged report must not be found after hours.
     earlier = {root: read_reports(root) for root in _roots(tasks)}
-    reports = [_verify_one(task, workers) for task in tasks]
+    sets = [_Set(task) for task in tasks]
+    if shared:
+        return _verify_shared(sets, earlier, workers or 1, command, lease)
+    for one in sets:
+        if one.pairs:
+            one.collect(
+                parallel_map(
+                    one.check,
+                    one.pairs,
+                    workers=workers,
+                    title=one.report.name,
+                )
+            )
+    return _complete(sets, earlier, command)
+
+
+def _complete(sets, earlier, command):
+    """Compare the sets with one another and store their reports."""
+    reports = [one.report for one in sets]
     find_duplicates(reports)
     for report in reports:
         report.command = command
         _remember_accepted(report, earlier.get(report.root, {}))
     keep(reports)
     return reports
+
+
+def _verify_shared(sets, earlier, workers, command, lease):
+    """Read files until all are read; one process stores the reports."""
+    items = [
+        (number, pair) for number, one in enumerate(sets) for pair in one.pairs
+    ]
+    roots = [one.report.root for one in sets if one.pairs]
+    if not roots:
+        return _complete(sets, earlier, command)
+    chunks = split(len(items))
+    job = SharedWork(
+        report_folder(roots[0]),
+        'verify',
+        dict(
+            sets=[one.report.name for one in sets],
+            files=hash_text(*items),
+            command=command,
+        ),
+        chunks=len(chunks),
+        lease=lease,
+    )
+
+    def work(chunk):
+        found = []
+        own = [items[i] for i in chunks[chunk.number]]
+        for number, pairs in groupby(own, lambda item: item[0]):
+            samples = parallel_map(
+                sets[number].check,
+                [pair for _, pair in pairs],
+                workers=workers,
+                title=sets[number].report.name,
+            )
+            found += [(number, sample.to_json()) for sample in samples]
+        return found
+
+    def finish(results):
+        samples = [[] for _ in sets]
+        for number, sample in chain.from_iterable(results):
+            samples[number].append(SampleReport.from_json(sample))
+        for one, own in zip(sets, samples, strict=True):
+            one.collect(own)
+        return [
+            (report.to_json(), report.root, report.key, report.kept_at)
+            for report in _complete(sets, earlier, command)
+        ]
+
+    share = job.run(work, finish)
+    print_log(str(share), logger='current')
+    return [SetReport.from_json(*report) for report in share.result]
 
 
 def keep(reports: list[SetReport]) -> bool:
@@ -153,41 +239,49 @@ def _add_duplicate_findings(same):
         report.findings.append(Finding(kind, text, image, label))
 
 
-def _verify_one(task, workers):
-    dataset = task.dataset
-    classes = list((dataset.metainfo or {}).get('classes') or [])
-    report = SetReport(
-        task.name,
-        training=task.training,
-        expected=getattr(dataset, 'expected', None),
-        classes=classes,
-        when=datetime.now().astimezone().isoformat(timespec='seconds'),
-    )
-    try:
-        listing = list_files(dataset)
-    except UserError as error:
-        report.findings.append(Finding('layout', str(error)))
-        return report
-    report.root, report.key = listing.root, listing.key
-    report.set_aside = listing.set_aside
-    report.findings += listing.findings
-    _check_count(report, listing, dataset)
-    labelled = has_report(dataset)
-    check = SampleCheck(
-        listing.root,
-        dataset.class_table() if labelled else None,
-        dataset.LABEL_CHANNEL if labelled else None,
-        image_range=getattr(dataset, 'image_range', None),
-    )
-    samples = parallel_map(
-        check, listing.pairs, workers=workers, title=task.name
-    )
-    rows = _collect(report, samples)
-    if rows:
+class _Set:
+    """A dataset that is verified: its files, and the report about them."""
+
+    def __init__(self, task):
+        self.task = task
+        dataset = task.dataset
+        self.pairs = []
+        self.report = report = SetReport(
+            task.name,
+            training=task.training,
+            expected=getattr(dataset, 'expected', None),
+            classes=list((dataset.metainfo or {}).get('classes') or []),
+            when=datetime.now().astimezone().isoformat(timespec='seconds'),
+        )
+        try:
+            listing = list_files(dataset)
+        except UserError as error:
+            report.findings.append(Finding('layout', str(error)))
+            return
+        self.pairs = listing.pairs
+        report.root, report.key = listing.root, listing.key
+        report.set_aside = listing.set_aside
+        report.findings += listing.findings
+        _check_count(report, listing, dataset)
+        labelled = has_report(dataset)
+        self.check = SampleCheck(
+            listing.root,
+            dataset.class_table() if labelled else None,
+            dataset.LABEL_CHANNEL if labelled else None,
+            image_range=getattr(dataset, 'image_range', None),
+        )
+
+    def collect(self, samples):
+        """Add what was found in the files, in their order."""
+        report, dataset = self.report, self.task.dataset
+        rows = _collect(report, samples)
+        if not rows:
+            return
         if any(report.pixels):
-            report.findings += _label_findings(report, dataset, task.training)
-        _keep_statistics(dataset, listing.root, rows)
-    return report
+            report.findings += _label_findings(
+                report, dataset, self.task.training
+            )
+        _keep_statistics(dataset, report.root, rows)
 
 
 def _check_count(report, listing, dataset):

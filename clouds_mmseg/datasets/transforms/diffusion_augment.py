@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
+from mmengine import fileio
 from mmengine.logging import print_log
 from mmseg.registry import TRANSFORMS
 
@@ -233,7 +234,7 @@ class DiffusionAugment(BaseTransform):
     def _leave_out_pixels(self, results, path):
         """Set the pixels of the label to 255 that the filter left out."""
         try:
-            filtered = decode_ids(Path(path).read_bytes())
+            filtered = decode_ids(fileio.get(path))
         except (OSError, ImageFileError) as error:
             raise DataError(
                 f'DiffusionAugment: the filtered label {path} cannot be read '

@@ -2,9 +2,12 @@
 
 import json
 import os
+from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
+from interrupted_work import share_with_interruptions, tree
 
 from clouds_mmseg.data_tools.verify import (
     Task,
@@ -14,6 +17,7 @@ from clouds_mmseg.data_tools.verify import (
     reports_text,
     verify,
 )
+from clouds_mmseg.data_tools.verify import run as module
 from clouds_mmseg.data_tools.verify.report import (
     changes_since,
     current_reports,
@@ -22,6 +26,11 @@ from clouds_mmseg.data_tools.verify.report import (
 )
 from clouds_mmseg.datasets import DataError, GeneratedDataset
 from clouds_mmseg.generate.run import generate_images
+from clouds_mmseg.utils.data_root import (
+    REPORT_DIR_VARIABLE,
+    report_folder,
+    use_folder,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.parallel import parallel_map
 
@@ -44,6 +53,42 @@ def test_a_good_set(check, pairs):
     assert '20x12' in text and '33.333 (3)' in text and '25.000' in text
     assert str(pairs / 'clouds_verify.json') in text
     assert advice_text([report], 'x') == ''
+
+
+def test_interrupted_processes_verify_as_one_does(
+    gta, pairs, more, truncate, tmp_path, monkeypatch
+):
+    """Two sets, one of which lies in the folder of the other."""
+    more(8)
+    truncate(pairs / 'labels/00001.png')
+    (pairs / 'labels/00002.png').unlink()
+    tasks = [gta(), gta('gta5 val', False, skip=('00003',))]
+    monkeypatch.setattr(module, 'datetime', _Noon)
+    kept = {}
+    for name in ('one', 'many'):
+        folder = tmp_path / name
+        folder.mkdir()
+        use_folder(REPORT_DIR_VARIABLE, folder)
+        if name == 'one':
+            reports = verify(tasks, workers=1)
+        else:
+            shared = share_with_interruptions(
+                lambda: verify(tasks, shared=True, lease=1),
+                Path(report_folder(str(pairs))),
+            )
+        kept[name] = tree(folder)
+    assert kept['one'] == kept['many'] and len(kept['one']) == 2
+    assert reports_text(shared) == reports_text(reports).replace(
+        str(tmp_path / 'one'), str(tmp_path / 'many')
+    )
+
+
+class _Noon(datetime):
+    """One time of verification for all processes."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 1, 12)
 
 
 def test_one_of_each_kind_is_found_and_named(

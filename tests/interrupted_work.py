@@ -1,0 +1,78 @@
+"""Three processes that share work: one is killed, one stopped for too long."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+
+def tree(root):
+    """Path below a folder -> bytes; hidden files too, but not ``.work``."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file() and '.work' not in path.parts
+    }
+
+
+def _slowly(run):
+    """Run with a pause before each file gets its name."""
+    for name in ('replace', 'link'):
+        real = getattr(os, name)
+
+        def slow(*args, _real=real, **kwargs):
+            time.sleep(0.03)
+            return _real(*args, **kwargs)
+
+        setattr(os, name, slow)
+    run()
+
+
+def _stop_in_a_chunk(process, folder, done):
+    """Stop a process in the middle of a chunk, after others are done."""
+    while process.is_alive():
+        files = folder.glob('.work/*/*/[0-9]*')
+        # A lease without content was only just created.
+        names = {p.name for p in files if p.exists() and p.stat().st_size}
+        chunks = {name[:6] for name in names if name.endswith('.json')}
+        held = {name[:6] for name in names if name.endswith('.lease')}
+        if len(chunks) >= done and held - chunks:
+            os.kill(process.pid, signal.SIGSTOP)
+            # It may have gone on before it was stopped.
+            marker = folder.glob(f'.work/*/*/{min(held - chunks)}.json')
+            if not list(marker):
+                return
+            os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.002)
+    raise AssertionError('the process has ended too early')
+
+
+def share_with_interruptions(run, folder):
+    """Call a function in three processes, the last of which is this one.
+
+    The first is killed in the middle. The second is stopped in the middle of
+    the rest, for longer than its lease, and continued at the end.
+
+    Args:
+        run: Does the shared work, with a lease of a second.
+        folder: In which ``.work`` lies.
+
+    Returns:
+        What ``run`` returned in this process.
+    """
+    fork = multiprocessing.get_context('fork')
+    killed = fork.Process(target=_slowly, args=(run,))
+    killed.start()
+    _stop_in_a_chunk(killed, folder, 1)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join()
+    stopped = fork.Process(target=_slowly, args=(run,))
+    stopped.start()
+    _stop_in_a_chunk(stopped, folder, 3)
+    try:
+        result = run()
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+        stopped.join()
+    assert stopped.exitcode == 0
+    return result
