@@ -2,6 +2,7 @@ import errno
 import os
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
