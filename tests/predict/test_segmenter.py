@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
-from PIL import Image
 from mmseg.registry import MODELS
+from PIL import Image
 from tiny_run import CLASSES, PALETTE
 
 from clouds_mmseg import Segmenter
