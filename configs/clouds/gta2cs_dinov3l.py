@@ -1,28 +1,6 @@
 # CLOUDS' self-training with Rein on a frozen DINOv3-L,
 # GTA5 -> Cityscapes, BDD100K, Mapillary Vistas.
 # Never run on these data; schedule and crops are those of gta2cs.py.
-_base_ = './gta2cs.py'
-model = dict(
-    data_preprocessor=dict(mean=None, std=None),
-    backbone=dict(
-        _delete_=True,
-        type='TIMMTower',
-        model_name='vit_large_patch16_dinov3.lvd1689m',
-        pretrained=True,
-        frozen=True,
-        adapter=dict(type='Rein'),
-    ),
-    decode_head=dict(queries='backbone'),
-)
-optim_wrapper = dict(
-    # The queries are the adapter's, which like Rein's do not decay.
-    paramwise_cfg=dict(
-        _delete_=True,
-        custom_keys={
-            'learnable_tokens': dict(decay_mult=0.0),
-            'reins.scale': dict(decay_mult=0.0),
-            'level_embed': dict(decay_mult=0.0),
-        },
-        norm_decay_mult=0.0,
-    )
-)
+_base_ = ['./gta2cs.py', '../_base_/models/rein_dinov3_large.py']
+model = {{_base_.rein_dinov3_large}}
+optim_wrapper = dict(paramwise_cfg={{_base_.rein_paramwise}})

@@ -81,6 +81,11 @@ def write_every_refiner(folder, refiners):
 
 
 if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from segment_anything import sam_model_registry
+    from tiny_sam import build_tiny_sam
+
+    sam_model_registry['vit_b'] = build_tiny_sam
     torch.set_num_threads(1)
     sys.argv[0] = str(TRAIN)
     runpy.run_path(str(TRAIN), run_name='__main__')

@@ -20,6 +20,7 @@ from self_training_run import (
     write_self_training,
 )
 from tiny_run import CLASSES, read_config
+from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.engine.self_training_runner import require_generated_images
@@ -137,12 +138,16 @@ def test_killed_run_with_every_extension_continues_exactly(
 
 
 def every_refiner(promptable, cache):
-    """Return the configs of all refiners but the original SAM's."""
+    """Return the configs of all refiners, with weights of small models."""
     sizes = dict(min_area=40, points_per_component=2)
     words = dict(
         zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
     )
+    sam = cache.parent / 'sam.pth'
+    if not sam.exists():
+        torch.save(build_tiny_sam().state_dict(), sam)
     refiners = [
+        dict(type='SAMRefiner', variant='vit_b', checkpoint=str(sam), **sizes),
         dict(type='SuperpixelRefiner'),
         dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
     ]
@@ -177,6 +182,8 @@ def every_refiner(promptable, cache):
 def test_every_refiner_trains_and_continues_exactly(
     tmp_path, tiny_data, bank, warm_python, promptable, monkeypatch
 ):
+    registry = pytest.importorskip('segment_anything').sam_model_registry
+    monkeypatch.setitem(registry, 'vit_b', build_tiny_sam)
     write_self_training(tmp_path, tiny_data, bank)
     refiners = every_refiner(promptable, tmp_path / 'cache')
     config = write_every_refiner(tmp_path, refiners)

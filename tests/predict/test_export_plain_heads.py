@@ -60,6 +60,9 @@ _TEXT_HEAD = dict(
             dict(
                 type='TIMMCLIPTower',
                 model_name='test_vit',
+                embed_dim=32,
+                depth=2,
+                num_heads=2,
                 img_size=64,
                 num_classes=16,
                 keep_initial=True,
@@ -109,4 +112,5 @@ def test_recorded_program_predicts_what_the_model_does(
             expected = network(image)
         torch.testing.assert_close(scores, expected[1], atol=1e-4, rtol=0)
         assert (labels == expected[0]).float().mean() > 0.999
-        assert labels.unique().numel() > 1
+        # Of each pixel.
+        assert (scores.amax((2, 3)) - scores.amin((2, 3))).max() > 1e-3
