@@ -24,9 +24,9 @@ Linux and Python 3.11. Written by `python tools/licences.py`, checked in CI
 with `--check`. Weights have licences of their own: see
 [known weights](model_zoo.md).
 
-No package here restricts commercial use by a name that the table below looks
-for, except that NVIDIA's libraries, which PyPI's torch for Linux brings, have
-NVIDIA's own terms.
+The first table has those with terms beyond naming their authors, found by
+words in the names of the licences. NVIDIA's libraries come with PyPI's torch
+for Linux, and a build of torch for the CPU does without them.
 
 """
 # By word in the name of a licence.
