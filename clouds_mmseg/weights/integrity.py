@@ -108,7 +108,7 @@ def check_content(content: dict) -> None:
         )
 
 
-def is_zip(path: Path) -> bool:
+def is_zip(path: str | Path) -> bool:
     """Tell zip archives, damaged ones too."""
     try:
         return zipfile.is_zipfile(path)
