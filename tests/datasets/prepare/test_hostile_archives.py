@@ -5,8 +5,8 @@ Zip slip and links are in test_prepare_archives.py.
 
 import io
 import json
-import lzma
 import os
+import random
 import tarfile
 import zipfile
 
@@ -30,13 +30,13 @@ def read_all(path):
     return [m.name for _, members in found for m in members]
 
 
-def tar_of(path, mode='w', **fields):
+def tar_of(path, how='w', **fields):
     info = tarfile.TarInfo('images/0.png')
     payload = fields.pop('payload', b'x')
     info.size = len(payload)
     for key, value in fields.items():
         setattr(info, key, value)
-    with tarfile.open(path, mode) as archive:
+    with tarfile.open(path, how) as archive:
         archive.addfile(info, io.BytesIO(payload))
     return path
 
@@ -121,12 +121,14 @@ def test_damage_inside_of_an_archive_is_one_error(tmp_path):
         with pytest.raises(DataError):
             read_all(path)
     path = tmp_path / 'x.tar.xz'
-    path.write_bytes(lzma.compress(bytes(2000))[:-20] + bytes(20))
+    tar_of(path, 'w:xz', payload=random.Random(0).randbytes(5000))
+    data = path.read_bytes()
+    path.write_bytes(data[:2000] + bytes(64) + data[2064:])
     with pytest.raises(DataError):
         read_all(path)
     # The end record of an archive in volumes that are not there.
     path = zip_of(tmp_path / 'v.zip')
-    patched(path, b'PK\x05\x06', 4, b'\xff\xff')
+    patched(path, b'PK\x05\x06', 4, b'\x02\0')
     with pytest.raises(DataError):
         read_all(path)
 
