@@ -9,14 +9,22 @@ export PYTHONNOUSERSITE = 1
 # Without bytecode every process compiles the whole stack anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo web ablation test coverage lint docs clean
+.PHONY: install lock demo web ablation test coverage lint docs clean
 
 install: $(VENV)/.installed
 
-# A torch that PYTHON or an existing VENV has is used if it fits.
-$(VENV)/.installed: setup.cfg requirements.txt pyproject.toml
-	tools/install.sh $(PYTHON) $(VENV)
+# A torch that PYTHON or an existing VENV has is used if it fits. LOCKED=1
+# installs the versions of requirements.lock, compared with their hashes.
+$(VENV)/.installed: setup.cfg requirements.txt requirements.lock pyproject.toml
+	tools/install.sh $(PYTHON) $(VENV) $(if $(LOCKED),locked)
 	touch $@
+
+# Writes requirements.lock anew, with the newest versions that fit.
+lock: install
+	$(BIN)/python -m uv pip compile setup.cfg --extra dev --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --upgrade \
+	  --custom-compile-command 'make lock' --quiet --output-file \
+	  requirements.lock
 
 demo: install
 	$(BIN)/python tools/make_toycity.py $(TOYCITY)

@@ -52,6 +52,22 @@ def stack(session: nox.Session, minor: int) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Compare requirements.lock with the known vulnerabilities."""
+    session.install('pip-audit')
+    command = ('pip-audit', '--requirement', 'requirements.lock')
+    session.run(*command, '--disable-pip', *session.posargs)
+
+
+@nox.session
+def licences(session: nox.Session) -> None:
+    """Compare docs/licences.md with the packages of requirements.lock."""
+    lock = ('--no-deps', '--require-hashes', '-r', 'requirements.lock')
+    session.install(*lock)
+    session.run('python', 'tools/licences.py', *session.posargs or ['--check'])
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Train ToyCity for 20 iterations with the wheel alone."""
     away = Path(session.create_tmp())

@@ -25,7 +25,7 @@ from clouds_mmseg.data_tools.prepare.convert import (
     PanopticConverters,
     converter_of_config,
 )
-from clouds_mmseg.data_tools.prepare.sources import find_sources
+from clouds_mmseg.data_tools.prepare.sources import SourceFiles, find_sources
 from clouds_mmseg.datasets import prepared
 from clouds_mmseg.generate.conditions import read_palette
 from clouds_mmseg.generate.prompts import read_prompts
@@ -182,7 +182,11 @@ def _read_archive(path):
             names = {m.location: m.name for m in members}
             found += [(names[at], x) for at, x in source.stream(names)]
         else:
-            found += [(m.name, source.read(m)) for m in members]
+            # As the files are written.
+            for member in members:
+                only = SourceFiles([(source, [member])])
+                name = member.name.rpartition('/')[2]
+                found.append((member.name, only.read(name)))
     return sorted(found)
 
 
@@ -416,7 +420,7 @@ _ALL = (
         True,
     ),
     _weight_reader('pth (zip)', '.pth'),
-    Reader('pth (old)', _make_old, _read_weights, ('.pth', '.pt'), True),
+    Reader('pth (old)', _make_old, _read_weights, ('.pth', '.pt')),
     _weight_reader('safetensors', '.safetensors'),
     _weight_reader('pkl', '.pkl'),
     Reader('TorchScript', _make_script, _read_weights, ('.pt', '.pth'), True),

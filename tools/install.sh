@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
 # Install the package, editable, and all that its tests need:
-#   tools/install.sh PYTHON VENV
+#   tools/install.sh PYTHON VENV [locked]
 # A torch that PYTHON or an existing VENV has is used if it fits. Otherwise the
-# newest that fits is installed.
+# newest that fits is installed. With `locked`, all versions are those of
+# requirements.lock, and each file is compared with its hash there; of a torch
+# that is used, the lock's own and its libraries are left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
 venv=$2
+locked=${3:-}
+# The lock begins at 3.11, as some of its newest versions do.
+oldest=$([ "$locked" ] && echo 11 || echo 10)
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-    echo 'Python 3.10 or newer is needed: make PYTHON=python3.11 ...' >&2
+"$python" -c "import sys; sys.exit(sys.version_info < (3, $oldest))" || {
+    echo "Python 3.$oldest or newer is needed: make PYTHON=python3.11 ..." >&2
     exit 1
 }
 pins=$(mktemp)
-trap 'rm -f "$pins"' EXIT
+chosen=$(mktemp)
+trap 'rm -f "$pins" "$chosen"' EXIT
 
 # Pins of the torch and torchvision that a Python has, if they fit.
 find_torch() {
@@ -46,7 +52,17 @@ fi
 "$venv/bin/python" -m pip --version > /dev/null 2>&1 ||
     "$venv/bin/python" -m ensurepip > /dev/null
 pip() { "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@"; }
-if grep -q 'include-system-site-packages = true' "$venv/pyvenv.cfg"; then
+if [ "$locked" ]; then
+    # Each entry begins its line, its hashes are indented.
+    [ -s "$pins" ] && torch='^(torch|torchvision|triton|nvidia-.*|cuda-.*)==' ||
+        torch='^$'
+    awk -v "torch=$torch" '/^[^ ]/ {skip = $0 ~ torch} !skip' \
+        requirements.lock > "$chosen"
+    pip --no-deps --require-hashes -r "$chosen"
+    # By the setuptools of the lock.
+    pip --no-deps --no-build-isolation -e .
+    "$venv/bin/python" -m pip check
+elif grep -q 'include-system-site-packages = true' "$venv/pyvenv.cfg"; then
     # Only pip sees what the system has.
     pip -c "$pins" -r requirements.txt
 else

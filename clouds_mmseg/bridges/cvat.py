@@ -158,7 +158,9 @@ def _checked_members(archive, path):
     for member in archive.infolist():
         name = member.filename
         parts = PurePosixPath(name).parts
-        if name.startswith('/') or '\\' in name or ':' in name:
+        if not name:
+            problem = 'has no name'
+        elif name.startswith('/') or '\\' in name or ':' in name:
             problem = 'is no relative path'
         elif '..' in parts:
             problem = 'leads out of the archive'

@@ -126,9 +126,12 @@ def read_label_studio(
             problem = 'occurs twice' if name in seen else 'was not exported'
             raise UserError(f'{where}: its image {name!r} {problem}')
         seen.add(name)
+        given = task.get('annotations') or []
+        if not isinstance(given, list):
+            raise UserError(f'{where} ({name}) has no list of annotations')
         annotations = [
             a
-            for a in task.get('annotations') or []
+            for a in given
             if isinstance(a, dict) and not a.get('was_cancelled')
         ]
         if len(annotations) > 1:
@@ -144,7 +147,10 @@ def _label_of(annotation, where, image, review):
     """Paint the regions of an annotation."""
     label = np.full((image.height, image.width), IGNORE, np.uint8)
     covered = 0
-    for region in annotation.get('result') or []:
+    regions = annotation.get('result') or []
+    if not isinstance(regions, list):
+        raise UserError(f'{where} ({image.name}) has no list of regions')
+    for region in regions:
         number, mask = _region(region, where, image, review)
         covered += int((label[mask] != IGNORE).sum())
         label[mask] = number

@@ -82,13 +82,11 @@ def read_manifest(root: str | Path) -> Manifest | None:
     """
     path = Path(root) / MANIFEST
     try:
-        text = path.read_text(encoding='utf-8')
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        content = parse_json(text)
+        content = parse_json(path.read_text(encoding='utf-8'))
         known = Manifest.__dataclass_fields__
         manifest = Manifest(**{k: v for k, v in content.items() if k in known})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f'{path} is damaged ({error}). Delete it and run '

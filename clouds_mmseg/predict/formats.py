@@ -81,7 +81,13 @@ def _read_mapping(path):
         text = read_text(path, '--label-ids')
         try:
             ids = yaml.load(text, _UniqueLoader)
-        except yaml.YAMLError as error:
+        except (
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:
+            # Beside those of YAML: numbers, keys and depth beyond Python's.
             raise UserError(
                 f'--label-ids {path} is no YAML: {error}'
             ) from error

@@ -461,7 +461,9 @@ def _is_deep(payload):
             with open_image(payload) as image:
                 bits = np.atleast_1d(image.tag_v2.get(_BITS, 1))
                 kinds = np.atleast_1d(image.tag_v2.get(_SAMPLE_FORMAT, 1))
-        except (OSError, AttributeError):
+        except ImageFileError:
+            raise
+        except Exception:
             # What Pillow does not know is deep.
             return True
         return bool(

@@ -53,7 +53,7 @@ def read_model_zoo(path: str | Path) -> list[dict]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     groups = content.get('groups') if isinstance(content, dict) else None
     if not isinstance(groups, list):

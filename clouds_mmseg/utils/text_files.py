@@ -136,7 +136,7 @@ def inner_path(name: Any) -> str:
     Raises:
         ValueError: It is no text, or leads out of its folder.
     """
-    if not isinstance(name, str) or not name.isprintable():
+    if not isinstance(name, str) or any(ord(c) < 32 for c in name):
         raise ValueError(f'{name!r} is no name of a file')
     parts = name.replace('\\', '/').split('/')
     # A colon ends the name of a Windows drive.

@@ -108,13 +108,21 @@ def check_content(content: dict) -> None:
         )
 
 
+def is_zip(path: str | Path) -> bool:
+    """Tell zip archives, damaged ones too."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def check_archive(path: Path) -> list[str]:
     """Compare each member of a zip archive with its CRC-32.
 
     torch does not: a flipped bit in a weight would go unnoticed.
 
     Args:
-        path: A file for which :func:`zipfile.is_zipfile` holds.
+        path: A file for which :func:`is_zip` holds.
 
     Returns:
         The names of the members.
@@ -197,7 +205,7 @@ def check_structure(content: Any, size: int) -> None:
 
 
 def check_pickle(stream: BinaryIO) -> None:
-    """Refuse tuples whose hash would take hours or overflow the stack.
+    """Refuse what takes Python hours or all memory before it is read.
 
     A tuple of two equal tuples of two equal tuples ... has 2**n elements in
     n bytes, and Python hashes each of them when it is the key of a dict. The
@@ -207,7 +215,8 @@ def check_pickle(stream: BinaryIO) -> None:
         stream: At the beginning of a pickle; read to its end.
 
     Raises:
-        DamagedError: A tuple is too deep or too large.
+        DamagedError: A tuple is too deep or too large, or an object has an
+            impossible number.
     """
     # Of each object on the stack: elements and levels of a tuple, 0 and 0 of
     # other objects; None is a mark.
@@ -215,8 +224,12 @@ def check_pickle(stream: BinaryIO) -> None:
     memo: dict[int, tuple[int, int] | None] = {}
     counts = dict(TUPLE1=1, TUPLE2=2, TUPLE3=3, EMPTY_TUPLE=0)
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, position in pickletools.genops(stream):
             name, number = opcode.name, str(argument)
+            puts = name in ('PUT', 'BINPUT', 'LONG_BINPUT')
+            if puts and int(number) > (position or 0):
+                # Python makes room for all numbers below it.
+                raise DamagedError(f'it numbers an object {number}')
             if name == 'MARK':
                 stack.append(None)
             elif name == 'TUPLE' or name in counts:
@@ -233,7 +246,7 @@ def check_pickle(stream: BinaryIO) -> None:
                         f'{_MOST_IN_TUPLE:,} elements'
                     )
                 stack.append((count, levels))
-            elif name in ('PUT', 'BINPUT', 'LONG_BINPUT'):
+            elif puts:
                 memo[int(number)] = stack[-1]
             elif name == 'MEMOIZE':
                 memo[len(memo)] = stack[-1]

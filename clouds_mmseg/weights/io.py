@@ -10,7 +10,6 @@ import os
 import pickle
 import pickletools
 import re
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from clouds_mmseg.weights.integrity import (
     check_pickle,
     check_structure,
     content_sha256,
+    is_zip,
 )
 from clouds_mmseg.weights.torchscript import script_weights
 
@@ -143,10 +143,10 @@ def read_content(
     if path.suffix == '.safetensors':
         content = _read_safetensors(path, map_location)
     else:
-        is_zip = zipfile.is_zipfile(path)
-        if is_zip and _is_script(_members(path)):
+        archive = is_zip(path)
+        if archive and _is_script(_members(path)):
             return _read_torchscript(path)
-        content = _read_pickle(path, head, map_location, trust, is_zip)
+        content = _read_pickle(path, head, map_location, trust, archive)
     if not isinstance(content, dict):
         raise WeightFileError(
             f'{path} holds a {type(content).__name__}, not a state dict. '
@@ -300,7 +300,7 @@ def is_torchscript(path: Path) -> bool:
     Raises:
         WeightFileError: The file is a damaged zip.
     """
-    return zipfile.is_zipfile(path) and _is_script(_members(path))
+    return is_zip(path) and _is_script(_members(path))
 
 
 def _is_script(names):
@@ -332,14 +332,14 @@ def _read_torchscript(path):
     return dict(state_dict=state_dict)
 
 
-def _read_pickle(path, head, map_location, trust, is_zip):
-    if not is_zip and head[:1].decode('latin1') not in pickletools.code2op:
+def _read_pickle(path, head, map_location, trust, archive):
+    if not archive and head[:1].decode('latin1') not in pickletools.code2op:
         raise _damaged(path, 'it is neither an archive nor a pickle')
     bare_pickle = head.startswith(b'\x80') and not head.startswith(_OLD_TORCH)
     try:
         if not trust:
-            _check_pickles(path, is_zip, head)
-        if bare_pickle or (path.suffix == '.pkl' and not is_zip):
+            _check_pickles(path, archive, head)
+        if bare_pickle or (path.suffix == '.pkl' and not archive):
             return _read_arrays(path, trust)
         with safe_training_globals(), BoundedReader(path) as stream:
             content = torch.load(
@@ -376,8 +376,8 @@ def _read_arrays(path, trust):
         return as_tensors(content)
 
 
-def _check_pickles(path, is_zip, head):
-    if is_zip:
+def _check_pickles(path, archive, head):
+    if archive:
         # By torch's own reader: two readers of a zip may find other bytes.
         reader = torch._C.PyTorchFileReader(str(path))
         check_pickle(io.BytesIO(reader.get_record('data.pkl')))

@@ -2,7 +2,7 @@ import pytest
 
 from clouds_mmseg.datasets.folder import read_names
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.text_files import read_json, read_lines
+from clouds_mmseg.utils.text_files import inner_path, read_json, read_lines
 
 LINES = [(1, 'a b'), (3, 'c')]
 
@@ -45,3 +45,24 @@ def test_json(tmp_path):
     path.write_text('{"road": 0, "road": 1}')
     with pytest.raises(UserError, match="has 'road' twice"):
         read_json(path, 'the table')
+
+
+@pytest.mark.parametrize(
+    'text', ['[' * 100_000, '{"a":' * 100_000, f'{{"a": {"9" * 5000}}}']
+)
+def test_json_beyond_pythons_limits_is_one_error(tmp_path, text):
+    path = tmp_path / 'x.json'
+    path.write_text(text)
+    with pytest.raises(UserError, match=r'the list .*x\.json is no JSON'):
+        read_json(path, 'the list')
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['../x', 'a/../../x', '/etc/passwd', 'C:\\x', 'a\\..\\x', '', 'a\0', 3],
+)
+def test_names_that_lead_out(name):
+    with pytest.raises(ValueError, match='leads out|is no name'):
+        inner_path(name)
+    for fine in ('a/b..c.png', 'Shot at 9:41\u202fPM.png'):
+        assert inner_path(fine) == fine

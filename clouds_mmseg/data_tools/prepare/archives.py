@@ -25,6 +25,7 @@ from clouds_mmseg.utils.errors import DataError
 READ_ERRORS = (
     *(OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error),
     *(lzma.LZMAError, NotImplementedError, ValueError, OverflowError),
+    *(KeyError, RuntimeError, struct.error),
 )
 _BLOCK = 1 << 20
 # Of a file that is read into memory, bytes.

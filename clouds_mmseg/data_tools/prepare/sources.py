@@ -2,13 +2,13 @@
 
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clouds_mmseg.data_tools.prepare.archives import (
+    READ_ERRORS,
     FolderSource,
     Member,
     Source,
@@ -21,6 +21,7 @@ from clouds_mmseg.data_tools.prepare.write import write_error
 from clouds_mmseg.datasets.files import QUARANTINE
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.weights.integrity import is_zip
 
 # Below the output folder: archives unpacked from archives, and RAR archives.
 WORK_FOLDER = '.unpacked'
@@ -69,11 +70,19 @@ class SourceFiles:
             for member in members:
                 if member.name.rpartition('/')[2] != name:
                     continue
-                if source.streamed:
-                    # Only a tar archive is streamed.
-                    stream = source.stream  # type: ignore[union-attr]
-                    return next(stream([member.location]))[1]
-                return source.read(member)
+                try:
+                    if source.streamed:
+                        # Only a tar archive is streamed.
+                        stream = source.stream  # type: ignore[union-attr]
+                        return next(stream([member.location]))[1]
+                    return source.read(member)
+                except DataError:
+                    raise
+                except READ_ERRORS as error:
+                    raise DataError(
+                        f'{source.describe(member)} cannot be read ({error}): '
+                        'download the archive again'
+                    ) from error
         return None
 
 
@@ -114,7 +123,7 @@ def find_sources(
                         member.location
                     )
         elif os.path.isfile(path):
-            if not _ARCHIVE.search(path) and not zipfile.is_zipfile(path):
+            if not _ARCHIVE.search(path) and not is_zip(path):
                 raise DataError(
                     f'--src {path} is no folder and no archive: it takes '
                     'zip, tar and rar archives, split ones too'
