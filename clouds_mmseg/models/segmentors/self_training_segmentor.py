@@ -437,12 +437,11 @@ class SelfTrainingSegmentor(DGSegmentor):
         clean = self.data_preprocessor.clean_views(
             [sample], _padded(sample.clean_img.data.shape[-2:])
         )
-        views = [
-            self._changed_view(clean, view) for view in self.teacher_views
-        ]
+        changed = [self._changed_view(clean, v) for v in self.teacher_views]
+        cache = self.feature_cache
+        assert cache is not None
         return sum(
-            self.feature_cache.nbytes(view, self.extract_feat)
-            for view in (clean, *views)
+            cache.nbytes(view, self.extract_feat) for view in (clean, *changed)
         )
 
     def _compare(self, scores, other, samples):
