@@ -381,7 +381,9 @@ class SelfTrainingSegmentor(DGSegmentor):
             (M, K, H, W) float, not negative.
         """
         size = tuple(clean.shape[-2:])
-        names = self.feature_cache and self.feature_cache.names(samples)
+        names = None
+        if self.feature_cache is not None:
+            names = self.feature_cache.names(samples)
         if features is None:
             features = self._teacher_features(clean, names)
         scores = self._predict_teacher(features, size)
