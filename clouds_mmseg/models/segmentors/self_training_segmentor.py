@@ -384,7 +384,9 @@ class SelfTrainingSegmentor(DGSegmentor):
             (M, K, H, W) float, not negative.
         """
         size = tuple(clean.shape[-2:])
-        names = self.feature_cache and self.feature_cache.names(samples)
+        names = None
+        if self.feature_cache is not None:
+            names = self.feature_cache.names(samples)
         if features is None:
             features = self._teacher_features(clean, names)
         scores = self._predict_teacher(features, size)
@@ -440,12 +442,11 @@ class SelfTrainingSegmentor(DGSegmentor):
         clean = self.data_preprocessor.clean_views(
             [sample], _padded(sample.clean_img.data.shape[-2:])
         )
-        views = [
-            self._changed_view(clean, view) for view in self.teacher_views
-        ]
+        changed = [self._changed_view(clean, v) for v in self.teacher_views]
+        cache = self.feature_cache
+        assert cache is not None
         return sum(
-            self.feature_cache.nbytes(view, self.extract_feat)
-            for view in (clean, *views)
+            cache.nbytes(view, self.extract_feat) for view in (clean, *changed)
         )
 
     def _compare(self, scores, other, samples):
