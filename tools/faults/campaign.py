@@ -304,7 +304,9 @@ class Campaign:
         rng = np.random.default_rng([self.seed, 1])
         for trial in range(number):
             name = names[trial % len(names)]
-            at_write = trial // len(names) % 2 and self.injector.loaded
+            # Each command has both, and so have the first few trials.
+            odd = (trial + trial // len(names)) % 2
+            at_write = odd and self.injector.loaded
             moment = rng.random()
             _, calls, seconds = self.reference(name)
             self._begin(name)
