@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -28,6 +29,8 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.locks import ProcessLock
 from clouds_mmseg.utils.options import near_names
 
+# In the work dir while a training runs.
+_LOCK_FILE = 'training.lock'
 # Loader options that only apply to worker processes.
 _WORKER_OPTIONS = (
     'persistent_workers',
@@ -209,10 +212,6 @@ def install_terminal_filter(logger: logging.Logger) -> TerminalFilter:
     return terminal
 
 
-# In the work dir while a training runs.
-_LOCK_FILE = 'training.lock'
-
-
 def warn_once_of_lost_lines(logger: logging.Logger) -> None:
     """Let a logger whose file cannot be written say so in one line.
 
@@ -224,29 +223,24 @@ def warn_once_of_lost_lines(logger: logging.Logger) -> None:
     """
     told = []
 
-    def tell(handler, error):
-        if told:
-            return
-        told.append(handler)
-        where = getattr(handler, 'baseFilename', None) or 'the terminal'
-        with contextlib.suppress(OSError):
-            print(
-                f'warning: lines of the log are lost: {where}: '
-                f'{error.strerror or error}',
-                file=sys.stderr,
-            )
+    def handle(handler, report, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            report(record)
+        elif not told:
+            told.append(error)
+            where = getattr(handler, 'baseFilename', None) or 'the terminal'
+            with contextlib.suppress(OSError):
+                print(
+                    f'warning: lines of the log are lost: {where}: '
+                    f'{error.strerror}',
+                    file=sys.stderr,
+                )
 
     for handler in logger.handlers:
-        report = handler.handleError
-
-        def handle(record, handler=handler, report=report):
-            error = sys.exc_info()[1]
-            if isinstance(error, OSError):
-                tell(handler, error)
-            else:
-                report(record)
-
-        handler.handleError = handle  # type: ignore[method-assign]
+        handler.handleError = functools.partial(  # type: ignore[method-assign]
+            handle, handler, handler.handleError
+        )
 
 
 class PortableRunner(Runner):
@@ -361,17 +355,18 @@ class PortableRunner(Runner):
 
     def dump_config(self) -> None:
         """Write the config, but not over that of a training that runs."""
+        if not is_main_process():
+            return
         lock = ProcessLock(Path(self.work_dir) / _LOCK_FILE)
-        if is_main_process() and lock.path.exists():
+        if lock.path.exists():
             if not lock.acquire(wait=False):
                 return
             lock.release()
-        if is_main_process():
-            name = self.cfg.filename or f'{self.timestamp}.py'
-            path = Path(self.work_dir, Path(name).name)
-            # Not mmengine's, which on a full disk leaves an empty file.
-            with atomic_path(path) as temporary:
-                self.cfg.dump(str(temporary))
+        name = self.cfg.filename or f'{self.timestamp}.py'
+        # Not mmengine's, which on a full disk leaves an empty file.
+        path = Path(self.work_dir, Path(name).name)
+        with atomic_path(path) as temporary:
+            self.cfg.dump(str(temporary))
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, with a filter on its terminal output."""

@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ _DIGEST_BYTES = 16
 # below the bound together.
 _MEASURE_EVERY = 0.02
 _FILL = 0.8
+# A temporary file this old was left behind by a process that was killed.
+_STALE_SECONDS = 3600
 
 
 class ArrayCache:
@@ -160,6 +163,7 @@ class ArrayCache:
 
     def _entries(self):
         """Yield (last use, bytes, path); remove what killed processes left."""
+        now = time.time()
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 if not name.endswith(_SUFFIX):
@@ -171,8 +175,12 @@ class ArrayCache:
                     continue
                 if not name.startswith('.'):
                     yield stat.st_mtime, stat.st_size, path
-                else:
-                    remove_abandoned([Path(path)])
+                elif (
+                    not remove_abandoned([Path(path)])
+                    and now - stat.st_mtime > _STALE_SECONDS
+                ):
+                    # On a file system without locks.
+                    Path(path).unlink(missing_ok=True)
 
     def _warn_once(self, topic, message):
         if topic not in self._warned:

@@ -223,8 +223,8 @@ def test_a_stopped_video_is_not_finished(segmenter, drive, tmp_path):
         )
     assert not [p for p in out.rglob('*') if not p.is_dir()]
     # What a killed process left behind is removed.
-    (out / 'labels/.drive-abcd1234').mkdir()
-    (out / 'overlay/.drive-abcd1234.mp4').write_bytes(b'x')
+    (out / 'labels/.drive-partfile').mkdir()
+    (out / 'overlay/.drive-partfile.mp4').write_bytes(b'x')
     done = predict_files(segmenter, [drive], out)
     assert done.frames == 6 and not list(out.rglob('.*'))
 

@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from clouds_mmseg.utils import locks
 from clouds_mmseg.utils.array_cache import ArrayCache
+from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_file, hash_text
 
@@ -99,15 +101,25 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     cache = ArrayCache(tmp_path, 100_000)
     cache.put(key(0), entry(0))
     folder = cache.path(key(0)).parent
-    old, new = folder / '.abc-12345678.arr', folder / '.abd-12345678.arr'
-    strange = folder / 'notes.txt'
-    for path in (old, new, strange):
+    left, strange = folder / '.abc-partfile.arr', folder / 'notes.txt'
+    for path in (left, strange):
+        path.write_bytes(b'x')
+    hours_ago = time.time() - 7200
+    os.utime(strange, (hours_ago, hours_ago))
+    with atomic_path(folder / 'abd.arr') as alive:
+        ArrayCache(tmp_path, 100_000).put(key(1), entry(1))
+        assert not left.exists() and alive.exists() and strange.exists()
+
+
+def test_without_locks_it_is_swept_after_an_hour(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, 'fcntl', None)
+    old, new = (tmp_path / f'.ab{x}-12345678.arr' for x in 'cd')
+    for path in (old, new):
         path.write_bytes(b'x')
     hours_ago = time.time() - 7200
     os.utime(old, (hours_ago, hours_ago))
-    os.utime(strange, (hours_ago, hours_ago))
     ArrayCache(tmp_path, 100_000).put(key(1), entry(1))
-    assert not old.exists() and new.exists() and strange.exists()
+    assert not old.exists() and new.exists()
 
 
 def churn(folder, start, failures):

@@ -2,8 +2,11 @@
 
 import ast
 import errno
+import os
+import signal
 
 import pytest
+from torch.utils.data import DataLoader
 
 from clouds_mmseg.utils.errors import (
     DataError,
@@ -112,3 +115,22 @@ def test_a_lost_worker_is_explained(text, words):
     told = str(lost_worker_error(RuntimeError(text)))
     assert words in told and 'num_workers' in told and '--resume' in told
     assert lost_worker_error(RuntimeError('Caught ' + text)) is None
+
+
+class KilledWhileReading:
+    """A dataset whose second sample ends its worker, as the kernel does."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_torchs_error_for_a_killed_worker_is_known():
+    loader = DataLoader(KilledWhileReading(), num_workers=2)
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert 'Killed' in str(lost_worker_error(caught.value))

@@ -98,7 +98,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def half(content, file):
-        file.write_bytes(b'half')
+        file.write(b'half')
         raise OSError('no space left')
 
     monkeypatch.setattr(torch, 'save', half)

@@ -93,7 +93,7 @@ def plain_errors() -> Iterator[None]:
     Raises:
         SystemExit: With status 1 or 130, after the message.
     """
-    threading.excepthook = _thread_error
+    before, threading.excepthook = threading.excepthook, _thread_error
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -107,6 +107,8 @@ def plain_errors() -> Iterator[None]:
             raise
         _print_error(_message(told))
         raise SystemExit(1) from None
+    finally:
+        threading.excepthook = before
 
 
 def _wants_traceback():

@@ -32,6 +32,7 @@ _CHANGING = (
     *('bank.json', 'manifest.jsonl', 'last_checkpoint', 'results.json'),
     *('images.json', 'corruptions.json', 'training.lock', 'failed.txt'),
 )
+_BLOCK = 4096  # bytes of a file system
 DISK = inject.WRITE | inject.FSYNC
 
 
@@ -251,6 +252,8 @@ class Campaign:
         self.injector = Injector()
         self.records: dict[tuple, Record] = {}
         self._references: dict = {}
+        # What their results take on a disk.
+        self._bytes: dict[str, int] = {}
         # Those of another version would be compared with results of this.
         shutil.rmtree(self.inputs, ignore_errors=True)
         done = run_forked(
@@ -278,6 +281,11 @@ class Campaign:
             if done.status or unfinished(self.out):
                 raise RuntimeError(f'{name}: {done.text}')
             result = read_result(self.out)
+            self._bytes[name] = sum(
+                -(-path.stat().st_size // _BLOCK) * _BLOCK
+                for path in self.out.rglob('*')
+                if path.is_file()
+            )
             import_like(modules.read_text().split())
             self._references[name] = result, calls, done.seconds
             self.log(f'{name}: {done.seconds:.1f} s, {sum(calls)} changes')
@@ -296,7 +304,9 @@ class Campaign:
         rng = np.random.default_rng([self.seed, 1])
         for trial in range(number):
             name = names[trial % len(names)]
-            at_write = trial // len(names) % 2 and self.injector.loaded
+            # Each command has both, and so have the first few trials.
+            odd = (trial + trial // len(names)) % 2
+            at_write = odd and self.injector.loaded
             moment = rng.random()
             _, calls, seconds = self.reference(name)
             self._begin(name)
@@ -443,11 +453,7 @@ class Campaign:
         subprocess.run(['umount', self.out], check=True)
         for name in names:
             self.reference(name)
-            needed = sum(
-                -(-path.stat().st_size // 4096) * 4096
-                for path in self.out.rglob('*')
-                if path.is_file()
-            )
+            needed = self._bytes[name]
             for point in range(points):
                 self._begin(name)
                 given = self.out.with_name('given')

@@ -100,6 +100,7 @@ class SafeCheckpointHook(CheckpointHook):
             for path in remove_abandoned(
                 [
                     *leftovers(osp.join(self.out_dir, names)),
+                    *leftovers(osp.join(runner.work_dir, 'last_checkpoint')),
                     *leftovers_below(Path(runner.work_dir)),
                 ]
             ):
