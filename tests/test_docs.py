@@ -15,7 +15,10 @@ HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]
 # Options of other programs, and of tests/guard.py.
-FOREIGN = {'--local-dir', '--no-python', '--nproc-per-node', '--write'}
+FOREIGN = {
+    *('--local-dir', '--no-python', '--nproc-per-node', '--max-restarts'),
+    '--write',
+}
 # Files of other projects, which look like ours.
 ELSEWHERE = re.compile(r'mmseg::[\w./-]+|MMSegmentation, \S+|\w+://\S+')
 FILE = re.compile(r'(?<![\w./<>~*{}-])[\w-][\w./-]*\.(?:py|sh|md|cff|cfg)\b')

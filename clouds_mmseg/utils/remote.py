@@ -26,11 +26,13 @@ SCHEMES = (
     's3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'oci', 'oss', 'hdfs',
     'webhdfs', 'sftp', 'smb', 'hf', 'memory',
 )  # fmt: skip
-# Clients of S3 try for minutes by themselves.
+# Clients of S3 try for minutes by themselves. Without concurrency a file is
+# one request; with it, another one asks for its size before.
 _S3 = dict(
+    max_concurrency=1,
     config_kwargs=dict(
         connect_timeout=5, read_timeout=30, retries=dict(max_attempts=2)
-    )
+    ),
 )
 _INSTALL = 'pip install "clouds_mmseg[remote]"'
 # Where the exception says so, in whatever package it is defined.

@@ -174,6 +174,9 @@ def test_all_data_roots_are_moved_to_a_store(bucket, monkeypatch):
     data_root.use_folder(data_root.DATA_ROOT_VARIABLE, bucket)
     assert data_root.resolve_data_root('data/gta5') == f'{bucket}/gta5'
     assert data_root.resolve_data_root('/disk/gta5') == '/disk/gta5'
+    # As --data-root asks.
+    assert fileio.isdir(bucket) and fileio.isdir(f'{bucket}/data')
+    assert not fileio.isdir(f'{bucket}/nothing')
 
 
 def test_a_copy_is_kept_until_the_file_changes(bucket, tmp_path):
