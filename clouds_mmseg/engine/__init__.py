@@ -25,6 +25,7 @@ from clouds_mmseg.engine.optim import (
 )
 from clouds_mmseg.engine.runner import DGRunner
 from clouds_mmseg.engine.self_training_runner import SelfTrainingRunner
+from clouds_mmseg.engine.sharding import FullyShardedDataParallel2
 
 __all__ = [
     'AtomicLocalBackend',
@@ -35,6 +36,7 @@ __all__ = [
     'DGRunner',
     'EMATeacherHook',
     'ExactTrainLoop',
+    'FullyShardedDataParallel2',
     'LayerDecayConstructor',
     'MaskAnnealingHook',
     'NonFiniteCheckHook',
