@@ -26,6 +26,7 @@ from clouds_mmseg.engine.optim import (
 )
 from clouds_mmseg.engine.runner import DGRunner
 from clouds_mmseg.engine.self_training_runner import SelfTrainingRunner
+from clouds_mmseg.engine.sharding import FullyShardedDataParallel2
 
 __all__ = [
     'AtomicLocalBackend',
@@ -37,6 +38,7 @@ __all__ = [
     'EMATeacherHook',
     'ExactTrainLoop',
     'FeatureCacheHook',
+    'FullyShardedDataParallel2',
     'LayerDecayConstructor',
     'MaskAnnealingHook',
     'NonFiniteCheckHook',

@@ -24,6 +24,8 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from clouds_mmseg.engine.lost_ranks import as_timeout, introduce
+from clouds_mmseg.engine.sharding import is_sharded, refuse_other_averages
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.locks import ProcessLock
@@ -279,9 +281,11 @@ class PortableRunner(Runner):
             env_cfg: ``env_cfg`` of the config.
 
         Raises:
-            UserError: A launcher other than ``pytorch`` without a GPU.
+            UserError: A launcher other than ``pytorch`` without a GPU, or
+                ``dist_cfg.timeout`` is no number of seconds.
         """
         distributed = torch.distributed
+        timeout = as_timeout((env_cfg.get('dist_cfg') or {}).get('timeout'))
         if (
             self.distributed
             and not torch.cuda.is_available()
@@ -293,8 +297,9 @@ class PortableRunner(Runner):
                     f'--launcher {self._launcher} needs a GPU and none is '
                     'available; use --launcher pytorch on CPU'
                 )
-            distributed.init_process_group(backend='gloo')
+            distributed.init_process_group(backend='gloo', timeout=timeout)
         super().setup_env(env_cfg)
+        introduce()
         self._timestamp = self._unique_timestamp(self._timestamp)
 
     def _unique_timestamp(self, timestamp: str) -> str:
@@ -428,7 +433,10 @@ class PortableRunner(Runner):
         Returns:
             The model, wrapped in a distributed run.
         """
-        if self.distributed and not torch.cuda.is_available():
+        of_ddp = 'DistributedDataParallel' in str(
+            (model_wrapper_cfg or {}).get('type', 'MMDistributedDataParallel')
+        )
+        if self.distributed and of_ddp and not torch.cuda.is_available():
             # mmengine gives each process the GPU of its local rank.
             model_wrapper_cfg = dict(
                 model_wrapper_cfg
@@ -443,6 +451,13 @@ class PortableRunner(Runner):
             # Configs of MMSegmentation's zoo use SyncBN, which needs GPUs.
             model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        """Initialise the weights, then shard them if they are to be."""
+        super()._init_model_weights()
+        if is_sharded(self.model):
+            refuse_other_averages(self.hooks)
+            self.model.shard(self.optim_wrapper)
 
     def _split_batch_size(self):
         """Divide ``total_batch_size`` among the processes."""

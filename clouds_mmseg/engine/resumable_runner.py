@@ -28,6 +28,7 @@ from clouds_mmseg.engine.resume_plan import (
     training_facts,
 )
 from clouds_mmseg.engine.run_state import WEIGHTS_KEY
+from clouds_mmseg.engine.sharding import is_sharded
 from clouds_mmseg.utils.config_file import literal_config, parse_config_text
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.load import read_checkpoint
@@ -55,6 +56,9 @@ class ResumableRunner(PortableRunner):
 
     _resuming = False
     _facts = None
+    # Of a sharded model: weights and optimiser states of the checkpoint that
+    # is being saved.
+    _gathered: tuple[dict, dict] = ({}, {})
 
     def train(self) -> nn.Module:
         """Train, and repeat the warnings about changes on resume at the end.
@@ -116,20 +120,31 @@ class ResumableRunner(PortableRunner):
             meta: As for mmengine.
             **kwargs: As for mmengine.
         """
+        if is_sharded(self.model):
+            self._gathered = self.model.gather(self.optim_wrapper)
         if is_main_process():
             meta = dict(meta or {}, training=self._training_facts())
         super().save_checkpoint(*args, meta=meta, **kwargs)
+        self._gathered = ({}, {})
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call hooks; before saving a checkpoint, remove functions from it.
 
         mmengine stores a function of ``OneCycleLR``, and checkpoints that
-        need code to be loaded are refused.
+        need code to be loaded are refused. What is sharded is replaced by
+        what was gathered.
 
         Args:
             fn_name: Method of the hooks.
             **kwargs: Its arguments.
         """
+        if fn_name == 'before_save_checkpoint':
+            weights, states = self._gathered
+            kwargs['checkpoint']['state_dict'].update(weights)
+            for number, state in states.items():
+                kwargs['checkpoint']['optimizer']['state'][number].update(
+                    state
+                )
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             states = kwargs['checkpoint'].get('param_schedulers') or []

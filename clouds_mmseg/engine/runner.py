@@ -27,6 +27,7 @@ from clouds_mmseg.engine.data_check import (
     write_parts,
 )
 from clouds_mmseg.engine.dataset_options import apply_dataset_options
+from clouds_mmseg.engine.lost_ranks import naming_lost_ranks
 from clouds_mmseg.engine.resumable_runner import ResumableRunner
 from clouds_mmseg.engine.run_state import (
     AVERAGE_KEY,
@@ -37,6 +38,7 @@ from clouds_mmseg.engine.run_state import (
     swap_average,
     unwrap_model,
 )
+from clouds_mmseg.engine.sharding import is_sharded
 from clouds_mmseg.models import DGSegmentor
 from clouds_mmseg.utils.config_file import (
     model_differences,
@@ -185,8 +187,11 @@ class DGRunner(ResumableRunner):
             check_same_classes(trained, tested, 'val')
             check_overlap(trained, tested, metrics, 'val')
         self.logger.info(run_header(self, 'train', 'val'))
+        env = self.cfg.get('env_cfg') or {}
+        timeout = (env.get('dist_cfg') or {}).get('timeout')
         try:
-            return super().train()
+            with naming_lost_ranks(timeout, self.work_dir):
+                return super().train()
         except NonFiniteError as error:
             if error.is_told:
                 raise
@@ -239,6 +244,9 @@ class DGRunner(ResumableRunner):
             UserError: The file is missing, damaged or no checkpoint, or its
                 keys or shapes differ from the model's.
         """
+        if is_sharded(self.model):
+            # A device need not hold all of it.
+            map_location = 'cpu'
         checkpoint = read_checkpoint(
             filename, map_location, resume=bool(self._resume)
         )
@@ -265,6 +273,8 @@ class DGRunner(ResumableRunner):
             state_dict, lines = reinitialise_parts(
                 own, state_dict, options, found=found, classes=classes
             )
+        if is_sharded(self.model):
+            state_dict = self.model.shard_weights(state_dict)
         try:
             if strict:
                 load_strictly(
@@ -282,6 +292,10 @@ class DGRunner(ResumableRunner):
             ) from None
         if self._resuming:
             self._continue_plan(checkpoint, filename)
+            if is_sharded(self.model) and 'optimizer' in checkpoint:
+                self.model.shard_states(
+                    checkpoint['optimizer'], self.optim_wrapper
+                )
         if use == 'test':
             self._warn_of_differences(checkpoint, filename)
         if strict and lines:

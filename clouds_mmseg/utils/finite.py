@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from clouds_mmseg.utils.errors import UserError
@@ -54,9 +55,14 @@ def nonfinite_weights(module: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _floating(tensors):
+    # Of what is sharded, the part of this process.
+    parts = {
+        key: value.to_local() if isinstance(value, DTensor) else value
+        for key, value in tensors.items()
+    }
     return {
         key: value.detach()
-        for key, value in tensors.items()
+        for key, value in parts.items()
         if value.is_floating_point() and value.numel()
     }
 

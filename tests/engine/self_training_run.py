@@ -2,7 +2,7 @@
 
     python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
         [--source-only] [--distributed] [--plus] [--features FOLDER]
-        [--total N]
+        [--total N] [--tower] [--sharded]
 
 Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration.
 """
@@ -150,6 +150,16 @@ def add_source(cfg):
     cfg.default_hooks.ema = dict(type='EMAHook', begin_iter=5, momentum=0.1)
 
 
+def train_tower(cfg):
+    """Train a ViT of six blocks, and a teacher with its own."""
+    cfg.model.backbone = dict(
+        type='TIMMTower', model_name='test_vit', frozen=False
+    )
+    # Two batches an update; the last of ten iterations is an update.
+    cfg.optim_wrapper.accumulative_counts = 2
+    cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=-1)
+
+
 def drop_self_training(cfg):
     """Leave the warm-up alone: no bank, no teacher."""
     cfg.model.type = 'DGSegmentor'
@@ -216,6 +226,8 @@ def main():
     parser.add_argument('--distributed', action='store_true')
     parser.add_argument('--plus', action='store_true')
     parser.add_argument('--features')
+    parser.add_argument('--tower', action='store_true', help='train a ViT')
+    parser.add_argument('--sharded', action='store_true')
     parser.add_argument('--total', type=int, help='images of a whole batch')
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -231,6 +243,10 @@ def main():
         cfg.default_hooks.feature_cache = dict(
             type='FeatureCacheHook', cache_dir=args.features
         )
+    if args.tower:
+        train_tower(cfg)
+    if args.sharded:
+        cfg.model_wrapper_cfg = dict(type='FullyShardedDataParallel2')
     if args.total:
         cfg.total_batch_size = args.total
         del cfg.train_dataloader['batch_size']
@@ -245,7 +261,7 @@ def main():
     runner.register_hook(RecordLosses(path, args.kill_at))
     model = runner.train()
     if args.distributed:
-        state = model.module.state_dict()
+        state = {} if args.sharded else model.module.state_dict()
         torch.save(state, args.work_dir / f'state_{rank}.pth')
 
 

@@ -264,6 +264,31 @@ def test_processes_draw_the_same_views(tmp_path, train_on, config, script):
         assert_equal_runs(tmp_path / '1', work_dir)
 
 
+def test_a_sharded_tower_trains_as_one_process_does(
+    tmp_path, config, script, train_on
+):
+    """With accumulated gradients; each continues the other's checkpoint."""
+    options = ('--tower', '--total', 4)
+    done = script(config, tmp_path / 'one', *options)
+    assert done.returncode == 0, done.stderr
+
+    def take_over(name, other, step):
+        (tmp_path / name).mkdir()
+        file = shutil.copy(
+            tmp_path / other / f'iter_{step}.pth', tmp_path / name
+        )
+        (tmp_path / name / 'last_checkpoint').write_text(str(file))
+        return tmp_path / name
+
+    two = take_over('two', 'one', 2)
+    assert len(train_on(2, two, *options, '--sharded', '--resume')) == 8
+    assert_equal_runs(tmp_path / 'one', two)
+    again = take_over('again', 'two', 8)
+    done = script(config, again, *options, '--resume')
+    assert done.returncode == 0, done.stderr
+    assert_equal_runs(tmp_path / 'one', again)
+
+
 def test_generated_images_beside_leave_the_warm_up_as_it_is(
     tmp_path, config, whole
 ):

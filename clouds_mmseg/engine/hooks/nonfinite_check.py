@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from clouds_mmseg.engine.hooks.checkpoint import SafeCheckpointHook
@@ -429,7 +430,8 @@ def _gradient_norm(wrapper: OptimWrapper, first: bool) -> Tensor | float:
     clips = wrapper.clip_grad_kwargs and wrapper.grad_name == 'grad_norm'
     if clips:
         return wrapper.message_hub.get_scalar('train/grad_norm').current()
-    return get_total_norm(gradients)
+    norm = get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _scalars(losses):
