@@ -127,7 +127,8 @@ class ClassMix:
             ]
         )
         plan = self._plan(images, frequency)
-        sources = _exchange(plan, dict(images), inputs, samples)
+        labelled = {place: found for place, found in images if found}
+        sources = _exchange(plan, labelled, inputs, samples)
         inputs = inputs.clone()
         for paste in plan:
             if paste.onto.rank != get_rank():
@@ -136,7 +137,7 @@ class ClassMix:
             # Processes may have padded their images to different sizes.
             image, label = _fit(image, size, 0), _fit(label, size, IGNORE)
             pasted = torch.isin(label, paste.classes.to(label.device))
-            index = paste.onto.index
+            index = paste.onto.position
             inputs[index] = torch.where(pasted, image, inputs[index])
             _paste(samples[index], label, pasted)
         return inputs
@@ -204,7 +205,7 @@ def _classes_of(sample):
 
 def _exchange(
     plan: Sequence[_Paste],
-    images: dict[Place, _Labelled | None],
+    images: dict[Place, _Labelled],
     inputs: Tensor,
     samples: Sequence[SegDataSample],
 ) -> dict[Place, tuple[Tensor, Tensor]]:
@@ -222,8 +223,8 @@ def _exchange(
     own, found, transfers = get_rank(), {}, []
     for source, target in dict.fromkeys((p.source, p.onto.rank) for p in plan):
         if own == source.rank:
-            image = inputs[source.index]
-            label = samples[source.index].gt_sem_seg.data[0]
+            image = inputs[source.position]
+            label = samples[source.position].gt_sem_seg.data[0]
             if target == own:
                 found[source] = (image, label)
                 continue
