@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
@@ -214,6 +215,7 @@ def test_a_lora_is_merged_into_its_tower(tmp_path):
             )
         )
     )
+    init_default_scope('mmseg')
     model = MODELS.build(cfg.model).eval()
     for name, value in model.named_parameters():
         if 'lora_' in name:
