@@ -258,7 +258,10 @@ def check_pickle(stream: BinaryIO) -> None:
                 _skip(opcode, stack)
     except DamagedError:
         raise
-    except Exception:
+    except Exception as error:
+        if 'remain' in str(error):
+            # A length beyond the end, for which Python would make room.
+            raise DamagedError(str(error)) from error
         # What follows is no pickle: unpickling stops there, too, and says
         # so.
         return
