@@ -31,7 +31,7 @@ from clouds_mmseg.predict.video import (
     VideoReader,
     load_av,
 )
-from clouds_mmseg.utils.atomic import atomic_path
+from clouds_mmseg.utils.atomic import atomic_path, clear_work_folder
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES
 from clouds_mmseg.utils.images import ImageFileError
@@ -83,6 +83,14 @@ class _Options:
             for kind in self.kinds
             if video_result(self.root, kind, relative) is None
         ]
+
+    def sweep(self, one: Input) -> None:
+        """Remove what a killed process has left beside finished folders."""
+        if one.kind != 'image':
+            for kind in self.kinds:
+                path = self.root / kind / one.relative
+                if path.is_dir():
+                    clear_work_folder(path)
 
     def is_done(self, one: Input) -> bool:
         """Tell whether all results of an input are there."""
@@ -150,6 +158,7 @@ def predict_files(
     images: list[tuple[Path, dict[str, Path]]] = []
     others = []
     for one in found[shard.rank :: shard.world]:
+        options.sweep(one)
         if options.is_done(one):
             summary.existing += 1
         elif one.kind == 'image':
