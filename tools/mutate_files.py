@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from file_samples import READERS, Reader
+from faults.file_samples import READERS, Reader
 
 from clouds_mmseg.utils.errors import UserError
 

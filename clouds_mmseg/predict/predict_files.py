@@ -33,7 +33,7 @@ from clouds_mmseg.predict.video import (
     VideoReader,
     load_av,
 )
-from clouds_mmseg.utils.atomic import atomic_path, leftovers
+from clouds_mmseg.utils.atomic import atomic_path, clear_work_folder, leftovers
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES
@@ -98,6 +98,14 @@ class _Options:
             for kind in self.kinds
             if video_result(self.root, kind, relative) is None
         ]
+
+    def sweep(self, one: Input) -> None:
+        """Remove what a killed process has left beside finished folders."""
+        if one.kind != 'image':
+            for kind in self.kinds:
+                path = self.root / kind / one.relative
+                if path.is_dir():
+                    clear_work_folder(path)
 
     def is_done(self, one: Input) -> bool:
         """Tell whether all results of an input are there."""
@@ -207,6 +215,8 @@ def _predict_share(segmenter, found, options):
     shard = shard_from_environment()
     summary = Summary()
     own = found[shard.rank :: shard.world]
+    for one in own:
+        options.sweep(one)
     todo = [one for one in own if not options.is_done(one)]
     summary.existing = len(own) - len(todo)
     images, others = _by_kind(todo)
@@ -291,6 +301,8 @@ def _predict_shared(segmenter, found, options, model, lease):
     def work(chunk):
         own = [units[index] for index in chunks[chunk.number]]
         for part in own:
+            for one in part:
+                options.sweep(one)
             if all(options.is_done(one) for one in part):
                 summary.existing += len(part)
             elif part[0].kind == 'image':

@@ -294,10 +294,7 @@ def work_folder(path: Path, *, empty: bool = True) -> Iterator[Path]:
         OSError: The folder cannot be made; it names ``path``, as does an
             ``OSError`` of the block that names no file.
     """
-    # Not inside of the folder: over NFS a file that is open cannot be removed,
-    # nor the folder that holds it.
-    usual = path.with_name(f'.{path.name}-{_USUAL}')
-    lock = usual.with_name(f'{usual.name}.lock')
+    usual, lock = _work_paths(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock_own(lock)
@@ -319,3 +316,25 @@ def work_folder(path: Path, *, empty: bool = True) -> Iterator[Path]:
         if descriptor is not None:
             _remove_quietly(lock)
             close_locked(descriptor)
+
+
+def _work_paths(path):
+    """Return the usual work folder of a path and the file of its lock."""
+    usual = path.with_name(f'.{path.name}-{_USUAL}')
+    # Not inside of the folder: over NFS a file that is open cannot be removed,
+    # nor the folder that holds it.
+    return usual, usual.with_name(f'{usual.name}.lock')
+
+
+def clear_work_folder(path: Path) -> None:
+    """Remove the work folder of what is finished.
+
+    A kill in the moment after the last rename leaves it, and nobody makes the
+    same again.
+
+    Args:
+        path: The final name.
+    """
+    if any(left.exists() for left in _work_paths(path)):
+        with work_folder(path):
+            pass

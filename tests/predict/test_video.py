@@ -227,6 +227,11 @@ def test_a_stopped_video_is_not_finished(segmenter, drive, tmp_path):
     (out / 'overlay/.drive-partfile.mp4').write_bytes(b'x')
     done = predict_files(segmenter, [drive], out)
     assert done.frames == 6 and not list(out.rglob('.*'))
+    # Killed after the last rename.
+    (out / 'labels/.drive-partfile').mkdir()
+    (out / 'labels/.drive-partfile.lock').touch()
+    assert predict_files(segmenter, [drive], out).existing == 1
+    assert not list(out.rglob('.*'))
 
 
 def test_broken_videos_are_listed(segmenter, drive, tmp_path):

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from file_samples import READERS, Reader
+from faults.file_samples import READERS, Reader
 from mutate_files import make_case, run_reader
 
 
