@@ -55,10 +55,10 @@ def step_generator(device: torch.device | str) -> torch.Generator | None:
 
 
 class Place(NamedTuple):
-    """Place of an image: its process, and its position in that process."""
+    """Place of an image: its process, and its number in that process."""
 
     rank: int
-    position: int
+    number: int
 
 
 def gather_images(values: Sequence[T]) -> list[tuple[Place, T]]:

@@ -234,7 +234,7 @@ def test_the_words_of_a_refiner_are_those_of_the_dataset(
         build_runner(cfg).train()
 
 
-def assert_equal_runs(expected, got):
+def assert_equal_runs(expected, got, atol=1e-5):
     """Compare losses and weights of two work dirs, up to summation order."""
     one, two = losses(expected), losses(got)
     assert two
@@ -249,7 +249,7 @@ def assert_equal_runs(expected, got):
         # which AdamW scales up to a step.
         if not key.endswith('in_proj_bias'):
             torch.testing.assert_close(
-                two[key], value, rtol=1e-4, atol=1e-4, msg=key
+                two[key], value, rtol=1e-4, atol=atol, msg=key
             )
 
 
@@ -258,10 +258,11 @@ def test_processes_draw_the_same_views(tmp_path, train_on, config, script):
     options = ('--plus', '--total', 4)
     done = script(config, tmp_path / '1', *options)
     assert done.returncode == 0, done.stderr
-    for processes in (2, 4):
+    # More parts, more rounding: 2.7e-7 and 2.4e-5 were seen.
+    for processes, atol in ((2, 1e-5), (4, 1e-4)):
         work_dir = tmp_path / str(processes)
         train_on(processes, work_dir, *options)
-        assert_equal_runs(tmp_path / '1', work_dir)
+        assert_equal_runs(tmp_path / '1', work_dir, atol)
 
 
 def test_a_sharded_tower_trains_as_one_process_does(

@@ -248,7 +248,9 @@ def test_two_processes_train_and_test(
     assert (two['processes'], one['processes']) == (2, 1)
 
 
-@pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh'])
+@pytest.mark.parametrize(
+    'name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh']
+)
 def test_scripts_say_how_they_are_used(repo_root, name):
     done = subprocess.run(
         ['bash', repo_root / 'tools' / name], capture_output=True, text=True

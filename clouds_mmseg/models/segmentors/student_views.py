@@ -137,7 +137,7 @@ class ClassMix:
             # Processes may have padded their images to different sizes.
             image, label = _fit(image, size, 0), _fit(label, size, IGNORE)
             pasted = torch.isin(label, paste.classes.to(label.device))
-            index = paste.onto.position
+            index = paste.onto.number
             inputs[index] = torch.where(pasted, image, inputs[index])
             _paste(samples[index], label, pasted)
         return inputs
@@ -223,8 +223,8 @@ def _exchange(
     own, found, transfers = get_rank(), {}, []
     for source, target in dict.fromkeys((p.source, p.onto.rank) for p in plan):
         if own == source.rank:
-            image = inputs[source.position]
-            label = samples[source.position].gt_sem_seg.data[0]
+            image = inputs[source.number]
+            label = samples[source.number].gt_sem_seg.data[0]
             if target == own:
                 found[source] = (image, label)
                 continue
@@ -234,7 +234,9 @@ def _exchange(
                 for part in (image, label.byte())
             ]
         elif own == target:
-            size = images[source].size
+            shown = images[source]
+            assert shown is not None  # Only labelled images are pasted.
+            size = shown.size
             found[source] = (
                 inputs.new_empty((3, *size)),
                 inputs.new_empty(size, dtype=torch.uint8),
