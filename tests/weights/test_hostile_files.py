@@ -139,8 +139,8 @@ def test_old_files_of_torch(tmp_path):
         itself(),
         # An object numbered 2**31: room for as many pointers.
         b'\x80\x02}r\xff\xff\xff\x7f.',
-        b'\x80\x02}' + b'(' * 200_000 + b'.',
-        b'\x80\x02]' + b']' * 200_000 + b'a' * 200_000 + b'.',
+        b'\x80\x02}' + b'(' * 20_000 + b'.',
+        b'\x80\x02]' + b']' * 20_000 + b'a' * 20_000 + b'.',
         b'\x80\x04\x95' + b'\xff' * 8 + b'}.',
         b'\x80\x02\x8b\xff\xff\xff\x7f.',
     ],

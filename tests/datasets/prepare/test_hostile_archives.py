@@ -56,7 +56,7 @@ def zip_of(path, payload=b'x', name='images/0.png'):
     return path
 
 
-@pytest.mark.parametrize('suffix', ['.zip', '.tar.gz', '.tar.bz2', '.tar.xz'])
+@pytest.mark.parametrize('suffix', ['.zip', '.tar.gz'])
 def test_bombs(tmp_path, suffix):
     path = tmp_path / f'x{suffix}'
     payload = bytes(80 << 20)
