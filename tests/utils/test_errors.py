@@ -133,4 +133,5 @@ def test_torchs_error_for_a_killed_worker_is_known():
     loader = DataLoader(KilledWhileReading(), num_workers=2)
     with pytest.raises(RuntimeError) as caught:
         list(loader)
-    assert 'Killed' in str(lost_worker_error(caught.value))
+    # 'is killed by signal: Killed' or 'exited unexpectedly', as it comes.
+    assert 'memory ran out' in str(lost_worker_error(caught.value))
