@@ -1,6 +1,7 @@
 """Plots of the ablation."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
@@ -72,8 +73,10 @@ def plot_accuracy(data: Mapping, path: Path) -> None:
         data: Results of a schedule, whose teachers were measured.
         path: Of the PNG file.
     """
-    figure = Figure(figsize=(8, 4), layout='constrained')
+    figure = Figure(figsize=(10, 4), layout='constrained')
     axes = figure.subplots()
+    # Rows with restyling are dashed and have colours of their own order.
+    used_colours = Counter()
     for row in in_order(data):
         seeds = data['teacher'].get(row.name, {})
         curves = {}
@@ -87,12 +90,15 @@ def plot_accuracy(data: Mapping, path: Path) -> None:
                 x,
                 [mean(curves[i]) for i in x],
                 marker='o',
+                color=f'C{used_colours[row.is_restyled]}',
+                linestyle='--' if row.is_restyled else '-',
                 label=row.title.strip(),
             )
+            used_colours[row.is_restyled] += 1
     axes.set_xlabel('iteration')
     axes.set_ylabel('mIoU of the pseudo labels')
     axes.grid(alpha=0.3)
-    axes.legend(loc='best', frameon=False, fontsize=8)
+    figure.legend(loc='outside right upper', frameon=False, fontsize=8)
     _save(figure, path)
 
 
