@@ -18,6 +18,9 @@ PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]
 FOREIGN = {
     *('--local-dir', '--no-python', '--nproc-per-node', '--max-restarts'),
     '--write',
+    # Slurm.
+    *('--nodes', '--gpus-per-node', '--cpus-per-task', '--ntasks'),
+    *('--gpus-per-task', '--kill-on-bad-exit'),
 }
 # Files of other projects, which look like ours.
 ELSEWHERE = re.compile(r'mmseg::[\w./-]+|MMSegmentation, \S+|\w+://\S+')

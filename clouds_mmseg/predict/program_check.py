@@ -41,7 +41,10 @@ _FUNCTIONS = frozenset(
     'GreaterThan IntTrueDiv FloatTrueDiv PowByNatural FloatPow ToFloat '
     'TruncToInt RoundToInt CeilToInt FloorToInt Where Piecewise'.split()
 )
-_NAME = re.compile(r'[suz]+\d+|L|inf|oo|int_oo|True|False|true|false|nan')
+_NAME = re.compile(
+    r'[suz]+\d+|L|inf|oo|int_oo|True|False|true|false|nan|torch'
+)
+_SYMBOLIC = re.compile(r'torch\.sym_(int|float|not|max|min|sqrt|ite)')
 _NODES = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare),
     *(ast.Load, ast.Constant, ast.operator, ast.unaryop, ast.boolop),
@@ -120,10 +123,12 @@ def _is_arithmetic(node):
     if isinstance(node, ast.Name):
         return node.id in _FUNCTIONS or bool(_NAME.fullmatch(node.id))
     if isinstance(node, ast.Call):
-        # The size of an input: L['image'].size()[2].
+        # The size of an input: L['image'].size()[2]; torch.sym_max(1, ...).
         return isinstance(node.func, (ast.Name, ast.Attribute))
     if isinstance(node, ast.Attribute):
-        return node.attr == 'size' and isinstance(node.value, ast.Subscript)
+        return (
+            node.attr == 'size' and isinstance(node.value, ast.Subscript)
+        ) or bool(_SYMBOLIC.fullmatch(ast.unparse(node)))
     if isinstance(node, ast.Subscript):
         return isinstance(node.slice, ast.Constant)
     if isinstance(node, ast.Pow):

@@ -37,7 +37,10 @@ DEVELOPERS = {
     'check_parity',
     'faults',
     'make_model_zoo',
+    'licences',
     'measure_filter',
+    'measure_refiners',
+    'mutate_files',
 }
 
 

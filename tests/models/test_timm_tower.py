@@ -177,7 +177,7 @@ def test_folder_of_timm(tmp_path):
         (dict(adapter=dict(type='LoRA', first_block=6)), 'blocks 0 to 5'),
         (
             dict(adapter=dict(type='LoRA', targets=['q'])),
-            "no such linear.*'qkv'",
+            "names 'q', and the blocks .* no such linear.* qkv",
         ),
         (dict(adapter=dict(type='LoRA', rank=65)), '65 is greater'),
         (dict(adapter=dict(type='Rein', rank=0)), 'positive integer'),

@@ -238,7 +238,7 @@ def test_weights_load_completely_or_not_at_all(folders, tmp_path):
                 config=dict(CONFIGS['dinov2'], model_type='dinov2'),
                 adapter=dict(type='LoRA', targets=['qkv']),
             ),
-            "'qkv', and the blocks .*'q_proj'",
+            "'qkv', and the blocks .*q_proj",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from faults.file_samples import READERS, Reader
-from mutate_files import make_case, run_reader
+from faults.mutations import make_case, run_reader
 
 
 # One of each kind: checksums, pickles, archives, text.

@@ -35,14 +35,23 @@ CONTRACTS = {
     'models/segmentors/pseudo_labels.py': {'flip_label'},
     # Arguments of a config: reached through mmengine's registry.
     'models/segmentors/self_training_segmentor.py': {'__init__'},
+    'predict/program_check.py': {'check_program', '_check_json'},
     'refine/arguments.py': {'as_rgb_array', 'check_label'},
     'refine/concept_refiner.py': {'__call__'},
     'refine/sam_prompts.py': {'find_components'},
     'toycity/dataset.py': {'read_manifest'},
+    'utils/image_set.py': {'_parse'},
     'utils/locks.py': {'open_locked'},
+    'utils/text_files.py': {'inner_path', 'parse_json'},
     'utils/visualization.py': {'split_strip'},
     'weights/io.py': {'_save_safetensors'},
     'weights/load.py': {'_prefixes'},
+    'weights/torchscript.py': {
+        'script_weights',
+        '_registered',
+        'persistent_load',
+        '_tensor',
+    },
 }
 _OF_PYTHON = {
     name

@@ -62,7 +62,8 @@ def test_dropped_packets_are_not_waited_for(full, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(OSError, match='127.0.0.1 does not answer within 1 s'):
         check_reachable(f'http://127.0.0.1:{full}')
-    assert time.monotonic() - begin < 3
+    # The system waits for minutes.
+    assert time.monotonic() - begin < 20
 
 
 def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch):

@@ -1,6 +1,6 @@
 """Valid files of each format, and the functions that read them.
 
-Used by ``tools/mutate_files.py``.
+Used by ``faults.mutations``.
 """
 
 import io
