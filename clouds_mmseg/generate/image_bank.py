@@ -19,7 +19,11 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.atomic import atomic_path, create_file, leftovers
-from clouds_mmseg.utils.errors import GenerationError, OutputLockedError
+from clouds_mmseg.utils.errors import (
+    GenerationError,
+    OutputLockedError,
+    naming,
+)
 from clouds_mmseg.utils.image_set import (
     BANK_FILE,
     FORMAT,
@@ -426,11 +430,12 @@ class ShardFile:
         """
         line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
         try:
-            self._stream.seek(self._end)
-            written = 0
-            while written < len(line):
-                written += self._stream.write(line[written:])
-            os.fsync(self._stream.fileno())
+            with naming(self.path):
+                self._stream.seek(self._end)
+                written = 0
+                while written < len(line):
+                    written += self._stream.write(line[written:])
+                os.fsync(self._stream.fileno())
         except OSError:
             self._stream.truncate(self._end)
             raise

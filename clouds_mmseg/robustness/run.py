@@ -30,7 +30,7 @@ from clouds_mmseg.robustness.dataset import (
     read_set,
 )
 from clouds_mmseg.utils.atomic import atomic_path, create_file, leftovers
-from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.errors import DataError, UserError, naming
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
 from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.images import (
@@ -367,7 +367,8 @@ def corrupted_path(name: str, corruption: str, severity: int) -> str:
 
 def _make(source, out, seed, image_range, plan, workers):
     job = partial(_corrupt_one, str(source), str(out), seed, image_range)
-    with open(out / MANIFEST_FILE, 'ab') as manifest, _explained(out):
+    path = out / MANIFEST_FILE
+    with open(path, 'ab') as manifest, _explained(out), naming(path):
         # Terminate a truncated line of an interrupted run.
         if manifest.tell():
             manifest.write(b'\n')

@@ -51,7 +51,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         # That of a write names no file at all.
         if error.filename in (None, str(temporary), temporary):
-            _about(error, path)
+            raise _about(error, path) from error.__cause__
         raise
     finally:
         _remove_quietly(temporary)
@@ -60,8 +60,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def _about(error, path):
     """Let an error of a temporary file name the final one."""
-    if error.errno is not None:
+    if error.errno is None:
+        return error
+    try:
         error.filename, error.filename2 = str(path), None
+    except AttributeError:
+        # Those of PyAV cannot be changed.
+        return OSError(error.errno, error.strerror, str(path))
     return error
 
 

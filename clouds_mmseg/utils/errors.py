@@ -153,7 +153,12 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = str(path)
+            try:
+                error.filename = str(path)
+            except AttributeError:
+                # Those of PyAV cannot be changed.
+                told = OSError(error.errno, error.strerror, str(path))
+                raise told from error
         raise
 
 

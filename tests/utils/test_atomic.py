@@ -16,6 +16,7 @@ from clouds_mmseg.utils.atomic import (
     leftovers_below,
     remove_abandoned,
 )
+from clouds_mmseg.utils.errors import naming
 
 
 @settings(max_examples=20, deadline=None)
@@ -141,6 +142,19 @@ def test_errors_of_the_system_name_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(path):
         raise OSError(errno.ENOSPC, 'No space left on device')
     assert caught.value.filename == str(path)
+
+
+def test_errors_that_cannot_be_changed_name_the_file_too(tmp_path):
+    class Fixed(OSError):
+        """Like those of PyAV."""
+
+        filename = property(lambda self: None)
+
+    for wrap in (atomic_path, naming):
+        with pytest.raises(OSError) as caught, wrap(tmp_path / 'a.mp4'):
+            raise Fixed(errno.ENOSPC, 'No space left on device')
+        assert caught.value.filename == str(tmp_path / 'a.mp4')
+        assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize('kind', ['file', 'folder'])
