@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clouds_mmseg.utils.errors import naming
+from clouds_mmseg.utils.errors import about_file, naming
 from clouds_mmseg.utils.locks import NO_LOCKS, close_locked, open_locked
 
 # In the name of a temporary file, in place of the eight random characters of
@@ -43,7 +43,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, descriptor = _temporary_file(path)
     except OSError as error:
-        raise _about(error, path) from None
+        raise about_file(error, path) from None
     try:
         yield temporary
         _finish(temporary)
@@ -51,23 +51,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         # That of a write names no file at all.
         if error.filename in (None, str(temporary), temporary):
-            raise _about(error, path) from error.__cause__
+            raise about_file(error, path) from error.__cause__
         raise
     finally:
         _remove_quietly(temporary)
         close_locked(descriptor)
-
-
-def _about(error, path):
-    """Let an error of a temporary file name the final one."""
-    if error.errno is None:
-        return error
-    try:
-        error.filename, error.filename2 = str(path), None
-    except AttributeError:
-        # Those of PyAV cannot be changed.
-        return OSError(error.errno, error.strerror, str(path))
-    return error
 
 
 def _finish(temporary):
@@ -312,7 +300,7 @@ def work_folder(path: Path, *, empty: bool = True) -> Iterator[Path]:
             prefix = f'.{path.name}-'
             work = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     except OSError as error:
-        raise _about(error, path) from None
+        raise about_file(error, path) from None
     try:
         with naming(path):
             yield work

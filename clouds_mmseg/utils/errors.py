@@ -152,14 +152,26 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            try:
-                error.filename = str(path)
-            except AttributeError:
-                # Those of PyAV cannot be changed.
-                told = OSError(error.errno, error.strerror, str(path))
-                raise told from error
+        if error.filename is None:
+            raise about_file(error, path) from error.__cause__
         raise
+
+
+def about_file(error: OSError, path: str | os.PathLike) -> OSError:
+    """Return an error of the system that names a file, or one like it.
+
+    Args:
+        error: Changed if that is possible; as it is without an ``errno``.
+        path: The file.
+    """
+    if error.errno is None:
+        return error
+    try:
+        error.filename, error.filename2 = str(path), None
+    except AttributeError:
+        # Those of PyAV cannot be changed.
+        return OSError(error.errno, error.strerror, str(path))
+    return error
 
 
 def disk_error(error: OSError) -> str:
