@@ -292,9 +292,7 @@ class SharedWork:
             start = time.monotonic()
             try:
                 if number is None:
-                    if not self._ended():
-                        self._end(finish(self._results()))
-                        share.finished = True
+                    share.finished = self._finish(finish)
                 elif number not in self._done():
                     self._do(Chunk(number, again), work, share)
             except ChunksLost as error:
@@ -333,14 +331,26 @@ class SharedWork:
             )
             share.lost += 1
             return
-        payload = json.dumps(result).encode()
-        if not self._ended() and create_file(
-            self._marker(chunk.number), payload
-        ):
+        if self._create(self._marker(chunk.number), result):
             share.done += 1
             share.taken_over += chunk.begun
         else:
             share.lost += 1
+
+    def _create(self, path, content):
+        """Create a file of JSON; False if another process has been faster.
+
+        The one that ends the job removes all files but its own, also what
+        a process that it took for dead is just writing.
+        """
+        if self._ended():
+            return False
+        try:
+            return create_file(path, json.dumps(content).encode())
+        except FileNotFoundError:
+            if not self._ended():
+                raise
+            return False
 
     def _take(self, numbers: Sequence[int | None]):
         """Take the first chunk that is free; None if all have a lease.
@@ -418,15 +428,28 @@ class SharedWork:
             self.folder / 'finished.json'
         ).is_file() or not self.folder.is_dir()
 
-    def _end(self, result):
-        """Mark the job as finished and remove the files of its chunks."""
-        text = json.dumps(
-            dict(worker=self.worker, time=time.ctime(), result=result)
-        )
-        create_file(self.folder / 'finished.json', text.encode())
+    def _finish(self, finish):
+        """Finish the job, mark it as ended and remove its chunks' files.
+
+        Returns:
+            Whether this process did; False if another one has.
+        """
+        if self._ended():
+            return False
+        try:
+            result = finish(self._results())
+        except Exception:
+            if not self._ended():
+                raise
+            return False
+        name = 'finished.json'
+        end = dict(worker=self.worker, time=time.ctime(), result=result)
+        if not self._create(self.folder / name, end):
+            return False
         for path in self.folder.iterdir():
-            if path.name != 'finished.json':
+            if path.name != name:
                 path.unlink(missing_ok=True)
+        return True
 
 
 def _versions():

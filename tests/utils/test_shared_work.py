@@ -185,6 +185,50 @@ def test_an_error_of_a_process_that_lost_its_chunk_is_no_error(tmp_path):
     assert ends == [['other']] and share.lost == 1 and share.done == 0
 
 
+@pytest.mark.parametrize('forgotten', [False, True])
+@pytest.mark.parametrize('calls', [1, 2, 3])
+def test_a_process_that_is_late_with_a_file_has_no_error(
+    tmp_path, monkeypatch, calls, forgotten
+):
+    """The job ends while it writes that chunk 1, 2 or the whole is done."""
+    mine = job(tmp_path, 2)
+    real = os.link
+
+    def end_before(*args):
+        nonlocal calls
+        calls -= 1
+        if not calls:
+            # What the process that ends the job does to the files of others.
+            (mine.folder / 'finished.json').write_text('{"result": 7}')
+            for path in list(mine.folder.iterdir()):
+                if path.name != 'finished.json':
+                    path.unlink()
+            if forgotten:
+                job(tmp_path, 2, seed=2)
+        return real(*args)
+
+    monkeypatch.setattr(os, 'link', end_before)
+    if forgotten:
+        with pytest.raises(SharedWorkError, match='long ago'):
+            mine.run(lambda chunk: None, finished([]))
+        return
+    before = calls
+    share = mine.run(lambda chunk: None, finished([]))
+    assert share.result == 7 and not share.finished
+    assert (share.done, share.lost) == [(0, 1), (1, 1), (2, 0)][before - 1]
+
+
+def test_an_error_in_finishing_what_others_have_finished_is_none(tmp_path):
+    mine = job(tmp_path, 1)
+
+    def finish(found):
+        (mine.folder / 'finished.json').write_text('{"result": 7}')
+        raise FileNotFoundError('the results of the chunks are gone')
+
+    share = mine.run(lambda chunk: None, finish)
+    assert share.result == 7 and not share.finished
+
+
 def test_a_job_that_was_forgotten_is_over(tmp_path):
     old = job(tmp_path, seed=1)
     job(tmp_path, seed=1).run(lambda chunk: None, finished([]))
