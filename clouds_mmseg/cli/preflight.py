@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os.path as osp
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,6 +144,21 @@ def _banks(banks, launcher):
     return found
 
 
+def _unlisted_bank(out, banks, options=''):
+    """Return an image set that the config does not say how to make."""
+    out = resolve_data_root(out)
+    if out in banks or fileio.isfile(osp.join(out, MANIFEST_FILE)):
+        return []
+    return [
+        Missing(
+            f'generated images: {out} is missing or unfinished, and banks of '
+            'the config does not say how it is made',
+            f'clouds generate --prompts FILE {options}--num N '
+            f'--out {shlex.quote(out)}',
+        )
+    ]
+
+
 def _data(dataset, split, banks):
     """Return missing folders of datasets."""
     found = []
@@ -160,11 +176,11 @@ def _data(dataset, split, banks):
     for leaf in dataset_configs(copy.deepcopy(dataset)):
         for step in leaf.get('pipeline') or []:
             bank = step.get('bank') if isinstance(step, dict) else None
-            if bank and resolve_data_root(bank) not in banks:
-                found += _banks([dict(out=bank)], 'none')
+            if bank:
+                restyled = '--mode img2img --source IMAGES '
+                found += _unlisted_bank(bank, banks, restyled)
         if leaf.get('type') == 'GeneratedDataset':
-            if resolve_data_root(leaf['bank']) not in banks:
-                found += _banks([dict(out=leaf['bank'])], 'none')
+            found += _unlisted_bank(leaf['bank'], banks)
             continue
         found += _folders(leaf, split)
     return found

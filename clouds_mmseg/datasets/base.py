@@ -26,6 +26,9 @@ from clouds_mmseg.datasets.prepared import (
     prepared_suffix,
     recoded,
 )
+from clouds_mmseg.datasets.transforms.diffusion_augment import (
+    DiffusionAugment,
+)
 from clouds_mmseg.datasets.transforms.loading import (
     LoadSegImage,
     LoadSegLabels,
@@ -335,6 +338,12 @@ class DGDataset(FileChecks, BaseSegDataset):
         for info, name in zip(infos, names, strict=True):
             info['domain'] = self.domain
             info['sample_name'] = name
+        for step in steps_of(self.pipeline):
+            if isinstance(step, DiffusionAugment):
+                step.require_variants(
+                    [info['img_path'] for info in infos],
+                    f'{type(self).__name__} (domain {self.domain})',
+                )
         return infos
 
     def _part_of(self, infos):

@@ -158,7 +158,9 @@ def make_prompts(
             if not fits(text):
                 raise GenerationError(
                     f'a prompt of --kind {kind} is longer than the text '
-                    f'encoder reads: {text!r}'
+                    f'encoder of --for-model reads: {text!r}. Give the folder '
+                    'of a pipeline that reads more, or take --kind dense, '
+                    'which is shortened'
                 )
         failures = 0 if unique.add(text) else failures + 1
         if failures > PATIENCE:

@@ -26,7 +26,6 @@ from clouds_mmseg.generate.backends import (
 from clouds_mmseg.generate.conditions import Conditioning, LabelSources
 from clouds_mmseg.generate.model_files import (
     check_memory,
-    free_memory,
     pick_device,
     pick_dtype,
 )
@@ -44,6 +43,7 @@ from clouds_mmseg.generate.pipelines import (
     parameters_of,
 )
 from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.weights.model_folder import free_memory
 
 OFFLOADS = ('none', 'model', 'sequential')
 # Option -> modes that it belongs to.

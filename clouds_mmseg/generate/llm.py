@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
+import torch
 from mmengine.logging import print_log
 
 from clouds_mmseg.generate.dense_prompts import ClassDeck, naming_shares
@@ -28,7 +29,8 @@ from clouds_mmseg.generate.prompts import (
     normalise,
 )
 from clouds_mmseg.utils.cityscapes import CLASSES
-from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.errors import GenerationError, UserError
+from clouds_mmseg.weights.model_folder import check_memory
 
 _MIN_WORDS, _MAX_WORDS = 5, 60
 # `1.`, `2)`, `-`, `*` before list items, and quotes around them.
@@ -193,6 +195,7 @@ class PromptWriter:
     Raises:
         GenerationError: transformers is missing, the model is not there, or
             an argument is out of its range.
+        UserError: The memory is too small for the model.
     """
 
     def __init__(
@@ -246,7 +249,11 @@ class PromptWriter:
 
     def _load(self, revision):
         try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers import (
+                AutoConfig,
+                AutoModelForCausalLM,
+                AutoTokenizer,
+            )
         except ImportError as error:
             raise GenerationError(
                 f'the llm backend cannot be imported ({error}); install it '
@@ -260,6 +267,18 @@ class PromptWriter:
             self.tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=revision
             )
+            config = AutoConfig.from_pretrained(source, revision=revision)
+            with torch.device('meta'):
+                lm = AutoModelForCausalLM.from_config(config)
+            needed = sum(p.numel() for p in lm.parameters())
+            kind = str(self.dtype).removeprefix('torch.')
+            # They are read into the memory of the machine first.
+            for device in dict.fromkeys((torch.device('cpu'), self.device)):
+                check_memory(
+                    needed * self.dtype.itemsize,
+                    f'--model {self.model} in {kind}',
+                    device,
+                )
             self.lm, report = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=revision,
@@ -272,6 +291,8 @@ class PromptWriter:
                     f'its files lack {len(report["missing_keys"])} weights, '
                     f'such as {min(report["missing_keys"])}'
                 )
+        except UserError:
+            raise
         except OSError as error:
             if folder is None:
                 raise unreachable(self.model, _MARKER, error) from error

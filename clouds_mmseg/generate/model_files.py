@@ -231,38 +231,6 @@ def weights_in(files: Iterable[Path]) -> StoredWeights:
     )
 
 
-def free_memory(device: 'torch.device | None') -> int | None:
-    """Return the free memory in bytes, None if it is unknown.
-
-    Args:
-        device: A CUDA device; of the machine, or of the container that the
-            process runs in, for None and other devices.
-    """
-    import torch
-
-    if device is not None and device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        kib = dict(line.split(':', 1) for line in lines)['MemAvailable']
-        free = int(kib.split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    group = Path('/sys/fs/cgroup')
-    try:
-        limit = int((group / 'memory.max').read_text())
-        used = int((group / 'memory.current').read_text())
-        stat = dict(
-            line.split()
-            for line in (group / 'memory.stat').read_text().splitlines()
-        )
-        # Cached files make room for weights.
-        return min(free, limit - used + int(stat.get('file', 0)))
-    except (OSError, ValueError):
-        # No container, or one without limit ('max').
-        return free
-
-
 def check_memory(
     model: str,
     needed: int,

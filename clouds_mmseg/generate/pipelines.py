@@ -17,7 +17,6 @@ from mmengine.logging import print_log
 from clouds_mmseg.generate.model_files import (
     check_memory,
     fingerprint,
-    free_memory,
     local_folder,
     pick_dtype,
     reach_hub,
@@ -28,6 +27,7 @@ from clouds_mmseg.generate.model_files import (
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.weights.io import MissingWeightsError
 from clouds_mmseg.weights.locate import find_or_fetch_from_hub
+from clouds_mmseg.weights.model_folder import free_memory
 
 MODES = ('txt2img', 'img2img', 'edit', 'label2img')
 _MARKER = 'model_index.json'

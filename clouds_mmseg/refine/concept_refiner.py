@@ -63,7 +63,8 @@ class ConceptRefiner:
             asked for).
         words: Class name -> words that are looked for, such as
             ``{'terrain': ['grass', 'soil']}``, in the order of train ids.
-            The names themselves are not looked for.
+            The names themselves are not looked for. No word may stand for
+            two classes, which would have the same scores.
             :class:`~clouds_mmseg.engine.SAMRefineHook` compares them with the
             dataset's.
         fusion: ``replace`` takes the concept label; ``agree`` keeps the
@@ -89,8 +90,9 @@ class ConceptRefiner:
         cache_bytes: Bound on the size of that folder.
 
     Raises:
-        UserError: If an argument is out of range, transformers is not
-            installed, or the weights cannot be found or take no words.
+        UserError: If an argument is out of range, two classes have a word in
+            common, transformers is not installed, or the weights cannot be
+            found or take no words.
 
     Attributes:
         classes: Names of the classes, (K,).
@@ -160,6 +162,8 @@ class ConceptRefiner:
 
         See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
+        if 'words' in cfg:
+            _check_words(cfg['words'])
         find_concept_model(cfg.get('weights'), fetch=False)
 
     def to(self, device: str | torch.device) -> 'ConceptRefiner':
@@ -262,7 +266,7 @@ class ConceptRefiner:
 
 
 def _check_words(words):
-    """Take the words of classes as lists."""
+    """Take the words of classes as lists; each word is of one class."""
     if not isinstance(words, Mapping) or not words:
         raise UserError(
             'ConceptRefiner: words must be a dict of class names and lists of '
@@ -281,4 +285,18 @@ def _check_words(words):
                 f'ConceptRefiner: words[{name!r}] must be a list of at least '
                 f'one word, got {found!r}.'
             )
+    owners: dict[str, str] = {}
+    for name, found in words.items():
+        for word in found:
+            # As the tokenizer reads it: without case and spaces at the ends.
+            plain = ' '.join(word.lower().split())
+            other = owners.setdefault(plain, name)
+            if other != name:
+                raise UserError(
+                    f'ConceptRefiner: the word {word!r} stands in both '
+                    f'words[{other!r}] and words[{name!r}]: where it is found '
+                    'both have the same score, and the first would always '
+                    'win. Leave it to one of them, or give each a word of '
+                    'its own.'
+                )
     return {str(name): list(found) for name, found in words.items()}

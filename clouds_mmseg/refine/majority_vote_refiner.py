@@ -32,7 +32,7 @@ from clouds_mmseg.refine.superpixel_refiner import SuperpixelRefiner
 from clouds_mmseg.refine.transformers_model import DTYPES
 from clouds_mmseg.refine.transformers_sam import (
     TransformersSAM,
-    find_prompted_model,
+    require_prompted_model,
 )
 from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
@@ -189,7 +189,7 @@ class MajorityVoteRefiner:
         ]
         source = _source_of(*named)
         if source == 'weights':
-            find_prompted_model(cfg['weights'], fetch=False, what=_WHAT)
+            require_prompted_model(cfg['weights'], what=_WHAT)
         elif source == 'variant':
             find_weights(cfg.get('checkpoint'), cfg['variant'], fetch=False)
 

@@ -40,7 +40,7 @@ from clouds_mmseg.refine.transformers_sam import (
     DTYPES,
     PROMPTS,
     TransformersSAM,
-    find_prompted_model,
+    require_prompted_model,
 )
 from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
@@ -378,4 +378,4 @@ class PromptableRefiner(ComponentRefiner):
 
         See :func:`~clouds_mmseg.weights.locate.missing_weights`.
         """
-        find_prompted_model(cfg.get('weights'), fetch=False)
+        require_prompted_model(cfg.get('weights'), cfg.get('prompt', 'points'))

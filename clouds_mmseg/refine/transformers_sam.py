@@ -3,6 +3,7 @@
 Shape letters: as in :mod:`~clouds_mmseg.refine.prompted_model`.
 """
 
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.weights.model_folder import find_model_folder, hash_folder
 
-__all__ = ['DTYPES', 'PROMPTS', 'TransformersSAM', 'find_prompted_model']
+__all__ = ['DTYPES', 'PROMPTS', 'TransformersSAM', 'require_prompted_model']
 
 PROMPTS = ('points', 'boxes', 'both')
 # Prompt -> arguments of the model that it needs.
@@ -41,21 +42,26 @@ _ARGUMENTS = dict(
 _WHAT = 'weights of PromptableRefiner'
 
 
-def find_prompted_model(
-    weights: str | Path | None, *, fetch: bool = True, what: str = _WHAT
-) -> Path:
-    """Return the local folder of a model.
+def require_prompted_model(
+    weights: str | Path | None, prompt: str = 'points', *, what: str = _WHAT
+) -> None:
+    """Raise an error if a model is not here, or takes no such prompts.
+
+    Nothing is downloaded, and no weights are read.
 
     Args:
         weights: Folder or id on the Hugging Face hub.
-        fetch: False never downloads.
-        what: Argument that names it, for the messages.
+        prompt: See :class:`TransformersSAM`.
+        what: Argument that names the weights, for the messages.
 
     Raises:
-        UserError: See
+        UserError: Of the family; or see
             :func:`~clouds_mmseg.weights.model_folder.find_model_folder`.
     """
-    return find_model_folder(weights, what, fetch=fetch)
+    folder = find_model_folder(weights, what, fetch=False)
+    # That the package is missing is told by who looks for packages.
+    if importlib.util.find_spec('transformers') and prompt in PROMPTS:
+        _class_of(read_config(folder, what), prompt, f'{what}={folder}')
 
 
 class TransformersSAM(PromptedModel):
@@ -86,7 +92,7 @@ class TransformersSAM(PromptedModel):
         what: str = _WHAT,
     ):
         import_transformers(what.rpartition(' ')[2])
-        folder = find_prompted_model(weights, what=what)
+        folder = find_model_folder(weights, what)
         config = read_config(folder, what)
         kind = _class_of(config, prompt, f'{what}={folder}')
         self.processor = _image_processor(folder, what)

@@ -7,6 +7,7 @@ trailing blanks. None of that changes what a file says.
 
 import codecs
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: 'utf-16',
     codecs.BOM_UTF16_BE: 'utf-16',
 }
+# How a path begins on a drive of Windows, or the first part of an address.
+_DRIVE = re.compile('[A-Za-z]:|.*:$')
 
 
 def decode_text(payload: bytes, what: str) -> str:
@@ -134,13 +137,15 @@ def inner_path(name: Any) -> str:
         The same.
 
     Raises:
-        ValueError: It is no text, or leads out of its folder.
+        ValueError: It is no text, has control characters, or leads out of its
+            folder.
     """
-    if not isinstance(name, str) or any(ord(c) < 32 for c in name):
+    if not isinstance(name, str):
         raise ValueError(f'{name!r} is no name of a file')
+    if any(ord(letter) < 32 for letter in name):
+        raise ValueError(f'{name!r} is a name with control characters')
     parts = name.replace('\\', '/').split('/')
-    # A colon ends the name of a Windows drive.
-    if not parts[0] or parts[0].endswith(':') or '..' in parts:
+    if not parts[0] or _DRIVE.match(parts[0]) or '..' in parts:
         raise ValueError(f'{name!r} leads out of its folder')
     return name
 

@@ -174,13 +174,11 @@ def missing_error(
     if error is None:
         reason = reason or f'{OFFLINE_VARIABLE} is set: nothing is downloaded'
     else:
+        error, login = _hub_answer(error, origin)
         first = (str(error).strip().splitlines() or [''])[0]
         reason = f'it could not be fetched ({type(error).__name__}: {first})'
-        if type(error).__name__ == 'GatedRepoError':
-            remedy = (
-                f'ask for access at {origin}, then `hf auth login`, or '
-                + remedy
-            )
+        if login:
+            remedy = f'{login} and run this again; or {remedy}'
     names = dict.fromkeys(Path(path).name for path in paths)
     missing = MissingWeightsError(
         '\n'.join(
@@ -197,6 +195,35 @@ def missing_error(
     )
     missing.fetchable = reason == _NOT_ASKED
     return missing
+
+
+def _hub_answer(error, page):
+    """Return the hub's own error, and what it takes to be let in, if that.
+
+    diffusers and transformers raise errors of their own, which do not say
+    that access has to be asked for, but are chained to the client's.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+    )
+
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, HfHubHTTPError):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        return error, ''
+    if isinstance(found, GatedRepoError):
+        return found, f'ask for access at {page}, then `hf auth login`'
+    status = getattr(found.response, 'status_code', None)
+    if isinstance(found, RepositoryNotFoundError) or status in (401, 403):
+        # The hub does not tell a private repository from none.
+        return found, (
+            f'compare the name with {page}, or if it is private, '
+            '`hf auth login`'
+        )
+    return found, ''
 
 
 def hub_cache() -> str:

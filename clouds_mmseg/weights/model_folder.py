@@ -25,6 +25,7 @@ _REPOSITORY = re.compile(r'[\w.-]+/[\w.-]+(?:@[\w./-]+)?')
 # What a model computes depends on these files.
 _HASHED = {'.json', '.txt', '.safetensors'}
 _MEMINFO = Path('/proc/meminfo')
+_GROUP = Path('/sys/fs/cgroup')
 _GIB = 1 << 30
 
 
@@ -160,15 +161,35 @@ def check_memory(needed: int, what: str, device: torch.device) -> None:
         )
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a device; None if they are not known."""
-    if device.type == 'cuda':
+def free_memory(device: torch.device | None = None) -> int | None:
+    """Return the free bytes of a device; None if they are not known.
+
+    Args:
+        device: CUDA; or CPU, the default: memory of the machine, or of the
+            container that the process runs in.
+    """
+    if device is not None and device.type == 'cuda':
         # What torch has reserved and does not use is free as well.
         reserved = torch.cuda.memory_reserved(device)
         unused = reserved - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    if device.type == 'cpu' and _MEMINFO.is_file():
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith('MemAvailable:'):
-                return int(line.split()[1]) * 1024
-    return None
+    if device is not None and device.type != 'cpu':
+        return None
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        kib = dict(line.split(':', 1) for line in lines)['MemAvailable']
+        free = int(kib.split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        limit = int((_GROUP / 'memory.max').read_text())
+        used = int((_GROUP / 'memory.current').read_text())
+        stat = dict(
+            line.split()
+            for line in (_GROUP / 'memory.stat').read_text().splitlines()
+        )
+        # Cached files make room for weights.
+        return min(free, limit - used + int(stat.get('file', 0)))
+    except (OSError, ValueError):
+        # No container, or one without limit ('max').
+        return free

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
@@ -7,6 +9,7 @@ from clouds_mmseg.datasets import (
     DataError,
     DiffusionAugment,
     FastPhotoMetricDistortion,
+    FolderDataset,
     KeepCleanView,
     PackDGInputs,
 )
@@ -186,6 +189,34 @@ def test_images_without_variant_are_counted(restyled, monkeypatch):
     assert 'variant_path' not in done
     assert augment.without_variant == 25
     assert [text.split()[1] for text in logged] == ['1', '10']
+
+
+def test_a_set_made_from_other_images_is_refused(restyled):
+    def dataset(root, **options):
+        augment = dict(
+            type='DiffusionAugment', bank=str(restyled / 'bank'), **options
+        )
+        return FolderDataset(
+            domain='day',
+            data_root=str(restyled / root),
+            data_prefix=dict(img_path='images'),
+            metainfo=dict(classes=('a', 'b'), palette=[[0] * 3, [9] * 3]),
+            pipeline=[dict(type='LoadSegImage'), augment],
+        )
+
+    assert len(dataset('source')) == 2
+    shutil.copytree(restyled / 'source', restyled / 'other')
+    with pytest.raises(DataError) as caught:
+        len(dataset('other'))
+    said = str(caught.value)
+    assert 'FolderDataset (domain day): none of its 2 images has a' in said
+    assert f'{restyled}/bank, which was made from those below' in said
+    assert f'the first image is {restyled}/other/images/a.png' in said
+    other = str(restyled / 'other/images')
+    assert len(dataset('other', source_root=other)) == 2
+    # Half of the images with variants is what a small set has.
+    (restyled / 'other/images/a.png').rename(restyled / 'other/images/c.png')
+    assert len(dataset('other', source_root=other)) == 2
 
 
 def test_a_variant_of_another_size_is_refused(restyled):

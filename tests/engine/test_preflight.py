@@ -117,6 +117,22 @@ def test_weights_that_can_be_fetched_are_no_error(
     assert missing_inputs(cfg, 'train') == []
 
 
+def test_sets_that_the_config_cannot_make(tiny_config, tmp_path):
+    cfg = read_config(tiny_config, tmp_path / 'work')
+    out = str(tmp_path / 'my restyled')
+    augment = dict(type='DiffusionAugment', bank=out)
+    cfg.train_dataloader.dataset.pipeline.insert(2, augment)
+    (need,) = missing_inputs(cfg, 'train')
+    assert 'banks of the config does not say how' in need.what
+    assert need.remedy == (
+        'clouds generate --prompts FILE --mode img2img --source IMAGES '
+        f"--num N --out '{out}'"
+    )
+    cfg.banks = [dict(out=out, num=5, mode='edit', source='data/x')]
+    (need,) = missing_inputs(cfg, 'train')
+    assert '--num 5 --mode edit --source data/x' in need.remedy
+
+
 def test_nothing_is_missing_in_a_run_that_works(tiny_config, tmp_path):
     cfg = read_config(tiny_config, tmp_path / 'work')
     assert missing_inputs(cfg, 'train') == missing_inputs(cfg, 'test') == []

@@ -12,7 +12,7 @@ from clouds_mmseg.generate.llm import (
 )
 from clouds_mmseg.generate.prompts import normalise
 from clouds_mmseg.utils.cityscapes import CLASSES
-from clouds_mmseg.utils.errors import GenerationError
+from clouds_mmseg.utils.errors import GenerationError, UserError
 
 
 @pytest.fixture(scope='module')
@@ -133,6 +133,16 @@ def test_weights_that_a_model_lacks_are_not_drawn_at_random(tiny_lm, tmp_path):
     )
     with pytest.raises(GenerationError, match='lack 1 weights.*q_proj'):
         PromptWriter(str(folder), device='cpu')
+
+
+def test_less_memory_than_a_model_needs(tiny_lm, monkeypatch):
+    monkeypatch.setattr(
+        'clouds_mmseg.weights.model_folder.free_memory', lambda device: 1000
+    )
+    with pytest.raises(
+        UserError, match=r'--model .* in float16: its weights alone take 0\.0'
+    ):
+        PromptWriter(str(tiny_lm()), device='cpu', dtype='float16')
 
 
 def test_dense_prompts_are_asked_for_within_the_limit(tiny_lm):

@@ -227,11 +227,12 @@ def test_images_follow_edges_and_depth_of_the_source(
 
 def make_bank(root, mode, models, num=3):
     """Three images in one of the modes."""
-    model, options = models[mode]
+    backend, options = models[mode]
+    if backend == 'diffusers':
+        options = dict(SMALL, mode=mode, **options)
     return generate_images(
-        root, num=num, backend='diffusers', model=str(model), mode=mode,
-        contact_sheet=False, **SMALL, **options,
-    )  # fmt: skip
+        root, num=num, backend=backend, contact_sheet=False, **options
+    )
 
 
 @pytest.fixture
@@ -240,19 +241,27 @@ def models(
     prompt_file,
 ):  # fmt: skip
     given = dict(prompts=prompt_file)
+    sd = dict(given, model=str(tiny_sd))
+    restyle = dict(mode='img2img', source=source_images)
     return {
-        'txt2img': (tiny_sd, given),
+        'txt2img': ('diffusers', sd),
         'img2img': (
-            tiny_sd, dict(given, source=source_images, strength=1.0)
+            'diffusers', dict(sd, source=source_images, strength=1.0)
         ),
-        'edit': (tiny_editor, dict(given, source=source_images)),
+        'edit': (
+            'diffusers',
+            dict(given, model=str(tiny_editor), source=source_images),
+        ),
         'label2img': (
-            tiny_sd,
+            'diffusers',
             dict(
-                given, labels=label_maps, controlnet=str(tiny_controlnet),
+                sd, labels=label_maps, controlnet=str(tiny_controlnet),
                 unknown_classes='ignore',
             ),
         ),
+        'photometric': ('photometric', restyle),
+        'toycity': ('toycity', dict(given, size=(32, 32))),
+        'toycity, restyled': ('toycity', dict(given, **restyle)),
     }  # fmt: skip
 
 
@@ -270,7 +279,13 @@ def die_at_the_second_image(root, mode, models):
     make_bank(root, mode, models)
 
 
-@pytest.mark.parametrize('mode', ['txt2img', 'img2img', 'edit', 'label2img'])
+@pytest.mark.parametrize(
+    'mode',
+    [
+        'txt2img', 'img2img', 'edit', 'label2img', 'photometric', 'toycity',
+        'toycity, restyled',
+    ],
+)  # fmt: skip
 def test_a_killed_run_continues_exactly(mode, models, tmp_path):
     assert make_bank(tmp_path / 'whole', mode, models).complete
     context = multiprocessing.get_context('fork')
@@ -306,18 +321,13 @@ def test_the_manifest_of_images_from_labels(models, tmp_path, label_maps):
     # A damaged label is made again.
     (root / 'labels/000003.png').write_bytes(b'x')
     (root / 'labels/000004.png').unlink()
-    model, options = models['label2img']
-    again = generate_images(
-        root, num=5, backend='diffusers', model=str(model), mode='label2img',
-        contact_sheet=False, verify=True, **SMALL, **options,
-    )  # fmt: skip
+    backend, options = models['label2img']
+    models['label2img'] = backend, dict(options, verify=True)
+    again = make_bank(root, 'label2img', models, num=5)
     assert (again.created, again.existing) == (2, 3)
+    models['label2img'] = backend, dict(options, ignore_border=1)
     with pytest.raises(GenerationError, match='ignore_border: the image bank'):
-        generate_images(
-            root, num=5, backend='diffusers', model=str(model),
-            mode='label2img', ignore_border=1, contact_sheet=False, **SMALL,
-            **options,
-        )  # fmt: skip
+        make_bank(root, 'label2img', models, num=5)
 
 
 @pytest.mark.parametrize(

@@ -388,5 +388,7 @@ def test_adapters_of_the_tower_are_trained_under_it():
 def test_widths_must_agree():
     with pytest.raises(UserError, match=re.escape('in_channels=[32, 64]')):
         PMTHead(in_channels=[32, 64], strides=[16, 16], num_classes=2)
+    with pytest.raises(UserError, match=r'16, 16\]: leave strides out$'):
+        build(dict(norm=True), dict(PMT[1], strides=[16] * 3))
     with pytest.raises(UserError, match='cannot be halved'):
         PMTHead(in_channels=[32], strides=[18], num_classes=2)

@@ -190,6 +190,11 @@ def test_too_many_tokens_and_classes_are_told(make, pair):
         (dict(words=['road']), 'words must be a dict'),
         (dict(words={'road': 'street'}), r"words\['road'\] must be a list"),
         (dict(words={'road': []}), r"words\['road'\] must be a list"),
+        (
+            dict(words={'road': ['way', 'road'], 'car': [' Road']}),
+            r"the word ' Road' stands in both words\['road'\] and "
+            r"words\['car'\]",
+        ),
         (dict(fusion='vote'), 'fusion must be one of replace, agree'),
         (dict(presence=True), 'presence must be one of multiply, gate'),
         (dict(heads='all'), 'heads must be one of both'),

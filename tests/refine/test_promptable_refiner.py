@@ -8,7 +8,12 @@ import torch
 from mmseg.registry import MODELS
 from safetensors.torch import load_file, save_file
 
-from clouds_mmseg.refine import PromptableRefiner, SAMRefiner
+from clouds_mmseg.refine import (
+    ConceptRefiner,
+    MajorityVoteRefiner,
+    PromptableRefiner,
+    SAMRefiner,
+)
 from clouds_mmseg.refine.sam_model import PromptedSAM, from_transformers
 from clouds_mmseg.refine.sam_prompts import find_components, sample_prompts
 from clouds_mmseg.refine.transformers_sam import TransformersSAM
@@ -266,6 +271,20 @@ def test_a_model_for_words_takes_no_points(promptable):
     said = str(caught.value)
     assert 'the family sam3, which takes no points but words' in said
     assert 'ConceptRefiner' in said and 'sam2' in said
+
+
+def test_families_and_words_are_checked_before_anything_is_built(promptable):
+    folder = str(promptable('sam3'))
+    for kind in (PromptableRefiner, MajorityVoteRefiner):
+        with pytest.raises(UserError, match=f'{kind.__name__}=.* no points'):
+            kind.find_weights(dict(weights=folder))
+        kind.find_weights(dict(weights=str(promptable('sam2'))))
+    with pytest.raises(UserError, match='takes no boxes but words'):
+        PromptableRefiner.find_weights(dict(weights=folder, prompt='boxes'))
+    # Before weights are asked for that it takes days to get.
+    same = dict(weights='facebook/sam3', words={'a': ['car'], 'b': ['car']})
+    with pytest.raises(UserError, match="'car' stands in both"):
+        ConceptRefiner.find_weights(same)
 
 
 def test_other_families_and_damaged_folders_are_told(promptable, tmp_path):

@@ -2,7 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+)
 
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.weights.io import WeightFileError
@@ -29,15 +33,40 @@ def test_what_cannot_be_read_is_one_error(pretrained_folder):
         read_remote('mmcls-of-old://x')
 
 
-def test_gated_weights_say_where_to_ask_for_them():
-    response = SimpleNamespace(headers={}, request=None)
-    error = missing_error(
-        'the weights of a tower',
-        ['model.safetensors'],
-        repository='facebook/gated',
-        error=GatedRepoError('403', response=response),
+@pytest.mark.parametrize(
+    ('kind', 'status', 'said'),
+    [
+        (
+            GatedRepoError,
+            403,
+            'ask for access at https://huggingface.co/facebook/gated, then '
+            '`hf auth login` and run this again; or hf download',
+        ),
+        (RepositoryNotFoundError, 404, 'compare the name with https://hugg'),
+        (HfHubHTTPError, 401, 'or if it is private, `hf auth login`'),
+        (HfHubHTTPError, 500, 'to have it: hf download facebook/gated'),
+    ],
+)
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_the_hubs_own_answer_is_told(kind, status, said, wrapped):
+    """Also where diffusers or transformers raise an error of their own."""
+    response = SimpleNamespace(headers={}, request=None, status_code=status)
+    found = kind('what the hub says', response=response)
+    if wrapped:
+        try:
+            try:
+                raise found
+            except OSError as error:
+                raise ValueError('not fully cached') from error
+        except ValueError as error:
+            found = error
+    text = str(
+        missing_error(
+            'the weights of a tower',
+            ['model.safetensors'],
+            repository='facebook/gated',
+            error=found,
+        )
     )
-    assert (
-        'ask for access at https://huggingface.co/facebook/gated, then '
-        '`hf auth login`'
-    ) in str(error)
+    assert said in text
+    assert f'({kind.__name__}: what the hub says)' in text

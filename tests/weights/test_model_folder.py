@@ -100,6 +100,23 @@ def test_the_hash_is_that_of_the_content(tmp_path):
     assert hash_folder(first) != hash_folder(second)
 
 
+def test_the_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    from clouds_mmseg.weights import model_folder
+
+    machine = free_memory()
+    monkeypatch.setattr(model_folder, '_GROUP', tmp_path)
+    for name, text in (
+        ('memory.max', '5000'),
+        ('memory.current', '3000'),
+        ('memory.stat', 'anon 2000\nfile 700\n'),
+    ):
+        (tmp_path / name).write_text(text)
+    assert free_memory() == free_memory(torch.device('cpu')) == 2700
+    (tmp_path / 'memory.max').write_text('max')
+    assert free_memory() == pytest.approx(machine, rel=0.5)
+    assert free_memory(torch.device('mps')) is None
+
+
 def test_memory_is_compared():
     cpu = torch.device('cpu')
     assert free_memory(cpu) > 1 << 20

@@ -5,7 +5,6 @@ import functools
 import io
 import lzma
 import os
-import re
 import shutil
 import stat
 import struct
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.text_files import inner_path
 
 # What reading a damaged member raises.
 # Beside those of damage: an unknown compression, a garbled number or name.
@@ -39,7 +39,6 @@ _PROGRAMS = {
     '7z': lambda a, f: ['7z', 'x', '-y', '-bd', '-bso0', f'-o{f}', a],
     'bsdtar': lambda a, f: ['bsdtar', '-x', '-f', a, '-C', f],
 }
-_DRIVE = re.compile('[A-Za-z]:')
 # Records of the zip format (APPNOTE.TXT, sections 4.3.12 to 4.3.16): end of
 # the central directory, its zip64 locator and zip64 form, directory entry.
 _END = struct.Struct('<4s4H2LH')
@@ -332,22 +331,17 @@ def safe_name(name: str, archive: str) -> str:
         Relative, with ``/``, without ``.`` and empty parts.
 
     Raises:
-        DataError: The name leaves the folder that it would be unpacked to.
+        DataError: The name leaves the folder that it would be unpacked to,
+            or has control characters.
     """
+    try:
+        inner_path(name)
+    except ValueError as error:
+        raise DataError(
+            f'a name in {archive} is refused: {error}. Official archives have '
+            'no such names, so download it again from the official page.'
+        ) from None
     parts = name.replace('\\', '/').split('/')
-    if any(ord(letter) < 32 for letter in name):
-        raise DataError(
-            f'{archive} holds {name!r}, a name with control characters: '
-            'official archives have no such names, so download it again from '
-            'the official page.'
-        )
-    if parts[0] == '' or _DRIVE.match(parts[0]) or '..' in parts:
-        raise DataError(
-            f'{archive} holds {name!r}, a path that leads out of the folder '
-            'it is unpacked to. Nothing was read from it: official archives '
-            'have no such names, so download it again from the official '
-            'page.'
-        )
     return '/'.join(part for part in parts if part not in ('', '.'))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,8 @@ class DiffusionAugment(BaseTransform):
 
     Raises:
         UserError: ``prob`` is out of its range.
-        DataError: There is no image set, or it was not made from images.
+        DataError: There is no image set, or it was not made from images;
+            when a dataset is opened, if it was made from none of its images.
     """
 
     def __init__(
@@ -170,6 +172,32 @@ class DiffusionAugment(BaseTransform):
             )
         return os.path.realpath(root), variants
 
+    def require_variants(self, paths: Sequence[str], who: str) -> None:
+        """Refuse a set that was made from other images than a dataset's.
+
+        Args:
+            paths: Of the images of the dataset.
+            who: The dataset, for the message.
+
+        Raises:
+            DataError: None of them has a variant.
+        """
+        # The first one has, as a rule.
+        if not self.prob or any(map(self._variants_of, paths)):
+            return
+        raise DataError(
+            f'{who}: none of its {len(paths)} images has a variant in the '
+            f'image bank {self.bank}, which was made from those below '
+            f'{self.source_root}; the first image is {paths[0]}. Make a bank '
+            'from the images of the dataset: clouds generate --mode img2img '
+            '--source IMAGES --out ANOTHER ...; or, if they are the same, set '
+            'source_root=... of DiffusionAugment to their folder'
+        )
+
+    def _variants_of(self, path):
+        below = os.path.relpath(os.path.realpath(path), self.source_root)
+        return self.variants.get(below.replace(os.sep, '/'), ())
+
     @cache_randomness
     def _draw_variant(self, number):
         """Draw the index of a variant; None keeps the image."""
@@ -186,10 +214,7 @@ class DiffusionAugment(BaseTransform):
         Raises:
             DataError: The variant is damaged, or not as large as the image.
         """
-        below = os.path.relpath(
-            os.path.realpath(results['img_path']), self.source_root
-        ).replace(os.sep, '/')
-        variants = self.variants.get(below, ())
+        variants = self._variants_of(results['img_path'])
         choice = self._draw_variant(len(variants))
         if choice is None:
             return results

@@ -144,14 +144,16 @@ def check_widths_of_maps(backbone: torch.nn.Module, head: dict) -> None:
         given, found = head.get(name), getattr(backbone, own, None)
         if isinstance(given, (list, tuple)) and found is not None:
             if list(given) != list(found):
+                # Of tokens, all have the one of the patches.
+                pyramid = getattr(backbone, 'output', None) != 'tokens'
                 raise UserError(
                     f'model.decode_head.{name}={list(given)}, but the maps '
                     f'of {type(backbone).__name__} have {list(found)}: leave '
                     f'{name} out'
                     + (
-                        ''
-                        if name == 'in_channels'
-                        else ', or take a tower with the strides 4, 8, 16, 32'
+                        ', or take a tower with the strides 4, 8, 16, 32'
+                        if name == 'strides' and pyramid
+                        else ''
                     )
                 )
 
