@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_refiner_run import StoppedError, write_every_refiner
+from every_refiner_run import (
+    StoppedError,
+    every_refiner,
+    write_every_refiner,
+)
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from self_training_run import (
@@ -135,48 +139,6 @@ def test_killed_run_with_every_extension_continues_exactly(
     expected, got = map(weights, works)
     assert 'class_pixels' in expected and expected['class_pixels'].sum() > 0
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-
-
-def every_refiner(promptable, cache):
-    """Return the configs of all refiners, with weights of small models."""
-    sizes = dict(min_area=40, points_per_component=2)
-    words = dict(
-        zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
-    )
-    sam = cache.parent / 'sam.pth'
-    if not sam.exists():
-        torch.save(build_tiny_sam().state_dict(), sam)
-    refiners = [
-        dict(type='SAMRefiner', variant='vit_b', checkpoint=str(sam), **sizes),
-        dict(type='SuperpixelRefiner'),
-        dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
-    ]
-    for family in ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video'):
-        path = str(promptable(family))
-        refiners.append(dict(type='PromptableRefiner', weights=path, **sizes))
-    refiners.append(
-        dict(
-            type='MajorityVoteRefiner',
-            weights=str(promptable('sam2')),
-            points_per_side=4,
-            min_quality=0.0,
-            min_stability=0.0,
-        )
-    )
-    refiners.append(
-        dict(
-            type='ConceptRefiner',
-            weights=str(promptable('sam3_video')),
-            words=words,
-            fusion='uncertain',
-            threshold=0.1,
-            word_batch=2,
-        )
-    )
-    return [
-        dict(refiner, cache_dir=str(cache / str(number)))
-        for number, refiner in enumerate(refiners)
-    ]
 
 
 def test_every_refiner_trains_and_continues_exactly(
