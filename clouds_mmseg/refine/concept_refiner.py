@@ -4,6 +4,7 @@ Shape letters: H, W of the image; K classes of S words; h, w of the scores.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -96,6 +97,7 @@ class ConceptRefiner:
 
     Attributes:
         classes: Names of the classes, (K,).
+        cache: None without ``cache_dir``.
     """
 
     # The hook gives the teacher's confidence as third argument.
@@ -148,12 +150,12 @@ class ConceptRefiner:
         )
         self.word_batch = word_batch
         self.ignore_index = ignore_index
-        self._cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
+        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
         self.model = ConceptModel(
             weights,
             [word for words in self.words.values() for word in words],
             dtype=dtype,
-            cache=self._cache,
+            cache=self.cache,
         )
 
     @staticmethod
@@ -230,16 +232,33 @@ class ConceptRefiner:
             low.float()[None], size=size, mode='bilinear', align_corners=False
         )[0]
 
-    def _low_scores(self, array):
-        """Return the scores before they are upscaled, (K, h, w) float16."""
-        key = hash_text(
+    def fill_cache(self, image: Tensor) -> Path:
+        """Keep the scores of an image in the cache before training.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+
+        Returns:
+            Their file; it does not exist if it could not be written.
+        """
+        assert self.cache is not None
+        array = as_rgb_array(image)
+        self._low_scores(array)
+        return self.cache.path(self._key(array))
+
+    def _key(self, array):
+        return hash_text(
             'concepts',
             hash_array(array),
             self.model.identity,
             list(self.words.values()),
             *self.rules,
         )
-        stored = self._cache.get(key) if self._cache else None
+
+    def _low_scores(self, array):
+        """Return the scores before they are upscaled, (K, h, w) float16."""
+        key = self._key(array)
+        stored = self.cache.get(key) if self.cache else None
         if stored is not None:
             return unpack_arrays(stored)['scores']
         batch = (
@@ -251,8 +270,8 @@ class ConceptRefiner:
         # In half precision without a cache too: a label must not depend on
         # whether there is one.
         half = low.half().cpu().numpy()
-        if self._cache:
-            self._cache.put(key, pack_arrays(compress=True, scores=half))
+        if self.cache:
+            self.cache.put(key, pack_arrays(compress=True, scores=half))
         return half
 
     def _check_classes(self, label):

@@ -1,5 +1,7 @@
 """Refine labels by a majority vote within the masks of an image."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from mmseg.registry import MODELS
@@ -98,6 +100,7 @@ class MajorityVoteRefiner:
 
     Attributes:
         sam: The model; None with superpixels.
+        cache: None without ``cache_dir``.
     """
 
     def __init__(
@@ -163,15 +166,15 @@ class MajorityVoteRefiner:
         self.prompt_batch = prompt_batch
         self.sam: PromptedModel | None = None
         self.superpixels: SuperpixelRefiner | None = None
-        self._cache = None
         source = _source_of(weights, variant, checkpoint, superpixels)
         if source == 'superpixels':
             self.superpixels = SuperpixelRefiner(
                 **{'cache_dir': cache_dir, 'cache_bytes': cache_bytes}
                 | _segment_options(superpixels)
             )
+            self.cache = self.superpixels.cache
             return
-        self._cache = cache_dir and ArrayCache(cache_dir, cache_bytes)
+        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
         if source == 'weights':
             self.sam = TransformersSAM(str(weights), dtype=dtype, what=_WHAT)
         else:
@@ -232,14 +235,34 @@ class MajorityVoteRefiner:
             )
         return torch.from_numpy(refined).to(label.device)
 
+    def fill_cache(self, image: Tensor) -> Path:
+        """Keep the masks of an image in the cache before training.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+
+        Returns:
+            Their file; it does not exist if it could not be written.
+        """
+        if self.superpixels is not None:
+            return self.superpixels.fill_cache(image)
+        assert self.cache is not None
+        array = as_rgb_array(image)
+        self._masks(array)
+        return self.cache.path(self._key(array))
+
+    def _key(self, array):
+        assert self.sam is not None
+        return hash_text(
+            'masks', hash_array(array), self.sam.identity, *self.mask_rules
+        )
+
     def _masks(self, array: np.ndarray) -> SAMPredictions:
         """Find the masks of an image, or read them from the cache."""
         assert self.sam is not None
         size = array.shape[:2]
-        key = hash_text(
-            'masks', hash_array(array), self.sam.identity, *self.mask_rules
-        )
-        stored = self._cache.get(key) if self._cache else None
+        key = self._key(array)
+        stored = self.cache.get(key) if self.cache else None
         if stored is not None:
             return unpack(stored, size[1])
         found = automatic_masks(
@@ -249,8 +272,8 @@ class MajorityVoteRefiner:
             self.mask_rules,
             self.prompt_batch or PROMPT_BATCH[self.sam.device.type == 'cuda'],
         )
-        if self._cache:
-            self._cache.put(key, pack(found))
+        if self.cache:
+            self.cache.put(key, pack(found))
         return found
 
 

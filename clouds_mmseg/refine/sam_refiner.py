@@ -3,6 +3,7 @@
 Shape letters: H, W of the image; N prompts of P points each.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ class ComponentRefiner:
 
     Attributes:
         sam: The model.
+        cache: None without ``cache_dir``.
     """
 
     sam: PromptedModel
@@ -147,7 +149,7 @@ class ComponentRefiner:
         self.prompt_batch = prompt_batch
         self.seed = seed
         self.ignore_index = ignore_index
-        self._cache = cache_dir and ArrayCache(cache_dir, cache_bytes)
+        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
 
     def to(self, device: str | torch.device) -> 'ComponentRefiner':
         """Move the model to a device and return the refiner itself."""
@@ -182,6 +184,21 @@ class ComponentRefiner:
             refined = torch.where(refined == self.ignore_index, label, refined)
         return refined
 
+    def fill_cache(self, image: Tensor) -> Path:
+        """Keep the embedding of an image in the cache before training.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+
+        Returns:
+            Its file; it does not exist if it could not be written.
+        """
+        assert self.cache is not None
+        array = as_rgb_array(image)
+        name = hash_array(array)
+        self._embed(array, name)
+        return self.cache.path(self._embedding_key(name))
+
     def _prompts(
         self, label: np.ndarray, name: str
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +230,7 @@ class ComponentRefiner:
         Returns:
             The predictions of all prompts, in their order.
         """
-        if not self._cache:
+        if not self.cache:
             return self._predict(array, name, points)
         size = array.shape[:2]
         key = hash_text(
@@ -225,7 +242,7 @@ class ComponentRefiner:
             self.second_pass,
             *([self.prompt] if self.prompt != 'points' else []),
         )
-        stored = self._cache.get(key)
+        stored = self.cache.get(key)
         if stored is None:
             known = no_predictions(points.shape[1], size)
         else:
@@ -236,7 +253,7 @@ class ComponentRefiner:
         predictions = known.select(known.find(points))
         if new.any():
             # Older predictions are dropped, so that the entry does not grow.
-            self._cache.put(key, pack(predictions))
+            self.cache.put(key, pack(predictions))
         return predictions
 
     def _predict(
@@ -267,15 +284,18 @@ class ComponentRefiner:
             points, torch.cat(masks).numpy(), torch.cat(qualities).numpy()
         )
 
+    def _embedding_key(self, name: str) -> str:
+        return hash_text(name, self.sam.identity)
+
     def _embed(self, array: np.ndarray, name: str) -> Embedding:
         """Return the embedding of the image."""
-        if not self._cache:
+        if not self.cache:
             return self.sam.embed(array)
-        key = hash_text(name, self.sam.identity)
-        stored = self._cache.get(key)
+        key = self._embedding_key(name)
+        stored = self.cache.get(key)
         if stored is None:
             stored = pack_embedding(self.sam.embed(array))
-            self._cache.put(key, stored)
+            self.cache.put(key, stored)
         # In half precision the first time too: a label must not depend on
         # whether the embedding comes from the cache.
         return unpack_embedding(stored, self.sam.device)

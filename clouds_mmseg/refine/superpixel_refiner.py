@@ -4,6 +4,7 @@ Shape letters: H, W of the image.
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -63,6 +64,9 @@ class SuperpixelRefiner:
     Raises:
         UserError: If an argument is out of range or scikit-image is not
             installed.
+
+    Attributes:
+        cache: None without ``cache_dir``.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class SuperpixelRefiner:
                 start_label=0,
             )
         self._identity = hash_text(method, sorted(self._options.items()))
-        self._cache = cache_dir and ArrayCache(cache_dir, cache_bytes)
+        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
         print_log(
             f'SuperpixelRefiner: {method} {self._options}, purity {purity}',
             'current',
@@ -132,15 +136,32 @@ class SuperpixelRefiner:
         Returns:
             (H, W) int64, indices of segments from 0.
         """
-        if not self._cache:
+        if not self.cache:
             return self._function(image, **self._options)
-        key = hash_text(hash_array(image), self._identity)
-        segments = self._cache.get(key)
+        key = self._key(image)
+        segments = self.cache.get(key)
         if segments is None:
             segments = self._function(image, **self._options)
             smallest = np.min_scalar_type(int(segments.max()))
-            self._cache.put(key, segments.astype(smallest))
+            self.cache.put(key, segments.astype(smallest))
         return segments.astype(np.int64)
+
+    def fill_cache(self, image: Tensor) -> Path:
+        """Keep the segments of an image in the cache before training.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+
+        Returns:
+            Their file; it does not exist if it could not be written.
+        """
+        assert self.cache is not None
+        array = as_rgb_array(image)
+        self.segment(array)
+        return self.cache.path(self._key(array))
+
+    def _key(self, image: np.ndarray) -> str:
+        return hash_text(hash_array(image), self._identity)
 
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
         """Refine the label of an image.

@@ -16,6 +16,7 @@ SCRIPTS = dict(
     compare_protocols='protocols',
     convert_checkpoint='convert',
     export_model='export',
+    fill_cache='cache',
     filter_images='filter',
     generate_images='generate',
     generate_prompts='prompts',

@@ -14,6 +14,8 @@ from mmseg.registry import HOOKS, MODELS
 
 from clouds_mmseg.models.segmentors.pseudo_labels import refine_label
 
+# Of models of transformers that take points.
+FAMILIES = ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video')
 TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
 _TEXT = """
 _base_ = './self_training.py'
@@ -54,6 +56,52 @@ class EveryRefiner:
             refined = refine_label(refiner, image, label, confidence)
             label = torch.where(refined == 255, label, refined)
         return label
+
+
+def every_refiner(promptable, cache, families=FAMILIES):
+    """Return the configs of all refiners, with weights of small models."""
+    # Run as a script, this file finds them below.
+    from tiny_run import CLASSES
+    from tiny_sam import build_tiny_sam
+
+    sizes = dict(min_area=40, points_per_component=2)
+    words = dict(
+        zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
+    )
+    sam = cache.parent / 'sam.pth'
+    if not sam.exists():
+        torch.save(build_tiny_sam().state_dict(), sam)
+    refiners = [
+        dict(type='SAMRefiner', variant='vit_b', checkpoint=str(sam), **sizes),
+        dict(type='SuperpixelRefiner'),
+        dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
+    ]
+    for family in families:
+        path = str(promptable(family))
+        refiners.append(dict(type='PromptableRefiner', weights=path, **sizes))
+    refiners.append(
+        dict(
+            type='MajorityVoteRefiner',
+            weights=str(promptable('sam2')),
+            points_per_side=4,
+            min_quality=0.0,
+            min_stability=0.0,
+        )
+    )
+    refiners.append(
+        dict(
+            type='ConceptRefiner',
+            weights=str(promptable('sam3_video')),
+            words=words,
+            fusion='uncertain',
+            threshold=0.1,
+            word_batch=2,
+        )
+    )
+    return [
+        dict(refiner, cache_dir=str(cache / str(number)))
+        for number, refiner in enumerate(refiners)
+    ]
 
 
 class StoppedError(Exception):

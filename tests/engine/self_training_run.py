@@ -4,7 +4,8 @@
         [--source-only] [--distributed] [--plus] [--features FOLDER]
         [--total N] [--tower] [--sharded]
 
-Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration.
+Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration. With
+DDP, the iterations that exchange gradients go to WORK_DIR/exchanges_RANK.txt.
 """
 
 import argparse
@@ -19,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.hooks import Hook  # noqa: E402
 from tiny_run import CLASSES, PALETTE, read_config, write_config  # noqa: E402
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (  # noqa: E402, E501
+    allreduce_hook,
+)
 
 import clouds_mmseg  # noqa: E402, F401
 from clouds_mmseg.generate.run import generate_images  # noqa: E402
@@ -216,6 +220,21 @@ class RecordLosses(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class RecordExchanges(Hook):
+    """Write the iterations in which DDP averages gradients, once a bucket."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def before_train(self, runner):
+        def exchange(group, bucket):
+            with open(self.path, 'a') as stream:
+                stream.write(f'{runner.iter + 1}\n')
+            return allreduce_hook(group, bucket)
+
+        runner.model.register_comm_hook(None, exchange)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('config')
@@ -259,6 +278,9 @@ def main():
     rank = runner.rank
     path = args.work_dir / f'losses_{rank}.txt'
     runner.register_hook(RecordLosses(path, args.kill_at))
+    if args.distributed and not args.sharded:
+        path = args.work_dir / f'exchanges_{rank}.txt'
+        runner.register_hook(RecordExchanges(path))
     model = runner.train()
     if args.distributed:
         state = {} if args.sharded else model.module.state_dict()

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_refiner_run import StoppedError, write_every_refiner
+from every_refiner_run import (
+    StoppedError,
+    every_refiner,
+    write_every_refiner,
+)
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from self_training_run import (
@@ -137,48 +141,6 @@ def test_killed_run_with_every_extension_continues_exactly(
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def every_refiner(promptable, cache):
-    """Return the configs of all refiners, with weights of small models."""
-    sizes = dict(min_area=40, points_per_component=2)
-    words = dict(
-        zip(CLASSES, (['road'], ['sky'], ['car', 'van']), strict=True)
-    )
-    sam = cache.parent / 'sam.pth'
-    if not sam.exists():
-        torch.save(build_tiny_sam().state_dict(), sam)
-    refiners = [
-        dict(type='SAMRefiner', variant='vit_b', checkpoint=str(sam), **sizes),
-        dict(type='SuperpixelRefiner'),
-        dict(type='MajorityVoteRefiner', superpixels=dict(), ties='rare'),
-    ]
-    for family in ('sam', 'sam_hq', 'sam2', 'edgetam', 'sam3_video'):
-        path = str(promptable(family))
-        refiners.append(dict(type='PromptableRefiner', weights=path, **sizes))
-    refiners.append(
-        dict(
-            type='MajorityVoteRefiner',
-            weights=str(promptable('sam2')),
-            points_per_side=4,
-            min_quality=0.0,
-            min_stability=0.0,
-        )
-    )
-    refiners.append(
-        dict(
-            type='ConceptRefiner',
-            weights=str(promptable('sam3_video')),
-            words=words,
-            fusion='uncertain',
-            threshold=0.1,
-            word_batch=2,
-        )
-    )
-    return [
-        dict(refiner, cache_dir=str(cache / str(number)))
-        for number, refiner in enumerate(refiners)
-    ]
-
-
 def test_every_refiner_trains_and_continues_exactly(
     tmp_path, tiny_data, bank, warm_python, promptable, monkeypatch
 ):
@@ -265,29 +227,47 @@ def test_processes_draw_the_same_views(tmp_path, train_on, config, script):
         assert_equal_runs(tmp_path / '1', work_dir, atol)
 
 
+# A trained tower, and two batches of four images an update.
+TOWER = ('--tower', '--total', 4)
+
+
+@pytest.fixture(scope='module')
+def one_tower(tmp_path_factory, config, script):
+    """Work dir of a trained tower in one process."""
+    work_dir = tmp_path_factory.mktemp('tower') / 'one'
+    done = script(config, work_dir, *TOWER)
+    assert done.returncode == 0, done.stderr
+    return work_dir
+
+
+def test_accumulated_gradients_are_exchanged_before_an_update_only(
+    tmp_path, one_tower, train_on
+):
+    assert len(train_on(2, tmp_path / 'two', *TOWER)) == 10
+    assert_equal_runs(one_tower, tmp_path / 'two')
+    for rank in range(2):
+        steps = (tmp_path / 'two' / f'exchanges_{rank}.txt').read_text()
+        assert list(dict.fromkeys(steps.split())) == ['2', '4', '6', '8', '10']
+
+
 def test_a_sharded_tower_trains_as_one_process_does(
-    tmp_path, config, script, train_on
+    tmp_path, config, script, train_on, one_tower
 ):
     """With accumulated gradients; each continues the other's checkpoint."""
-    options = ('--tower', '--total', 4)
-    done = script(config, tmp_path / 'one', *options)
-    assert done.returncode == 0, done.stderr
 
     def take_over(name, other, step):
         (tmp_path / name).mkdir()
-        file = shutil.copy(
-            tmp_path / other / f'iter_{step}.pth', tmp_path / name
-        )
+        file = shutil.copy(other / f'iter_{step}.pth', tmp_path / name)
         (tmp_path / name / 'last_checkpoint').write_text(str(file))
         return tmp_path / name
 
-    two = take_over('two', 'one', 2)
-    assert len(train_on(2, two, *options, '--sharded', '--resume')) == 8
-    assert_equal_runs(tmp_path / 'one', two)
-    again = take_over('again', 'two', 8)
-    done = script(config, again, *options, '--resume')
+    two = take_over('two', one_tower, 2)
+    assert len(train_on(2, two, *TOWER, '--sharded', '--resume')) == 8
+    assert_equal_runs(one_tower, two)
+    again = take_over('again', two, 8)
+    done = script(config, again, *TOWER, '--resume')
     assert done.returncode == 0, done.stderr
-    assert_equal_runs(tmp_path / 'one', again)
+    assert_equal_runs(one_tower, again)
 
 
 def test_generated_images_beside_leave_the_warm_up_as_it_is(

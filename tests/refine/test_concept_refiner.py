@@ -138,9 +138,9 @@ def test_model_and_text_encoder_run_once(make, pair, tmp_path):
     image, label = pair
     refiner = make(cache_dir=str(tmp_path), threshold=0.3)
     refined = refiner(image, label)
-    cache, refiner._cache = refiner._cache, None
+    cache, refiner.cache = refiner.cache, None
     assert torch.equal(refiner(image, label), refined)
-    refiner._cache = cache
+    refiner.cache = cache
     again = make(cache_dir=str(tmp_path), threshold=0.3)
     # No word was embedded anew.
     assert not hasattr(again.model, '_tokenizer')

@@ -19,6 +19,7 @@ COMMANDS = dict(
     prompts='write text prompts for street scenes',
     generate='generate an image set (image bank) from prompts',
     filter='leave out bad images and pixels of an image set',
+    cache="fill the cache of a training's refiner before it begins",
     train='train a segmentor',
     test='test a checkpoint',
     protocols='test a checkpoint under several protocols, side by side',

@@ -102,39 +102,64 @@ class FeatureCacheHook(Hook):
         count = need = 0
         for leaf in unlabelled_sets(runner.train_loop.dataloader.dataset):
             count += len(leaf)
-            need += len(leaf) * model.cached_bytes(_first_view(leaf, model))
+            view = stored_view(leaf, 0, 'FeatureCacheHook')
+            view = view.to(next(model.parameters()).device)
+            need += len(leaf) * model.cached_bytes(view)
         if not count:
             raise UserError(
                 'FeatureCacheHook: training has no unlabelled images, whose '
                 'features it could keep; leave it out'
             )
-        there = store.used_bytes()
-        free = shutil.disk_usage(store.folder).free
         views = 1 + len(model.teacher_views)
-        size = (
+        smaller = '' if self.dtype == 'float16' else 'dtype=float16, '
+        said = require_room(
+            store,
+            need,
+            'FeatureCacheHook',
             f'the features of {count:,} images in {views} view'
             f'{"s" * (views > 1)} take about {need / 1e9:.2f} GB as '
-            f'{self.dtype}'
+            f'{self.dtype}',
+            f'choose {smaller}another cache_dir, or leave the hook out',
         )
-        smaller = '' if self.dtype == 'float16' else 'dtype=float16, '
-        way_out = f', choose {smaller}another cache_dir, or leave the hook out'
-        if need > store.capacity:
-            least = int(need * self.cache_bytes / store.capacity) + 1
-            raise UserError(
-                f'FeatureCacheHook: {size}, more than '
-                f'cache_bytes={self.cache_bytes:,} keeps: give at least '
-                f'cache_bytes={least}{way_out}'
-            )
-        if need - there > free:
-            raise UserError(
-                f'FeatureCacheHook: {size}, of which {there / 1e9:.2f} are '
-                f'there; the disk of {store.folder} has {free / 1e9:.2f} GB '
-                f'free: make room{way_out}'
-            )
-        runner.logger.info(
-            f'Feature cache {store.folder}: {size}, {there / 1e9:.2f} are '
-            f'there, the disk has {free / 1e9:.2f} GB free'
+        runner.logger.info(said)
+
+
+def require_room(
+    store: ArrayCache, need: int, who: str, size: str, way_out: str
+) -> str:
+    """Compare what a cache will take with its bound and its disk.
+
+    Args:
+        store: The cache.
+        need: Bytes of all its entries.
+        who: That fills it, for messages.
+        size: What ``need`` is of, in words.
+        way_out: What a user can do but make room.
+
+    Returns:
+        The sizes, for the log.
+
+    Raises:
+        UserError: It is too much.
+    """
+    there = store.used_bytes()
+    free = shutil.disk_usage(store.folder).free
+    if need > store.capacity:
+        least = int(need * store.max_bytes / store.capacity) + 1
+        raise UserError(
+            f'{who}: {size}, more than cache_bytes={store.max_bytes:,} keeps: '
+            f'give at least cache_bytes={least}, {way_out}'
         )
+    if need - there > free:
+        raise UserError(
+            f'{who}: {size}, of which {there / 1e9:.2f} are there; the disk '
+            f'of {store.folder} has {free / 1e9:.2f} GB free: make room, '
+            f'{way_out}'
+        )
+    return (
+        f'Cache {store.folder}: {size}, {there / 1e9:.2f} are there, the disk '
+        f'has {free / 1e9:.2f} GB free'
+    )
 
 
 def unlabelled_sets(dataset: Dataset) -> Iterator[Dataset]:
@@ -168,21 +193,30 @@ def _require_fixed_tower(model):
         )
 
 
-def _first_view(leaf, model):
-    """Load the clean view of the first image, without random numbers.
+def stored_view(leaf: Dataset, index: int, who: str) -> SegDataSample:
+    """Load the clean view of an image, without random numbers.
+
+    Args:
+        leaf: Of unlabelled images.
+        index: Of the image.
+        who: That keeps what is computed of it, for messages.
+
+    Returns:
+        With ``clean_img``, (3, H, W) uint8.
 
     Raises:
-        UserError: It is not the stored image: each time it is another one.
+        UserError: The view is not the stored image: each time it is another
+            one.
     """
-    results = leaf.get_data_info(0)
+    results = leaf.get_data_info(index)
     for step in leaf.pipeline.transforms:
         allowed = (LoadImageFromFile, LoadSegLabels, KeepCleanView)
         if not isinstance(step, allowed):
             raise UserError(
-                'FeatureCacheHook keeps the features of images as they are '
+                f'{who} keeps what is computed of images as they are '
                 f'stored, but {type(step).__name__} stands before '
                 f'KeepCleanView in the pipeline of {type(leaf).__name__} '
-                f'(domain {leaf.domain}); leave the hook out'
+                f'(domain {leaf.domain}); leave it out'
             )
         results = step(results)
         if isinstance(step, KeepCleanView):
@@ -190,7 +224,7 @@ def _first_view(leaf, model):
     planes = torch.from_numpy(results['clean_img'].transpose(2, 0, 1).copy())
     sample = SegDataSample()
     sample.clean_img = PixelData(data=planes)
-    return sample.to(next(model.parameters()).device)
+    return sample
 
 
 def _plain(cfg):

@@ -132,7 +132,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         student_views: Sequence[dict] = (),
         **kwargs: Any,
     ):
-        kwargs['data_preprocessor'] = _with_clean_views(
+        kwargs['data_preprocessor'] = with_clean_views(
             kwargs.get('data_preprocessor')
         )
         super().__init__(**kwargs)
@@ -603,7 +603,7 @@ class SelfTrainingSegmentor(DGSegmentor):
                 )
 
 
-def _with_clean_views(preprocessor):
+def with_clean_views(preprocessor: Any) -> Any:
     """Take our preprocessor in place of MMSegmentation's."""
     if isinstance(preprocessor, dict) and (
         preprocessor.get('type') in (None, 'SegDataPreProcessor')
