@@ -1,5 +1,6 @@
 """Drawings of images and label maps: colours, panels, legends, sheets."""
 
+import functools
 import textwrap
 from collections.abc import Sequence
 
@@ -15,7 +16,9 @@ _FONT_SIZE = 18
 _MEDIUM, _SMALL = 14, 10
 
 
+@functools.cache
 def _font(size):
+    # Kept: each call would decode the font anew.
     return ImageFont.load_default(size=size)
 
 

@@ -94,8 +94,8 @@ def test_two_processes_equal_one(root):
     assert len(images) == 7
     assert results['domains']['fog']['images'] == 5
     assert 0 < values['mean_mIoU'] < 100
-    # This process is one of the two: importing the stack takes a while.
-    other = get_context('spawn').Process(target=worker, args=(1, str(root)))
+    # This process is one of the two.
+    other = get_context('fork').Process(target=worker, args=(1, str(root)))
     other.start()
     try:
         worker(0, str(root))

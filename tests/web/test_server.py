@@ -184,15 +184,15 @@ def test_the_page_says_nothing_of_the_machine(page):
 
 
 def test_uploads_in_a_row_do_not_grow_the_process(page):
-    # A megabyte each besides what the image needs: 200 MB in all.
+    # A megabyte each besides what the image needs: 100 MB in all.
     payloads = [png(noise(96, 96, seed)) + bytes(10**6) for seed in (0, 1)]
     for index in range(20):
         page.upload(payloads[index % 2])
     before = page.memory()
-    for index in range(200):
+    for index in range(100):
         assert '<figure>' in page.upload(payloads[index % 2])
     grown = page.memory() - before
-    assert grown < 20e6, f'{grown / 1e6:.0f} MB'
+    assert grown < 10e6, f'{grown / 1e6:.0f} MB'
     folder = next(page.temporary.iterdir())
     assert len(list((folder / 'results').iterdir())) <= 32
     # Nothing waits: each upload was deleted when it was read.

@@ -1,9 +1,6 @@
 """mmcv's op: called as mmcv defines it, and on CUDA."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,14 +13,9 @@ from clouds_mmseg.models.mask2former.deform_attn import ms_deform_attn_mmcv
 COMPILED = importlib.util.find_spec('mmcv._ext') is not None
 
 
-def test_it_is_called_as_mmcv_defines_it():
+def test_it_is_called_as_mmcv_defines_it(warm_python):
     """The compiled part alone is replaced, by mmcv's own Python of it."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name('run_mmcv_op.py')],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    )
+    done = warm_python.run(Path(__file__).with_name('run_mmcv_op.py'))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ['mmcv', 'equal', 'equal']
 
