@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from faults import inject
 from faults.commands import (
     COMMANDS,
     MODEL,
+    SHARED,
     hash_content,
     is_unfinished,
     read_result,
@@ -70,8 +71,9 @@ class _Second:
         self.done = []
 
     def __call__(self, process):
-        lock = any(self.folder.rglob('*.lock')) or any(
-            is_unfinished(path) for path in self.folder.rglob('.*')
+        lock = any(
+            path.suffix in ('.lock', '.lease') or is_unfinished(path)
+            for path in self.folder.rglob('*')
         )
         if not self.done and self.folder.exists() and lock:
             self.done.append(self.run())
@@ -199,6 +201,25 @@ class Record:
         return self.group, self.fault, self.command
 
 
+def kill_plan(names: Sequence[str], number: int) -> Iterator[tuple[str, bool]]:
+    """Yield the commands that are killed, and whether that is at a write.
+
+    Each command has both in turn, and so have the first few kills.
+
+    Args:
+        names: Of commands, in turn.
+        number: Of kills.
+    """
+    for trial in range(number):
+        turn, position = divmod(trial, len(names))
+        yield names[position], bool((turn + position) % 2)
+
+
+def begins(part: bytes, whole: bytes) -> bool:
+    """Tell whether lines are the first ones of others, none cut short."""
+    return whole.startswith(part) and part[-1:] in (b'', b'\n')
+
+
 def _noise(done: Outcome) -> list[str]:
     """Return what no command may do whatever happens."""
     if done.hung:
@@ -254,6 +275,8 @@ class Campaign:
         self._references: dict = {}
         # What their results take on a disk.
         self._bytes: dict[str, int] = {}
+        # Content of files that grow line by line.
+        self._lines: dict[str, dict[str, bytes]] = {}
         # Those of another version would be compared with results of this.
         shutil.rmtree(self.inputs, ignore_errors=True)
         done = run_forked(
@@ -286,6 +309,10 @@ class Campaign:
                 for path in self.out.rglob('*')
                 if path.is_file()
             )
+            self._lines[name] = {
+                str(path.relative_to(self.out)): path.read_bytes()
+                for path in self.out.rglob('*.jsonl')
+            }
             import_like(modules.read_text().split())
             self._references[name] = result, calls, done.seconds
             self.log(f'{name}: {done.seconds:.1f} s, {sum(calls)} changes')
@@ -302,11 +329,8 @@ class Campaign:
             number: Of kills, each in a run of its own.
         """
         rng = np.random.default_rng([self.seed, 1])
-        for trial in range(number):
-            name = names[trial % len(names)]
-            # Each command has both, and so have the first few trials.
-            odd = (trial + trial // len(names)) % 2
-            at_write = odd and self.injector.loaded
+        for name, at_write in kill_plan(names, number):
+            at_write = at_write and self.injector.loaded
             moment = rng.random()
             _, calls, seconds = self.reference(name)
             self._begin(name)
@@ -494,8 +518,12 @@ class Campaign:
                     continue
                 if one in _CHANGING:
                     continue
+                whole = self._lines[name].get(relative)
                 try:
-                    same = hash_content(path) == expected[relative]
+                    if whole is not None:
+                        same = begins(path.read_bytes(), whole)
+                    else:
+                        same = hash_content(path) == expected[relative]
                 except Exception as error:
                     problems.append(f'{relative} cannot be read: {error}')
                     continue
@@ -546,6 +574,7 @@ class Campaign:
 
     def _note(self, group, fault, name, what, problems):
         """Count a trial."""
+        group = 'shared' if name.endswith(SHARED) else group
         record = Record(group, fault, name)
         record = self.records.setdefault(record.key, record)
         record.trials += 1

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ import torch
 from self_training_run import write_bank, write_self_training
 from tiny_run import write_data, write_images
 from tiny_video import write_video
+
+from clouds_mmseg.utils.shared_work import WORK_FOLDER
 
 _CACHED = """
 _base_ = './self_training.py'
@@ -182,6 +184,19 @@ COMMANDS = dict(
         'verification of a data set',
     ),
 )
+SHARED = '_shared'
+# Those whose work any number of processes share.
+COMMANDS |= {
+    name + SHARED: replace(
+        COMMANDS[name],
+        arguments=lambda inputs, out, name=name: [
+            *COMMANDS[name].arguments(inputs, out),
+            *('--shared', '--lease', 1),
+        ],
+        title=f'{COMMANDS[name].title}, shared',
+    )
+    for name in ('generate', 'filter', 'predict', 'corrupt', 'verify')
+}
 
 
 def write_inputs(folder: Path, out: Path) -> None:
@@ -215,13 +230,16 @@ def read_result(root: Path) -> dict[str, str]:
         root: Its output folder.
 
     Returns:
-        Path -> hash of the content. Logs are left out, and of checkpoints,
-        results and image sets what says when and where they were made.
+        Path -> hash of the content. Logs are left out, and what processes
+        that share work tell one another, and of checkpoints, results and
+        image sets what says when and where they were made.
     """
     result = {}
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(
-            name for name in folders if not _LOG_FOLDER.fullmatch(name)
+            name
+            for name in folders
+            if not _LOG_FOLDER.fullmatch(name) and name != WORK_FOLDER
         )
         for name in names:
             path = Path(folder, name)
