@@ -318,7 +318,9 @@ class Campaign:
             self.log(f'{name}: {done.seconds:.1f} s, {sum(calls)} changes')
         return self._references[name]
 
-    def kills(self, names: Sequence[str], number: int) -> None:
+    def kills(
+        self, names: Sequence[str], number: int, in_a_row: int = 1
+    ) -> None:
         """Kill commands, run them again to the end, compare.
 
         Half of the kills come at a moment of the run's duration, the others
@@ -326,32 +328,42 @@ class Campaign:
 
         Args:
             names: Of commands, in turn.
-            number: Of kills, each in a run of its own.
+            number: Of runs that are killed.
+            in_a_row: How often each is, before it may go on to the end.
         """
         rng = np.random.default_rng([self.seed, 1])
         for name, at_write in kill_plan(names, number):
             at_write = at_write and self.injector.loaded
-            moment = rng.random()
-            _, calls, seconds = self.reference(name)
+            self.reference(name)
             self._begin(name)
-            if at_write:
-                action = ('kill_before', 'kill_after', 'kill_half')[
-                    int(rng.integers(3))
-                ]
-                at = 1 + int(moment * sum(calls))
-                self.injector.arm(self.out, action, at=at)
-                what = f'{action} change {at} of {sum(calls)}'
-                done = self._run(name)
-                self.injector.disarm()
-            else:
-                what = f'after {moment * seconds:.2f} s'
-                done = self._run(name, kill_after=moment * seconds)
-            problems = []
-            if done.status not in (0, -signal.SIGKILL):
-                problems.append(f'ended with {done.status}: {done.text}')
+            kills = [self._kill(name, at_write, rng) for _ in range(in_a_row)]
+            problems = [problem for _, found in kills for problem in found]
             problems += self._continue(name)
             fault = 'at a write' if at_write else 'at any moment'
+            if in_a_row > 1:
+                fault += f', {in_a_row} in a row'
+            what = ', then '.join(what for what, _ in kills)
             self._note('SIGKILL', fault, name, what, problems)
+
+    def _kill(self, name, at_write, rng):
+        """Run a command and kill it; return when, and what went wrong."""
+        _, calls, seconds = self.reference(name)
+        moment = rng.random()
+        if at_write:
+            action = ('kill_before', 'kill_after', 'kill_half')[
+                int(rng.integers(3))
+            ]
+            at = 1 + int(moment * sum(calls))
+            what = f'{action} change {at} of {sum(calls)}'
+            self.injector.arm(self.out, action, at=at)
+            done = self._run(name)
+            self.injector.disarm()
+        else:
+            what = f'after {moment * seconds:.2f} s'
+            done = self._run(name, kill_after=moment * seconds)
+        if done.status in (0, -signal.SIGKILL):
+            return what, []
+        return what, [f'ended with {done.status}: {done.text}']
 
     def disk(
         self, names: Sequence[str], faults: Sequence[Fault], points: int

@@ -22,6 +22,7 @@ def run_campaign(
     parts: Sequence[str],
     commands: Sequence[str] | None,
     kills: int,
+    in_a_row: int,
     points: int,
     faults: Sequence[str] | None,
     short: bool,
@@ -35,7 +36,8 @@ def run_campaign(
         work: Folder of inputs, outputs and logs.
         parts: Names of its parts.
         commands: Names of commands; None: those that suit each part.
-        kills: Number of kills.
+        kills: Number of runs that are killed.
+        in_a_row: Kills of each of them.
         points: Trials of each other fault on each command.
         faults: Parts of names of faults of the disk; None: all.
         short: Whether to run the short form.
@@ -79,7 +81,7 @@ def run_campaign(
     campaign = Campaign(work, seed, log=log, noted=save)
     if 'kills' in parts:
         names = commands or (('train', *_SHORT) if short else list(COMMANDS))
-        campaign.kills(names, 6 if short else kills)
+        campaign.kills(names, 6 if short else kills, in_a_row)
     if 'disk' in parts and missing is not None:
         print(f'no faults of disk and clock: {missing}')
     elif 'disk' in parts and short:
