@@ -38,7 +38,7 @@ from clouds_mmseg.utils.atomic import (
     leftovers,
     remove_abandoned,
 )
-from clouds_mmseg.utils.errors import UserError, naming
+from clouds_mmseg.utils.errors import UserError, disk_error, naming
 
 WORK_FOLDER = '.work'
 # Longer than the clients of network file systems keep attributes of files
@@ -190,7 +190,7 @@ class SharedWork:
         except OSError as error:
             raise SharedWorkError(
                 f'{self.root}, through which processes share the work, '
-                f'cannot be written: {error.strerror}'
+                f'cannot be written: {disk_error(error)}'
             ) from error
 
     def _join(self, job):
