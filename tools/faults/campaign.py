@@ -43,10 +43,10 @@ class _Victim:
     def __init__(self, after):
         self.after = after
         self.seen = None
-        self.killed = 'no worker'
+        self.killed = False
 
     def __call__(self, process):
-        if self.killed != 'no worker':
+        if self.killed:
             return
         with contextlib.suppress(OSError):
             path = Path(f'/proc/{process}/task/{process}/children')
@@ -58,7 +58,7 @@ class _Victim:
                 self.seen = self.seen or time.monotonic()
                 if time.monotonic() - self.seen >= self.after:
                     os.kill(int(child), signal.SIGKILL)
-                    self.killed = 'a worker'
+                    self.killed = True
                 return
 
 
@@ -337,16 +337,21 @@ class Campaign:
             self.reference(name)
             self._begin(name)
             kills = [self._kill(name, at_write, rng) for _ in range(in_a_row)]
-            problems = [problem for _, found in kills for problem in found]
+            problems = [problem for *_, found in kills for problem in found]
             problems += self._continue(name)
             fault = 'at a write' if at_write else 'at any moment'
             if in_a_row > 1:
                 fault += f', {in_a_row} in a row'
-            what = ', then '.join(what for what, _ in kills)
-            self._note('SIGKILL', fault, name, what, problems)
+            what = ', then '.join(what for what, *_ in kills)
+            happened = all(killed for _, killed, _ in kills)
+            self._note('SIGKILL', fault, name, what, problems, happened)
 
     def _kill(self, name, at_write, rng):
-        """Run a command and kill it; return when, and what went wrong."""
+        """Run a command and kill it.
+
+        Returns:
+            When, whether it was killed before it ended, and what went wrong.
+        """
         _, calls, seconds = self.reference(name)
         moment = rng.random()
         if at_write:
@@ -361,9 +366,10 @@ class Campaign:
         else:
             what = f'after {moment * seconds:.2f} s'
             done = self._run(name, kill_after=moment * seconds)
-        if done.status in (0, -signal.SIGKILL):
-            return what, []
-        return what, [f'ended with {done.status}: {done.text}']
+        problems = []
+        if done.status not in (0, -signal.SIGKILL):
+            problems.append(f'ended with {done.status}: {done.text}')
+        return what, done.status == -signal.SIGKILL, problems
 
     def disk(
         self, names: Sequence[str], faults: Sequence[Fault], points: int
@@ -413,7 +419,8 @@ class Campaign:
         problems += self._continue(name)
         group = 'clock' if fault.action == 'clock' else 'disk'
         where = Path(path).name
-        self._note(group, fault.name, name, f'call {at} ({where})', problems)
+        what = f'call {at} ({where})'
+        self._note(group, fault.name, name, what, problems, bool(fired))
 
     def _told(self, name, done, fault):
         """Return what is wrong with how a command told of a fault."""
@@ -442,9 +449,11 @@ class Campaign:
                 if not problems and done.status:
                     problems = _one_error(done, 'memory')
                 problems += self._continue(name)
-                what = f'after {victim.after:.2f} s: {victim.killed}'
+                what = f'after {victim.after:.2f} s'
                 fault = 'a worker process is killed'
-                self._note('memory', fault, name, what, problems)
+                self._note(
+                    'memory', fault, name, what, problems, victim.killed
+                )
 
     def two_runs(self, names: Sequence[str]) -> None:
         """Start commands twice at the same time, with one output folder."""
@@ -472,7 +481,10 @@ class Campaign:
                 if not ends[1].status:
                     problems.append('the second was not refused')
             problems += self._continue(name)
-            self._note('two runs', 'started twice', name, what, problems)
+            self._note(
+                'two runs', 'started twice', name, what, problems,
+                bool(second.done),
+            )  # fmt: skip
 
     def small_disk(self, names: Sequence[str], points: int) -> str | None:
         """Run commands on a disk of memory that is too small, then larger.
@@ -584,14 +596,17 @@ class Campaign:
         )
         return run_clouds(words, log or self.file, self.injector, **options)
 
-    def _note(self, group, fault, name, what, problems):
-        """Count a trial."""
+    def _note(self, group, fault, name, what, problems, happened=True):
+        """Count a trial, unless it passed without the fault."""
         group = 'shared' if name.endswith(SHARED) else group
         record = Record(group, fault, name)
-        record = self.records.setdefault(record.key, record)
-        record.trials += 1
+        record = self.records.get(record.key, record)
+        verdict = 'ok' if happened else 'not counted, it did not happen'
+        if happened or problems:
+            record.trials += 1
+            self.records[record.key] = record
         if problems:
             record.failed.append(f'{what}: {"; ".join(problems)}')
-        verdict = 'FAILED ' + record.failed[-1] if problems else 'ok'
+            verdict = 'FAILED ' + record.failed[-1]
         self.log(f'{group}, {fault}, {name}, {what}: {verdict}')
         self.noted()
