@@ -508,7 +508,7 @@ class Campaign:
                 shutil.rmtree(given, ignore_errors=True)
                 if self.out.exists():
                     self.out.rename(given)
-                size = max(needed * (point + 1) // (points + 1), 1 << 16)
+                size = max(needed * (point + 1) // (points + 1), 2 * _BLOCK)
                 _mount(self.out, size)
                 try:
                     if given.exists():
@@ -518,6 +518,7 @@ class Campaign:
                     if done.status and not problems:
                         problems = _one_error(done, str(self.out))
                     problems += self._whole(name)
+                    happened = bool(done.status or self._different(name))
                     subprocess.run(
                         ['mount', '-o', 'remount,size=256m', self.out],
                         check=True,
@@ -527,7 +528,7 @@ class Campaign:
                     subprocess.run(['umount', '-l', self.out], check=True)
                 what = f'{size} of {needed} bytes, status {done.status}'
                 fault = 'full disk (a small tmpfs)'
-                self._note('disk', fault, name, what, problems)
+                self._note('disk', fault, name, what, problems, happened)
         return None
 
     def _whole(self, name):

@@ -16,6 +16,7 @@ from self_training_run import write_bank, write_self_training
 from tiny_run import write_data, write_images
 from tiny_video import write_video
 
+from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.shared_work import WORK_FOLDER
 
 _CACHED = """
@@ -103,7 +104,7 @@ def _write_sam(inputs, out):
 
 
 def _copy_bank(inputs, out):
-    shutil.copytree(inputs / 'bank', out)
+    shutil.copytree(inputs / 'restyled', out)
 
 
 COMMANDS = dict(
@@ -135,6 +136,7 @@ COMMANDS = dict(
     filter=Command(
         lambda inputs, out: [
             *('filter', out, '--checkpoint', inputs / 'model.pth'),
+            *('--labels', inputs / 'pictures_and_labels/labels'),
             *('--workers', WORKERS),
         ],
         'filter of generated images',
@@ -215,6 +217,14 @@ def write_inputs(folder: Path, out: Path) -> None:
     )
     write_images(folder / 'pictures_and_labels', 5, 3)
     (folder / 'pictures_and_labels/images').rename(folder / 'pictures')
+    generate_images(
+        folder / 'restyled',
+        source=folder / 'pictures',
+        mode='img2img',
+        backend='photometric',
+        num=5,
+        contact_sheet=False,
+    )
     write_video(folder / 'film.mp4', range(4))
 
 
