@@ -38,6 +38,14 @@ def parse_args() -> argparse.Namespace:
         help='in all, the commands in turn (default: %(default)s)',
     )
     parser.add_argument(
+        '--in-a-row',
+        type=int,
+        default=1,
+        metavar='N',
+        help='kill each run and its next N - 1 continuations (default: '
+        '%(default)s)',
+    )
+    parser.add_argument(
         '--points',
         type=int,
         default=2,
@@ -81,6 +89,7 @@ def main() -> None:
         parts=args.parts,
         commands=args.commands,
         kills=args.kills,
+        in_a_row=args.in_a_row,
         points=args.points,
         faults=args.faults,
         short=args.short,

@@ -12,13 +12,18 @@ import json
 import logging
 import os
 from collections.abc import Container, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.logging import print_log
 
-from clouds_mmseg.utils.atomic import atomic_path, create_file, leftovers
+from clouds_mmseg.utils.atomic import (
+    atomic_path,
+    create_file,
+    leftovers,
+    remove_abandoned,
+)
 from clouds_mmseg.utils.errors import (
     GenerationError,
     OutputLockedError,
@@ -292,6 +297,8 @@ class ImageBank:
             if not set(range(read_bank(self.root)['num'])) <= set(entries):
                 return False
             self._write_manifest(entries)
+            # Of a process that was killed when it began the set.
+            remove_abandoned(leftovers(self.root / BANK_FILE))
             self.discard()
             return True
 
@@ -410,23 +417,24 @@ class ShardFile:
                 'processes that share the work need different ranks '
                 '(torchrun and srun set them, or use --shard K/N).'
             )
-        try:
+        with ExitStack() as undo, naming(path):
+            undo.callback(self._lock.release)
             # Unbuffered: after a failed write, closing writes nothing more.
             self._stream = open(
                 os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0
             )
-        except OSError:
-            self._lock.release()
-            raise
-        content = self._stream.read()
-        self._end = content.rfind(b'\n') + 1
-        self._stream.truncate(self._end)
+            undo.callback(self._stream.close)
+            content = self._stream.read()
+            self._end = content.rfind(b'\n') + 1
+            self._stream.truncate(self._end)
+            undo.pop_all()
 
     def append(self, entry: dict) -> None:
         """Write a dict as one line and sync it to disk.
 
         Raises:
-            OSError: The line could not be written; the file is as before.
+            OSError: The line could not be written; the file is as before,
+                or, if it cannot be cut off either, may have a part of it.
         """
         line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
         try:
@@ -437,7 +445,10 @@ class ShardFile:
                     written += self._stream.write(line[written:])
                 os.fsync(self._stream.fileno())
         except OSError:
-            self._stream.truncate(self._end)
+            # The first error is the one to tell; the next process cuts off
+            # what is left.
+            with suppress(OSError):
+                self._stream.truncate(self._end)
             raise
         self._end += len(line)
 

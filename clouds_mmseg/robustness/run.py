@@ -29,7 +29,12 @@ from clouds_mmseg.robustness.dataset import (
     read_entries,
     read_set,
 )
-from clouds_mmseg.utils.atomic import atomic_path, create_file, leftovers
+from clouds_mmseg.utils.atomic import (
+    atomic_path,
+    create_file,
+    leftovers,
+    remove_abandoned,
+)
 from clouds_mmseg.utils.errors import DataError, UserError, naming
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
 from clouds_mmseg.utils.image_set import sha256_of
@@ -452,6 +457,8 @@ def _finish(out, recipe, complete, source, image_range, new=()):
             b''.join(_encode(entries[file]) for file in sorted(entries))
         )
     _write_set(out, recipe, complete, source)
+    # Of a process that was killed when it began a set that others share.
+    remove_abandoned(leftovers(out / SET_FILE))
     return write_sheet(out, source, image_range)
 
 

@@ -45,17 +45,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise about_file(error, path) from None
     try:
-        yield temporary
-        _finish(temporary)
-        rename(temporary, path)
+        with _naming_final(path, temporary):
+            yield temporary
+            _finish(temporary)
+            rename(temporary, path)
+    finally:
+        _remove_quietly(temporary)
+        close_locked(descriptor)
+
+
+@contextmanager
+def _naming_final(path, temporary):
+    """Let errors of the system name a file in place of its temporary one."""
+    try:
+        yield
     except OSError as error:
         # That of a write names no file at all.
         if error.filename in (None, str(temporary), temporary):
             raise about_file(error, path) from error.__cause__
         raise
-    finally:
-        _remove_quietly(temporary)
-        close_locked(descriptor)
 
 
 def _finish(temporary):
@@ -156,28 +164,41 @@ def create_file(path: str | Path, payload: bytes) -> bool:
         Whether this call made the file.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written; it names ``path``.
     """
     path = Path(path)
-    # Not one that a killed process has left: that may be a link to the file.
-    temporary, descriptor = _unique_file(path)
     try:
-        temporary.write_bytes(payload)
-        _finish(temporary)
-        try:
-            # Unlike a rename, a link fails where the name is taken.
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError:
-            # This file system has no hard links.
-            if path.exists():
-                return False
-            rename(temporary, path)
-        return True
+        # Not one that a killed process has left: that may be a link to the
+        # file.
+        temporary, descriptor = _unique_file(path)
+    except OSError as error:
+        raise about_file(error, path) from None
+    try:
+        with _naming_final(path, temporary):
+            temporary.write_bytes(payload)
+            _finish(temporary)
+            return _link(temporary, path)
     finally:
         _remove_quietly(temporary)
         close_locked(descriptor)
+
+
+def _link(temporary, path):
+    """Give a file a name; return whether it has got it, and no other file."""
+    own = os.stat(temporary)
+    try:
+        # Unlike a rename, a link fails where the name is taken.
+        os.link(temporary, path)
+    except OSError as error:
+        try:
+            # The answer to a link that was done can be lost over NFS.
+            return os.path.samestat(own, os.stat(path))
+        except FileNotFoundError:
+            if isinstance(error, FileExistsError):
+                return False
+        # This file system has no hard links.
+        rename(temporary, path)
+    return True
 
 
 def leftovers(pattern: str | Path) -> list[Path]:

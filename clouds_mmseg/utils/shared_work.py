@@ -24,6 +24,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,8 +33,12 @@ from typing import Any, NamedTuple
 from filelock import SoftFileLease, Timeout
 from mmengine.logging import print_log
 
-from clouds_mmseg.utils.atomic import create_file
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.atomic import (
+    create_file,
+    leftovers,
+    remove_abandoned,
+)
+from clouds_mmseg.utils.errors import UserError, disk_error, naming
 
 WORK_FOLDER = '.work'
 # Longer than the clients of network file systems keep attributes of files
@@ -185,7 +190,7 @@ class SharedWork:
         except OSError as error:
             raise SharedWorkError(
                 f'{self.root}, through which processes share the work, '
-                f'cannot be written: {error.strerror}'
+                f'cannot be written: {disk_error(error)}'
             ) from error
 
     def _join(self, job):
@@ -306,7 +311,10 @@ class SharedWork:
                     self._marker(number).unlink(missing_ok=True)
             finally:
                 busy += time.monotonic() - start
-                lock.release()
+                # A lease that cannot be removed is not renewed: others take
+                # it over.
+                with suppress(OSError):
+                    lock.release()
         share.seconds = time.monotonic() - begun - busy
         try:
             end = json.loads((self.folder / 'finished.json').read_bytes())
@@ -370,7 +378,8 @@ class SharedWork:
             )
             again = path.exists()
             try:
-                lock.acquire(timeout=0)
+                with naming(path):
+                    lock.acquire(timeout=0)
             except Timeout:
                 self._watched[name] = lock
                 self._clear_if_empty(path)
@@ -446,9 +455,12 @@ class SharedWork:
         end = dict(worker=self.worker, time=time.ctime(), result=result)
         if not self._create(self.folder / name, end):
             return False
-        for path in self.folder.iterdir():
-            if path.name != name:
-                path.unlink(missing_ok=True)
+        # The job has ended, even if the disk keeps what is left of it.
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name != name:
+                    path.unlink(missing_ok=True)
+            remove_abandoned(leftovers(self.root / 'job-*.json'))
         return True
 
 

@@ -110,6 +110,7 @@ def test_a_stopped_run_continues(source, tmp_path, monkeypatch):
     assert read_set(out)['complete'] == []
     # What a kill leaves: a temporary file, half a line.
     (out / 'contrast/1/a/.1-abcdefgh.png').write_bytes(b'x')
+    (out / '.corruptions-abcdefgh.json').touch()
     with open(out / 'manifest.jsonl', 'a') as stream:
         stream.write('{"file": "contr')
     done = make_corruptions(source, out, workers=1, **CHOICE)

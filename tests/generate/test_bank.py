@@ -1,13 +1,16 @@
 import errno
+import io
 import json
 import multiprocessing
 import os
 import resource
 import signal
+from unittest.mock import Mock
 
 import pytest
 
-from clouds_mmseg.generate.image_bank import ImageBank
+from clouds_mmseg.generate import image_bank
+from clouds_mmseg.generate.image_bank import ImageBank, ShardFile
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_set import BankError, read_bank, read_entries
 
@@ -269,6 +272,33 @@ def test_other_failures_of_the_disk_are_named(tmp_path, monkeypatch):
     bank.close()
 
 
+def test_a_line_that_cannot_be_cut_off_is_told_with_its_file(
+    tmp_path, monkeypatch
+):
+    class Failing(io.FileIO):
+        def truncate(self, size=None):
+            raise OSError(errno.EIO, 'Input/output error')
+
+    path = tmp_path / 'rank-00000.jsonl'
+    shard = ShardFile(path)
+    shard.append(dict(index=0))
+    shard._stream = Failing(os.dup(shard._stream.fileno()), 'r+')
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', Mock(side_effect=full))
+    with pytest.raises(OSError, match='No space.*rank-00000'):
+        shard.append(dict(index=1))
+    shard.close()
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        image_bank, 'open', lambda file, *_: Failing(file, 'r+'), raising=False
+    )
+    with pytest.raises(OSError, match='output error.*rank-00000'):
+        ShardFile(path)
+    monkeypatch.undo()
+    # Nor does the lock stay with the one that could not begin.
+    ShardFile(path).close()
+
+
 def test_without_hard_links_and_locks(tmp_path, monkeypatch):
     import fcntl
 
@@ -283,9 +313,11 @@ def test_without_hard_links_and_locks(tmp_path, monkeypatch):
     bank.close()
 
 
-def test_the_lock_files_of_killed_processes_go_with_the_bank(tmp_path):
+def test_what_killed_processes_left_goes_with_the_bank(tmp_path):
     bank = make(tmp_path, num=1)
     add(bank, 0)
     (tmp_path / 'shards/rank-00007.lock').touch()
+    (tmp_path / '.bank-abcd1234.json').touch()
     assert bank.finish()
     assert not (tmp_path / 'shards').exists()
+    assert not (tmp_path / '.bank-abcd1234.json').exists()

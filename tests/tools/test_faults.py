@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 PAGE = """before
 <!-- begin: tools/faults.py -->
 of another run
@@ -32,8 +34,34 @@ def test_the_short_campaign(tmp_path, repo_root):
     assert compiled == ({'disk', 'clock'} <= kinds)
     assert compiled or 'they need a C compiler' in done.stdout
     assert {'SIGKILL', 'memory', 'two runs'} <= kinds
-    assert sum(r['trials'] for r in records if r['group'] == 'SIGKILL') == 6
+    kills = sum(r['trials'] for r in records if r['group'] == 'SIGKILL')
+    # Three of the six come at a moment when a run may have ended.
+    assert 3 <= kills <= 6
     page = (docs / 'reliability.md').read_text()
     assert page.startswith('before\n') and page.endswith('after\n')
-    assert '### Kills: 6 trials, 0 failed' in page
+    assert f'### Kills: {kills} trials, 0 failed' in page
     assert 'of another run' not in page
+
+
+@pytest.fixture
+def campaign(repo_root, monkeypatch):
+    for part in ('engine', 'predict'):
+        monkeypatch.syspath_prepend(repo_root / 'tests' / part)
+    from faults import campaign
+
+    return campaign
+
+
+@pytest.mark.parametrize('number', [1, 2, 3, 10])
+def test_each_command_is_killed_in_both_ways(campaign, number):
+    names = [f'command_{i}' for i in range(number)]
+    plan = list(campaign.kill_plan(names, 2 * number))
+    assert sorted(plan) == [(n, w) for n in sorted(names) for w in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    'part, right',
+    [(b'', True), (b'1\n', True), (b'1\n2', False), (b'2\n', False)],
+)
+def test_a_file_that_grows_has_the_first_lines(campaign, part, right):
+    assert campaign.begins(part, b'1\n2\n') == right

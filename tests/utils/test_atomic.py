@@ -3,6 +3,7 @@ import os
 import signal
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,30 @@ def test_errors_of_the_system_name_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(path):
         raise OSError(errno.ENOSPC, 'No space left on device')
     assert caught.value.filename == str(path)
+
+
+def test_a_file_that_cannot_be_created_is_named(tmp_path, monkeypatch):
+    path = tmp_path / 'bank.json'
+    failing = OSError(errno.EIO, 'Input/output error')
+    monkeypatch.setattr(os, 'fsync', Mock(side_effect=failing))
+    with pytest.raises(OSError) as caught:
+        create_file(path, b'content')
+    assert caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_whose_answer_was_lost_is_done(tmp_path, monkeypatch):
+    real = os.link
+
+    def lose_the_answer(source, target):
+        real(source, target)
+        # What the system answers to its own repetition of the call.
+        raise FileExistsError(errno.EEXIST, 'File exists')
+
+    monkeypatch.setattr(os, 'link', lose_the_answer)
+    assert create_file(tmp_path / 'bank.json', b'early')
+    assert not create_file(tmp_path / 'bank.json', b'late')
+    assert (tmp_path / 'bank.json').read_bytes() == b'early'
 
 
 def test_errors_that_cannot_be_changed_name_the_file_too(tmp_path):

@@ -1,10 +1,12 @@
 """Work that processes share through a folder."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -88,6 +90,40 @@ def test_an_error_leaves_the_chunk_to_others(tmp_path):
     ends = []
     job(tmp_path).run(lambda chunk: chunk.number, finished(ends))
     assert ends == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    'call, suffix', [('write', 'lease'), ('fsync', 'json')]
+)
+def test_what_a_disk_refuses_is_named_and_left_to_others(
+    tmp_path, monkeypatch, call, suffix
+):
+    mine = job(tmp_path)
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, call, Mock(side_effect=full))
+    with pytest.raises(OSError, match='No space') as caught:
+        mine.run(lambda chunk: chunk.number, finished([]))
+    assert caught.value.filename == str(mine.folder / f'000000.{suffix}')
+    monkeypatch.undo()
+    ends = []
+    share = job(tmp_path).run(lambda chunk: chunk.number, finished(ends))
+    assert ends == [[0, 1, 2, 3]] and share.done == 4
+
+
+def test_what_cannot_be_removed_ends_no_work(tmp_path, monkeypatch):
+    ends = []
+    mine = job(tmp_path)
+    monkeypatch.setattr(os, 'unlink', Mock(side_effect=OSError(errno.EIO, '')))
+    share = mine.run(lambda chunk: chunk.number, finished(ends))
+    assert ends == [[0, 1, 2, 3]] and share.finished
+
+
+def test_what_a_killed_process_left_of_a_job_is_removed(tmp_path):
+    mine = job(tmp_path)
+    left = tmp_path / '.work/test/.job-00001-abcd1234.json'
+    left.write_text('')
+    mine.run(lambda chunk: None, finished([]))
+    assert not left.exists()
 
 
 def test_an_error_in_finishing_leaves_it_to_others(tmp_path):

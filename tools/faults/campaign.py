@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from faults import inject
 from faults.commands import (
     COMMANDS,
     MODEL,
+    SHARED,
     hash_content,
     is_unfinished,
     read_result,
@@ -42,10 +43,10 @@ class _Victim:
     def __init__(self, after):
         self.after = after
         self.seen = None
-        self.killed = 'no worker'
+        self.killed = False
 
     def __call__(self, process):
-        if self.killed != 'no worker':
+        if self.killed:
             return
         with contextlib.suppress(OSError):
             path = Path(f'/proc/{process}/task/{process}/children')
@@ -57,7 +58,7 @@ class _Victim:
                 self.seen = self.seen or time.monotonic()
                 if time.monotonic() - self.seen >= self.after:
                     os.kill(int(child), signal.SIGKILL)
-                    self.killed = 'a worker'
+                    self.killed = True
                 return
 
 
@@ -70,8 +71,9 @@ class _Second:
         self.done = []
 
     def __call__(self, process):
-        lock = any(self.folder.rglob('*.lock')) or any(
-            is_unfinished(path) for path in self.folder.rglob('.*')
+        lock = any(
+            path.suffix in ('.lock', '.lease') or is_unfinished(path)
+            for path in self.folder.rglob('*')
         )
         if not self.done and self.folder.exists() and lock:
             self.done.append(self.run())
@@ -199,6 +201,25 @@ class Record:
         return self.group, self.fault, self.command
 
 
+def kill_plan(names: Sequence[str], number: int) -> Iterator[tuple[str, bool]]:
+    """Yield the commands that are killed, and whether that is at a write.
+
+    Each command has both in turn, and so have the first few kills.
+
+    Args:
+        names: Of commands, in turn.
+        number: Of kills.
+    """
+    for trial in range(number):
+        turn, position = divmod(trial, len(names))
+        yield names[position], bool((turn + position) % 2)
+
+
+def begins(part: bytes, whole: bytes) -> bool:
+    """Tell whether lines are the first ones of others, none cut short."""
+    return whole.startswith(part) and part[-1:] in (b'', b'\n')
+
+
 def _noise(done: Outcome) -> list[str]:
     """Return what no command may do whatever happens."""
     if done.hung:
@@ -254,6 +275,8 @@ class Campaign:
         self._references: dict = {}
         # What their results take on a disk.
         self._bytes: dict[str, int] = {}
+        # Content of files that grow line by line.
+        self._lines: dict[str, dict[str, bytes]] = {}
         # Those of another version would be compared with results of this.
         shutil.rmtree(self.inputs, ignore_errors=True)
         done = run_forked(
@@ -286,12 +309,18 @@ class Campaign:
                 for path in self.out.rglob('*')
                 if path.is_file()
             )
+            self._lines[name] = {
+                str(path.relative_to(self.out)): path.read_bytes()
+                for path in self.out.rglob('*.jsonl')
+            }
             import_like(modules.read_text().split())
             self._references[name] = result, calls, done.seconds
             self.log(f'{name}: {done.seconds:.1f} s, {sum(calls)} changes')
         return self._references[name]
 
-    def kills(self, names: Sequence[str], number: int) -> None:
+    def kills(
+        self, names: Sequence[str], number: int, in_a_row: int = 1
+    ) -> None:
         """Kill commands, run them again to the end, compare.
 
         Half of the kills come at a moment of the run's duration, the others
@@ -299,35 +328,48 @@ class Campaign:
 
         Args:
             names: Of commands, in turn.
-            number: Of kills, each in a run of its own.
+            number: Of runs that are killed.
+            in_a_row: How often each is, before it may go on to the end.
         """
         rng = np.random.default_rng([self.seed, 1])
-        for trial in range(number):
-            name = names[trial % len(names)]
-            # Each command has both, and so have the first few trials.
-            odd = (trial + trial // len(names)) % 2
-            at_write = odd and self.injector.loaded
-            moment = rng.random()
-            _, calls, seconds = self.reference(name)
+        for name, at_write in kill_plan(names, number):
+            at_write = at_write and self.injector.loaded
+            self.reference(name)
             self._begin(name)
-            if at_write:
-                action = ('kill_before', 'kill_after', 'kill_half')[
-                    int(rng.integers(3))
-                ]
-                at = 1 + int(moment * sum(calls))
-                self.injector.arm(self.out, action, at=at)
-                what = f'{action} change {at} of {sum(calls)}'
-                done = self._run(name)
-                self.injector.disarm()
-            else:
-                what = f'after {moment * seconds:.2f} s'
-                done = self._run(name, kill_after=moment * seconds)
-            problems = []
-            if done.status not in (0, -signal.SIGKILL):
-                problems.append(f'ended with {done.status}: {done.text}')
+            kills = [self._kill(name, at_write, rng) for _ in range(in_a_row)]
+            problems = [problem for *_, found in kills for problem in found]
             problems += self._continue(name)
             fault = 'at a write' if at_write else 'at any moment'
-            self._note('SIGKILL', fault, name, what, problems)
+            if in_a_row > 1:
+                fault += f', {in_a_row} in a row'
+            what = ', then '.join(what for what, *_ in kills)
+            happened = all(killed for _, killed, _ in kills)
+            self._note('SIGKILL', fault, name, what, problems, happened)
+
+    def _kill(self, name, at_write, rng):
+        """Run a command and kill it.
+
+        Returns:
+            When, whether it was killed before it ended, and what went wrong.
+        """
+        _, calls, seconds = self.reference(name)
+        moment = rng.random()
+        if at_write:
+            action = ('kill_before', 'kill_after', 'kill_half')[
+                int(rng.integers(3))
+            ]
+            at = 1 + int(moment * sum(calls))
+            what = f'{action} change {at} of {sum(calls)}'
+            self.injector.arm(self.out, action, at=at)
+            done = self._run(name)
+            self.injector.disarm()
+        else:
+            what = f'after {moment * seconds:.2f} s'
+            done = self._run(name, kill_after=moment * seconds)
+        problems = []
+        if done.status not in (0, -signal.SIGKILL):
+            problems.append(f'ended with {done.status}: {done.text}')
+        return what, done.status == -signal.SIGKILL, problems
 
     def disk(
         self, names: Sequence[str], faults: Sequence[Fault], points: int
@@ -377,7 +419,8 @@ class Campaign:
         problems += self._continue(name)
         group = 'clock' if fault.action == 'clock' else 'disk'
         where = Path(path).name
-        self._note(group, fault.name, name, f'call {at} ({where})', problems)
+        what = f'call {at} ({where})'
+        self._note(group, fault.name, name, what, problems, bool(fired))
 
     def _told(self, name, done, fault):
         """Return what is wrong with how a command told of a fault."""
@@ -406,9 +449,11 @@ class Campaign:
                 if not problems and done.status:
                     problems = _one_error(done, 'memory')
                 problems += self._continue(name)
-                what = f'after {victim.after:.2f} s: {victim.killed}'
+                what = f'after {victim.after:.2f} s'
                 fault = 'a worker process is killed'
-                self._note('memory', fault, name, what, problems)
+                self._note(
+                    'memory', fault, name, what, problems, victim.killed
+                )
 
     def two_runs(self, names: Sequence[str]) -> None:
         """Start commands twice at the same time, with one output folder."""
@@ -436,7 +481,10 @@ class Campaign:
                 if not ends[1].status:
                     problems.append('the second was not refused')
             problems += self._continue(name)
-            self._note('two runs', 'started twice', name, what, problems)
+            self._note(
+                'two runs', 'started twice', name, what, problems,
+                bool(second.done),
+            )  # fmt: skip
 
     def small_disk(self, names: Sequence[str], points: int) -> str | None:
         """Run commands on a disk of memory that is too small, then larger.
@@ -460,7 +508,7 @@ class Campaign:
                 shutil.rmtree(given, ignore_errors=True)
                 if self.out.exists():
                     self.out.rename(given)
-                size = max(needed * (point + 1) // (points + 1), 1 << 16)
+                size = max(needed * (point + 1) // (points + 1), 2 * _BLOCK)
                 _mount(self.out, size)
                 try:
                     if given.exists():
@@ -470,6 +518,7 @@ class Campaign:
                     if done.status and not problems:
                         problems = _one_error(done, str(self.out))
                     problems += self._whole(name)
+                    happened = bool(done.status or self._different(name))
                     subprocess.run(
                         ['mount', '-o', 'remount,size=256m', self.out],
                         check=True,
@@ -479,7 +528,7 @@ class Campaign:
                     subprocess.run(['umount', '-l', self.out], check=True)
                 what = f'{size} of {needed} bytes, status {done.status}'
                 fault = 'full disk (a small tmpfs)'
-                self._note('disk', fault, name, what, problems)
+                self._note('disk', fault, name, what, problems, happened)
         return None
 
     def _whole(self, name):
@@ -494,8 +543,12 @@ class Campaign:
                     continue
                 if one in _CHANGING:
                     continue
+                whole = self._lines[name].get(relative)
                 try:
-                    same = hash_content(path) == expected[relative]
+                    if whole is not None:
+                        same = begins(path.read_bytes(), whole)
+                    else:
+                        same = hash_content(path) == expected[relative]
                 except Exception as error:
                     problems.append(f'{relative} cannot be read: {error}')
                     continue
@@ -544,13 +597,17 @@ class Campaign:
         )
         return run_clouds(words, log or self.file, self.injector, **options)
 
-    def _note(self, group, fault, name, what, problems):
-        """Count a trial."""
+    def _note(self, group, fault, name, what, problems, happened=True):
+        """Count a trial, unless it passed without the fault."""
+        group = 'shared' if name.endswith(SHARED) else group
         record = Record(group, fault, name)
-        record = self.records.setdefault(record.key, record)
-        record.trials += 1
+        record = self.records.get(record.key, record)
+        verdict = 'ok' if happened else 'not counted, it did not happen'
+        if happened or problems:
+            record.trials += 1
+            self.records[record.key] = record
         if problems:
             record.failed.append(f'{what}: {"; ".join(problems)}')
-        verdict = 'FAILED ' + record.failed[-1] if problems else 'ok'
+            verdict = 'FAILED ' + record.failed[-1]
         self.log(f'{group}, {fault}, {name}, {what}: {verdict}')
         self.noted()

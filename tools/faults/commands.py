@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,9 @@ import torch
 from self_training_run import write_bank, write_self_training
 from tiny_run import write_data, write_images
 from tiny_video import write_video
+
+from clouds_mmseg.generate.run import generate_images
+from clouds_mmseg.utils.shared_work import WORK_FOLDER
 
 _CACHED = """
 _base_ = './self_training.py'
@@ -101,7 +104,7 @@ def _write_sam(inputs, out):
 
 
 def _copy_bank(inputs, out):
-    shutil.copytree(inputs / 'bank', out)
+    shutil.copytree(inputs / 'restyled', out)
 
 
 COMMANDS = dict(
@@ -133,6 +136,7 @@ COMMANDS = dict(
     filter=Command(
         lambda inputs, out: [
             *('filter', out, '--checkpoint', inputs / 'model.pth'),
+            *('--labels', inputs / 'pictures_and_labels/labels'),
             *('--workers', WORKERS),
         ],
         'filter of generated images',
@@ -182,6 +186,19 @@ COMMANDS = dict(
         'verification of a data set',
     ),
 )
+SHARED = '_shared'
+# Those whose work any number of processes share.
+COMMANDS |= {
+    name + SHARED: replace(
+        COMMANDS[name],
+        arguments=lambda inputs, out, name=name: [
+            *COMMANDS[name].arguments(inputs, out),
+            *('--shared', '--lease', 1),
+        ],
+        title=f'{COMMANDS[name].title}, shared',
+    )
+    for name in ('generate', 'filter', 'predict', 'corrupt', 'verify')
+}
 
 
 def write_inputs(folder: Path, out: Path) -> None:
@@ -200,6 +217,14 @@ def write_inputs(folder: Path, out: Path) -> None:
     )
     write_images(folder / 'pictures_and_labels', 5, 3)
     (folder / 'pictures_and_labels/images').rename(folder / 'pictures')
+    generate_images(
+        folder / 'restyled',
+        source=folder / 'pictures',
+        mode='img2img',
+        backend='photometric',
+        num=5,
+        contact_sheet=False,
+    )
     write_video(folder / 'film.mp4', range(4))
 
 
@@ -215,13 +240,16 @@ def read_result(root: Path) -> dict[str, str]:
         root: Its output folder.
 
     Returns:
-        Path -> hash of the content. Logs are left out, and of checkpoints,
-        results and image sets what says when and where they were made.
+        Path -> hash of the content. Logs are left out, and what processes
+        that share work tell one another, and of checkpoints, results and
+        image sets what says when and where they were made.
     """
     result = {}
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(
-            name for name in folders if not _LOG_FOLDER.fullmatch(name)
+            name
+            for name in folders
+            if not _LOG_FOLDER.fullmatch(name) and name != WORK_FOLDER
         )
         for name in names:
             path = Path(folder, name)

@@ -162,6 +162,12 @@ ssize_t copy_file_range(int in, off_t *from, int out, off_t *to, size_t size,
   WRAP(WRITE, out, NULL,
        REAL(copy_file_range)(in, from, out, to, size, flags))
 }
+int ftruncate(int fd, off_t size) {
+  WRAP(WRITE, fd, NULL, REAL(ftruncate)(fd, size))
+}
+int ftruncate64(int fd, off_t size) {
+  WRAP(WRITE, fd, NULL, REAL(ftruncate64)(fd, size))
+}
 int fsync(int fd) { WRAP(FSYNC, fd, NULL, REAL(fsync)(fd)) }
 int fdatasync(int fd) { WRAP(FSYNC, fd, NULL, REAL(fdatasync)(fd)) }
 int rename(const char *from, const char *to) {

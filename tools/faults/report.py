@@ -17,6 +17,7 @@ TITLES = {
     'clock': 'Clock',
     'two runs': 'Two runs at once',
     'memory': 'Worker processes',
+    'shared': 'Processes that share work (`--shared`)',
 }
 
 

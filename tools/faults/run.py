@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.locks import ProcessLock
 from faults.campaign import FAULTS, Campaign
 from faults.commands import COMMANDS
 from faults.forks import import_stack
 from faults.report import write_docs
 
-# Whose output the issue of a kill is most likely to spoil.
-_KILLED = (
-    *('train', 'cache', 'generate', 'predict', 'publish', 'publish_folder'),
-)
 _WITH_WORKERS = ('train', 'toycity', 'corrupt', 'verify', 'filter')
 # Of the short form: cheap, each writing in another way.
 _SHORT = ('generate', 'predict', 'publish_folder', 'publish')
@@ -25,6 +22,7 @@ def run_campaign(
     parts: Sequence[str],
     commands: Sequence[str] | None,
     kills: int,
+    in_a_row: int,
     points: int,
     faults: Sequence[str] | None,
     short: bool,
@@ -38,7 +36,8 @@ def run_campaign(
         work: Folder of inputs, outputs and logs.
         parts: Names of its parts.
         commands: Names of commands; None: those that suit each part.
-        kills: Number of kills.
+        kills: Number of runs that are killed.
+        in_a_row: Kills of each of them.
         points: Trials of each other fault on each command.
         faults: Parts of names of faults of the disk; None: all.
         short: Whether to run the short form.
@@ -50,7 +49,8 @@ def run_campaign(
         Whether no trial failed.
 
     Raises:
-        UserError: There is no such command or fault.
+        UserError: There is no such command or fault, or another campaign
+            uses the folder.
     """
     for name in commands or ():
         if name not in COMMANDS:
@@ -67,6 +67,9 @@ def run_campaign(
             f'--faults {" ".join(faults or ())}: there are '
             + ', '.join(fault.name for fault in FAULTS)
         )
+    work.mkdir(parents=True, exist_ok=True)
+    if not ProcessLock(work / 'faults.lock').acquire(wait=False):
+        raise UserError(f'--work-dir {work}: another campaign is using it')
     import_stack()
 
     def save():
@@ -77,8 +80,8 @@ def run_campaign(
     log = functools.partial(print, flush=True)
     campaign = Campaign(work, seed, log=log, noted=save)
     if 'kills' in parts:
-        names = commands or (('train', *_SHORT) if short else _KILLED)
-        campaign.kills(names, 6 if short else kills)
+        names = commands or (('train', *_SHORT) if short else list(COMMANDS))
+        campaign.kills(names, 6 if short else kills, in_a_row)
     if 'disk' in parts and missing is not None:
         print(f'no faults of disk and clock: {missing}')
     elif 'disk' in parts and short:
