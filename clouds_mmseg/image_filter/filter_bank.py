@@ -9,6 +9,7 @@ set are never changed. Each step can be killed and run again.
 
 import io
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -184,6 +185,20 @@ def filter_bank(
         labels_of=None if labels is None else Path(labels).name,
     )
     _keep_settings(root, settings)
+    restyled = sum(
+        entry.get('source') is not None for entry in entries.values()
+    )
+    if restyled and not settings['labels']:
+        print_log(
+            f'none of the {restyled} restyled images of {root} has a label: '
+            'the labelled training data of the checkpoint holds no image '
+            f'below {bank.get("info", {}).get("source_root")}. They are '
+            'judged by the confidence of the model, and no pixel is left '
+            'out. --labels names a folder of their labels, --config another '
+            'training',
+            logger='current',
+            level=logging.WARNING,
+        )
     measure_some = partial(
         _measure, root, entries, segmenter, finder, similarity
     )

@@ -28,6 +28,7 @@ from clouds_mmseg.models.backbones.clip_source import (
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import sha256_of
+from clouds_mmseg.utils.options import shared_words
 from clouds_mmseg.weights.io import (
     MissingWeightsError,
     read_state_dict,
@@ -145,6 +146,14 @@ def class_text_embeddings(
         CheckpointMismatchError: If the weights are of another text tower.
     """
     synonyms = _synonyms(classes)
+    named = {f'classes[{i}]': names for i, names in enumerate(synonyms)}
+    for word, first, second in shared_words(named):
+        print_log(
+            f'{word!r} stands in both {first} and {second} of the text '
+            'embeddings: where it fits best, the first always wins',
+            logger='current',
+            level=logging.WARNING,
+        )
     templates = _templates(templates)
     prompts = [[t(w) for t in templates] for names in synonyms for w in names]
     counts = [len(names) for names in synonyms]

@@ -35,6 +35,7 @@ from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text
+from clouds_mmseg.utils.options import shared_words
 
 FUSIONS = ('replace', 'agree', 'uncertain')
 # Words at once on the CPU and on CUDA.
@@ -304,18 +305,11 @@ def _check_words(words):
                 f'ConceptRefiner: words[{name!r}] must be a list of at least '
                 f'one word, got {found!r}.'
             )
-    owners: dict[str, str] = {}
-    for name, found in words.items():
-        for word in found:
-            # As the tokenizer reads it: without case and spaces at the ends.
-            plain = ' '.join(word.lower().split())
-            other = owners.setdefault(plain, name)
-            if other != name:
-                raise UserError(
-                    f'ConceptRefiner: the word {word!r} stands in both '
-                    f'words[{other!r}] and words[{name!r}]: where it is found '
-                    'both have the same score, and the first would always '
-                    'win. Leave it to one of them, or give each a word of '
-                    'its own.'
-                )
+    for word, first, second in shared_words(words):
+        raise UserError(
+            f'ConceptRefiner: the word {word!r} stands in both '
+            f'words[{first!r}] and words[{second!r}]: where it is found both '
+            'have the same score, and the first would always win. Leave it '
+            'to one of them, or give each a word of its own.'
+        )
     return {str(name): list(found) for name, found in words.items()}

@@ -1,7 +1,7 @@
 """Checks of options that are lists of names, with suggestions."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clouds_mmseg.utils.errors import UserError
@@ -43,6 +43,30 @@ def name_list(value: Any, option: str, *, unique: bool = True) -> list[str]:
     if unique and double:
         raise UserError(f'{option} has twice: {", ".join(double)}')
     return names
+
+
+def shared_words(
+    groups: Mapping[str, Iterable[str]],
+) -> list[tuple[str, str, str]]:
+    """Find words of two classes, which no text encoder tells apart.
+
+    They are compared without case and further spaces, as CLIP's tokenizers
+    read them.
+
+    Args:
+        groups: Class -> its words.
+
+    Returns:
+        Word, the class that has it first, and another one.
+    """
+    owners: dict[str, str] = {}
+    found = []
+    for name, words in groups.items():
+        for word in words:
+            first = owners.setdefault(' '.join(word.lower().split()), name)
+            if first != name:
+                found.append((word, first, name))
+    return found
 
 
 def check_palette(

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -201,6 +202,28 @@ def test_restyled_images_have_the_labels_of_their_sources(
     run(root, checkpoint, labels=labels, rule=dict(min_kept=1, k=0.01))
     with pytest.raises(DataError, match='leaves out all images'):
         DiffusionAugment(str(root))
+
+
+def test_restyled_images_without_labels_are_told(
+    tmp_path, checkpoint, monkeypatch
+):
+    said = []
+    # The package has a function of the module's name.
+    module = sys.modules['clouds_mmseg.image_filter.filter_bank']
+    monkeypatch.setattr(
+        module, 'print_log', lambda text, **_: said.append(text)
+    )
+    root, dataset = restyled(tmp_path)
+    lazy = FolderDataset(lazy_init=True, **dataset)
+    run(root, checkpoint, datasets=[lazy])
+    assert not said
+    undo_filter(root)
+    (tmp_path / 'set').rename(tmp_path / 'moved')
+    dataset['data_root'] = str(tmp_path / 'moved')
+    run(root, checkpoint, datasets=[FolderDataset(lazy_init=True, **dataset)])
+    (text,) = said
+    assert f'none of the 6 restyled images of {root} has a label' in text
+    assert f'no image below {tmp_path}/set/images' in text
 
 
 def test_dataset_of_a_filtered_bank(spoilt, checkpoint):

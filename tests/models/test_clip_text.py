@@ -156,6 +156,19 @@ def test_a_known_tag_in_the_cache_needs_no_weights(tmp_path, towers):
     assert torch.equal(rows, row) and towers == []
 
 
+def test_a_word_of_two_classes_is_told(weights, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        'clouds_mmseg.models.text_embeddings.print_log',
+        lambda text, **_: said.append(text),
+    )
+    embed(weights[1], tmp_path, ['road', ['car', 'van', 'van'], ['Road ']])
+    assert [text for text in said if 'both' in text] == [
+        "'Road ' stands in both classes[0] and classes[2] of the text "
+        'embeddings: where it fits best, the first always wins'
+    ]
+
+
 def test_random_weights_are_not_cached(tmp_path):
     rows, _ = embed(None, tmp_path)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(5))
