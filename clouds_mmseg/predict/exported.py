@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.registry import init_default_scope
-from mmseg.registry import TRANSFORMS
 
 from clouds_mmseg.models.mask2former.inference import label_of_scores
 from clouds_mmseg.models.segmentors.pseudo_labels import best_share
@@ -24,6 +23,7 @@ from clouds_mmseg.predict.predictor import (
     MAX_PIXELS,
     WINDOW,
     Predictor,
+    build_resize,
     check_windows,
     resized,
     several_scores,
@@ -89,16 +89,9 @@ class ExportedSegmenter(Predictor):
         self.classes = tuple(self.metadata['classes'])
         self.palette = np.asarray(self.metadata['palette'], np.uint8)
         init_default_scope('mmseg')
-        self.resize = [
-            # JSON has no tuples, and mmcv wants one as the scale.
-            TRANSFORMS.build(
-                {
-                    key: tuple(value) if isinstance(value, list) else value
-                    for key, value in step.items()
-                }
-            )
-            for step in self.metadata['preprocessing']['resize_outside']
-        ]
+        self.resize = build_resize(
+            self.metadata['preprocessing']['resize_outside']
+        )
 
     @property
     def has_scores(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from mmseg.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor
 
@@ -235,6 +236,24 @@ def check_windows(max_pixels: int, window: int) -> None:
             'window must be a multiple of 32 of at least 64, and max_pixels '
             f'at least its square, got {window}, {max_pixels}'
         )
+
+
+def build_resize(steps: Iterable[dict]) -> list[Callable[[dict], dict]]:
+    """Build ``Resize`` steps that a checkpoint or an exported file names.
+
+    Args:
+        steps: Configs. What was read as text has lists for tuples, and mmcv
+            takes no list as the scale.
+    """
+    return [
+        TRANSFORMS.build(
+            {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in step.items()
+            }
+        )
+        for step in steps
+    ]
 
 
 def resized(image: np.ndarray, steps: Sequence[Any]) -> np.ndarray:

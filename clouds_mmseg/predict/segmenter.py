@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -28,6 +27,7 @@ from clouds_mmseg.predict.predictor import (
     MAX_PIXELS,
     WINDOW,
     Predictor,
+    build_resize,
     check_windows,
     resized,
     several_scores,
@@ -99,7 +99,7 @@ class Segmenter(Predictor):
         self.classes = tuple(classes)
         self.palette = np.asarray(palette, np.uint8)
         self.resize_steps = [dict(step) for step in resize]
-        self.resize = [TRANSFORMS.build(dict(step)) for step in resize]
+        self.resize = build_resize(self.resize_steps)
         self.dtype = dtype
         self.scales = tuple(scales)
         self.flip = flip

@@ -478,16 +478,50 @@ def write_weights(
                 content |= {'meta': meta, HASH_BESIDE: meta[HASH_KEY]}
                 temporary.write_bytes(pickle.dumps(content))
             else:
-                # Not into the file, where torch tells of a full disk by an
-                # error of its own.
-                stream = io.BytesIO()
-                torch.save({'meta': meta, wrapper: weights}, stream)
-                temporary.write_bytes(stream.getbuffer())
+                _torch_save(temporary, {'meta': meta, wrapper: weights})
             return sha256_of(temporary)
     except OSError as error:
         raise UserError(
             f'{path} cannot be written: {disk_error(error)}'
         ) from error
+
+
+class _Stream:
+    """A file for torch, which tells of a full disk by an error of its own.
+
+    The weights are not kept twice, as they would be in a buffer.
+
+    Attributes:
+        error: Of the disk, after which nothing is written any more.
+    """
+
+    def __init__(self, file):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data):
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self):
+        """Do nothing: the file is closed when all is written."""
+
+
+def _torch_save(path, content):
+    """Write a file of torch.
+
+    Raises:
+        OSError: Of the disk.
+    """
+    with open(path, 'wb') as file:
+        stream = _Stream(file)
+        torch.save(content, stream)
+        if stream.error is not None:
+            raise stream.error
 
 
 def _save_safetensors(path, temporary, weights, meta):

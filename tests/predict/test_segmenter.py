@@ -44,6 +44,29 @@ def test_the_checkpoint_is_enough(segmenter, paths, tiny_checkpoint):
     assert found.path == paths[0] and found.confidence is None
 
 
+def test_images_are_resized_as_the_config_in_the_checkpoint_says(
+    segmenter, paths, tiny_checkpoint, tmp_path
+):
+    content = torch.load(tiny_checkpoint, weights_only=False)
+    cfg = Config.fromstring(content['meta']['cfg'], '.py')
+    # As in the configs of the benchmarks.
+    step = dict(
+        type='Resize', scale=(192, 48), keep_ratio=True, backend='pillow'
+    )
+    cfg.test_dataloader.dataset.datasets[0].pipeline.insert(1, step)
+    content['meta']['cfg'] = cfg.pretty_text
+    torch.save(content, tmp_path / 'resized.pth')
+    found = Segmenter.from_pretrained(tmp_path / 'resized.pth', device='cpu')
+    image = Image.open(paths[0]).convert('RGB')
+    enlarged = image.resize((48, 48), Image.Resampling.BILINEAR)
+    labels = found(image).labels
+    assert labels.shape == (32, 32) == image.size
+    expected = Segmenter(segmenter.model, CLASSES, PALETTE, resize=[step])
+    assert np.array_equal(labels, expected(image).labels)
+    half = segmenter(enlarged).labels
+    assert np.mean(half[::3, ::3] == labels[::2, ::2]) > 0.8
+
+
 def test_files_images_and_arrays_are_the_same(segmenter, paths):
     array = read_image(paths[1])
     results = segmenter([paths[1], Image.open(paths[1]), array])
