@@ -1,13 +1,12 @@
 """Fixtures that more than one part of the suite uses."""
 
 import functools
-import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from warm_python import WarmPython, quicken_runners
+from warm_python import WarmPython, keep_imports, quicken_runners
 
 # Must be set before torch's first import in the test process.
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
@@ -20,24 +19,29 @@ ROOT = Path(__file__).resolve().parents[1]
 # Half a minute and more.
 LONGEST = (
     'engine/test_self_training.py',
+    'web/test_browser.py',
     'test_mmseg_api.py',
     'engine/test_resume_plan.py',
     'test_configs.py',
     'predict/test_export.py',
     'ablation/test_run.py',
     'engine/test_nonfinite_check.py',
-    'models/test_adapters.py',
     'models/test_clip_backbone.py',
-    'web/test_browser.py',
+    'tools/test_faults.py',
+    'tools/test_convert_checkpoint.py',
+    'predict/test_export_plain_heads.py',
     'test_guard.py',
     'tools/test_train_and_test.py',
+    'tools/test_benchmark.py',
+    'engine/test_safe_checkpoint.py',
     'test_baselines.py',
     'models/test_frozen_timm_backbone.py',
     'engine/test_fine_tuning.py',
     'test_towers_run.py',
-    'models/test_timm_tower.py',
-    'models/mask2former/test_deform_kernels.py',
 )
+# Files that begin so go to one process together: they share the page of
+# `clouds demo`, or what the exporter imports.
+TOGETHER = ('tests/web/', 'tests/predict/test_export')
 # CamVid's licence keeps it out of the repository.
 CAMVID = (
     os.environ.get('CAMVID_ROOT', ''),
@@ -67,14 +71,28 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Distribute files as ``--dist loadfile`` does, some of them together."""
+    if config.getoption('dist') != 'loadfile':
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return next(filter(file.startswith, TOGETHER), file)
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_finish():
     """Keep all that was imported out of the search for garbage.
 
     mmengine searches for each dataset that is built, which takes a third of a
     second with half a million objects of the imported packages.
     """
-    gc.collect()
-    gc.freeze()
+    keep_imports()
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -86,6 +104,14 @@ def _zoo_read_once():
     utils = sys.modules['mmengine'].config.utils
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, 'load', functools.cache(utils.load))
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _no_wait_for_disks():
+    """Do not wait until data is on the disk: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda descriptor: None)
         yield
 
 

@@ -6,6 +6,7 @@ process of its own.
 """
 
 import functools
+import gc
 import json
 import os
 import os.path as osp
@@ -24,6 +25,9 @@ class WarmPython:
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Asked for by Triton when it is imported: kernels of the forks
+            # can be interpreted. The forks get environments of their own.
+            env=dict(os.environ, TRITON_INTERPRET='1'),
             text=True,
         )
 
@@ -84,6 +88,34 @@ def quicken_runners(set_attribute=setattr):
     set_attribute(runner, 'collect_env', collect_env)
 
 
+def import_runs():
+    """Import what runs import while they begin, and ask what they ask.
+
+    A fork of this process then need not.
+    """
+    import mmengine.config.utils as zoo
+    import mmengine.runner.runner as runner
+    import mmseg.engine  # noqa: F401
+    import skimage.segmentation  # noqa: F401
+    import torch.distributed.run
+    import torch.utils.tensorboard  # noqa: F401
+    from matplotlib.backends import backend_agg  # noqa: F401
+
+    import clouds_mmseg.generate.run  # noqa: F401
+    from clouds_mmseg.cli.config import read_config
+
+    # The index of the zoo, which mmengine reads for each config.
+    zoo.load = functools.cache(zoo.load)
+    runner.collect_env()
+    read_config('clouds_mmseg::toycity/clouds')
+
+
+def keep_imports():
+    """Keep what was imported out of the search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def run_script(script, *words):
     """Run a script in this process, as ``python SCRIPT WORDS`` does."""
     sys.argv = [script, *words]
@@ -124,6 +156,8 @@ if __name__ == '__main__':
     import clouds_mmseg  # noqa: F401
 
     quicken_runners()
+    import_runs()
+    keep_imports()
     request = serve()
     if request is not None:
         begin(request)

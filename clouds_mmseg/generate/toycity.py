@@ -6,6 +6,7 @@ target domains are excluded.
 """
 
 import colorsys
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -259,18 +260,25 @@ class ToyCityBackend:
 
     def _fingerprint(self):
         """Hash small sample images, which change with the renderer."""
-        sha256 = hashlib.sha256()
-        for number, prompt in enumerate(_PROBES):
-            rng = np.random.default_rng(number)
-            if self.mode == 'txt2img':
-                image = self._scene(prompt, rng, _PROBE_SIZE).image
-            else:
-                width, height = _PROBE_SIZE
-                source = rng.integers(0, 256, (height, width, 3), np.uint8)
-                style = style_for(prompt, rng, self.avoid)
-                image = restyle(source, style, rng)
-            sha256.update(image.tobytes())
-        return sha256.hexdigest()[:16]
+        avoid = {k: tuple(map(tuple, v)) for k, v in self.avoid.items()}
+        return _hash_samples(self.render, self.mode, tuple(avoid.items()))
+
+
+# Kept: a run may have several banks, and samples take as long as an image.
+@functools.lru_cache
+def _hash_samples(render, mode, avoid):
+    sha256 = hashlib.sha256()
+    for number, prompt in enumerate(_PROBES):
+        rng = np.random.default_rng(number)
+        if mode == 'txt2img':
+            style = style_for(prompt, rng, dict(avoid))
+            image, _ = render(int(rng.integers(2**63)), style, _PROBE_SIZE)
+        else:
+            width, height = _PROBE_SIZE
+            source = rng.integers(0, 256, (height, width, 3), np.uint8)
+            image = restyle(source, style_for(prompt, rng, dict(avoid)), rng)
+        sha256.update(image.tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def _generator(request):

@@ -24,6 +24,7 @@ def data_root(tmp_path_factory):
         num_source=4,
         num_source_val=4,
         num_target=4,
+        size=(128, 64),
         workers=1,
     )
     return root
@@ -83,6 +84,10 @@ SHORT = (
     'banks.0.num=4',
     'banks.1.num=4',
     'banks.2.num=4',
+    # Of each validation 28 images are drawn otherwise.
+    'custom_hooks.1.per_domain=1',
+    'custom_hooks.1.worst=0',
+    'custom_hooks.1.width=64',
 )
 
 
@@ -165,8 +170,9 @@ def test_wrong_options_are_refused(ablation, capsys):
 
 
 def test_failed_training_shows_the_end_of_its_log(
-    repo_root, data_root, tmp_path, monkeypatch
+    repo_root, in_forks, tmp_path, monkeypatch
 ):
+    in_forks()
     monkeypatch.setenv('CLOUDS_DATA_ROOT', str(tmp_path / 'nowhere'))
     monkeypatch.chdir(repo_root)
     run = Run(

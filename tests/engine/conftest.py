@@ -24,6 +24,9 @@ def build(tmp_path, tiny_config):
 
     def build_one(work_dir=None, **changes):
         work_dir = work_dir or tmp_path / 'work'
+        # A fifth of the run would be drawing.
+        hooks = [dict(type='ProgressHook'), dict(type='ResultsHook')]
+        changes.setdefault('custom_hooks', hooks)
         return build_runner(read_config(tiny_config, work_dir, **changes))
 
     return build_one

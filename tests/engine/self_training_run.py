@@ -2,7 +2,7 @@
 
     python self_training_run.py CONFIG WORK_DIR [--resume] [--kill-at N]
         [--source-only] [--distributed] [--plus] [--features FOLDER]
-        [--total N] [--tower] [--sharded]
+        [--total N] [--tower] [--sharded] [--iterations N]
 
 Losses go to WORK_DIR/losses_RANK.txt, one exact number an iteration. With
 DDP, the iterations that exchange gradients go to WORK_DIR/exchanges_RANK.txt.
@@ -159,7 +159,7 @@ def train_tower(cfg):
     cfg.model.backbone = dict(
         type='TIMMTower', model_name='test_vit', frozen=False
     )
-    # Two batches an update; the last of ten iterations is an update.
+    # Two batches an update; the last of an even number of iterations is one.
     cfg.optim_wrapper.accumulative_counts = 2
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=-1)
 
@@ -248,6 +248,7 @@ def main():
     parser.add_argument('--tower', action='store_true', help='train a ViT')
     parser.add_argument('--sharded', action='store_true')
     parser.add_argument('--total', type=int, help='images of a whole batch')
+    parser.add_argument('--iterations', type=int, help='instead of ten')
     args = parser.parse_args()
     torch.set_num_threads(1)
     from clouds_mmseg.cli.config import build_runner
@@ -272,6 +273,8 @@ def main():
         # Of four processes with an image each, some have none generated.
         cfg.train_cfg.generated_share = 0.5
         cfg.train_cfg.generated_beside = None
+    if args.iterations:
+        cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = args.iterations
     if args.distributed:
         cfg.launcher = 'pytorch'
     runner = build_runner(cfg)

@@ -217,7 +217,8 @@ def assert_equal_runs(expected, got, atol=1e-5):
 
 def test_processes_draw_the_same_views(tmp_path, train_on, config, script):
     """Mixing, colours, masks: of 1, 2 and 4 processes, 4 images in all."""
-    options = ('--plus', '--total', 4)
+    # Three of them with both stages' images.
+    options = ('--plus', '--total', 4, '--iterations', 6)
     done = script(config, tmp_path / '1', *options)
     assert done.returncode == 0, done.stderr
     # More parts, more rounding: 2.7e-7 and 2.4e-5 were seen.

@@ -2,7 +2,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -194,30 +193,29 @@ def test_a_bug_keeps_its_traceback(run_tool, tiny_config, tmp_path):
 
 
 def test_two_processes_train_and_test(
-    repo_root, run_tool, tiny_config, tmp_path
+    repo_root, run_tool, warm_python, tiny_config, tmp_path
 ):
     """The shell scripts, torchrun, gloo, and equal numbers from one."""
-    python = tmp_path / 'python'
-    warm = repo_root / 'tests' / 'warm_torchrun.py'
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {warm} "$@"\n')
+    # Notes what a script starts; that is then run in forks.
+    python, noted = tmp_path / 'python', tmp_path / 'words'
+    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" > {noted}\n')
     python.chmod(0o755)
     environment = dict(
         os.environ,
         PYTHON=str(python),
-        PYTHONPATH=os.pathsep.join(sys.path),
         PORT=str(free_port()),
-        OMP_NUM_THREADS='1',
         CUDA_VISIBLE_DEVICES='',
     )
 
     def bash(name, *words):
         script = repo_root / 'tools' / name
-        done = subprocess.run(
-            ['bash', script, *map(str, words)],
+        subprocess.run(
+            ['bash', script, *map(str, words)], env=environment, check=True
+        )
+        done = warm_python.run(
+            repo_root / 'tests' / 'warm_torchrun.py',
+            *noted.read_text().split('\0')[:-1],
             env=environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

@@ -2,8 +2,6 @@
 
 import atexit
 import contextlib
-import functools
-import gc
 import importlib
 import os
 import signal
@@ -14,6 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from warm_python import import_runs, keep_imports, quicken_runners
 
 from faults.inject import Injector
 
@@ -41,35 +41,19 @@ class Outcome:
 def import_stack() -> None:
     """Import what the commands need, so that their forks have it."""
     import cv2
-    import mmengine
-    import mmengine.runner.runner as runner
     import mmseg.apis  # noqa: F401
     import torch
-    from warm_python import quicken_runners
 
     import clouds_mmseg  # noqa: F401
     import clouds_mmseg.cli.data  # noqa: F401
-    import clouds_mmseg.generate.run  # noqa: F401
     import clouds_mmseg.predict.predict_files  # noqa: F401
-    from clouds_mmseg.cli.config import read_config
 
     # A fork does not copy threads.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     quicken_runners()
-    # As tests/conftest.py: the index of the zoo is read once, and what was
-    # imported is no garbage.
-    utils = mmengine.config.utils
-    utils.load = functools.cache(utils.load)
-    # What is cached here is so in each fork.
-    runner.collect_env()
-    read_config('clouds_mmseg::toycity/clouds')
-    _keep()
-
-
-def _keep():
-    gc.collect()
-    gc.freeze()
+    import_runs()
+    keep_imports()
 
 
 def import_like(names: Sequence[str]) -> None:
@@ -82,7 +66,7 @@ def import_like(names: Sequence[str]) -> None:
         if name not in sys.modules:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    _keep()
+    keep_imports()
 
 
 def run_clouds(

@@ -12,8 +12,9 @@ from faults.forks import import_stack
 from faults.report import write_docs
 
 _WITH_WORKERS = ('train', 'toycity', 'corrupt', 'verify', 'filter')
-# Of the short form: cheap, each writing in another way.
-_SHORT = ('generate', 'predict', 'publish_folder', 'publish')
+# Of the short form: cheap, each writing in another way. The slow disk of
+# FAULTS meets the first, which has the fewest calls.
+_SHORT = ('publish', 'publish_folder', 'predict', 'generate')
 
 
 def run_campaign(

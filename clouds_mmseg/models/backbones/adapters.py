@@ -32,6 +32,9 @@ _CONTAINERS = ('blocks', 'resblocks', 'layer1', 'layer2', 'layer3', 'layer4')
 _LOW_RANK = ('lora_A', 'lora_B', 'initial_A', 'initial_B')
 # Of a layer that computes query, key and value at once.
 _FUSED = 'qkv'
+# Numbers in a tower that is probed with its weights: an operation without
+# any takes longer than one with few, since Python works out the shapes.
+_SMALL = 5_000_000
 
 
 class QueriedMaps(list):
@@ -67,15 +70,29 @@ class Block:
     channels_first: bool = False
 
 
-def meta_copy(module: nn.Module) -> nn.Module:
-    """Copy a module to the meta device, without copying its weights."""
+# As a decorator: a probe of a small tower computes, and leaves the random
+# numbers of what follows as they are.
+keep_random_state = torch.random.fork_rng(devices=())
+
+
+def probe_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
+    """Copy a module to see the shapes and gradients that it computes.
+
+    Returns:
+        The copy, in eval mode, and its device: the meta device, without a
+        copy of the weights, unless there are few of them.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    few = sum(tensor.numel() for tensor in tensors) <= _SMALL
+    if few and all(tensor.device.type == 'cpu' for tensor in tensors):
+        return copy.deepcopy(module).eval(), torch.device('cpu')
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         empty = torch.empty_like(parameter, device='meta')
         memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device='meta')
-    return copy.deepcopy(module, memo)
+    return copy.deepcopy(module, memo).eval(), torch.device('meta')
 
 
 def block_modules(
@@ -108,8 +125,9 @@ def block_modules(
     return found
 
 
+@keep_random_state
 def measure_blocks(backbone: nn.Module, tower: str) -> list[Block]:
-    """Measure what the blocks of a tower return, on the meta device.
+    """Measure what the blocks of a tower return.
 
     Args:
         backbone: Has :meth:`probe_size`, height and width of an image that
@@ -130,7 +148,7 @@ def measure_blocks(backbone: nn.Module, tower: str) -> list[Block]:
             f'tower, and this one ({_kind(backbone, tower)}) has none in a '
             f'module named {", ".join(containers)}; leave adapter out'
         )
-    twin = meta_copy(backbone).eval()
+    twin, device = probe_copy(backbone)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, _ in names:
 
@@ -140,7 +158,7 @@ def measure_blocks(backbone: nn.Module, tower: str) -> list[Block]:
         twin.get_submodule(f'{tower}.{name}').register_forward_hook(record)
     height, width = backbone.probe_size
     with torch.no_grad():
-        maps = twin.maps(torch.zeros(1, 3, height, width, device='meta'))
+        maps = twin.maps(torch.zeros(1, 3, height, width, device=device))
     grids = {m.shape[1]: m.shape[-2:] for m in maps}
     blocks = []
     for name, module in names:
@@ -275,14 +293,15 @@ class AdaptableMixin(FreezableMixin, nn.Module):
         )
         self._require_gradients()
 
+    @keep_random_state
     def _require_gradients(self) -> None:
         """Refuse an adapter of which a parameter would have no effect."""
-        twin = meta_copy(self).eval()
+        twin, device = probe_copy(self)
         names = set(self.adapter_parameters())
         for name, parameter in twin.named_parameters():
             parameter.requires_grad_(name in names)
         height, width = self.probe_size
-        maps = twin.maps(torch.zeros(1, 3, height, width, device='meta'))
+        maps = twin.maps(torch.zeros(1, 3, height, width, device=device))
         total = sum(m.sum() for m in maps)
         queries = twin.queries()
         if queries is not None:

@@ -21,7 +21,11 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clouds_mmseg.models.backbones.adapters import AdaptableMixin, meta_copy
+from clouds_mmseg.models.backbones.adapters import (
+    AdaptableMixin,
+    keep_random_state,
+    probe_copy,
+)
 from clouds_mmseg.models.backbones.single_scale import (
     EVEN_DEPTHS,
     STRIDES,
@@ -346,6 +350,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         """Compute all that the backbone takes from the model."""
         return self._intermediates(x, indices)
 
+    @keep_random_state
     def _probe(self, blocks):
         """Find the maps, and remove what they do not depend on."""
         own = getattr(self.model, 'patch_embed', None)
@@ -355,10 +360,10 @@ class TIMMTower(AdaptableMixin, BaseModule):
         maps, error = None, None
         for side in dict.fromkeys((unit, 32)):
             height, width = (side * factor for factor in _PROBE)
-            twin = meta_copy(self).eval()
+            twin, device = probe_copy(self)
             try:
                 maps = twin._intermediates(
-                    torch.zeros(1, 3, height, width, device='meta'), None
+                    torch.zeros(1, 3, height, width, device=device), None
                 )
                 break
             except (
@@ -405,7 +410,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         # returned once.
         self.indices = sorted(set(chosen))
         self.order = [self.indices.index(i) for i in chosen]
-        image = torch.zeros(1, 3, *self.probe_size, device='meta')
+        image = torch.zeros(1, 3, *self.probe_size, device=device)
         if self.open_blocks:
             used = [self._probe_open_blocks(twin, image)]
         else:
@@ -450,7 +455,7 @@ class TIMMTower(AdaptableMixin, BaseModule):
         tokens = torch.cat([prefix[:, 0], patches], dim=1)
         rope = twin.rotary_table(maps[0].shape[-2:])
         if rope is not None:
-            rope = rope.to('meta')
+            rope = rope.to(image.device)
         for index in range(self.open_blocks):
             tokens = twin.run_open_block(index, tokens, rope, None)
         return twin.final_norm(tokens)

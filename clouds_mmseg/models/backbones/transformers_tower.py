@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from clouds_mmseg.models.backbones.adapters import (
     AdaptableMixin,
     block_modules,
-    meta_copy,
+    keep_random_state,
+    probe_copy,
 )
 from clouds_mmseg.models.backbones.single_scale import (
     STRIDES,
@@ -233,6 +234,7 @@ class TransformersTower(AdaptableMixin, BaseModule):
             maps.append(patches.mT.unflatten(2, (height, width)))
         return maps
 
+    @keep_random_state
     def _probe(self, blocks):
         """Find the maps, and remove what they do not depend on."""
         self.patch_size = _patch_size(self.model.config)
@@ -254,10 +256,10 @@ class TransformersTower(AdaptableMixin, BaseModule):
             raise UserError(
                 f'norm=True: {self.model_name} has no norm behind its blocks'
             )
-        image = torch.zeros(1, 3, height, width, device='meta')
         problem, found = 'it has no list of blocks', []
         if depth:
-            twin = meta_copy(self).eval()
+            twin, device = probe_copy(self)
+            image = torch.zeros(1, 3, height, width, device=device)
             try:
                 with torch.no_grad():
                     found = twin._tokens(image, list(range(depth)))
@@ -291,10 +293,11 @@ class TransformersTower(AdaptableMixin, BaseModule):
         self.indices = sorted(set(chosen))
         self.order = [self.indices.index(i) for i in chosen]
         self._cut(self.indices[-1] + 1)
-        twin = meta_copy(self).eval().requires_grad_(True)
-        sum(
-            m.sum() for m in twin._intermediates(image, self.indices)
-        ).backward()
+        twin, device = probe_copy(self)
+        twin.requires_grad_(True)
+        image = torch.zeros(1, 3, height, width, device=device)
+        found = twin._intermediates(image, self.indices)
+        sum(m.sum() for m in found).backward()
         self._unused = find_unused(twin.model)
         remove_modules(self.model, self._unused)
 

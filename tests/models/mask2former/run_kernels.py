@@ -1,7 +1,8 @@
 """Run Triton's kernels on the CPU: python run_kernels.py CASES RESULTS.
 
 Triton decides when it is imported whether kernels are interpreted, so this
-is a process of its own, with TRITON_INTERPRET=1 in its environment.
+is a process of its own, with TRITON_INTERPRET=1 in its environment; and so
+was the process of which it is a fork, see warm_python.py.
 """
 
 import sys

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,20 @@ SHAPES = {
 }
 
 
-def draw(shapes, dtype=torch.float32, queries=17, dim=6):
-    """Locations partly outside, and queries that fill no whole block."""
+def draw(shapes, dtype=torch.float32, queries=5, dim=6, images=1, heads=2):
+    """Locations partly outside, and queries that fill no whole block.
+
+    Interpreting takes long for each point of a block of queries, of a head
+    and of an image: one case has more than one of all of them.
+    """
     num_tokens = sum(h * w for h, w in shapes)
-    size = (2, queries, 2, len(shapes), 2)
+    size = (images, queries, heads, len(shapes), 2)
     return dict(
-        value=torch.randn(2, num_tokens, 2, dim, dtype=dtype),
+        value=torch.randn(images, num_tokens, heads, dim, dtype=dtype),
         shapes=shapes,
         locations=torch.rand(*size, 2, dtype=dtype) * 2 - 0.5,
         weights=torch.rand(size, dtype=dtype),
-        direction=torch.randn(2, queries, 2 * dim, dtype=dtype),
+        direction=torch.randn(images, queries, heads * dim, dtype=dtype),
     )
 
 
@@ -37,16 +40,17 @@ def make_cases():
     cases = {
         name: draw(shapes, torch.float64) for name, shapes in SHAPES.items()
     }
+    cases['pyramid'] = draw(
+        SHAPES['pyramid'], torch.float64, queries=17, images=2
+    )
     cases['bf16'] = draw(SHAPES['pyramid'])
     cases['bf16']['value'] = cases['bf16']['value'].bfloat16()
-    cases['official'] = draw(
-        [(2, 2), (4, 4), (8, 8)], queries=5, dim=32
-    )  # float32
-    far = draw(SHAPES['pyramid'], queries=5)
+    cases['official'] = draw([(2, 2), (4, 4), (8, 8)], dim=32)  # float32
+    far = draw(SHAPES['pyramid'], heads=1)
     for query, location in enumerate([-7.0, 9.0, 1e9, -1e30, float('inf')]):
         far['locations'][:, query] = location
     cases['far'] = far
-    cases['diverged'] = draw(SHAPES['one'])
+    cases['diverged'] = draw(SHAPES['one'], images=2, heads=1)
     cases['diverged']['locations'][0, 0] = float('nan')
     return cases
 
@@ -68,17 +72,16 @@ def cases():
 
 
 @pytest.fixture(scope='module')
-def interpreted(cases, tmp_path_factory):
+def interpreted(cases, tmp_path_factory, warm_python):
     """Results of the kernels for all cases, from one process."""
     folder = tmp_path_factory.mktemp('kernels')
     torch.save(cases, folder / 'cases.pt')
-    subprocess.run(
-        [sys.executable, HERE / 'run_kernels.py', 'cases.pt', 'results.pt'],
-        cwd=folder,
+    done = warm_python.run(
+        HERE / 'run_kernels.py',
+        *(folder / 'cases.pt', folder / 'results.pt'),
         env=dict(os.environ, TRITON_INTERPRET='1'),
-        check=True,
-        timeout=300,
     )
+    assert done.returncode == 0, done.stderr
     return torch.load(folder / 'results.pt')
 
 
