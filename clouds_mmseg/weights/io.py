@@ -542,7 +542,25 @@ def _save_safetensors(path, temporary, weights, meta):
                 raise
             code = int(found.group(1))
             raise OSError(code, os.strerror(code), str(path)) from error
+        _sort_metadata(written)
         rename(written, temporary)
+
+
+def _sort_metadata(path):
+    """Sort the metadata in the header of a safetensors file.
+
+    The library writes them in another order each time, so that the hash of
+    a file would change with it.
+    """
+    with open(path, 'r+b') as stream:
+        size = int.from_bytes(stream.read(8), 'little')
+        header = json.loads(stream.read(size))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False)
+        payload = text.encode().ljust(size)
+        assert len(payload) == size, 'the tensors begin behind the header'
+        stream.seek(8)
+        stream.write(payload)
 
 
 def as_metadata(meta: Mapping) -> dict[str, str]:

@@ -63,6 +63,17 @@ def test_what_is_written_is_read(tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.pkl'])
+def test_the_same_weights_give_the_same_bytes(tmp_path, suffix):
+    # Control characters have the same spelling in each header.
+    meta = dict(META, cfg=META['cfg'] + '\x00\x1f\x7f\u2028"\\')
+    weights = {k: v for k, v in WEIGHTS.items() if k != 'half'}
+    paths = [tmp_path / f'{i}{suffix}' for i in range(4)]
+    assert len({write_weights(path, weights, meta) for path in paths}) == 1
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert len(split_content(read_content(paths[0]), paths[0])[0]) == 6
+
+
 def test_a_slice_does_not_take_the_whole_along(tmp_path):
     big = torch.zeros(1000, 1000)
     write_weights(tmp_path / 'w.pth', {'a': big[:1]})
