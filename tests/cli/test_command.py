@@ -21,6 +21,7 @@ SCRIPTS = dict(
     generate_prompts='prompts',
     make_corruptions='corrupt',
     make_toycity='toycity',
+    pack_images='pack',
     predict='predict',
     demo='demo',
     prepare_dataset='prepare',

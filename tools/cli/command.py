@@ -19,6 +19,7 @@ COMMANDS = dict(
     prompts='write text prompts for street scenes',
     generate='generate an image set (image bank) from prompts',
     filter='leave out bad images and pixels of an image set',
+    pack='pack an image set into tar shards (WebDataset), or unpack it',
     train='train a segmentor',
     test='test a checkpoint',
     protocols='test a checkpoint under several protocols, side by side',
