@@ -1,13 +1,19 @@
 """Dataset of generated images, with or without labels."""
 
+import hashlib
 import logging
 import os.path as osp
 from typing import Any
 
+from mmengine import fileio
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
-from clouds_mmseg.datasets.base import DGDataset, check_pipeline
+from clouds_mmseg.datasets.base import DGDataset, check_pipeline, steps_of
+from clouds_mmseg.datasets.transforms.loading import (
+    LoadSegImage,
+    LoadSegLabels,
+)
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import (
@@ -47,9 +53,9 @@ class GeneratedDataset(DGDataset):
         size: Width and height that every image must have. Defaults to any.
         verify_hash: Whether to compare each file with its hash: those of a
             folder at the first open, which reads all of them at about 1 GB/s;
-            those of a packed set or at an address each time that
-            ``LoadSegImage`` or ``LoadSegLabels`` reads one. Existence and file
-            size are compared at the first open in any case.
+            those of a packed set or at an address each time that the
+            pipeline's ``LoadSegImage`` or ``LoadSegLabels`` reads one.
+            Existence and file size are compared at the first open in any case.
         labels: Whether to return the label maps that the images were made
             from, for training.
         evaluation_labels: Whether to return the labels of an image set made
@@ -98,6 +104,7 @@ class GeneratedDataset(DGDataset):
                 )
         self.bank = resolve_data_root(bank)
         self._files: SetFiles | None = None
+        self._compare: tuple[type, ...] = ()
         self.size = tuple(size) if size is not None else None
         self.least_size: tuple | None = None
         self.verify_hash = verify_hash
@@ -139,6 +146,7 @@ class GeneratedDataset(DGDataset):
     def _load(self):
         num_requested = read_bank(self.bank)['num']
         self._files = SetFiles(self.bank)
+        self._compare = self._steps_that_compare()
         every = list(read_entries(self.bank).values())
         entries = used_entries(self.bank) if self.use_filter else every
         self._check_filter(entries)
@@ -175,11 +183,21 @@ class GeneratedDataset(DGDataset):
     def _who(self):
         return f'{type(self).__name__} (domain {self.domain})'
 
-    @property
-    def _hash_later(self):
-        """Whether a hash is compared when its file is read."""
-        return self.verify_hash and (
+    def _steps_that_compare(self):
+        """Return which classes of steps compare the hashes of their files.
+
+        For a folder there are none: its files are read when it is opened. Of
+        a large set in a store that would take hours.
+        """
+        if not self.verify_hash or not (
             self._files.packed or is_address(self.bank)
+        ):
+            return ()
+        steps = list(steps_of(self.pipeline))
+        return tuple(
+            kind
+            for kind in (LoadSegImage, LoadSegLabels)
+            if any(isinstance(step, kind) for step in steps)
         )
 
     def _info(self, entry):
@@ -195,11 +213,12 @@ class GeneratedDataset(DGDataset):
         label = self._label(entry) if self.has_labels else None
         if label is not None:
             info['seg_map_path'] = self._files.path(label)
-        if self._hash_later:
+        if LoadSegImage in self._compare:
             info['img_sha256'] = entry['sha256']
-            # Other labels have none in the manifest.
-            if label is not None and label == entry.get('label'):
-                info['seg_map_sha256'] = entry['label_sha256']
+        # Labels of a filter, and those for evaluation, have no hash.
+        own = label is not None and label == entry.get('label')
+        if LoadSegLabels in self._compare and own:
+            info['seg_map_sha256'] = entry['label_sha256']
         return info
 
     def _label(self, entry):
@@ -276,16 +295,21 @@ class GeneratedDataset(DGDataset):
             return 'missing'
         if size != entry['bytes']:
             return f'has {size} bytes, the manifest says {entry["bytes"]}'
-        if not self.verify_hash or self._hash_later:
+        if not self.verify_hash:
             return None
-        if self._hash(entry['file']) != entry['sha256']:
-            return 'its hash differs from the manifest'
-        if self.labels and self._hash(entry['label']) != entry['label_sha256']:
-            return f'the hash of {entry["label"]} differs from it'
+        if LoadSegImage not in self._compare:
+            if self._hash(entry['file']) != entry['sha256']:
+                return 'its hash differs from the manifest'
+        if self.labels and LoadSegLabels not in self._compare:
+            if self._hash(entry['label']) != entry['label_sha256']:
+                return f'the hash of {entry["label"]} differs from it'
         return None
 
     def _hash(self, name):
-        return sha256_of(self._files.path(name))
+        path = self._files.path(name)
+        if '://' in path:
+            return hashlib.sha256(fileio.get(path)).hexdigest()
+        return sha256_of(path)
 
     def _refuse(self, entries, what, advice, detail=lambda entry: ''):
         if not entries:

@@ -29,6 +29,7 @@ FORMAT = 1
 _REQUIRED = dict(
     index=int, file=str, prompt=str, seed=int, bytes=int, sha256=str
 )
+_PARTS = dict(num=int, recipe=dict, info=dict)
 # Of an entry that has them; all are below the folder of the set.
 _FILES = ('file', 'label', 'evaluation_label')
 _COMMAND = 'clouds generate --prompts FILE --num N --out'
@@ -80,6 +81,13 @@ def read_bank(root: str | Path) -> dict:
             f'{path} has format {found!r}, this version reads format '
             f'{FORMAT}. Make the image bank again with: {_COMMAND} {root}'
         )
+    for key, kind in _PARTS.items():
+        if type(bank.get(key)) is not kind:
+            raise BankError(
+                f'{path}: its {key} is {str(bank.get(key))[:40]!r}, which is '
+                f'no {kind.__name__}. Make the image bank again with: '
+                f'{_COMMAND} {root}'
+            )
     return bank
 
 

@@ -12,6 +12,7 @@ So a member can be read alone, by its offset. It has a path of its own, such as
 ``tar+s3://bucket/...``, which the file backends of mmengine read.
 """
 
+import hashlib
 import os
 import re
 import tarfile
@@ -84,7 +85,8 @@ class SetFiles:
         packed: Whether the set is packed.
 
     Raises:
-        BankError: A shard is missing or broken off, or an index is damaged.
+        BankError: The set is packed, and a shard is missing or broken off, an
+            index is damaged, or the manifest is not the one that was packed.
     """
 
     def __init__(self, root: str | Path):
@@ -176,8 +178,15 @@ class SetFiles:
                 'the command clouds pack was stopped. Run it again; it '
                 'continues'
             )
-        places = {}
-        for shard in read_pack(self.root)['shards']:
+        pack, places = read_pack(self.root), {}
+        manifest = fileio.get(os.path.join(self.root, MANIFEST_FILE))
+        if hashlib.sha256(manifest).hexdigest() != pack['manifest']:
+            raise BankError(
+                f'{self.root}: {MANIFEST_FILE} is not the one that was packed '
+                f'({PACK_FILE} has its hash). Copy both again, or pack the '
+                'image set again.'
+            )
+        for shard in pack['shards']:
             places.update(self._read_index(**shard))
         return places
 
@@ -237,6 +246,8 @@ def read_pack(root: str | Path) -> dict:
         pack = parse_json(fileio.get(path))
         if not isinstance(pack, dict) or pack.get('format') != PACK_FORMAT:
             raise ValueError(f'its format is not {PACK_FORMAT}')
+        if not isinstance(pack['manifest'], str):
+            raise ValueError(f'its manifest is {pack["manifest"]!r}')
         for number, shard in enumerate(pack['shards']):
             if set(shard) != {'name', 'bytes', 'images'}:
                 raise ValueError(f'shard {number} is {shard!r}')

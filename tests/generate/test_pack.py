@@ -1,5 +1,6 @@
 """Image sets packed into tar shards: the same bytes, samples and training."""
 
+import hashlib
 import json
 import pickle
 import tarfile
@@ -19,8 +20,10 @@ from tiny_run import (
 )
 
 from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.data_tools.verify.listing import list_files
 from clouds_mmseg.datasets import DataError, DiffusionAugment, GeneratedDataset
 from clouds_mmseg.engine.resumable_runner import CHANGES_KEY
+from clouds_mmseg.engine.self_training_runner import require_generated_images
 from clouds_mmseg.generate import pack
 from clouds_mmseg.generate.image_bank import ImageBank
 from clouds_mmseg.generate.pack import pack_images, unpack_images
@@ -73,6 +76,15 @@ def rewrite(path, old, new):
     content = path.read_bytes()
     assert old in content
     path.write_bytes(content.replace(old, new, 1))
+
+
+def restate(packed, old, new):
+    """Change a manifest, and the hash that was taken of it."""
+    path = packed / 'manifest.jsonl'
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewrite(path, old, new)
+    after = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewrite(packed / 'pack.json', before.encode(), after.encode())
 
 
 def test_shards_follow_the_convention_and_are_the_same_again(
@@ -241,9 +253,13 @@ def test_a_training_on_the_folder_goes_on_on_the_shards(
          "pack.json does not list.*shard 2 has the name '../000002.tar'"),
         (lambda p: rewrite(p / 'pack.json', b': 20480', b': -1'),
          'pack.json does not list.*its bytes are -1'),
+        (lambda p: rewrite(p / 'pack.json', b'"manifest"', b'"manifold"'),
+         "pack.json does not list.*'manifest'"),
         (lambda p: (p / 'pack.json').write_text('[1]'),
          'pack.json does not list.*its format is not 1'),
-        (lambda p: rewrite(p / 'manifest.jsonl', b'images/', b'imagos/'),
+        (lambda p: rewrite(p / 'manifest.jsonl', b'"seed": 3', b'"seed": 4'),
+         'manifest.jsonl is not the one that was packed'),
+        (lambda p: restate(p, b'images/', b'imagos/'),
          "'imagos/000000.png' cannot be a file of a packed image set"),
     ],
 )  # fmt: skip
@@ -255,6 +271,7 @@ def test_damage_is_named_when_a_set_is_opened(packed, change, message):
 
 def test_damage_is_named_when_a_member_is_read(packed):
     dataset = build(packed)
+    assert len(build(packed, verify_hash=False)) == 12
     shards = [packed / f'shard-00000{i}.tar' for i in range(4)]
     whole = [shard.read_bytes() for shard in shards]
     # Another shard in its place, which differs in names alone.
@@ -270,7 +287,10 @@ def test_damage_is_named_when_a_member_is_read(packed):
     )
     with pytest.raises(DataError, match='01.tar@.*/000003.png: its hash diff'):
         dataset[3]
-    assert len(build(packed, verify_hash=False)) == 12
+    # A pipeline whose steps compare no hashes: they are when it is opened.
+    shards[0].write_bytes(whole[0])
+    with pytest.raises(DataError, match='000003.png: its hash differs'):
+        GeneratedDataset(bank=str(packed), metainfo=META, pipeline=[])
     shards[2].write_bytes(whole[2][:600])
     with pytest.raises(
         DataError, match='shard-000002.tar breaks off: of its member 000006.p'
@@ -297,8 +317,8 @@ def test_a_damaged_set_is_not_unpacked(packed, tmp_path):
         unpack_images(packed, out)
     rewrite(packed / 'shard-000001.tar', b'"seed": 4', b'"seed": 3')
     # What the filter's entries name is written: it stays in the folder.
-    rewrite(
-        packed / 'manifest.jsonl',
+    restate(
+        packed,
         b'{"index": 5,',
         b'{"index": 5, "filter": {"label": "filter/labels-a/../../b.png"},',
     )
@@ -321,6 +341,10 @@ def test_what_cannot_be_packed_is_refused(bank, packed, data, tmp_path):
     refused('is no packed image set', unpack_images, bank, out)
     refused('got the address s3://a/b', unpack_images, packed, 's3://a/b')
     refused('holds files, but no bank.json', unpack_images, packed, data)
+    refused('packed is remote or packed, and verification',
+            list_files, build(packed))  # fmt: skip
+    # A training that would check a folder takes it as it is.
+    require_generated_images(dict(out=str(packed), make=True), 'none')
     refused('packed is a packed image set, which can be read but not',
             ImageBank, packed, {}, info={}, num=1)  # fmt: skip
     other = write_labelled_bank(tmp_path / 'bank', data)

@@ -241,6 +241,8 @@ def test_damage_in_a_store_is_named(bucket, tiny_data, tmp_path):
     flat[0]
     with pytest.raises(DataError, match='flat/images/000001.png: its hash'):
         flat[1]
+    with pytest.raises(DataError, match='  images/000001.png: its hash'):
+        GeneratedDataset(bank=f'{bucket}/flat', metainfo=meta, pipeline=[])
     packed = GeneratedDataset(
         bank=f'{bucket}/bad', metainfo=meta, pipeline=step
     )
