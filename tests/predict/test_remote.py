@@ -3,6 +3,7 @@
 import os
 import time
 
+import numpy as np
 import pytest
 import torch
 from mmengine import fileio
@@ -16,7 +17,7 @@ from tiny_run import (
 )
 
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.datasets import DataError, GeneratedDataset
+from clouds_mmseg.datasets import DataError, DiffusionAugment, GeneratedDataset
 from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.predict.predict_files import predict_files
 from clouds_mmseg.predict.segmenter import Segmenter
@@ -205,7 +206,10 @@ def test_a_packed_set_is_read_from_a_store(bucket, tiny_data, tmp_path):
         weights.append(runner.model.state_dict())
     for key, value in weights[0].items():
         assert torch.equal(value, weights[1][key]), key
-    # A set that is packed is read from the store too.
+    step = DiffusionAugment(f'{bucket}/packed', prob=1.0)
+    source = tiny_data / 'day_train/images/002.png'
+    sample = step(dict(img_path=str(source), img=np.zeros((32, 32, 3))))
+    assert (sample['img'] == read_image(source)[..., ::-1]).all()
     out = ['--out', str(tmp_path / 'a')]
     main(['pack', f'{bucket}/packed', '--unpack', *out])
     backend = fileio.get_file_backend(bucket)
