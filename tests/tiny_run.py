@@ -1,5 +1,6 @@
 """A run of seconds: three classes of 32x32 images, a ResNet-18 of width 8."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,56 @@ def read_config(path, work_dir, **changes):
 
 
 _numbers = iter(range(10**6))
+
+
+def write_labelled_bank(root, data):
+    """Make an image bank of the images and labels of day_train.
+
+    As clouds generate --mode label2img makes one, with two variants of each
+    label map, and labels for evaluation too.
+    """
+    from clouds_mmseg.generate.image_bank import ImageBank
+
+    source = Path(data) / 'day_train'
+    info = dict(source_root=str(source / 'images'))
+    recipe = dict(backend='tiny', sources=6)
+    bank = ImageBank(root, recipe, info=info, num=12)
+    for index in range(12):
+        name = f'{index // 2:03d}.png'
+        payload = (source / 'images' / name).read_bytes()
+        label = (source / 'labels' / name).read_bytes()
+        entry = dict(
+            prompt='une rue, l’été', seed=index, source=name, width=32,
+            height=32, bytes=len(payload),
+            sha256=hashlib.sha256(payload).hexdigest(),
+        )  # fmt: skip
+        bank.add(index, payload, entry, label=label, training_label=label)
+    assert bank.finish()
+    bank.close()
+    return Path(root)
+
+
+def read_bank_config(path, work_dir, bank, **changes):
+    """Read a config that trains on an image bank and its labels."""
+    cfg = read_config(
+        path, work_dir, val_cfg=None, val_evaluator=None, **changes
+    )
+    cfg.val_dataloader, cfg.custom_hooks = None, []
+    cfg.train_dataloader.dataset = dict(
+        type='KeyedDataset',
+        datasets=[
+            dict(
+                type='GeneratedDataset',
+                bank=str(bank),
+                labels=True,
+                metainfo=dict(classes=CLASSES, palette=PALETTE),
+                pipeline=[
+                    dict(type='LoadSegImage'),
+                    dict(type='LoadSegLabels'),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PackDGInputs'),
+                ],
+            )
+        ],
+    )
+    return cfg

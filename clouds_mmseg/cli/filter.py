@@ -20,6 +20,7 @@ from clouds_mmseg.utils.config_file import (
     read_file,
 )
 from clouds_mmseg.utils.image_set import read_bank
+from clouds_mmseg.utils.packed_set import refuse_packed
 from clouds_mmseg.weights.frozen_backbone import require_registered
 from clouds_mmseg.weights.load import find_checkpoint
 
@@ -47,6 +48,7 @@ def run_filter(
     """
     # A wrong folder is told before the model is loaded.
     found = read_bank(bank)
+    refuse_packed(bank)
     segmenter = Segmenter.from_pretrained(
         args.checkpoint,
         config=args.config,

@@ -1,13 +1,19 @@
 """Dataset of generated images, with or without labels."""
 
+import hashlib
 import logging
-import os
+import os.path as osp
 from typing import Any
 
+from mmengine import fileio
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
-from clouds_mmseg.datasets.base import DGDataset, check_pipeline
+from clouds_mmseg.datasets.base import DGDataset, check_pipeline, steps_of
+from clouds_mmseg.datasets.transforms.loading import (
+    LoadSegImage,
+    LoadSegLabels,
+)
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.image_set import (
@@ -19,7 +25,8 @@ from clouds_mmseg.utils.image_set import (
     used_entries,
     warn_of_copies,
 )
-from clouds_mmseg.utils.remote import is_address, list_below
+from clouds_mmseg.utils.packed_set import SetFiles
+from clouds_mmseg.utils.remote import is_address
 
 _NAMED = 5
 
@@ -38,14 +45,17 @@ class GeneratedDataset(DGDataset):
 
     Args:
         bank: Folder of the image set, or its address, such as
-            ``s3://bucket/bank``. ``data/...`` is moved by the environment
-            variable ``CLOUDS_DATA_ROOT``.
+            ``s3://bucket/bank``; of a set that ``clouds pack`` has packed,
+            too. ``data/...`` is moved by the environment variable
+            ``CLOUDS_DATA_ROOT``.
         metainfo: Classes and palette of the source, where they are not the 19
             of Cityscapes.
         size: Width and height that every image must have. Defaults to any.
-        verify_hash: Whether to compare each file with its hash; this reads all
-            files, at about 1 GB/s. Existence and file size are compared in any
-            case.
+        verify_hash: Whether to compare each file with its hash: those of a
+            folder at the first open, which reads all of them at about 1 GB/s;
+            those of a packed set or at an address each time that the
+            pipeline's ``LoadSegImage`` or ``LoadSegLabels`` reads one.
+            Existence and file size are compared at the first open in any case.
         labels: Whether to return the label maps that the images were made
             from, for training.
         evaluation_labels: Whether to return the labels of an image set made
@@ -93,7 +103,8 @@ class GeneratedDataset(DGDataset):
                     'manifest of the image bank lists its files'
                 )
         self.bank = resolve_data_root(bank)
-        self._listed: dict[str, int] | None = None
+        self._files: SetFiles | None = None
+        self._compare: tuple[type, ...] = ()
         self.size = tuple(size) if size is not None else None
         self.least_size: tuple | None = None
         self.verify_hash = verify_hash
@@ -120,19 +131,25 @@ class GeneratedDataset(DGDataset):
         Returns:
             ``img_path``, ``domain``, ``sample_name``, ``prompt`` (str),
             ``label_map``, ``reduce_zero_label``, ``seg_fields``; with
-            labels also ``seg_map_path``.
+            labels also ``seg_map_path``; where hashes are compared as files
+            are read, ``img_sha256`` and ``seg_map_sha256``.
 
         Raises:
             DataError: See the class.
         """
         check_pipeline(self)
         try:
-            num_requested = read_bank(self.bank)['num']
-            every = list(read_entries(self.bank).values())
-            entries = used_entries(self.bank) if self.use_filter else every
-            self._check_filter(entries)
+            return self._load()
         except BankError as error:
             raise DataError(f'{self._who()}: {error}') from error
+
+    def _load(self):
+        num_requested = read_bank(self.bank)['num']
+        self._files = SetFiles(self.bank)
+        self._compare = self._steps_that_compare()
+        every = list(read_entries(self.bank).values())
+        entries = used_entries(self.bank) if self.use_filter else every
+        self._check_filter(entries)
         if not every:
             raise DataError(
                 f'{self._who()}: the image bank {self.bank} is empty. Run the '
@@ -145,7 +162,6 @@ class GeneratedDataset(DGDataset):
                 f'limits, or undo that: clouds filter {self.bank} --undo'
             )
         self._check(entries)
-        self._listed = None
         self.least_size = tuple(
             min(entry[side] for entry in entries)
             for side in ('width', 'height')
@@ -159,26 +175,50 @@ class GeneratedDataset(DGDataset):
                 logger='current',
                 level=logging.WARNING,
             )
-        return [self._info(entry) for entry in entries]
+        infos = [self._info(entry) for entry in entries]
+        # Not sent to the workers of a data loader.
+        self._files = None
+        return infos
 
     def _who(self):
         return f'{type(self).__name__} (domain {self.domain})'
 
-    def _path(self, name):
-        return os.path.join(self.bank, name)
+    def _steps_that_compare(self):
+        """Return which classes of steps compare the hashes of their files.
+
+        For a folder there are none: its files are read when it is opened. Of
+        a large set in a store that would take hours.
+        """
+        if not self.verify_hash or not (
+            self._files.packed or is_address(self.bank)
+        ):
+            return ()
+        steps = list(steps_of(self.pipeline))
+        return tuple(
+            kind
+            for kind in (LoadSegImage, LoadSegLabels)
+            if any(isinstance(step, kind) for step in steps)
+        )
 
     def _info(self, entry):
         info = dict(
-            img_path=self._path(entry['file']),
+            img_path=self._files.path(entry['file']),
             domain=self.domain,
-            sample_name=os.path.splitext(entry['file'])[0],
+            sample_name=osp.splitext(entry['file'])[0],
             prompt=entry['prompt'],
             label_map=self.label_map,
             reduce_zero_label=False,
             seg_fields=[],
         )
-        if self.has_labels:
-            info['seg_map_path'] = self._path(self._label(entry))
+        label = self._label(entry) if self.has_labels else None
+        if label is not None:
+            info['seg_map_path'] = self._files.path(label)
+        if LoadSegImage in self._compare:
+            info['img_sha256'] = entry['sha256']
+        # Labels of a filter, and those for evaluation, have no hash.
+        own = label is not None and label == entry.get('label')
+        if LoadSegLabels in self._compare and own:
+            info['seg_map_sha256'] = entry['label_sha256']
         return info
 
     def _label(self, entry):
@@ -199,7 +239,7 @@ class GeneratedDataset(DGDataset):
                 entry
                 for entry in entries
                 if 'label' in entry.get('filter', {})
-                and self._size(self._label(entry)) is None
+                and self._files.size(self._label(entry)) is None
             ],
             'have lost their filtered label',
             f'Filter it again, after clouds filter {self.bank} --undo',
@@ -246,34 +286,30 @@ class GeneratedDataset(DGDataset):
 
     def _has_label(self, entry):
         label = self._label(entry)
-        return label is not None and self._size(label) is not None
-
-    def _size(self, name):
-        """Return the bytes of a file of the set; None without file."""
-        if is_address(self.bank):
-            if self._listed is None:
-                self._listed = list_below(self.bank)
-            return self._listed.get(name)
-        try:
-            return os.path.getsize(self._path(name))
-        except OSError:
-            return None
+        return label is not None and self._files.size(label) is not None
 
     def _state(self, entry):
         """Return the problem of an entry's file, or None."""
-        path = self._path(entry['file'])
-        size = self._size(entry['file'])
+        size = self._files.size(entry['file'])
         if size is None:
             return 'missing'
         if size != entry['bytes']:
             return f'has {size} bytes, the manifest says {entry["bytes"]}'
-        if self.verify_hash and sha256_of(path) != entry['sha256']:
-            return 'its hash differs from the manifest'
-        if self.labels and self.verify_hash:
-            label = self._path(entry['label'])
-            if sha256_of(label) != entry['label_sha256']:
+        if not self.verify_hash:
+            return None
+        if LoadSegImage not in self._compare:
+            if self._hash(entry['file']) != entry['sha256']:
+                return 'its hash differs from the manifest'
+        if self.labels and LoadSegLabels not in self._compare:
+            if self._hash(entry['label']) != entry['label_sha256']:
                 return f'the hash of {entry["label"]} differs from it'
         return None
+
+    def _hash(self, name):
+        path = self._files.path(name)
+        if '://' in path:
+            return hashlib.sha256(fileio.get(path)).hexdigest()
+        return sha256_of(path)
 
     def _refuse(self, entries, what, advice, detail=lambda entry: ''):
         if not entries:

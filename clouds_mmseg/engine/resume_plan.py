@@ -22,6 +22,7 @@ from clouds_mmseg.utils.config_file import (
     literal_config,
 )
 from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.packed_set import plain_path
 
 # Sections of a config that determine what an iteration does.
 _SECTIONS = (
@@ -283,7 +284,7 @@ def _file_names(leaf):
     if not hasattr(leaf, 'get_data_info'):
         return []
     paths = [
-        str(leaf.get_data_info(index).get('img_path', ''))
+        plain_path(str(leaf.get_data_info(index).get('img_path', '')))
         for index in range(len(leaf))
     ]
     # Common prefix of characters cut at a folder: faster than commonpath.

@@ -17,6 +17,7 @@ from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.utils.data_root import resolve_data_root
 from clouds_mmseg.utils.errors import OutputLockedError, UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
+from clouds_mmseg.utils.packed_set import is_packed
 
 # Of banks that name none: those of the official length.
 PROMPT_KIND = 'short'
@@ -84,7 +85,8 @@ def require_generated_images(bank: dict, launcher: str) -> None:
     out = resolve_data_root(bank.pop('out'))
     make = bank.pop('make', False)
     finished = fileio.isfile(osp.join(out, MANIFEST_FILE))
-    if not make:
+    # A packed set is used as it is.
+    if not make or is_packed(out):
         if not finished:
             raise UserError(
                 f'the image bank {out} is missing or unfinished; make it '

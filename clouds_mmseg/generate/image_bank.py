@@ -42,6 +42,7 @@ from clouds_mmseg.utils.image_set import (
     sha256_of,
 )
 from clouds_mmseg.utils.locks import ProcessLock
+from clouds_mmseg.utils.packed_set import refuse_packed
 
 # Characters of a value in a message.
 _LENGTH = 70
@@ -145,6 +146,7 @@ class ImageBank:
             )
 
     def _open(self):
+        refuse_packed(self.root)
         path = self.root / BANK_FILE
         if not path.exists():
             others = self.root.is_dir() and any(

@@ -54,10 +54,12 @@ from clouds_mmseg.utils.image_set import (
     FILTER_FOLDER,
     MANIFEST_FILE,
     read_bank,
+    read_complete,
     read_entries,
     sha256_of,
 )
 from clouds_mmseg.utils.images import read_image
+from clouds_mmseg.utils.packed_set import refuse_packed
 from clouds_mmseg.utils.parallel import parallel_map
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
@@ -165,7 +167,8 @@ def filter_bank(
     root = Path(root)
     rule = rule or FilterRule()
     shard = shard or shard_from_environment()
-    bank, entries = _read_complete(root)
+    refuse_packed(root)
+    bank, entries = read_complete(root)
     device = next(segmenter.model.parameters()).device
     similarity = _similarity(bank, entries, segmenter, clip, device)
     finder = LabelFinder(
@@ -281,6 +284,7 @@ def undo_filter(root: str | Path) -> int:
     """
     root = Path(root)
     read_bank(root)
+    refuse_packed(root)
     entries = read_entries(root)
     left = sum(
         not entry.pop('filter', {}).get('used', True)
@@ -292,18 +296,6 @@ def undo_filter(root: str | Path) -> int:
     # What processes have done of a filter that they share.
     shutil.rmtree(root / WORK_FOLDER / 'filter', ignore_errors=True)
     return left
-
-
-def _read_complete(root):
-    bank = read_bank(root)
-    entries = read_entries(root)
-    missing = set(range(bank['num'])) - set(entries)
-    if missing or not (root / MANIFEST_FILE).is_file():
-        raise UserError(
-            f'the image bank {root} lacks {len(missing)} of {bank["num"]} '
-            'images: the command that began it makes the rest; filter it then'
-        )
-    return bank, entries
 
 
 def _similarity(bank, entries, segmenter, clip, device):

@@ -13,7 +13,6 @@ from mmengine import fileio
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.errors import UserError
-from clouds_mmseg.utils.remote import is_address
 from clouds_mmseg.utils.text_files import inner_path, parse_json
 
 BANK_FILE = 'bank.json'
@@ -30,6 +29,7 @@ FORMAT = 1
 _REQUIRED = dict(
     index=int, file=str, prompt=str, seed=int, bytes=int, sha256=str
 )
+_PARTS = dict(num=int, recipe=dict, info=dict)
 # Of an entry that has them; all are below the folder of the set.
 _FILES = ('file', 'label', 'evaluation_label')
 _COMMAND = 'clouds generate --prompts FILE --num N --out'
@@ -41,8 +41,6 @@ class BankError(UserError):
 
 def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    if is_address(path):
-        return hashlib.sha256(fileio.get(path)).hexdigest()
     digest = hashlib.sha256()
     with open(path, 'rb') as stream:
         while block := stream.read(1 << 20):
@@ -83,6 +81,13 @@ def read_bank(root: str | Path) -> dict:
             f'{path} has format {found!r}, this version reads format '
             f'{FORMAT}. Make the image bank again with: {_COMMAND} {root}'
         )
+    for key, kind in _PARTS.items():
+        if type(bank.get(key)) is not kind:
+            raise BankError(
+                f'{path}: its {key} is {str(bank.get(key))[:40]!r}, which is '
+                f'no {kind.__name__}. Make the image bank again with: '
+                f'{_COMMAND} {root}'
+            )
     return bank
 
 
@@ -117,6 +122,29 @@ def read_entries(root: str | Path) -> dict[int, dict]:
             if entry['index'] not in entries or 'evaluation_label' in entry:
                 entries[entry['index']] = entry
     return dict(sorted(entries.items()))
+
+
+def read_complete(root: str | Path) -> tuple[dict, dict[int, dict]]:
+    """Read an image bank to which no image is being added.
+
+    Args:
+        root: Folder of the image bank, or its address.
+
+    Returns:
+        As :func:`read_bank` and :func:`read_entries`.
+
+    Raises:
+        BankError: Images are missing, or as for these.
+    """
+    bank, entries = read_bank(root), read_entries(root)
+    missing = set(range(bank['num'])) - set(entries)
+    if missing or not fileio.isfile(os.path.join(root, MANIFEST_FILE)):
+        raise BankError(
+            f'the image bank {root} lacks {len(missing)} of {bank["num"]} '
+            'images: the command that began it makes the rest; run this one '
+            'again then'
+        )
+    return bank, entries
 
 
 def used_entries(root: str | Path) -> list[dict]:

@@ -175,6 +175,38 @@ def list_below(address: str | Path) -> dict[str, int]:
         }
 
 
+def read_range(address: str, start: int, length: int) -> bytes:
+    """Read some bytes of a remote file, in one request.
+
+    Args:
+        address: The file.
+        start: First byte.
+        length: Number of bytes; fewer are returned at the end of the file.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+        OSError: There is no such file, or the store failed.
+    """
+    with _store(address) as (store, path):
+        return store.cat_file(path, start=start, end=start + length)
+
+
+def list_files(root: str | Path) -> dict[str, int]:
+    """List the files of a folder or an address; see :func:`list_below`."""
+    if is_address(root):
+        return list_below(root)
+    found = {
+        path.relative_to(root): path
+        for path in sorted(Path(root).rglob('*'))
+        if path.is_file()
+    }
+    return {
+        name.as_posix(): path.stat().st_size
+        for name, path in found.items()
+        if not any(part.startswith('.') for part in name.parts)
+    }
+
+
 def upload(source: Path, address: str) -> None:
     """Write a local file to an address; stores show it whole or not at all.
 
@@ -201,21 +233,12 @@ def upload_folder(folder: Path, address: str, *, last: str) -> int:
     Raises:
         RemoteError: See :func:`_store`.
     """
-    there = list_below(address)
-    names = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob('*')
-        if path.is_file()
-    )
-    copied = 0
-    for name in [n for n in names if n.as_posix() != last] + [Path(last)]:
-        size = (folder / name).stat().st_size
-        hidden = any(part.startswith('.') for part in name.parts)
-        if hidden or (
-            there.get(name.as_posix()) == size and name.as_posix() != last
-        ):
+    there, copied = list_below(address), 0
+    files = list_files(folder)
+    for name in [n for n in files if n != last] + [last]:
+        if there.get(name) == files[name] and name != last:
             continue
-        upload(folder / name, f'{address.rstrip("/")}/{name.as_posix()}')
+        upload(folder / name, f'{address.rstrip("/")}/{name}')
         copied += 1
     return copied
 
@@ -317,7 +340,8 @@ class FsspecBackend(BaseStorageBackend):
         """Yield a temporary local copy of a file."""
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder, PurePosixPath(str(filepath)).name)
-            local.write_bytes(self.get(filepath))
+            with _store(filepath) as (store, path):
+                store.get_file(path, str(local))
             yield str(local)
 
     def list_dir_or_file(

@@ -22,6 +22,7 @@ SCRIPTS = dict(
     generate_prompts='prompts',
     make_corruptions='corrupt',
     make_toycity='toycity',
+    pack_images='pack',
     predict='predict',
     demo='demo',
     prepare_dataset='prepare',

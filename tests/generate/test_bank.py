@@ -82,6 +82,8 @@ def test_a_file_in_place_of_the_folder(tmp_path):
         ('', 'cannot be read'),
         ('[]', 'format None'),
         ('{"format": 9}', 'format 9'),
+        ('{"format": 1, "num": "3"}', "its num is '3', which is no int"),
+        ('{"format": 1, "num": 3}', "its recipe is 'None', which is no dict"),
     ],
 )
 def test_damaged_bank_file(tmp_path, content, message):

@@ -15,6 +15,7 @@ from PIL import Image
 from clouds_mmseg.datasets import FolderDataset, GeneratedDataset
 from clouds_mmseg.datasets.transforms import DiffusionAugment
 from clouds_mmseg.generate.image_bank import Shard
+from clouds_mmseg.generate.pack import pack_images, unpack_images
 from clouds_mmseg.image_filter import FilterRule, filter_bank, undo_filter
 from clouds_mmseg.image_filter.measures import pixel_loss
 from clouds_mmseg.utils import image_set
@@ -384,3 +385,43 @@ def test_bad_input(tmp_path, spoilt, checkpoint):
     undo_filter(root)
     with pytest.raises(UserError, match='cannot be read'):
         run(root, checkpoint, labels=tmp_path / 'nowhere')
+
+
+def test_a_packed_set_keeps_what_the_filter_decided(
+    spoilt, checkpoint, tmp_path
+):
+    run(spoilt.root, checkpoint)
+    packed, plain = tmp_path / 'packed', tmp_path / 'plain'
+    pack_images(spoilt.root, packed)
+    steps = [dict(type='LoadSegImage'), dict(type='LoadSegLabels')]
+    one, other = (
+        GeneratedDataset(
+            bank=str(bank),
+            metainfo=META,
+            evaluation_labels=True,
+            use_filter=True,
+            pipeline=steps,
+        )  # fmt: skip
+        for bank in (spoilt.root, packed)
+    )
+    assert len(one) == len(other) == 5
+    for index in range(5):
+        assert (one[index]['img'] == other[index]['img']).all()
+        label = one[index]['gt_seg_map']
+        assert (label == other[index]['gt_seg_map']).all()
+    with pytest.raises(UserError, match='packed is a packed image set'):
+        run(packed, checkpoint)
+    with pytest.raises(UserError, match='packed is a packed image set'):
+        undo_filter(packed)
+    unpack_images(packed, plain)
+    before = tree(spoilt.root)
+    assert tree(plain) == {
+        name: content
+        for name, content in before.items()
+        if not name.startswith(
+            ('filter/measures/', 'filter/losses/', 'filter/given_labels/')
+        )
+    }
+    # It is measured anew there, with the same result.
+    run(plain, checkpoint)
+    assert tree(plain) == before

@@ -3,19 +3,28 @@
 import os
 import time
 
+import numpy as np
 import pytest
+import torch
 from mmengine import fileio
-from tiny_run import read_config, write_config
+from tiny_run import (
+    CLASSES,
+    PALETTE,
+    read_bank_config,
+    read_config,
+    write_config,
+    write_labelled_bank,
+)
 
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.datasets import DataError, GeneratedDataset
+from clouds_mmseg.datasets import DataError, DiffusionAugment, GeneratedDataset
 from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.predict.predict_files import predict_files
 from clouds_mmseg.predict.segmenter import Segmenter
 from clouds_mmseg.utils import data_root
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.images import ImageFileError, read_image
-from clouds_mmseg.utils.remote import fetch, list_below
+from clouds_mmseg.utils.remote import fetch, list_below, upload
 from clouds_mmseg.weights.locate import fetch_checkpoint
 from clouds_mmseg_cli.command import main
 
@@ -167,6 +176,93 @@ def test_an_image_set_is_copied_to_a_store_and_read_there(
         GeneratedDataset(bank=f'{bucket}/none', pipeline=pipeline)
     with pytest.raises(UserError, match='--copy-to .* must be an address'):
         generate_images(out, **options | dict(copy_to=str(tmp_path)))
+
+
+def test_a_packed_set_is_read_from_a_store(bucket, tiny_data, tmp_path):
+    plain = write_labelled_bank(tmp_path / 'bank', tiny_data)
+    shards = ['--shard-size', '0.03']
+    main(['pack', str(plain), '--out', str(tmp_path / 'packed'), *shards])
+    main(['pack', str(plain), '--out', f'{bucket}/packed', *shards])
+
+    def files(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    local = files(tmp_path / 'packed')
+    assert len(list_below(f'{bucket}/packed')) == len(local) > 8
+    for name, content in local.items():
+        assert fileio.get(f'{bucket}/packed/{name}') == content
+    config = write_config(tmp_path / 'tiny.py', tiny_data)
+    weights = []
+    for name, bank in (('plain', plain), ('store', f'{bucket}/packed')):
+        cfg = read_bank_config(
+            config,
+            tmp_path / name,
+            bank,
+            train_cfg__max_iters=2,
+            train_dataloader__num_workers=1,
+        )
+        runner = build_runner(cfg)
+        runner.train()
+        weights.append(runner.model.state_dict())
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key
+    step = DiffusionAugment(f'{bucket}/packed', prob=1.0)
+    source = tiny_data / 'day_train/images/002.png'
+    sample = step(dict(img_path=str(source), img=np.zeros((32, 32, 3))))
+    assert (sample['img'] == read_image(source)[..., ::-1]).all()
+    out = ['--out', str(tmp_path / 'a')]
+    main(['pack', f'{bucket}/packed', '--unpack', *out])
+    backend = fileio.get_file_backend(bucket)
+    for path in (tmp_path / 'a').rglob('*'):
+        if path.is_file():
+            name = path.relative_to(tmp_path / 'a')
+            assert path.read_bytes() == (plain / name).read_bytes()
+            backend.put(path.read_bytes(), f'{bucket}/plain/{name}')
+    main(['pack', f'{bucket}/plain', '--out', str(tmp_path / 'b'), *shards])
+    assert files(tmp_path / 'b') == local
+
+
+def test_damage_in_a_store_is_named(bucket, tiny_data, tmp_path):
+    plain = write_labelled_bank(tmp_path / 'bank', tiny_data)
+    main(['pack', str(plain), '--out', f'{bucket}/bad'])
+    for name in ('bank.json', 'manifest.jsonl'):
+        upload(plain / name, f'{bucket}/flat/{name}')
+    for path in plain.rglob('*.png'):
+        upload(path, f'{bucket}/flat/{path.relative_to(plain)}')
+    backend = fileio.get_file_backend(bucket)
+    step = [dict(type='LoadSegImage')]
+    meta = dict(classes=CLASSES, palette=PALETTE)
+
+    def spoil(address, at):
+        whole = backend.get(address)
+        backend.put(whole[:at] + b'X' + whole[at + 1 :], address)
+
+    # Of a plain set in a store, too, hashes are compared when files are read.
+    spoil(f'{bucket}/flat/images/000001.png', 99)
+    flat = GeneratedDataset(
+        bank=f'{bucket}/flat', metainfo=meta, pipeline=step
+    )
+    flat[0]
+    with pytest.raises(DataError, match='flat/images/000001.png: its hash'):
+        flat[1]
+    with pytest.raises(DataError, match='  images/000001.png: its hash'):
+        GeneratedDataset(bank=f'{bucket}/flat', metainfo=meta, pipeline=[])
+    packed = GeneratedDataset(
+        bank=f'{bucket}/bad', metainfo=meta, pipeline=step
+    )
+    place = packed.get_data_info(2)['img_path'].split('@')[1]
+    shard = f'{bucket}/bad/shard-000000.tar'
+    spoil(shard, int(place.split('+')[0]) - 300)
+    with pytest.raises(DataError, match='s3://.*000.tar: at byte .* 000002.p'):
+        packed[2]
+    backend.put(backend.get(shard)[:9000], shard)
+    with pytest.raises(DataError, match='000.tar breaks off|000.tar: its mem'):
+        packed[9]
+    backend.remove(shard)
+    with pytest.raises(DataError, match='000.tar: its member 000000.png can'):
+        packed[0]
+    with pytest.raises(DataError, match='bad/shard-000000.tar is missing'):
+        GeneratedDataset(bank=f'{bucket}/bad', metainfo=meta, pipeline=step)
 
 
 def test_all_data_roots_are_moved_to_a_store(bucket, monkeypatch):

@@ -19,6 +19,7 @@ COMMANDS = dict(
     prompts='write text prompts for street scenes',
     generate='generate an image set (image bank) from prompts',
     filter='leave out bad images and pixels of an image set',
+    pack='pack an image set into tar shards (WebDataset), or unpack it',
     cache="fill the cache of a training's refiner before it begins",
     train='train a segmentor',
     test='test a checkpoint',

@@ -3,9 +3,11 @@
 Used by ``faults.mutations``.
 """
 
+import hashlib
 import io
 import json
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,8 +28,11 @@ from clouds_mmseg.data_tools.prepare.convert import (
     converter_of_config,
 )
 from clouds_mmseg.data_tools.prepare.sources import SourceFiles, find_sources
-from clouds_mmseg.datasets import prepared
+from clouds_mmseg.datasets import GeneratedDataset, prepared
+from clouds_mmseg.datasets.transforms import LoadSegImage, LoadSegLabels
 from clouds_mmseg.generate.conditions import read_palette
+from clouds_mmseg.generate.image_bank import ImageBank
+from clouds_mmseg.generate.pack import pack_images
 from clouds_mmseg.generate.prompts import read_prompts
 from clouds_mmseg.predict.exported import open_program
 from clouds_mmseg.predict.formats import read_label_ids
@@ -205,6 +210,39 @@ def _make_bank(folder):
 
 def _read_bank(path):
     return read_bank(path.parent), used_entries(path.parent)
+
+
+def _make_packed_set(folder):
+    """Pack an image set of three images with labels."""
+    with tempfile.TemporaryDirectory() as plain:
+        image, label = io.BytesIO(), io.BytesIO()
+        picture().save(image, 'PNG')
+        picture('L').save(label, 'PNG')
+        bank = ImageBank(plain, dict(backend='toycity'), info={}, num=3)
+        sha256 = hashlib.sha256(image.getvalue()).hexdigest()
+        size = len(image.getvalue())
+        for index in range(3):
+            entry = dict(prompt='a road', seed=index, width=24, height=16)
+            bank.add(
+                index,
+                image.getvalue(),
+                entry | dict(bytes=size, sha256=sha256),
+                training_label=label.getvalue(),
+            )
+        bank.finish()
+        bank.close()
+        pack_images(plain, folder)
+
+
+def _read_packed_set(path):
+    steps = [LoadSegImage(), LoadSegLabels()]
+    dataset = GeneratedDataset(
+        bank=str(path.parent), labels=True, pipeline=steps
+    )
+    return [
+        (sample['sample_name'], sample['img'], sample['gt_seg_map'])
+        for sample in dataset
+    ]
 
 
 def _make_prepared(folder):
@@ -427,6 +465,7 @@ _ALL = (
     Reader('zip', _make_zips, _read_archive, ('.zip', '.tar'), True),
     Reader('tar', _make_tars, _read_archive, ('.tar', '.zip', *_PACKED[1:])),
     Reader('bank.json, manifest.jsonl', _make_bank, _read_bank, _JSON),
+    Reader('packed set', _make_packed_set, _read_packed_set, ('.json',), True),
     Reader(
         'prepared set',
         _make_prepared,

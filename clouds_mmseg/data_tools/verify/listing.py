@@ -361,6 +361,11 @@ def _list_others(dataset):
         dataset.get_data_info(index)['img_path']
         for index in range(len(dataset))
     ]
+    if '://' in paths[0]:
+        raise DataError(
+            f'{getattr(dataset, "bank", paths[0])} is remote or packed, and '
+            'verification reads the files of local folders only'
+        )
     root = os.path.commonpath([os.path.dirname(p) for p in paths]) or os.curdir
     return Listing(
         root=root,

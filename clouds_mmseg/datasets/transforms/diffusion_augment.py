@@ -27,6 +27,7 @@ from clouds_mmseg.utils.image_set import (
     used_entries,
 )
 from clouds_mmseg.utils.images import ImageFileError, decode_ids
+from clouds_mmseg.utils.packed_set import SetFiles
 
 
 @TRANSFORMS.register_module()
@@ -93,8 +94,9 @@ class DiffusionAugment(BaseTransform):
     ``variant_path``, of a replaced image.
 
     Args:
-        bank: Folder of the image set. ``data/...`` is moved by the environment
-            variable ``CLOUDS_DATA_ROOT``.
+        bank: Folder of the image set, which may be packed, or its address.
+            ``data/...`` is moved by the environment variable
+            ``CLOUDS_DATA_ROOT``.
         prob: Probability that an image is replaced, in [0, 1].
         source_root: Folder that the source files of the manifest are relative
             to. Defaults to the folder that the set was made from; needed if
@@ -134,19 +136,9 @@ class DiffusionAugment(BaseTransform):
                 if self.use_filter
                 else read_entries(self.bank).values()
             )
+            variants = self._find_variants(entries)
         except BankError as error:
             raise DataError(f'DiffusionAugment: {error}') from error
-        variants = {}
-        for entry in entries:
-            if entry.get('source') is not None:
-                filtered = entry.get('filter', {}).get('label')
-                variants.setdefault(entry['source'], []).append(
-                    (
-                        entry['file'],
-                        entry.get('label'),
-                        filtered if self.use_filter else None,
-                    )
-                )
         if not variants and any(
             entry.get('source') is not None
             for entry in read_entries(self.bank).values()
@@ -198,6 +190,19 @@ class DiffusionAugment(BaseTransform):
         below = os.path.relpath(os.path.realpath(path), self.source_root)
         return self.variants.get(below.replace(os.sep, '/'), ())
 
+    def _find_variants(self, entries):
+        """Return source -> paths of image, label, filtered label of each."""
+        files, variants = SetFiles(self.bank), {}
+        for entry in entries:
+            if entry.get('source') is None:
+                continue
+            names = [entry['file'], entry.get('label'), None]
+            if self.use_filter:
+                names[2] = entry.get('filter', {}).get('label')
+            paths = tuple(n if n is None else files.path(n) for n in names)
+            variants.setdefault(entry['source'], []).append(paths)
+        return variants
+
     @cache_randomness
     def _draw_variant(self, number):
         """Draw the index of a variant; None keeps the image."""
@@ -222,8 +227,7 @@ class DiffusionAugment(BaseTransform):
         if not variants:
             self._count_missing(results['img_path'])
             return results
-        file, label, filtered = variants[choice]
-        path = os.path.join(self.bank, file)
+        path, label, filtered = variants[choice]
         image = self._load(dict(img_path=path))['img']
         if image.shape != results['img'].shape:
             raise DataError(
@@ -239,12 +243,11 @@ class DiffusionAugment(BaseTransform):
         if label is not None and 'gt_seg_map' in results:
             results['gt_seg_map'] = self._read_label(label, results)
         if filtered is not None and 'gt_seg_map' in results:
-            self._leave_out_pixels(results, os.path.join(self.bank, filtered))
+            self._leave_out_pixels(results, filtered)
         return results
 
-    def _read_label(self, name, results):
+    def _read_label(self, path, results):
         """Read the label of a variant, (H, W) uint8 class indices."""
-        path = os.path.join(self.bank, name)
         sample = self._load_label(
             dict(
                 seg_map_path=path,

@@ -1,5 +1,6 @@
 """Reading of images and label files."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,11 +67,13 @@ class LoadSegImage(LoadImageFromFile):
         """Add ``img`` ((H, W, 3) uint8, BGR), ``img_shape``, ``ori_shape``.
 
         Raises:
-            DataError: The file is missing, incomplete or not an image, or its
-                values do not lie in the image range.
+            DataError: The file is missing, incomplete or not an image, its
+                hash is not ``img_sha256`` of the sample, or its values do not
+                lie in the image range.
         """
         path = results['img_path']
         payload = read_file(path, 'image', self.backend_args)
+        check_hash(payload, results.get('img_sha256'), f'image {path}')
         given = self.image_range or results.get('image_range')
         try:
             image = self._decode(payload, given)
@@ -112,8 +115,9 @@ class LoadSegLabels(BaseTransform):
     in a test that compares at the label's own size.
 
     Required keys: ``seg_map_path``, ``label_table``; optional ``ori_shape``
-    (of the loaded image), ``label_channel``. A sample of a dataset without
-    label files has no ``seg_map_path`` and is returned unchanged.
+    (of the loaded image), ``label_channel``, ``seg_map_sha256``. A sample of a
+    dataset without label files has no ``seg_map_path`` and is returned
+    unchanged.
     Added keys: ``gt_seg_map``, which is appended to ``seg_fields``.
 
     Args:
@@ -134,6 +138,7 @@ class LoadSegLabels(BaseTransform):
         if path is None:
             return results
         payload = read_file(path, 'label', self.backend_args)
+        check_hash(payload, results.get('seg_map_sha256'), f'label {path}')
         try:
             raw = decode_ids(payload, results.get('label_channel'))
         except ImageFileError as error:
@@ -202,6 +207,25 @@ def read_file(path: str, kind: str, backend_args: dict | None = None) -> bytes:
             f'{kind} {path} cannot be read: {error.strerror or error}.',
             "Replace the file, or name its image in the dataset's skip list.",
         ) from error
+
+
+def check_hash(payload: bytes, expected: str | None, what: str) -> None:
+    """Compare the content of a file with what its data set says.
+
+    Args:
+        payload: The file.
+        expected: Its SHA-256 in hexadecimal; None if it is not known.
+        what: What the file is and its path, for the message.
+
+    Raises:
+        DataError: They differ.
+    """
+    if expected is None or hashlib.sha256(payload).hexdigest() == expected:
+        return
+    raise DataError(
+        f'{what}: its hash differs from the manifest.',
+        'Copy or make the file again.',
+    )
 
 
 def hint_about_ids(undefined: list[int], table: np.ndarray) -> str:
