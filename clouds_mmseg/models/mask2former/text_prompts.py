@@ -139,6 +139,8 @@ class LearnedPrompts(nn.Module):
             (N, K, D), not normalised.
         """
         memory = torch.cat([image[:, None], dense.flatten(2).mT], dim=1)
+        # Not kept between calls: mmengine's moving averages change weights
+        # through `.data`, which their version counters do not notice.
         text = self.encode().expand(image.shape[0], -1, -1)
         return text + self.gamma * self.context_decoder(text, memory)
 
