@@ -129,7 +129,9 @@ class GeneratedDataset(DGDataset):
         try:
             num_requested = read_bank(self.bank)['num']
             every = list(read_entries(self.bank).values())
-            entries = used_entries(self.bank) if self.use_filter else every
+            entries = every
+            if self.use_filter:
+                entries = used_entries(self.bank, every)
             self._check_filter(entries)
         except BankError as error:
             raise DataError(f'{self._who()}: {error}') from error
