@@ -148,7 +148,9 @@ class GeneratedDataset(DGDataset):
         self._files = SetFiles(self.bank)
         self._compare = self._steps_that_compare()
         every = list(read_entries(self.bank).values())
-        entries = used_entries(self.bank) if self.use_filter else every
+        entries = every
+        if self.use_filter:
+            entries = used_entries(self.bank, every)
         self._check_filter(entries)
         if not every:
             raise DataError(

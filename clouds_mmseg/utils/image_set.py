@@ -147,13 +147,17 @@ def read_complete(root: str | Path) -> tuple[dict, dict[int, dict]]:
     return bank, entries
 
 
-def used_entries(root: str | Path) -> list[dict]:
-    """Read the entries of the images that a filter has not left out.
+def used_entries(
+    root: str | Path, entries: list[dict] | None = None
+) -> list[dict]:
+    """Return the entries of the images that a filter has not left out.
 
     A set that was not filtered is used whole. What is left out is logged.
 
     Args:
         root: Folder of the image bank.
+        entries: All of them, if they were read already: an entry takes 4 KB,
+            and of a large set they are not to be held twice.
 
     Returns:
         As :func:`read_entries`; ``filter`` of an entry says what the filter
@@ -162,7 +166,8 @@ def used_entries(root: str | Path) -> list[dict]:
     Raises:
         BankError: See :func:`read_entries`.
     """
-    entries = list(read_entries(root).values())
+    if entries is None:
+        entries = list(read_entries(root).values())
     judged = [entry for entry in entries if 'filter' in entry]
     if not judged:
         return entries

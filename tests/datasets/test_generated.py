@@ -8,6 +8,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.datasets import DataError, GeneratedDataset, GTA5Dataset
 from clouds_mmseg.generate.run import generate_images
+from clouds_mmseg.utils import image_set
 from clouds_mmseg.utils.errors import UserError
 
 PIPELINE = [
@@ -37,6 +38,16 @@ def bank(made, tmp_path):
 
 def build(bank, **options):
     return GeneratedDataset(bank=str(bank), **options)
+
+
+def test_the_manifest_is_read_once(bank, monkeypatch):
+    read = []
+    get = image_set.fileio.get
+    monkeypatch.setattr(
+        image_set.fileio, 'get', lambda path: read.append(path) or get(path)
+    )
+    assert len(build(bank)) == 7
+    assert [Path(path).name for path in read].count('manifest.jsonl') == 1
 
 
 def test_samples_have_a_view_for_each_and_no_label(bank):

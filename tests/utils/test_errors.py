@@ -42,6 +42,7 @@ CONTRACTS = {
     'toycity/dataset.py': {'read_manifest'},
     'utils/image_set.py': {'_parse'},
     'utils/locks.py': {'open_locked'},
+    'utils/packed_set.py': {'read_pack', '_parse_index'},
     'utils/text_files.py': {'inner_path', 'parse_json'},
     'utils/visualization.py': {'split_strip'},
     'weights/io.py': {'_save_safetensors'},
