@@ -29,7 +29,6 @@ LONGEST = (
     'models/test_clip_backbone.py',
     'tools/test_faults.py',
     'tools/test_convert_checkpoint.py',
-    'predict/test_export_plain_heads.py',
     'test_guard.py',
     'tools/test_train_and_test.py',
     'tools/test_benchmark.py',

@@ -121,6 +121,7 @@ def test_a_lock_that_cannot_be_written_is_an_error(tmp_path):
         ProcessLock(tmp_path / 'file' / 'a.lock').acquire(wait=False)
 
 
+@pytest.mark.filterwarnings('ignore:only soft file lock')
 def test_locks_work_without_fcntl(tmp_path, monkeypatch):
     """As on Windows; see test_mmseg_api.py for the import of the package."""
     monkeypatch.setitem(sys.modules, 'fcntl', None)
