@@ -32,6 +32,9 @@ _NO_TARGETS = dict(toycity_source='source', toycity_source_restyled='restyled')
 _PARTS = (
     ('refinement', 'self_training'),
     ('self_training_plus', 'refinement'),
+    ('self_training_plus', 'without_weights'),
+    ('self_training_plus', 'without_mixing'),
+    ('self_training_plus', 'without_refinement'),
     ('all_plus', 'all'),
 )
 
