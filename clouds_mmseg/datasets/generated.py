@@ -103,7 +103,7 @@ class GeneratedDataset(DGDataset):
                     'manifest of the image bank lists its files'
                 )
         self.bank = resolve_data_root(bank)
-        self._files: SetFiles | None = None
+        self._stored: SetFiles | None = None
         self._compare: tuple[type, ...] = ()
         self.size = tuple(size) if size is not None else None
         self.least_size: tuple | None = None
@@ -145,7 +145,7 @@ class GeneratedDataset(DGDataset):
 
     def _load(self):
         num_requested = read_bank(self.bank)['num']
-        self._files = SetFiles(self.bank)
+        self._stored = SetFiles(self.bank)
         self._compare = self._steps_that_compare()
         every = list(read_entries(self.bank).values())
         entries = every
@@ -179,7 +179,7 @@ class GeneratedDataset(DGDataset):
             )
         infos = [self._info(entry) for entry in entries]
         # Not sent to the workers of a data loader.
-        self._files = None
+        self._stored = None
         return infos
 
     def _who(self):
@@ -192,7 +192,7 @@ class GeneratedDataset(DGDataset):
         a large set in a store that would take hours.
         """
         if not self.verify_hash or not (
-            self._files.packed or is_address(self.bank)
+            self._stored.packed or is_address(self.bank)
         ):
             return ()
         steps = list(steps_of(self.pipeline))
@@ -204,7 +204,7 @@ class GeneratedDataset(DGDataset):
 
     def _info(self, entry):
         info = dict(
-            img_path=self._files.path(entry['file']),
+            img_path=self._stored.path(entry['file']),
             domain=self.domain,
             sample_name=osp.splitext(entry['file'])[0],
             prompt=entry['prompt'],
@@ -214,7 +214,7 @@ class GeneratedDataset(DGDataset):
         )
         label = self._label(entry) if self.has_labels else None
         if label is not None:
-            info['seg_map_path'] = self._files.path(label)
+            info['seg_map_path'] = self._stored.path(label)
         if LoadSegImage in self._compare:
             info['img_sha256'] = entry['sha256']
         # Labels of a filter, and those for evaluation, have no hash.
@@ -241,7 +241,7 @@ class GeneratedDataset(DGDataset):
                 entry
                 for entry in entries
                 if 'label' in entry.get('filter', {})
-                and self._files.size(self._label(entry)) is None
+                and self._stored.size(self._label(entry)) is None
             ],
             'have lost their filtered label',
             f'Filter it again, after clouds filter {self.bank} --undo',
@@ -288,11 +288,11 @@ class GeneratedDataset(DGDataset):
 
     def _has_label(self, entry):
         label = self._label(entry)
-        return label is not None and self._files.size(label) is not None
+        return label is not None and self._stored.size(label) is not None
 
     def _state(self, entry):
         """Return the problem of an entry's file, or None."""
-        size = self._files.size(entry['file'])
+        size = self._stored.size(entry['file'])
         if size is None:
             return 'missing'
         if size != entry['bytes']:
@@ -308,7 +308,7 @@ class GeneratedDataset(DGDataset):
         return None
 
     def _hash(self, name):
-        path = self._files.path(name)
+        path = self._stored.path(name)
         if '://' in path:
             return hashlib.sha256(fileio.get(path)).hexdigest()
         return sha256_of(path)
