@@ -28,19 +28,27 @@ def _slowly(run):
     run()
 
 
+def _size(path):
+    """Bytes of a file, 0 if it has been removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _stop_in_a_chunk(process, folder, done):
     """Stop a process in the middle of a chunk, after others are done."""
     while process.is_alive():
         files = folder.glob('.work/*/*/[0-9]*')
         # A lease without content was only just created.
-        names = {p.name for p in files if p.exists() and p.stat().st_size}
+        names = {path.name for path in files if _size(path)}
         chunks = {name[:6] for name in names if name.endswith('.json')}
         held = {name[:6] for name in names if name.endswith('.lease')}
         if len(chunks) >= done and held - chunks:
             os.kill(process.pid, signal.SIGSTOP)
             # It may have gone on before it was stopped.
-            marker = folder.glob(f'.work/*/*/{min(held - chunks)}.json')
-            if not list(marker):
+            left = folder.glob(f'.work/*/*/{min(held - chunks)}.*')
+            if {path.suffix for path in left} == {'.lease'}:
                 return
             os.kill(process.pid, signal.SIGCONT)
         time.sleep(0.002)
