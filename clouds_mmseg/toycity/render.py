@@ -114,7 +114,9 @@ def paint_order(boxes: np.ndarray, eye: float) -> list[int]:
     order = []
     for _ in range(len(boxes)):
         ready = waiting == 0
-        # Overlapping boxes can wait for one another: then the farthest goes.
+        # Overlapping boxes can wait for one another, and so do those on
+        # different sides of the camera: then the farthest goes, which once
+        # in a hundred layouts is not the hidden one.
         pool = ready if ready.any() else waiting > 0
         index = int(np.argmax(np.where(pool, far, -np.inf)))
         order.append(index)
