@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -115,7 +116,7 @@ def pack_images(
     entries = read_complete(bank)[1]
     files = SetFiles(bank)
     shards = _divide(entries.values(), files, shard_mb * 1e6)
-    manifest = fileio.get(_join(bank, MANIFEST_FILE))
+    manifest = fileio.get(os.path.join(bank, MANIFEST_FILE))
     pack = dict(
         format=PACK_FORMAT,
         manifest=hashlib.sha256(manifest).hexdigest(),
@@ -136,12 +137,12 @@ def pack_images(
             if there.get(shard) == size and index_name(shard) in there:
                 existing += 1
             else:
-                with _written(_join(out, shard)) as path:
+                with _written(os.path.join(out, shard)) as path:
                     index = _write_shard(path, content, files)
                 # After the shard: where an index is, the shard is whole.
-                _write(_join(out, index_name(shard)), index)
+                _write(os.path.join(out, index_name(shard)), index)
             bar.update(len(content))
-    _write(_join(out, MANIFEST_FILE), manifest)
+    _write(os.path.join(out, MANIFEST_FILE), manifest)
     size = sum(size for _, size in shards)
     return PackSummary(len(entries), len(shards), size, existing)
 
@@ -170,9 +171,9 @@ def unpack_images(packed: str | Path, out: str | Path) -> PackSummary:
             '--unpack, clouds pack packs one'
         )
     entries = read_complete(packed)[1]
-    manifest = fileio.get(_join(packed, MANIFEST_FILE))
+    manifest = fileio.get(os.path.join(packed, MANIFEST_FILE))
     there = list_files(out)
-    _begin(out, there, BANK_FILE, fileio.get(_join(packed, BANK_FILE)))
+    _begin(out, there, BANK_FILE, fileio.get(os.path.join(packed, BANK_FILE)))
     if MANIFEST_FILE in there:
         _begin(out, there, MANIFEST_FILE, manifest)
     existing, shard = 0, ''
@@ -190,16 +191,16 @@ def unpack_images(packed: str | Path, out: str | Path) -> PackSummary:
                 copies.close()
                 # Of a store: read as a whole, not member by member.
                 local = copies.enter_context(
-                    fileio.get_local_path(_join(packed, shard))
+                    fileio.get_local_path(os.path.join(packed, shard))
                 )
             _check_entry(parts[-1], entry, files, local)
             for part in missing:
                 place = files.place(part.member)
                 payload = read_member(local, place, part.member)
                 _check_hash(payload, part, files)
-                _write(_join(out, part.name), payload)
+                _write(os.path.join(out, part.name), payload)
     _copy_others(packed, out)
-    _write(_join(out, MANIFEST_FILE), manifest)
+    _write(os.path.join(out, MANIFEST_FILE), manifest)
     shards = read_pack(packed)['shards']
     size = sum(shard['bytes'] for shard in shards)
     return PackSummary(len(entries), len(shards), size, existing)
@@ -315,7 +316,7 @@ def _check_entry(
 
 def _begin(out: str, there: dict[str, int], name: str, payload: bytes) -> None:
     """Write the first file of a folder, or compare it with an earlier one."""
-    path = _join(out, name)
+    path = os.path.join(out, name)
     if not there:
         _write(path, payload)
     elif name not in there:
@@ -335,11 +336,10 @@ def _copy_others(source: str, target: str) -> None:
     """Copy description, sheets and settings of a filter."""
     for name in list_files(source):
         if _BESIDE.fullmatch(name) and not _OF_PACK.fullmatch(name):
-            _write(_join(target, name), fileio.get(_join(source, name)))
-
-
-def _join(root: str, name: str) -> str:
-    return f'{root.rstrip("/") or "/"}/{name}'
+            _write(
+                os.path.join(target, name),
+                fileio.get(os.path.join(source, name)),
+            )
 
 
 def _write(target: str, payload: bytes) -> None:
