@@ -262,8 +262,7 @@ class StoreFiles:
 
     def remove(self, folder: str, names: Iterable[str]) -> None:
         """Remove files of a folder; what is not there is passed over."""
-        if names := list(names):
-            remote.remove(self.where(folder), names)
+        remote.remove(self.where(folder), names)
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder with what is in it."""
