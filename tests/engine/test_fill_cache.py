@@ -14,8 +14,8 @@ from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.cli import fill_cache
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.engine.hooks import feature_cache
 from clouds_mmseg.refine.sam_model import PromptedSAM
+from clouds_mmseg.utils import array_cache
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cache import main
 
@@ -115,7 +115,7 @@ def test_each_refiner_finds_what_was_kept(
         given = given if cfg['type'] == 'ConceptRefiner' else given[:2]
         expected = refiner(*given)
         shutil.rmtree(refiner.cache.folder)
-        assert refiner.fill_cache(image).is_file()
+        assert refiner.cache.size(refiner.fill_cache(image))
         with monkeypatch.context() as patch:
             segments = getattr(refiner, 'superpixels', None) or refiner
             for holder, name in (
@@ -147,7 +147,7 @@ def test_the_size_is_told_and_what_does_not_fit_is_refused(
     assert len(list(folder.rglob('*.arr'))) == 1
     usage = namedtuple('usage', 'free')
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache.shutil, 'disk_usage', lambda _: usage(10))
+        patch.setattr(array_cache.shutil, 'disk_usage', lambda _: usage(10))
         with pytest.raises(UserError, match='free: make room'):
             fill()
     least = str(caught.value).partition('at least cache_bytes=')[2]
