@@ -1,6 +1,7 @@
 """Fixtures that more than one part of the suite uses."""
 
 import functools
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -242,3 +243,29 @@ def s3_account(s3_address, monkeypatch, tmp_path):
     forget()
     yield forget
     forget()
+
+
+@pytest.fixture
+def s3_bucket(s3_account, tmp_path):
+    """Address of a bucket that the test has for itself."""
+    import fsspec
+
+    name = hashlib.md5(bytes(tmp_path)).hexdigest()
+    fsspec.filesystem('s3').mkdir(name)
+    return f's3://{name}'
+
+
+@pytest.fixture
+def s3_requests(monkeypatch):
+    """Names of the requests of this process to stores, as they are sent."""
+    import s3fs
+
+    sent = []
+    call = s3fs.S3FileSystem._call_s3
+
+    def recorded(self, method, *args, **kwargs):
+        sent.append(method)
+        return call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, '_call_s3', recorded)
+    return sent

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from clouds_mmseg.cli.config import dataset_configs
+from clouds_mmseg.cli.config_check import hook_configs
 from clouds_mmseg.engine.hooks.feature_cache import require_room, stored_view
 from clouds_mmseg.engine.self_training_runner import require_generated_images
 from clouds_mmseg.models.segmentors.self_training_segmentor import (
@@ -155,12 +156,8 @@ def _fill_shared(store, arguments, count, fill, lease):
 
 def _refiner_config(cfg):
     """Return the config of the refiner that training builds."""
-    hooks = [
-        *(cfg.get('custom_hooks') or []),
-        *(cfg.get('default_hooks') or {}).values(),
-    ]
-    for hook in hooks:
-        if hook and hook.get('type') == 'SAMRefineHook':
+    for hook in hook_configs(cfg):
+        if hook.get('type') == 'SAMRefineHook':
             return hook['refiner']
     raise UserError(
         f'{_WHO}: {cfg.filename} has no SAMRefineHook, so that its training '

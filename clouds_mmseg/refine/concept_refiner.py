@@ -85,10 +85,10 @@ class ConceptRefiner(CachingRefiner):
             ``bfloat16``.
         word_batch: Words at once. None is 4 on CUDA and 1 on the CPU.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of the words' embeddings and of each
-            image's scores, (K, h, w) in half precision: 3 MB before
+        cache_dir: Folder or address of a cache of the words' embeddings and
+            of each image's scores, (K, h, w) in half precision: 3 MB before
             compression for 19 classes and 288 x 288. None disables the cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range, two classes have a word in

@@ -87,9 +87,9 @@ class MajorityVoteRefiner(CachingRefiner):
         prompt_batch: Points that are decoded at once. None is 16 on CUDA and
             2 on the CPU.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of each image's masks, at one bit a
-            pixel, compressed. None disables the cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_dir: Folder or address of a cache of each image's masks, at one
+            bit a pixel, compressed. None disables the cache.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range, not exactly one source of

@@ -92,12 +92,12 @@ class ComponentRefiner(CachingRefiner):
             where more are slower: their maps do not fit the CPU's caches.
         seed: Of the points.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of each image's embedding and last
-            predictions. Embeddings are stored in half precision, 2.1 MB each
-            with the published SAMs, and used in half precision the first
+        cache_dir: Folder or address of a cache of each image's embedding and
+            last predictions. Embeddings are stored in half precision, 2.1 MB
+            each with the published SAMs, and used in half precision the first
             time too; predictions are small beside them. None disables the
             cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range.

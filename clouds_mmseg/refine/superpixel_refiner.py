@@ -56,9 +56,9 @@ class SuperpixelRefiner(CachingRefiner):
         num_segments: SLIC: approximate number of segments.
         compactness: SLIC: larger means squarer segments.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of each image's segments. None disables
-            the cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_dir: Folder or address of a cache of each image's segments.
+            None disables the cache.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range or scikit-image is not

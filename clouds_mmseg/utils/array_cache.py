@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from clouds_mmseg.utils.atomic import atomic_path, remove_abandoned
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.remote import (
+    SCHEMES,
     RemoteError,
     file_size,
     is_address,
@@ -59,7 +60,8 @@ class ArrayCache:
 
     Raises:
         UserError: If ``folder`` is a file or cannot be created, the store
-            cannot be read, or the bound is not positive.
+            cannot be read or is of an unknown kind, or the bound is not
+            positive.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int):
@@ -67,6 +69,11 @@ class ArrayCache:
             raise UserError(
                 f'max_bytes of the cache {folder} must be positive, got '
                 f'{max_bytes}. Leave the folder out for no cache.'
+            )
+        if '://' in str(folder) and not is_address(folder):
+            raise UserError(
+                f'The cache {folder}: a cache is a folder, or an address that '
+                f'begins with one of {", ".join(SCHEMES)} and ://'
             )
         self.max_bytes = int(max_bytes)
         self._warned: set[str] = set()

@@ -1,0 +1,114 @@
+"""Trainings whose caches lie in an S3-compatible store."""
+
+import pytest
+import torch
+from mmengine import fileio
+from self_training_run import write_bank, write_self_training
+from tiny_run import read_config
+
+from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.cli.fill_cache import fill_refiner_cache
+from clouds_mmseg.cli.preflight import require_inputs
+from clouds_mmseg.engine.hooks import feature_cache
+from clouds_mmseg.utils.array_cache import ArrayCache
+from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.remote import list_below
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory, tiny_data):
+    folder = tmp_path_factory.mktemp('remote_cache')
+    return write_self_training(folder, tiny_data, write_bank(folder))
+
+
+def refining(config, work_dir, cache_dir, **options):
+    cfg = read_config(config, work_dir)
+    refiner = dict(
+        type='SuperpixelRefiner', purity=0.6, cache_dir=str(cache_dir)
+    )
+    for hook in cfg.custom_hooks:
+        if hook.type == 'SAMRefineHook':
+            hook.refiner = refiner | options
+    return cfg
+
+
+def trained(cfg):
+    cfg.train_cfg.update(max_iters=6, val_interval=6)
+    cfg.default_hooks.checkpoint.interval = 6
+    return build_runner(cfg).train().state_dict()
+
+
+def test_a_training_is_the_same_with_its_caches_in_a_store(
+    s3_bucket, config, tmp_path, monkeypatch, s3_requests
+):
+    """Segments filled beforehand, features in the first run."""
+    said = []
+    told = feature_cache.require_room
+
+    def before_anything_is_written(store, *args):
+        said.append((told(store, *args), dict(store.sizes())))
+        return said[-1][0]
+
+    monkeypatch.setattr(
+        feature_cache, 'require_room', before_anything_is_written
+    )
+
+    def train(name, cache, features):
+        cfg = refining(config, tmp_path / name, cache)
+        cfg.default_hooks.feature_cache = dict(
+            type='FeatureCacheHook', cache_dir=str(features)
+        )
+        return trained(cfg)
+
+    expected = train('local', tmp_path / 'cache', tmp_path / 'features')
+    cfg = refining(config, tmp_path / 'fill', f'{s3_bucket}/cache')
+    done = fill_refiner_cache(cfg)
+    filled = list_below(f'{s3_bucket}/cache')
+    assert done.images == len(filled) == 5
+    assert done.folder == f'{s3_bucket}/cache'
+    assert done.nbytes == sum(filled.values())
+    local = ArrayCache(tmp_path / 'cache', 10**6).sizes()
+    assert local and filled.items() >= local.items()
+    for file in local:
+        content = fileio.get(f'{s3_bucket}/cache/{file}')
+        assert content == (tmp_path / 'cache' / file).read_bytes()
+    del s3_requests[:]
+    features = ArrayCache(tmp_path / 'features', 10**6).sizes()
+    for name, writes in (('first', len(features)), ('second', 0)):
+        got = train(name, f'{s3_bucket}/cache', f'{s3_bucket}/features')
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[k], got[k]) for k in expected)
+        # What is not written has been found: segments, then features, too.
+        assert s3_requests.count('put_object') == writes, s3_requests
+        del s3_requests[:]
+    assert list_below(f'{s3_bucket}/features') == features
+    (local, _), (first, before), (_, then) = said
+    assert 'are there, the disk has' in local
+    assert f'Cache {s3_bucket}/features/' in first and 'disk' not in first
+    assert not before and len(then) == len(features)
+
+
+def wrong_key(patch):
+    patch.delenv('AWS_ACCESS_KEY_ID')
+    patch.delenv('AWS_SECRET_ACCESS_KEY')
+
+
+@pytest.mark.parametrize(
+    'change, address, why',
+    [
+        (wrong_key, 's3://nowhere/a', 'nowhere/a: there are no credentials'),
+        (lambda _: None, 's3://nowhere/a', 'nowhere/a: there is no such buck'),
+        (lambda _: None, 'oss://x/a', 'oss://x/a: .*need another package'),
+    ],
+)
+def test_a_wrong_address_is_one_error_before_anything_is_built(
+    s3_account, config, tmp_path, monkeypatch, change, address, why
+):
+    change(monkeypatch)
+    s3_account()
+    cfg = refining(config, tmp_path, address)
+    with pytest.raises(UserError, match=f'cache_dir=.*{why}'):
+        require_inputs(cfg, 'train')
+    if change is not wrong_key:
+        with pytest.raises(UserError, match=why):
+            fill_refiner_cache(cfg)
