@@ -88,6 +88,18 @@ def test_a_training_is_the_same_with_its_caches_in_a_store(
     assert not before and len(then) == len(features)
 
 
+def test_processes_share_the_filling_of_a_store(
+    s3_bucket, config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    cfg = refining(config, tmp_path / 'work', f'{s3_bucket}/cache')
+    done = fill_refiner_cache(cfg, shared=True)
+    assert done.share.done == done.share.chunks == done.images == 5
+    assert len(list_below(f'{s3_bucket}/cache')) == 5
+    assert fileio.exists(f'{s3_bucket}/cache/.work')
+    assert not (tmp_path / 's3:').exists()
+
+
 def wrong_key(patch):
     patch.delenv('AWS_ACCESS_KEY_ID')
     patch.delenv('AWS_SECRET_ACCESS_KEY')
