@@ -1,9 +1,9 @@
 """Fixtures that more than one part of the suite uses."""
 
 import functools
-import hashlib
 import os
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -192,6 +192,22 @@ def pretrained_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def s3_requests(monkeypatch):
+    """Names of the requests of this process to stores, as they are sent."""
+    import s3fs
+
+    sent = []
+    call = s3fs.S3FileSystem._call_s3
+
+    def recorded(self, method, *args, **kwargs):
+        sent.append(method)
+        return call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, '_call_s3', recorded)
+    return sent
+
+
 @pytest.fixture(scope='session')
 def promptable(tmp_path_factory):
     """Folder of a tiny model of a family of transformers. Not to change."""
@@ -246,26 +262,10 @@ def s3_account(s3_address, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def s3_bucket(s3_account, tmp_path):
-    """Address of a bucket that the test has for itself."""
-    import fsspec
-
-    name = hashlib.md5(bytes(tmp_path)).hexdigest()
-    fsspec.filesystem('s3').mkdir(name)
-    return f's3://{name}'
-
-
-@pytest.fixture
-def s3_requests(monkeypatch):
-    """Names of the requests of this process to stores, as they are sent."""
+def s3_folder(s3_account):
+    """Address of an empty folder in a bucket of its own."""
     import s3fs
 
-    sent = []
-    call = s3fs.S3FileSystem._call_s3
-
-    def recorded(self, method, *args, **kwargs):
-        sent.append(method)
-        return call(self, method, *args, **kwargs)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, '_call_s3', recorded)
-    return sent
+    bucket = f'test-{uuid.uuid4().hex}'
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f's3://{bucket}/folder'

@@ -39,7 +39,7 @@ def trained(cfg):
 
 
 def test_a_training_is_the_same_with_its_caches_in_a_store(
-    s3_bucket, config, tmp_path, monkeypatch, s3_requests
+    s3_folder, config, tmp_path, monkeypatch, s3_requests
 ):
     """Segments filled beforehand, features in the first run."""
     said = []
@@ -61,42 +61,42 @@ def test_a_training_is_the_same_with_its_caches_in_a_store(
         return trained(cfg)
 
     expected = train('local', tmp_path / 'cache', tmp_path / 'features')
-    cfg = refining(config, tmp_path / 'fill', f'{s3_bucket}/cache')
+    cfg = refining(config, tmp_path / 'fill', f'{s3_folder}/cache')
     done = fill_refiner_cache(cfg)
-    filled = list_below(f'{s3_bucket}/cache')
+    filled = list_below(f'{s3_folder}/cache')
     assert done.images == len(filled) == 5
-    assert done.folder == f'{s3_bucket}/cache'
+    assert done.folder == f'{s3_folder}/cache'
     assert done.nbytes == sum(filled.values())
     local = ArrayCache(tmp_path / 'cache', 10**6).sizes()
     assert local and filled.items() >= local.items()
     for file in local:
-        content = fileio.get(f'{s3_bucket}/cache/{file}')
+        content = fileio.get(f'{s3_folder}/cache/{file}')
         assert content == (tmp_path / 'cache' / file).read_bytes()
     del s3_requests[:]
     features = ArrayCache(tmp_path / 'features', 10**6).sizes()
     for name, writes in (('first', len(features)), ('second', 0)):
-        got = train(name, f'{s3_bucket}/cache', f'{s3_bucket}/features')
+        got = train(name, f'{s3_folder}/cache', f'{s3_folder}/features')
         assert expected.keys() == got.keys()
         assert all(torch.equal(expected[k], got[k]) for k in expected)
         # What is not written has been found: segments, then features, too.
         assert s3_requests.count('put_object') == writes, s3_requests
         del s3_requests[:]
-    assert list_below(f'{s3_bucket}/features') == features
+    assert list_below(f'{s3_folder}/features') == features
     (local, _), (first, before), (_, then) = said
     assert 'are there, the disk has' in local
-    assert f'Cache {s3_bucket}/features/' in first and 'disk' not in first
+    assert f'Cache {s3_folder}/features/' in first and 'disk' not in first
     assert not before and len(then) == len(features)
 
 
 def test_processes_share_the_filling_of_a_store(
-    s3_bucket, config, tmp_path, monkeypatch
+    s3_folder, config, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    cfg = refining(config, tmp_path / 'work', f'{s3_bucket}/cache')
+    cfg = refining(config, tmp_path / 'work', f'{s3_folder}/cache')
     done = fill_refiner_cache(cfg, shared=True)
     assert done.share.done == done.share.chunks == done.images == 5
-    assert len(list_below(f'{s3_bucket}/cache')) == 5
-    assert fileio.exists(f'{s3_bucket}/cache/.work')
+    assert len(list_below(f'{s3_folder}/cache')) == 5
+    assert fileio.exists(f'{s3_folder}/cache/.work')
     assert not (tmp_path / 's3:').exists()
 
 
