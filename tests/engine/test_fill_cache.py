@@ -10,11 +10,9 @@ from every_refiner_run import every_refiner
 from mmseg.registry import MODELS
 from self_training_run import write_bank, write_self_training
 from tiny_run import read_config
-from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.cli import fill_cache
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.refine.sam_model import PromptedSAM
 from clouds_mmseg.utils import array_cache
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cache import main
@@ -24,24 +22,6 @@ from clouds_mmseg_cli.cache import main
 def config(tmp_path_factory, tiny_data):
     folder = tmp_path_factory.mktemp('fill_cache')
     return write_self_training(folder, tiny_data, write_bank(folder))
-
-
-@pytest.fixture
-def tiny_sam(tmp_path, monkeypatch):
-    """Weights of a small ``vit_b``, and how often it has embedded."""
-    registry = pytest.importorskip('segment_anything').sam_model_registry
-    monkeypatch.setitem(registry, 'vit_b', build_tiny_sam)
-    torch.manual_seed(0)
-    torch.save(build_tiny_sam().state_dict(), tmp_path / 'sam.pth')
-    calls = []
-    embed = PromptedSAM.embed
-
-    def counted(self, image):
-        calls.append(image.shape)
-        return embed(self, image)
-
-    monkeypatch.setattr(PromptedSAM, 'embed', counted)
-    return tmp_path / 'sam.pth', calls
 
 
 def use_refiner(config, path, refiner):
