@@ -46,7 +46,7 @@ def trained(tmp_path_factory, tiny_data):
 
 @pytest.fixture
 def tiny_sam(tmp_path, monkeypatch):
-    """Weights of a small ``vit_b``, and how often it has embedded."""
+    """Config of SAMRefiner with a small SAM, and what it has embedded."""
     registry = pytest.importorskip('segment_anything').sam_model_registry
     monkeypatch.setitem(registry, 'vit_b', build_tiny_sam)
     torch.manual_seed(0)
@@ -59,4 +59,11 @@ def tiny_sam(tmp_path, monkeypatch):
         return embed(self, image)
 
     monkeypatch.setattr(PromptedSAM, 'embed', counted)
-    return tmp_path / 'sam.pth', calls
+    refiner = dict(
+        type='SAMRefiner',
+        variant='vit_b',
+        checkpoint=str(tmp_path / 'sam.pth'),
+        min_area=40,
+        points_per_component=2,
+    )
+    return refiner, calls

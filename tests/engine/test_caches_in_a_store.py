@@ -37,7 +37,7 @@ def test_a_training_is_the_same_with_its_caches_in_a_store(
     s3_folder, config, tmp_path, monkeypatch, s3_requests, tiny_sam
 ):
     """Embeddings filled beforehand, features in the first run."""
-    weights, embedded = tiny_sam
+    sam, embedded = tiny_sam
     said = []
     told = feature_cache.require_room
 
@@ -50,14 +50,7 @@ def test_a_training_is_the_same_with_its_caches_in_a_store(
     )
 
     def read(name, place):
-        refiner = dict(
-            type='SAMRefiner',
-            variant='vit_b',
-            checkpoint=str(weights),
-            min_area=40,
-            points_per_component=2,
-            cache_dir=f'{place}/cache',
-        )
+        refiner = dict(sam, cache_dir=f'{place}/cache')
         cfg = refining(config, tmp_path / name, refiner)
         cfg.train_cfg.update(max_iters=6, val_interval=6)
         cfg.default_hooks.checkpoint.interval = 6

@@ -37,7 +37,7 @@ def use_refiner(config, path, refiner):
 def test_training_computes_no_embedding_and_the_same_bits(
     tmp_path, config, tiny_sam
 ):
-    weights, calls = tiny_sam
+    sam, calls = tiny_sam
     changes = dict(
         train_cfg__max_iters=5,
         train_cfg__val_interval=5,
@@ -45,14 +45,7 @@ def test_training_computes_no_embedding_and_the_same_bits(
     )
 
     def train(name):
-        refiner = dict(
-            type='SAMRefiner',
-            variant='vit_b',
-            checkpoint=str(weights),
-            min_area=40,
-            points_per_component=2,
-            cache_dir=str(tmp_path / name),
-        )
+        refiner = dict(sam, cache_dir=str(tmp_path / name))
         path = use_refiner(config, tmp_path / f'{name}.py', refiner)
         if name == 'filled':
             main([path])
