@@ -149,6 +149,19 @@ def require(address: str) -> None:
             raise RemoteError(f'{address}: there is no such file')
 
 
+def file_size(address: str) -> int | None:
+    """Return the bytes of a remote file; None if there is none.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+    """
+    try:
+        with _store(address) as (store, path):
+            return store.size(path)
+    except FileNotFoundError:
+        return None
+
+
 def list_below(address: str | Path) -> dict[str, int]:
     """List the files of a remote folder and its sub-folders.
 
