@@ -256,8 +256,15 @@ class StoreFiles:
         return remote.list_versions(self.where(folder))
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is a file."""
-        return remote.exists(self.where(name))
+        """Tell whether there is a file that is not empty.
+
+        In one request: clients ask twice for what is not there, as it might
+        be a folder.
+        """
+        try:
+            return bool(remote.read_range(self.where(name), 0, 1))
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         """Read a file; FileNotFoundError if there is none."""
