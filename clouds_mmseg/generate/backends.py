@@ -13,6 +13,7 @@ from PIL import Image
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
 from clouds_mmseg.utils.images import ImageFileError, read_image
+from clouds_mmseg.utils.remote import refuse_address
 
 SEED_MODULUS = 2**32
 # torch's CPU generator uses the low 32 bits of a seed only. Multiples of
@@ -220,6 +221,7 @@ def list_sources(root: str | Path) -> list[tuple[str, str]]:
     Raises:
         GenerationError: The folder is missing or holds no image.
     """
+    refuse_address(root, '--source')
     root = Path(root).expanduser()
     if not root.is_dir():
         raise GenerationError(f'--source {root}: there is no such folder')

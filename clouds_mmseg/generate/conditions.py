@@ -19,6 +19,7 @@ from clouds_mmseg.utils.cityscapes import CLASSES, IGNORE, PALETTE
 from clouds_mmseg.utils.errors import GenerationError
 from clouds_mmseg.utils.image_files import images_below
 from clouds_mmseg.utils.images import ImageFileError, decode_ids
+from clouds_mmseg.utils.remote import refuse_address
 from clouds_mmseg.utils.text_files import parse_json
 
 CONTROLS = ('segmentation', 'edges', 'depth')
@@ -107,6 +108,7 @@ def find_labels(
         GenerationError: The folder is missing or empty, or an image has no
             label.
     """
+    refuse_address(labels, '--labels')
     root = Path(labels).expanduser()
     if not root.is_dir():
         raise GenerationError(f'--labels {labels}: there is no such folder')

@@ -61,6 +61,7 @@ from clouds_mmseg.utils.image_set import (
 from clouds_mmseg.utils.images import read_image
 from clouds_mmseg.utils.packed_set import refuse_packed
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.remote import refuse_address
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
     WORK_FOLDER,
@@ -93,6 +94,10 @@ _SETTINGS = {
 # Where neither the user nor the model's config names one.
 _CLIP = ('ViT-B-32', 'openai')
 _WIDTH = 192  # of an image in the sheet, pixels
+_ADVICE = (
+    'Filter a set before it is copied to a store, by clouds generate '
+    '--copy-to or clouds pack --out'
+)
 
 
 @dataclass
@@ -121,6 +126,15 @@ class FilterSummary:
     compared: bool = False
     complete: bool = True
     share: Share | None = None
+
+
+def refuse_store(root: str | Path) -> None:
+    """Refuse an image set at an address, which cannot be filtered there.
+
+    Raises:
+        UserError: It is one.
+    """
+    refuse_address(root, 'clouds filter', _ADVICE)
 
 
 def filter_bank(
@@ -164,6 +178,7 @@ def filter_bank(
         UserError: There is no complete image bank, it was filtered with
             another model, or labels have other classes than the model.
     """
+    refuse_store(root)
     root = Path(root)
     rule = rule or FilterRule()
     shard = shard or shard_from_environment()
@@ -282,6 +297,7 @@ def undo_filter(root: str | Path) -> int:
     Raises:
         UserError: There is no image bank.
     """
+    refuse_store(root)
     root = Path(root)
     read_bank(root)
     refuse_packed(root)

@@ -57,6 +57,24 @@ def is_address(name: str | Path) -> bool:
     return bool(sign) and scheme in SCHEMES
 
 
+def refuse_address(name: str | Path, option: str, advice: str = '') -> None:
+    """Refuse an address where only a folder will do.
+
+    Args:
+        name: What was given.
+        option: Name of the option, for the message.
+        advice: What to do instead.
+
+    Raises:
+        RemoteError: It is an address.
+    """
+    if is_address(name):
+        raise RemoteError(
+            f'{option} {name}: an address cannot be used here; give a folder'
+            + (f'. {advice}' if advice else '')
+        )
+
+
 @contextmanager
 def _store(address: str | Path) -> Iterator[tuple[Any, str]]:
     """Yield the file system of an address, and the path in it.

@@ -99,6 +99,24 @@ def test_predictions_in_a_store_are_shared(
     assert 'cannot share videos' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    'words, advice',
+    [
+        ('filter s3://street/bank --checkpoint m.pth', 'before it is copied'),
+        ('filter s3://street/bank --undo', 'before it is copied'),
+        (
+            'generate --out bank --num 2 --backend photometric '
+            '--mode img2img --source s3://street/images',
+            '--source s3://street/images: an address',
+        ),
+    ],
+)
+def test_what_needs_a_folder_refuses_an_address(words, advice, capsys):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert advice in capsys.readouterr().err
+
+
 def test_data_and_checkpoint_of_a_test_lie_in_a_store(
     bucket, tiny_data, tiny_checkpoint, tmp_path
 ):

@@ -110,10 +110,16 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     from clouds_mmseg.cli.filter import run_filter
     from clouds_mmseg.generate.image_bank import parse_shard
-    from clouds_mmseg.image_filter import FilterRule, undo_filter
+    from clouds_mmseg.image_filter import (
+        FilterRule,
+        refuse_store,
+        undo_filter,
+    )
     from clouds_mmseg.utils.data_root import resolve_data_root
 
     bank = resolve_data_root(args.bank)
+    # Before a model is loaded.
+    refuse_store(bank)
     if args.undo:
         print(f'{bank}: {undo_filter(bank)} images are used again')
         return
