@@ -201,3 +201,44 @@ def promptable(tmp_path_factory):
         return write_model(tmp_path_factory.mktemp(family), family)
 
     return folder
+
+
+@pytest.fixture(scope='session')
+def s3_address():
+    """Address of an S3-compatible server; tests share it, not buckets."""
+    pytest.importorskip('s3fs', reason='pip install "clouds_mmseg[remote]"')
+    pytest.importorskip('moto', reason='pip install "moto[server]"')
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer('127.0.0.1', 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f'http://{host}:{port}'
+    server.stop()
+
+
+@pytest.fixture
+def s3_account(s3_address, monkeypatch, tmp_path):
+    """An account of the server, and nothing of the user's own.
+
+    Gives a function to call after a change of the environment: fsspec keeps
+    file systems with the account that they began with.
+    """
+    import s3fs
+
+    for name in list(os.environ):
+        if name.startswith('AWS_'):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv('AWS_ENDPOINT_URL', s3_address)
+    monkeypatch.setenv('AWS_ACCESS_KEY_ID', 'someone')
+    monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'secret')
+    monkeypatch.setenv('AWS_DEFAULT_REGION', 'us-east-1')
+    monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
+    # Copies of what is fetched are kept there.
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    for name in ('AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE'):
+        monkeypatch.setenv(name, str(tmp_path / 'none'))
+    forget = s3fs.S3FileSystem.clear_instance_cache
+    forget()
+    yield forget
+    forget()

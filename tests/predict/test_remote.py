@@ -28,53 +28,15 @@ from clouds_mmseg.utils.remote import fetch, list_below, upload
 from clouds_mmseg.weights.locate import fetch_checkpoint
 from clouds_mmseg_cli.command import main
 
-pytest.importorskip('s3fs', reason='pip install "clouds_mmseg[remote]"')
-pytest.importorskip('moto', reason='pip install "moto[server]"')
+pytestmark = pytest.mark.usefixtures('s3_account')
 
 
 @pytest.fixture(scope='module')
-def address():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer('127.0.0.1', 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f'http://{host}:{port}'
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def account(address, monkeypatch, tmp_path):
-    """An account of the store, and nothing of the user's own."""
-    for name in list(os.environ):
-        if name.startswith('AWS_'):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv('AWS_ENDPOINT_URL', address)
-    monkeypatch.setenv('AWS_ACCESS_KEY_ID', 'someone')
-    monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'secret')
-    monkeypatch.setenv('AWS_DEFAULT_REGION', 'us-east-1')
-    monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
-    for name in ('AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE'):
-        monkeypatch.setenv(name, str(tmp_path / 'none'))
-    forget()
-    yield
-    forget()
-
-
-def forget():
-    """fsspec keeps file systems with the account that they began with."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope='module')
-def bucket(address, tiny_data, tiny_checkpoint):
+def bucket(s3_address, tiny_data, tiny_checkpoint):
     import s3fs
 
     store = s3fs.S3FileSystem(
-        key='someone', secret='secret', endpoint_url=address
+        key='someone', secret='secret', endpoint_url=s3_address
     )
     store.mkdir('street')
     store.put(str(tiny_data), 'street/data', recursive=True)
@@ -330,10 +292,10 @@ def nothing(monkeypatch):
     ],
 )
 def test_each_mistake_is_told_at_once(
-    bucket, monkeypatch, change, named, message, tmp_path
+    bucket, s3_account, monkeypatch, change, named, message, tmp_path
 ):
     change(monkeypatch)
-    forget()
+    s3_account()
     begun = time.monotonic()
     with pytest.raises(UserError, match=message):
         predict_files(None, [named], tmp_path / 'out')
