@@ -11,8 +11,8 @@ its own client: for S3 by ``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` or
 import errno
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -161,18 +161,75 @@ def list_below(address: str | Path) -> dict[str, int]:
     Raises:
         RemoteError: See :func:`_store`.
     """
+    return {name: info['size'] for name, info in _find(address)}
+
+
+def list_versions(address: str | Path) -> dict[str, str]:
+    """List the files of a folder with what changes when one is written.
+
+    Args:
+        address: As of :func:`list_below`.
+
+    Returns:
+        Path below the folder -> what the store says of the file: its time,
+        size and, where it has one, its tag or number of generation.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+    """
+    return {name: str(sorted(i.items())) for name, i in _find(address)}
+
+
+def _find(address):
+    """Return (path below the folder, what the store says), sorted."""
     with _store(address) as (store, path):
         found = store.find(path, detail=True)
-        start = path.rstrip('/') + '/'
-        return {
-            name.removeprefix(start): info['size']
-            for name, info in sorted(found.items())
-            if name.startswith(start)
-            and not any(
-                part.startswith('.')
-                for part in PurePosixPath(name.removeprefix(start)).parts
-            )
-        }
+    start = path.rstrip('/') + '/'
+    below = (
+        (name.removeprefix(start), info)
+        for name, info in sorted(found.items())
+        if name.startswith(start)
+    )
+    return [
+        (name, info)
+        for name, info in below
+        if not any(p.startswith('.') for p in PurePosixPath(name).parts)
+    ]
+
+
+def create(address: str, content: bytes) -> bool:
+    """Write a file that is not there yet, in one request.
+
+    Returns:
+        False if it is there, or another process is just creating it.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+        OSError: The store failed.
+    """
+    with _store(address) as (store, path):
+        try:
+            store.pipe_file(path, content, mode='create')
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # Of two at the same moment S3 may refuse both.
+            if 'ConditionalRequestConflict' not in str(error):
+                raise
+            return False
+        return True
+
+
+def remove(folder: str, names: Iterable[str]) -> None:
+    """Delete files of a folder; those that are not there are passed over.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+        OSError: The store failed.
+    """
+    with _store(folder) as (store, path), suppress(FileNotFoundError):
+        # In one request, where the store can.
+        store.rm([f'{path}/{name}' for name in names])
 
 
 def read_range(address: str, start: int, length: int) -> bytes:

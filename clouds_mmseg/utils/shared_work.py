@@ -1,44 +1,38 @@
-"""Work that any number of processes share through a folder.
+"""Work that any number of processes share through a folder or a store.
 
 The items of a job are cut into chunks, and each process takes the next chunk
 that nobody has: there are no ranks, and processes may come and go. A chunk
-is held by a lease (:class:`filelock.SoftFileLease`), a file that its holder
-renews. Where that stops, others take the chunk over: at once if the holder
-was a process of the same machine that has ended, and otherwise when the file
-has not changed for as long as the lease lasts, by the monotonic clock of the
-one who watches it. So clocks that differ between machines do no harm.
+is held by a lease, a file that its holder renews. Where that stops, others
+take the chunk over: when the file has not changed for as long as the lease
+lasts, and in a folder at once if the holder was a process of the same machine
+that has ended; see :mod:`~clouds_mmseg.utils.work_files`.
 
 Two processes may then do the same chunk, one of them very late. Work that is
 shared must therefore give the same files whoever does it, and write each of
 them atomically; only one of them enters the result.
 
-Below the folder, ``.work/COMMAND`` holds ``job-00001.json`` (what the job is;
-the next one when it has ended) and ``00001`` with a lease for each chunk in
-work, a file for each that is done, and at the end only ``finished.json``.
+Below the folder or address, ``.work/COMMAND`` holds ``job-00001.json`` (what
+the job is; the next one when it has ended) and ``00001`` with a lease for
+each chunk in work, a file for each that is done, and at the end only
+``finished.json``.
 """
 
 import json
 import os
 import secrets
-import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import SoftFileLease, Timeout
 from mmengine.logging import print_log
 
-from clouds_mmseg.utils.atomic import (
-    create_file,
-    leftovers,
-    remove_abandoned,
-)
-from clouds_mmseg.utils.errors import UserError, disk_error, naming
+from clouds_mmseg.utils.errors import UserError, disk_error
+from clouds_mmseg.utils.work_files import work_files
 
 WORK_FOLDER = '.work'
 # Longer than the clients of network file systems keep attributes of files
@@ -54,6 +48,8 @@ _PACKAGES = (
     'opencv-python', 'diffusers', 'transformers',
 )  # fmt: skip
 _LENGTH = 70  # Characters of a value in a message.
+_FINISH = 'finish'  # Name of the lease of the end.
+_END = 'finished.json'
 
 
 class SharedWorkError(UserError):
@@ -140,10 +136,11 @@ def split(items: int, multiple: int = 1) -> list[range]:
 
 
 class SharedWork:
-    """A job in a folder that processes share.
+    """A job that processes share.
 
     Args:
-        folder: That of the result; created if needed.
+        folder: That of the result, created if needed, or an address such as
+            ``s3://bucket/folder``.
         command: Name of the command.
         arguments: What the results depend on; JSON values. Processes with
             others, or with other versions of packages, are refused.
@@ -155,6 +152,7 @@ class SharedWork:
     Raises:
         SharedWorkError: An unfinished job with other arguments or versions
             is there, or the folder cannot be written.
+        UserError: The store cannot be read, or has no exclusive creation.
     """
 
     def __init__(
@@ -171,14 +169,15 @@ class SharedWork:
                 f'--lease {lease:g} must be at least {_SHORTEST_LEASE:g} '
                 'seconds'
             )
-        self.root = Path(folder, WORK_FOLDER, command)
+        self.target = str(folder)
         self.chunks = chunks
         self.lease = float(lease)
         self.worker = (
             f'{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}'
         )
-        self._watched: dict[str, SoftFileLease] = {}
-        self._empty: dict[Path, tuple[tuple[int, int], float]] = {}
+        self.files = work_files(
+            f'{self.target.rstrip("/")}/{WORK_FOLDER}/{command}', self.lease
+        )
         job = dict(
             {k: v for k, v in arguments.items() if v is not None},
             chunks=chunks,
@@ -186,59 +185,55 @@ class SharedWork:
             versions=_versions(),
         )
         try:
-            self.folder = self._join(json.loads(json.dumps(job)))
+            number = self._join(json.loads(json.dumps(job)))
         except OSError as error:
             raise SharedWorkError(
-                f'{self.root}, through which processes share the work, '
-                f'cannot be written: {disk_error(error)}'
+                f'{self.files.where()}, through which processes share the '
+                f'work, cannot be written: {disk_error(error)}'
             ) from error
+        self._folder = _folder(number)
+        self._job = _job_file(number)
+
+    @property
+    def folder(self) -> str:
+        """Path or address of the folder of the chunks."""
+        return self.files.where(self._folder)
 
     def _join(self, job):
-        """Join the job that is going on, or begin one; return its folder."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Join the job that is going on, or begin one; return its number."""
+        self.files.prepare()
         while True:
-            files = sorted(self.root.glob('job-*.json'))
-            number = int(files[-1].stem.removeprefix('job-')) if files else 0
-            if files and not self._finished(number):
+            jobs = sorted(
+                int(name[4:-5])
+                for name in self.files.names()
+                if name.startswith('job-') and name.endswith('.json')
+            )
+            number = jobs[-1] if jobs else 0
+            if jobs and _END not in self.files.names(_folder(number)):
                 try:
-                    self._compare(files[-1], job)
+                    self._compare(number, job)
                 except FileNotFoundError:
                     # Another process has just begun the next job.
                     continue
-                if self._of(number).is_dir():
-                    return self._of(number)
-                continue
+                return number
             # Two processes that begin the next job make the same file.
             text = json.dumps(job, indent=1) + '\n'
-            self._of(number + 1).mkdir(exist_ok=True)
-            if create_file(self._file(number + 1), text.encode()):
-                self._forget(files)
-                return self._of(number + 1)
+            self.files.prepare(_folder(number + 1))
+            if self.files.create(_job_file(number + 1), text.encode()):
+                for old in jobs:
+                    self.files.remove('', [_job_file(old)])
+                    self.files.remove_folder(_folder(old))
+                return number + 1
 
-    def _file(self, number):
-        return self.root / f'job-{number:05d}.json'
-
-    def _of(self, number):
-        return self.root / f'{number:05d}'
-
-    def _finished(self, number):
-        return (self._of(number) / 'finished.json').is_file()
-
-    def _forget(self, files):
-        """Remove jobs that have ended."""
-        for file in files:
-            file.unlink(missing_ok=True)
-            shutil.rmtree(
-                self.root / file.stem.removeprefix('job-'), ignore_errors=True
-            )
-
-    def _compare(self, file, job):
+    def _compare(self, number, job):
+        name, root = _job_file(number), self.files.where()
         try:
-            found = json.loads(file.read_text(encoding='utf-8'))
+            found = json.loads(self.files.read(name))
         except ValueError as error:
             raise SharedWorkError(
-                f'{file} is damaged ({error}). Stop the processes that share '
-                f'this work, delete {self.root} and start them again'
+                f'{self.files.where(name)} is damaged ({error}). Stop the '
+                f'processes that share this work, delete {root} and start '
+                'them again'
             ) from error
         if found == job:
             return
@@ -247,11 +242,11 @@ class SharedWork:
             for key, old, new in _differences(found, job)
         ]
         raise SharedWorkError(
-            f'{self.root.parent.parent} is being made by processes that were '
+            f'{self.target} is being made by processes that were '
             'started otherwise:\n'
             + '\n'.join(lines)
             + '\nStart this one as they were. If none of them is running and '
-            f'the job is to be given up, delete {self.root}: what was made '
+            f'the job is to be given up, delete {root}: what was made '
             'is kept.'
         )
 
@@ -285,39 +280,42 @@ class SharedWork:
         begun = time.monotonic()
         busy = 0.0
         lost = False
-        while not self._ended():
-            done = self._done()
-            free = [n for n in range(self.chunks) if n not in done]
-            chosen = self._take(free) if free else self._take([None])
-            if chosen is None:
+        while True:
+            names = self._names()
+            if self._ended(names):
+                break
+            free = [
+                _chunk(n)
+                for n in range(self.chunks)
+                if _marker(n) not in names
+            ]
+            held = self.files.take(self._folder, free or [_FINISH])
+            if held is None:
                 # Others have the rest.
                 time.sleep(min(_LONGEST_WAIT, self.lease / 10))
                 continue
-            number, again, lock = chosen
             start = time.monotonic()
             try:
-                if number is None:
+                if held.name == _FINISH:
                     share.finished = self._finish(finish)
-                elif number not in self._done():
-                    self._do(Chunk(number, again), work, share)
+                elif not self._is_done(int(held.name)):
+                    self._do(Chunk(int(held.name), held.again), work, share)
             except ChunksLost as error:
                 if lost:
                     raise SharedWorkError(
-                        f'{self.root.parent.parent}: {error}, although they '
-                        'were done again: does something remove files there?'
+                        f'{self.target}: {error}, although they were done '
+                        'again: does something remove files there?'
                     ) from error
                 lost = True
-                for number in error.numbers:
-                    self._marker(number).unlink(missing_ok=True)
+                self.files.remove(
+                    self._folder, [_marker(number) for number in error.numbers]
+                )
             finally:
                 busy += time.monotonic() - start
-                # A lease that cannot be removed is not renewed: others take
-                # it over.
-                with suppress(OSError):
-                    lock.release()
+                held.release()
         share.seconds = time.monotonic() - begun - busy
         try:
-            end = json.loads((self.folder / 'finished.json').read_bytes())
+            end = json.loads(self.files.read(f'{self._folder}/{_END}'))
         except FileNotFoundError as error:
             raise SharedWorkError(
                 f'the work in {self.folder} was finished by others long ago, '
@@ -330,7 +328,7 @@ class SharedWork:
         try:
             result = work(chunk)
         except Exception as error:
-            if not self._ended() and chunk.number not in self._done():
+            if not self._is_done(chunk.number):
                 raise
             print_log(
                 f'chunk {chunk.number} was done by another process while '
@@ -339,103 +337,39 @@ class SharedWork:
             )
             share.lost += 1
             return
-        if self._create(self._marker(chunk.number), result):
+        if self._create(_marker(chunk.number), result):
             share.done += 1
             share.taken_over += chunk.begun
         else:
             share.lost += 1
 
-    def _create(self, path, content):
+    def _create(self, name, content):
         """Create a file of JSON; False if another process has been faster.
 
         The one that ends the job removes all files but its own, also what
         a process that it took for dead is just writing.
         """
-        if self._ended():
+        if self._ended(self._names()):
             return False
         try:
-            return create_file(path, json.dumps(content).encode())
+            return self.files.create(
+                f'{self._folder}/{name}', json.dumps(content).encode()
+            )
         except FileNotFoundError:
-            if not self._ended():
+            if not self._ended(self._names()):
                 raise
             return False
 
-    def _take(self, numbers: Sequence[int | None]):
-        """Take the first chunk that is free; None if all have a lease.
+    def _names(self):
+        return self.files.names(self._folder)
 
-        Args:
-            numbers: Of the chunks; None is the end of the job.
+    def _ended(self, names):
+        """Tell whether the job has ended, perhaps long ago."""
+        return _END in names or not (names or self.files.exists(self._job))
 
-        Returns:
-            The number, whether another process had it, and its lease.
-        """
-        for number in numbers:
-            name = 'finish' if number is None else f'{number:06d}'
-            path = self.folder / f'{name}.lease'
-            # Kept, because it remembers since when the lease is unchanged.
-            lock = self._watched.get(name) or SoftFileLease(
-                str(path), lease_duration=self.lease
-            )
-            again = path.exists()
-            try:
-                with naming(path):
-                    lock.acquire(timeout=0)
-            except Timeout:
-                self._watched[name] = lock
-                self._clear_if_empty(path)
-                continue
-            except FileNotFoundError:
-                # The job has ended, and a later one has begun.
-                return None
-            self._watched.pop(name, None)
-            return number, again, lock
-        return None
-
-    def _clear_if_empty(self, path):
-        """Remove a lease whose holder was killed before it wrote its name.
-
-        filelock takes an empty file for the lock of one of its first
-        versions, which is never taken over.
-        """
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            return
-        if found.st_size:
-            self._empty.pop(path, None)
-            return
-        state = (found.st_ino, found.st_mtime_ns)
-        before, since = self._empty.setdefault(path, (state, time.monotonic()))
-        if before != state:
-            del self._empty[path]
-        elif time.monotonic() - since >= self.lease:
-            del self._empty[path]
-            path.unlink(missing_ok=True)
-
-    def _done(self):
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return set(range(self.chunks))
-        return {
-            int(name[:-5])
-            for name in names
-            if name.endswith('.json') and name[:-5].isdigit()
-        }
-
-    def _marker(self, number):
-        return self.folder / f'{number:06d}.json'
-
-    def _results(self):
-        return [
-            json.loads(self._marker(number).read_bytes())
-            for number in range(self.chunks)
-        ]
-
-    def _ended(self):
-        return (
-            self.folder / 'finished.json'
-        ).is_file() or not self.folder.is_dir()
+    def _is_done(self, number):
+        names = self._names()
+        return _marker(number) in names or self._ended(names)
 
     def _finish(self, finish):
         """Finish the job, mark it as ended and remove its chunks' files.
@@ -443,25 +377,42 @@ class SharedWork:
         Returns:
             Whether this process did; False if another one has.
         """
-        if self._ended():
+        if self._ended(self._names()):
             return False
         try:
-            result = finish(self._results())
+            result = finish(
+                [
+                    json.loads(self.files.read(f'{self._folder}/{_marker(n)}'))
+                    for n in range(self.chunks)
+                ]
+            )
         except Exception:
-            if not self._ended():
+            if not self._ended(self._names()):
                 raise
             return False
-        name = 'finished.json'
         end = dict(worker=self.worker, time=time.ctime(), result=result)
-        if not self._create(self.folder / name, end):
+        if not self._create(_END, end):
             return False
         # The job has ended, even if the disk keeps what is left of it.
         with suppress(OSError):
-            for path in self.folder.iterdir():
-                if path.name != name:
-                    path.unlink(missing_ok=True)
-            remove_abandoned(leftovers(self.root / 'job-*.json'))
+            self.files.remove(self._folder, self._names() - {_END})
         return True
+
+
+def _job_file(number):
+    return f'job-{number:05d}.json'
+
+
+def _folder(number):
+    return f'{number:05d}'
+
+
+def _chunk(number):
+    return f'{number:06d}'
+
+
+def _marker(number):
+    return f'{_chunk(number)}.json'
 
 
 def _versions():

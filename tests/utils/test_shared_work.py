@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -103,7 +104,7 @@ def test_what_a_disk_refuses_is_named_and_left_to_others(
     monkeypatch.setattr(os, call, Mock(side_effect=full))
     with pytest.raises(OSError, match='No space') as caught:
         mine.run(lambda chunk: chunk.number, finished([]))
-    assert caught.value.filename == str(mine.folder / f'000000.{suffix}')
+    assert caught.value.filename == f'{mine.folder}/000000.{suffix}'
     monkeypatch.undo()
     ends = []
     share = job(tmp_path).run(lambda chunk: chunk.number, finished(ends))
@@ -201,7 +202,7 @@ def test_a_lease_that_is_renewed_is_left_alone(tmp_path, hours, monkeypatch):
 def test_a_lease_of_which_nothing_was_written_is_removed(tmp_path):
     """A process was killed between creating the file and writing it."""
     work = job(tmp_path)
-    (work.folder / '000002.lease').touch()
+    (Path(work.folder) / '000002.lease').touch()
     begun = time.monotonic()
     share = work.run(lambda chunk: None, finished([]))
     assert share.done == 4 and time.monotonic() - begun > 1
@@ -212,7 +213,7 @@ def test_an_error_of_a_process_that_lost_its_chunk_is_no_error(tmp_path):
 
     def work(chunk):
         # Meanwhile another process has done the chunk.
-        other = mine.folder / '000000.json'
+        other = Path(mine.folder) / '000000.json'
         other.write_text('"other"')
         raise FileNotFoundError('a temporary file is gone')
 
@@ -235,8 +236,8 @@ def test_a_process_that_is_late_with_a_file_has_no_error(
         calls -= 1
         if not calls:
             # What the process that ends the job does to the files of others.
-            (mine.folder / 'finished.json').write_text('{"result": 7}')
-            for path in list(mine.folder.iterdir()):
+            (Path(mine.folder) / 'finished.json').write_text('{"result": 7}')
+            for path in list(Path(mine.folder).iterdir()):
                 if path.name != 'finished.json':
                     path.unlink()
             if forgotten:
@@ -258,7 +259,7 @@ def test_an_error_in_finishing_what_others_have_finished_is_none(tmp_path):
     mine = job(tmp_path, 1)
 
     def finish(found):
-        (mine.folder / 'finished.json').write_text('{"result": 7}')
+        (Path(mine.folder) / 'finished.json').write_text('{"result": 7}')
         raise FileNotFoundError('the results of the chunks are gone')
 
     share = mine.run(lambda chunk: None, finish)
@@ -269,7 +270,7 @@ def test_a_job_that_was_forgotten_is_over(tmp_path):
     old = job(tmp_path, seed=1)
     job(tmp_path, seed=1).run(lambda chunk: None, finished([]))
     job(tmp_path, seed=2)
-    assert not old.folder.exists()
+    assert not Path(old.folder).exists()
     with pytest.raises(SharedWorkError, match='long ago'):
         old.run(lambda chunk: pytest.fail('work'), finished([]))
 
