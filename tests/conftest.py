@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,13 @@ def s3_account(s3_address, monkeypatch, tmp_path):
     forget()
     yield forget
     forget()
+
+
+@pytest.fixture
+def s3_folder(s3_account):
+    """Address of an empty folder in a bucket of its own."""
+    import s3fs
+
+    bucket = f'test-{uuid.uuid4().hex}'
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f's3://{bucket}/folder'

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from clouds_mmseg.utils.remote import list_versions
 from clouds_mmseg.utils.shared_work import (
     ChunksLost,
     SharedWork,
@@ -138,7 +139,7 @@ def test_an_error_in_finishing_leaves_it_to_others(tmp_path):
     assert len(ends) == 1 and share.done == 0 and share.finished
 
 
-def _run(folder, name, seconds, number):
+def _run(folder, name, seconds, number, place=None):
     def work(chunk):
         (folder / f'{name}-{chunk.number}').write_text(str(chunk.begun))
         time.sleep(seconds)
@@ -148,13 +149,13 @@ def _run(folder, name, seconds, number):
         with open(folder / 'ends', 'a') as stream:
             stream.write(json.dumps(found) + '\n')
 
-    share = job(folder, number).run(work, finish)
+    share = job(place or folder, number).run(work, finish)
     (folder / f'{name}.json').write_text(json.dumps(vars(share)))
 
 
-def start(folder, name, seconds, number):
+def start(*args):
     fork = multiprocessing.get_context('fork')
-    process = fork.Process(target=_run, args=(folder, name, seconds, number))
+    process = fork.Process(target=_run, args=args)
     process.start()
     return process
 
@@ -184,6 +185,45 @@ def test_chunks_of_a_process_that_stops_are_taken_over(tmp_path, kind):
         assert late['lost'] == 1 and late['done'] == 0
     left = [p.name for p in (tmp_path / '.work').rglob('*') if p.is_file()]
     assert sorted(left) == ['finished.json', 'job-00001.json']
+
+
+@pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_stops_is_replaced_in_a_store(
+    tmp_path, s3_folder, kind
+):
+    slow = start(tmp_path, 'slow', 0.5, 3, s3_folder)
+    while not (begun := [p.name for p in tmp_path.glob('slow-*')]):
+        time.sleep(0.01)
+    os.kill(slow.pid, kind)
+    try:
+        _run(tmp_path, 'quick', 0, 3, s3_folder)
+        quick = json.loads((tmp_path / 'quick.json').read_text())
+        assert quick['done'] == 3 and quick['taken_over'] == 1
+        for path in tmp_path.glob('quick-*'):
+            same = path.name.replace('quick', 'slow') in begun
+            assert path.read_text() == str(same)
+    finally:
+        os.kill(slow.pid, signal.SIGCONT)
+        slow.join()
+    assert (tmp_path / 'ends').read_text() == '["quick", "quick", "quick"]\n'
+    if kind == signal.SIGSTOP:
+        late = json.loads((tmp_path / 'slow.json').read_text())
+        assert late['lost'] == 1 and late['done'] == 0
+    left = list_versions(f'{s3_folder}/.work/test')
+    assert sorted(left) == ['00001/finished.json', 'job-00001.json']
+
+
+def test_jobs_in_a_store_follow_one_another(s3_folder):
+    ends = []
+    for seed in (1, 1, 2):
+        work = job(s3_folder, seed=seed)
+        work.run(lambda chunk: chunk.number**2, finished(ends))
+    assert ends == [[0, 1, 4, 9]] * 3
+    left = list_versions(f'{s3_folder}/.work/test')
+    assert sorted(left) == ['00003/finished.json', 'job-00003.json']
+    job(s3_folder, seed=3)
+    with pytest.raises(SharedWorkError, match=r's3://.*\n.*there 3, here 4'):
+        job(s3_folder, seed=4)
 
 
 @pytest.mark.parametrize('hours', [-1, 1])
