@@ -88,25 +88,27 @@ def share_with_interruptions(run, folder):
     return result
 
 
-def share_after_a_kill(run, address, slow):
+def share_after_a_kill(run, address, owner, name):
     """Call a function in two processes; the first one is killed half-way.
 
     Args:
         run: Does the shared work, with a lease of a second.
         address: In which ``.work`` lies.
-        slow: Class whose calls take longer in the process that is killed.
+        owner: Class or module, one of whose functions takes longer in the
+            process that is killed.
+        name: Of the function.
 
     Returns:
         What ``run`` returned in this process.
     """
-    real = slow.__call__
+    real = getattr(owner, name)
 
-    def wait(self, *args, **kwargs):
-        time.sleep(0.2)
-        return real(self, *args, **kwargs)
+    def wait(*args, **kwargs):
+        time.sleep(0.1)
+        return real(*args, **kwargs)
 
     def run_slowly():
-        slow.__call__ = wait
+        setattr(owner, name, wait)
         run()
 
     process = multiprocessing.get_context('fork').Process(target=run_slowly)

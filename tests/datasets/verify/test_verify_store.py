@@ -120,7 +120,7 @@ def test_a_set_in_a_store_is_reported_as_a_local_one(
 def test_processes_share_the_verification_of_a_store(
     gta, pairs, more, truncate, stored
 ):
-    more(8)
+    more(5)
     truncate(pairs / 'labels/00001.png')
     (pairs / 'labels/00002.png').unlink()
     address = stored()
@@ -129,7 +129,7 @@ def test_processes_share_the_verification_of_a_store(
         return verify([gta(data_root=address)], shared=True, lease=1)
 
     (local,) = verify([gta()], workers=1)
-    (shared,) = share_after_a_kill(run, address, slow=SampleCheck)
+    (shared,) = share_after_a_kill(run, address, SampleCheck, '__call__')
     assert shared.findings == local.findings
     for name in ('clouds_verify.json', 'clouds_statistics.json'):
         assert kept(address, name) == kept(pairs, name)
