@@ -76,11 +76,8 @@ def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
         try:
             save_statistics(root, key, dataset.metainfo['classes'], fresh)
         except (OSError, RemoteError) as error:
-            why = error
-            if isinstance(error, OSError):
-                why = f'{error.filename or root}: {error.strerror}'
             print_log(
-                f'{why}. The class '
+                f'{error.filename or root}: {error.strerror}. The class '
                 'statistics are not kept, and counted again next time; '
                 '--report-dir DIR keeps them in another folder.',
                 logger='current',

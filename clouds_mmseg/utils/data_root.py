@@ -85,8 +85,13 @@ def find_beside_data(path: str, data_root: str | None) -> str:
     roots = [resolve_data_root(path)]
     if data_root is not None:
         roots.append(os.path.join(resolve_data_root(data_root), path))
-    found = [name for name in (path, *roots) if os.path.isfile(name)]
+    found = [name for name in (path, *roots) if is_file(name)]
     return found[0] if found else path
+
+
+def is_file(name: str | Path) -> bool:
+    """Tell whether a path or an address is a file."""
+    return fileio.isfile(name) if is_address(name) else os.path.isfile(name)
 
 
 def report_folder(root: str) -> str:

@@ -55,6 +55,14 @@ _NO_SERVER = (
 class RemoteError(UserError):
     """A store cannot be read or written, whichever of its files is asked."""
 
+    # As of an OSError, for those who catch both.
+    filename = None
+
+    @property
+    def strerror(self) -> str:
+        """What happened."""
+        return str(self)
+
 
 def is_address(name: str | Path) -> bool:
     """Tell whether a name is an address of one of :data:`SCHEMES`."""

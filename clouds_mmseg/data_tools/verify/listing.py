@@ -269,6 +269,12 @@ def list_files(dataset: BaseDataset) -> Listing:
             'reads local files and those of stores such as s3:// only'
         )
 
+    if '://' in folder and '://' not in root:
+        raise dataset.data_error(
+            'images and labels lie in different stores or buckets, and '
+            'verification keeps its report beside both'
+        )
+
     def below(path):
         return os.path.relpath(path, root)
 
@@ -342,7 +348,7 @@ def _orphans(dataset, samples, below, quarantined):
 
 def _left_out(dataset):
     """Images that the preparation has left out as unusable."""
-    if dataset.data_root is None or '://' in dataset.data_root:
+    if dataset.data_root is None:
         return set()
     manifest = read_manifest(dataset.data_root)
     return set(manifest.left_out) if manifest else set()

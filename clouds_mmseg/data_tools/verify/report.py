@@ -185,9 +185,8 @@ def write_reports(root: str, reports: list[SetReport]) -> None:
     try:
         write_file(path, (content + '\n').encode('utf-8', _ENCODING_ERRORS))
     except (OSError, RemoteError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f'the report {path} cannot be written: {why}.',
+            f'the report {path} cannot be written: {error.strerror}.',
             'Without it training does not know what was found. Verify as a '
             'user who may write there, or keep it in another folder, and tell '
             f'training of it, with --report-dir DIR or {REPORT_DIR_VARIABLE}.',

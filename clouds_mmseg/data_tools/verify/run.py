@@ -69,9 +69,8 @@ def verify(
     """Read every file of some datasets and store the reports.
 
     The reports are written beside the data (``clouds_verify.json``), on a
-    disk or in a store, and so
-    are the class statistics that rare-class sampling reads. Findings that were
-    accepted before stay accepted.
+    disk or in a store, and so are the class statistics that rare-class
+    sampling reads. Findings that were accepted before stay accepted.
 
     Args:
         tasks: The datasets. Of several with the same files the first is read.
@@ -361,9 +360,9 @@ def _keep_statistics(dataset, root, rows):
             root, statistics_key(dataset), dataset.metainfo['classes'], rows
         )
     except (OSError, RemoteError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
         print_log(
-            f'the class statistics in {root} cannot be written: {why}',
+            f'the class statistics in {root} cannot be written: '
+            f'{error.strerror}',
             logger='current',
             level=logging.WARNING,
         )

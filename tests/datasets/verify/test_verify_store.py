@@ -12,6 +12,7 @@ from clouds_mmseg.data_tools.verify import Task, reports_text, verify
 from clouds_mmseg.data_tools.verify.report import changes_since, report_of
 from clouds_mmseg.datasets import DataError, GeneratedDataset
 from clouds_mmseg.datasets.class_statistics import class_pixels
+from clouds_mmseg.datasets.prepared import Manifest, write_manifest
 from clouds_mmseg.datasets.sample_check import SampleCheck
 from clouds_mmseg.engine.data_check import check_labels, check_verified
 from clouds_mmseg.generate.run import generate_images
@@ -109,7 +110,7 @@ def test_a_set_in_a_store_is_reported_as_a_local_one(
     with pytest.raises(SystemExit):
         main(['verify', 'gta5', '--data-root', address, '--fix'])
     assert 'in a store, where --fix moves no files' in capsys.readouterr().err
-    assert requests['GetObject'] == 0
+    assert requests['GetObject'] <= 1
     # The same files: nothing is read again.
     with pytest.raises(SystemExit, match='0'):
         main(['verify', 'gta5', '--data-root', f'{address}/', '--accept'])
@@ -183,6 +184,46 @@ def test_a_store_that_cannot_be_written(
     assert len(list(elsewhere.glob('gta5-*/clouds_*.json'))) == 2
     report = report_of(gta(data_root=address).dataset)
     assert str(elsewhere) in report.kept_at
+
+
+def test_a_prepared_set_in_a_store(gta, pairs, files, stored):
+    for path in (pairs / 'labels').iterdir():
+        label = files.label_of([0, 1, 13, 255])
+        files.label(path.with_stem(f'{path.stem}_labelTrainIds'), label)
+        path.unlink()
+    made = Manifest(
+        name='gta5', splits={'train': 4}, left_out=['images/9.png']
+    )
+    write_manifest(pairs, made)
+    (pairs / 'left.txt').write_text('00001\n')
+    address = stored()
+    reports = [
+        verify([gta(expected=4, data_root=root, skip='left.txt')], workers=1)
+        for root in (str(pairs), address)
+    ]
+    ((local,), (found,)) = reports
+    assert found.findings == local.findings == [] and found.images == 2
+    assert found.set_aside == 1 and found.pixels == local.pixels
+    other = fileio.get_file_backend(address)
+    other.put(b'{', f'{address}/clouds_dataset.json')
+    with pytest.raises(DataError, match='s3://.*clouds_dataset.json is dam'):
+        gta(data_root=address)
+
+
+def test_images_and_labels_in_two_places(gta, stored, s3_account):
+    import s3fs
+
+    address = stored()
+    apart = dict(
+        img_path=f'{address}/images', seg_map_path=f'{address}/labels'
+    )
+    (report,) = verify([gta(data_root=None, data_prefix=apart)], workers=1)
+    assert report.findings == [] and report.root == address
+    bucket = f'{address.split("/")[2]}-2'
+    s3fs.S3FileSystem().mkdir(bucket)
+    apart['seg_map_path'] = f's3://{bucket}/labels'
+    (report,) = verify([gta(data_root=None, data_prefix=apart)], workers=1)
+    assert 'in different stores or buckets' in report.findings[0].message
 
 
 def test_mistakes_about_stores(gta, stored, s3_account, monkeypatch):
