@@ -94,6 +94,11 @@ def is_file(name: str | Path) -> bool:
     return fileio.isfile(name) if is_address(name) else os.path.isfile(name)
 
 
+def is_folder(name: str | Path) -> bool:
+    """Tell whether a path or an address is a folder."""
+    return fileio.isdir(name) if is_address(name) else os.path.isdir(name)
+
+
 def report_folder(root: str) -> str:
     """Return the folder for reports and class statistics of a data set.
 
