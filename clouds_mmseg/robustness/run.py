@@ -404,7 +404,7 @@ def _is_complete(out, file, entries, verify, stored):
 def _size(path):
     """Return the bytes of a file; None if it does not exist."""
     if is_address(path):
-        return remote.size_of(path)
+        return remote.file_size(path)
     try:
         return os.stat(path).st_size
     except OSError:

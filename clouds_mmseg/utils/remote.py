@@ -162,6 +162,19 @@ def require(address: str) -> None:
             raise RemoteError(f'{address}: there is no such file')
 
 
+def file_size(address: str) -> int | None:
+    """Return the bytes of a remote file; None if there is none.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+    """
+    try:
+        with _store(address) as (store, path):
+            return store.size(path)
+    except FileNotFoundError:
+        return None
+
+
 def list_below(address: str | Path) -> dict[str, int]:
     """List the files of a remote folder and its sub-folders.
 
@@ -214,20 +227,6 @@ def stamps_below(address: str | Path) -> dict[str, str]:
         version = str(versions[0]).strip('"') if versions else ''
         found[name] = f'{info["size"]} {version}'
     return found
-
-
-def size_of(address: str) -> int | None:
-    """Return the bytes of a remote file; None if there is none.
-
-    Raises:
-        RemoteError: See :func:`_store`.
-        OSError: The store failed.
-    """
-    with _store(address) as (store, path):
-        try:
-            return store.size(path)
-        except FileNotFoundError:
-            return None
 
 
 def _find(address):
