@@ -192,6 +192,22 @@ def pretrained_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def s3_requests(monkeypatch):
+    """Names of the requests of this process to stores, as they are sent."""
+    import s3fs
+
+    sent = []
+    call = s3fs.S3FileSystem._call_s3
+
+    def recorded(self, method, *args, **kwargs):
+        sent.append(method)
+        return call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, '_call_s3', recorded)
+    return sent
+
+
 @pytest.fixture(scope='session')
 def promptable(tmp_path_factory):
     """Folder of a tiny model of a family of transformers. Not to change."""

@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import textwrap
+from collections.abc import Iterator
 
 import mmengine.registry
 import mmseg.registry
@@ -292,7 +293,7 @@ def _wrong_numbers(cfg):
             f'train_cfg.max_iters={planned}: change both, or give the same '
             'number for a run without self-training'
         )
-    for hook in _hooks_of(cfg):
+    for hook in hook_configs(cfg):
         end = hook.get('end')
         annealing = hook.get('type') == 'MaskAnnealingHook'
         if annealing and end and isinstance(planned, int):
@@ -309,7 +310,7 @@ def _wrong_numbers(cfg):
         )
 
 
-def _hooks_of(cfg):
+def hook_configs(cfg: Config) -> Iterator[dict]:
     """Yield the configs of all hooks."""
     default = cfg.get('default_hooks')
     hooks = list(default.values()) if isinstance(default, dict) else []

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from clouds_mmseg.cli.config import dataset_configs
+from clouds_mmseg.cli.config_check import hook_configs
 from clouds_mmseg.engine.hooks.feature_cache import require_room, stored_view
 from clouds_mmseg.engine.self_training_runner import require_generated_images
 from clouds_mmseg.models.segmentors.self_training_segmentor import (
@@ -39,13 +40,13 @@ class CacheSummary:
 
     Attributes:
         images: Whose entries the cache has.
-        folder: Of the cache.
+        folder: Of the cache, or its address.
         nbytes: Size of all that is in it.
         share: What this process did of work that was shared.
     """
 
     images: int
-    folder: Path
+    folder: Path | str
     nbytes: int = 0
     share: Share | None = None
 
@@ -91,17 +92,18 @@ def fill_refiner_cache(
     refiner = MODELS.build(config).to(find_device(device))
     store = _cache_of(refiner, config)
 
-    def fill(number: int) -> str:
+    def fill(number: int) -> tuple[str, int]:
         sample = stored_view(*images[number], _WHO)
-        path = refiner.fill_cache(preprocessor.clean_rgb(sample))
-        if not path.is_file():
+        key = refiner.fill_cache(preprocessor.clean_rgb(sample))
+        size = store.size(key)
+        if size is None:
             raise UserError(
-                f'{_WHO}: {path} could not be written, the warning above '
-                'says why'
+                f'{_WHO}: {store.folder}/{store.name(key)} could not be '
+                'written, the warning above says why'
             )
-        return str(path.relative_to(store.folder))
+        return store.name(key), size
 
-    size = (store.folder / fill(0)).stat().st_size * len(images)
+    size = fill(0)[1] * len(images)
     said = require_room(
         store,
         size,
@@ -121,7 +123,7 @@ def fill_refiner_cache(
             ),
         )
         summary.share = _fill_shared(
-            store.folder, arguments, len(images), fill, lease
+            store, arguments, len(images), lambda i: fill(i)[0], lease
         )
     else:
         for number in tqdm(
@@ -132,18 +134,19 @@ def fill_refiner_cache(
     return summary
 
 
-def _fill_shared(folder, arguments, count, fill, lease):
+def _fill_shared(store, arguments, count, fill, lease):
     """Fill the cache together with other processes."""
     chunks = split(count)
     job = SharedWork(
-        folder, 'cache', arguments, chunks=len(chunks), lease=lease
+        store.folder, 'cache', arguments, chunks=len(chunks), lease=lease
     )
 
     def finish(results):
+        there = store.sizes()
         lost = [
             number
             for number, names in enumerate(results)
-            if not all((folder / name).is_file() for name in names)
+            if not there.keys() >= set(names)
         ]
         if lost:
             raise ChunksLost(lost)
@@ -153,12 +156,8 @@ def _fill_shared(folder, arguments, count, fill, lease):
 
 def _refiner_config(cfg):
     """Return the config of the refiner that training builds."""
-    hooks = [
-        *(cfg.get('custom_hooks') or []),
-        *(cfg.get('default_hooks') or {}).values(),
-    ]
-    for hook in hooks:
-        if hook and hook.get('type') == 'SAMRefineHook':
+    for hook in hook_configs(cfg):
+        if hook.get('type') == 'SAMRefineHook':
             return hook['refiner']
     raise UserError(
         f'{_WHO}: {cfg.filename} has no SAMRefineHook, so that its training '

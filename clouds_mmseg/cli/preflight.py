@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from clouds_mmseg.cli.config import dataset_configs
+from clouds_mmseg.cli.config_check import hook_configs
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.engine.self_training_runner import generation_command
 from clouds_mmseg.utils.data_root import (
@@ -24,7 +25,7 @@ from clouds_mmseg.utils.data_root import (
 )
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
-from clouds_mmseg.utils.remote import is_address
+from clouds_mmseg.utils.remote import file_size, is_address
 from clouds_mmseg.weights.frozen_backbone import find_left_out_backbone
 from clouds_mmseg.weights.io import read_metadata
 from clouds_mmseg.weights.load import (
@@ -108,8 +109,8 @@ def missing_inputs(cfg: Config, phase: str) -> list[Missing]:
 
     Args:
         phase: ``'train'``: data of training and validation, generated image
-            sets, pretrained weights, refiner, checkpoint. ``'test'``: test
-            sets and checkpoint.
+            sets, pretrained weights, refiner, checkpoint, stores of caches.
+            ``'test'``: test sets and checkpoint.
 
     Returns:
         Empty if nothing is known to be missing.
@@ -126,6 +127,7 @@ def missing_inputs(cfg: Config, phase: str) -> list[Missing]:
     found += _checkpoints(cfg, phase)
     if phase == 'train':
         found += _weights(cfg)
+        found += _stores_of_caches(cfg)
     # One folder may serve training, validation and test.
     return list({need.remedy + need.what: need for need in found}.values())
 
@@ -319,6 +321,23 @@ def _weights(cfg):
         refiner = hook.get('refiner') or {}
         found += _refiner_package(refiner)
         found += _named_weights(refiner, f'custom_hooks[{index}].refiner')
+    return found
+
+
+def _stores_of_caches(cfg):
+    """Return addresses of caches that cannot be read."""
+    found = []
+    for hook in hook_configs(cfg):
+        refiner = hook.get('refiner') or {}
+        for address in (
+            resolve_data_root(hook.get('cache_dir')),
+            refiner.get('cache_dir'),
+        ):
+            if address and is_address(address):
+                try:
+                    file_size(address)
+                except UserError as error:
+                    found.append(Missing(f'cache_dir={error}', ''))
     return found
 
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine import fileio
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.atomic import (
@@ -98,6 +99,8 @@ class ImageBank:
         writer: str | None = 'rank-00000',
     ):
         self.root = Path(root)
+        # Path or address that readers know it by.
+        self.place: Path | str = self.root
         # Through JSON and back: tuples become the lists that files hold.
         self.recipe = json.loads(json.dumps(recipe))
         self.info = info
@@ -119,9 +122,8 @@ class ImageBank:
         """
         self.writer = writer
         with self._explained():
-            if read_bank(self.root)['num'] < self.num:
-                with atomic_path(self.root / BANK_FILE) as temporary:
-                    temporary.write_bytes(self._encoded())
+            if read_bank(self.place)['num'] < self.num:
+                self._write_file(BANK_FILE, self._encoded())
 
     def begin(self) -> None:
         """Lock the shard of this process, before the first image is added.
@@ -134,7 +136,7 @@ class ImageBank:
             before, now = self.before.get(key), self.info.get(key)
             if before != now and None not in (before, now):
                 print_log(
-                    f'the image bank {self.root} was begun with {key} '
+                    f'the image bank {self.place} was begun with {key} '
                     f'{before}, the rest of it is made with {now}: its '
                     'images may differ in more than rounding',
                     logger='current',
@@ -146,31 +148,36 @@ class ImageBank:
             )
 
     def _open(self):
-        refuse_packed(self.root)
-        path = self.root / BANK_FILE
-        if not path.exists():
-            others = self.root.is_dir() and any(
-                not p.name.startswith('.') for p in self.root.iterdir()
-            )
+        refuse_packed(self.place)
+        path = os.path.join(self.place, BANK_FILE)
+        if not fileio.exists(path):
             # Checked again: another process may just have created it.
-            if others and not path.exists():
+            if self._holds_files() and not fileio.exists(path):
                 raise GenerationError(
-                    f'{self.root} holds files but no image bank '
+                    f'{self.place} holds files but no image bank '
                     f'({BANK_FILE}). Name a new or empty folder.'
                 )
-            self.root.mkdir(parents=True, exist_ok=True)
-            # Another process may do so first.
-            create_file(path, self._encoded())
-        found = read_bank(self.root)
+            self._create(self._encoded())
+        found = read_bank(self.place)
         self.before = found.get('info') or {}
         problems = recipe_differences(found['recipe'], self.recipe)
         if problems:
             raise GenerationError(
-                f'the image bank {self.root} was made otherwise:\n'
+                f'the image bank {self.place} was made otherwise:\n'
                 + '\n'.join(f'  {line}' for line in problems)
                 + '\nRun the command that it was made with, or write to '
                 'another folder, or delete this one.'
             )
+
+    def _holds_files(self):
+        return self.root.is_dir() and any(
+            not path.name.startswith('.') for path in self.root.iterdir()
+        )
+
+    def _create(self, content):
+        """Write the recipe, unless another process does so first."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        create_file(self.root / BANK_FILE, content)
 
     def _encoded(self):
         content = dict(
@@ -182,7 +189,7 @@ class ImageBank:
     def entries(self) -> dict[int, dict]:
         """Return index -> entry of the images that were made."""
         with self._explained():
-            return read_entries(self.root)
+            return read_entries(self.place)
 
     def done(
         self,
@@ -295,12 +302,10 @@ class ImageBank:
             Whether the bank is complete.
         """
         with self._explained():
-            entries = read_entries(self.root)
-            if not set(range(read_bank(self.root)['num'])) <= set(entries):
+            entries = read_entries(self.place)
+            if not set(range(read_bank(self.place)['num'])) <= set(entries):
                 return False
             self._write_manifest(entries)
-            # Of a process that was killed when it began the set.
-            remove_abandoned(leftovers(self.root / BANK_FILE))
             self.discard()
             return True
 
@@ -309,6 +314,8 @@ class ImageBank:
 
         Their entries are in the manifest.
         """
+        # Of a process that was killed when it began the set.
+        remove_abandoned(leftovers(self.root / BANK_FILE))
         if self._shard is not None:
             self._shard.remove()
         if (self.root / SHARD_FOLDER).is_dir():
@@ -319,12 +326,17 @@ class ImageBank:
 
         A complete bank may be on a read-only disk.
         """
-        path = self.root / MANIFEST_FILE
+        path = os.path.join(self.place, MANIFEST_FILE)
         payload = b''.join(encode_entry(e) for e in entries.values())
-        if path.is_file() and path.read_bytes() == payload:
+        if fileio.isfile(path) and fileio.get(path) == payload:
             return
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(payload)
+        self._write_file(MANIFEST_FILE, payload)
+
+    def publish(self) -> None:
+        """Let other processes see the entries of this one.
+
+        In a folder they always do.
+        """
 
     def close(self) -> None:
         """Release the lock on the shard of this process."""
@@ -339,12 +351,12 @@ class ImageBank:
         except OSError as error:
             if error.errno in _FULL:
                 raise GenerationError(
-                    f'the disk of {self.root} is full ({error.strerror}). '
+                    f'the disk of {self.place} is full ({error.strerror}). '
                     'Every image in the manifest is whole. Make room and run '
                     'the same command again: it continues.'
                 ) from error
             raise GenerationError(
-                f'the image bank {self.root} cannot be written: {error}'
+                f'the image bank {self.place} cannot be written: {error}'
             ) from error
 
 

@@ -9,6 +9,7 @@ missing, so it can be resumed, and several processes can share it.
 import hashlib
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from mmengine import fileio
 from mmengine.logging import print_log
 
 from clouds_mmseg.generate.backends import (
@@ -32,6 +34,7 @@ from clouds_mmseg.generate.backends import (
     request_for,
     to_uint8,
 )
+from clouds_mmseg.generate.bank_in_store import BankInStore
 from clouds_mmseg.generate.image_bank import (
     ImageBank,
     Shard,
@@ -48,7 +51,12 @@ from clouds_mmseg.utils.image_set import (
     warn_of_copies,
 )
 from clouds_mmseg.utils.images import read_image
-from clouds_mmseg.utils.remote import is_address, list_below, upload_folder
+from clouds_mmseg.utils.remote import (
+    is_address,
+    list_below,
+    upload_folder,
+    written_locally,
+)
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
     ChunksLost,
@@ -119,7 +127,7 @@ def generate_images(
     """Create the missing images of a generated image set.
 
     Args:
-        out: Folder of the set.
+        out: Folder of the set, or an address such as ``s3://bucket/bank``.
         prompts: Prompt file; None for the backend photometric, which has
             styles in their place.
         num: Size of the set. A larger number than before adds images, a
@@ -139,7 +147,8 @@ def generate_images(
             ``labels_for_evaluation``.
         shard: Share of this process; by default from its launcher.
         shared: Whether any number of processes that are started so take
-            parts of the work until it is done, in place of fixed shares.
+            parts of the work until it is done, in place of fixed shares. At
+            an address they always do.
         lease: See :class:`~clouds_mmseg.utils.shared_work.SharedWork`.
         verify: Whether to compare the hash of each existing image.
         contact_sheet: Whether to write a contact sheet at the end.
@@ -166,7 +175,19 @@ def generate_images(
             if prompts is None
             else '--backend photometric takes --styles, not --prompts'
         )
+    in_store = is_address(out)
+    shared = shared or in_store
+    if in_store and shard is not None:
+        raise GenerationError(
+            f'--out {out}: processes that write to an address take parts of '
+            'the work until it is done; leave --shard out'
+        )
     if copy_to is not None:
+        if in_store:
+            raise GenerationError(
+                f'--copy-to {copy_to}: the set is made at an address already, '
+                f'{out}; make it in a folder, or leave --copy-to out'
+            )
         if not is_address(copy_to):
             raise GenerationError(
                 f'--copy-to {copy_to} must be an address such as '
@@ -197,12 +218,11 @@ def generate_images(
             sources_digest=hash_sources(files.images, files.labels),
         )
         info['source_root'] = files.root
-    bank = ImageBank(
-        out,
-        recipe,
-        info=info,
-        num=num,
-        writer=None if shared else shard.writer,
+    writer = None if shared else shard.writer
+    bank: ImageBank = (
+        BankInStore(str(out), recipe, info=info, num=num)
+        if in_store
+        else ImageBank(out, recipe, info=info, num=num, writer=writer)
     )
     job = None
     if shared:
@@ -226,7 +246,7 @@ def generate_images(
     def complete(anew):
         warn_of_copies(out, read_entries(out).values())
         if contact_sheet:
-            _update_contact_sheet(Path(out), anew=anew)
+            _update_contact_sheet(out, anew=anew)
         if copy_to is not None:
             count = upload_folder(Path(out), copy_to, last=MANIFEST_FILE)
             print_log(f'{count} files copied to {copy_to}', logger='current')
@@ -526,6 +546,7 @@ class ImageMaker:
             for start in range(own.start, own.stop, size):
                 batch = range(start, min(start + size, num))
                 self._make_batch(batch, done, progress)
+            self.bank.publish()
 
         def finish(_):
             done = self._done(range(num))
@@ -700,13 +721,14 @@ def duration(seconds: float) -> str:
 
 def _update_contact_sheet(out, *, anew):
     """Write the contact sheet if it is missing or outdated."""
-    if not anew and (out / SHEET_FILE).is_file():
+    path = os.path.join(out, SHEET_FILE)
+    if not anew and fileio.isfile(path):
         return
     try:
         write_contact_sheet(out)
     except OSError as error:
         print_log(
-            f'{out / SHEET_FILE} is not written: {error}',
+            f'{path} is not written: {error}',
             logger='current',
             level=logging.WARNING,
         )
@@ -714,27 +736,29 @@ def _update_contact_sheet(out, *, anew):
 
 def write_contact_sheet(
     root: str | Path, *, count: int = 24, columns: int = 4
-) -> Path:
+) -> str:
     """Write ``contact_sheet.png``, with images from all over the set.
 
     Args:
-        root: Folder of the image bank.
+        root: Folder or address of the image bank.
         count: Images at most.
         columns: Of the sheet.
+
+    Returns:
+        Its path.
     """
-    root = Path(root)
     entries = list(read_entries(root).values())
     count = min(count, len(entries))
     chosen = [entries[i * len(entries) // count] for i in range(count)]
     tiles = [_tile(root, entry) for entry in chosen]
     columns = min(columns, count)
     sheet = grid([tiles[i : i + columns] for i in range(0, count, columns)])
-    path = root / SHEET_FILE
-    with atomic_path(path) as temporary:
+    path = os.path.join(root, SHEET_FILE)
+    with written_locally(path) as local, atomic_path(local) as temporary:
         sheet.save(temporary)
     return path
 
 
 def _tile(root, entry):
-    image = resize(read_image(root / entry['file']), _WIDTH)
+    image = resize(read_image(os.path.join(root, entry['file'])), _WIDTH)
     return caption_below(image, f'{entry["index"]}: {entry["prompt"]}')

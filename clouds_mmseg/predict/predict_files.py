@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_text
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES
 from clouds_mmseg.utils.images import ImageFileError
-from clouds_mmseg.utils.remote import is_address, list_below, upload
+from clouds_mmseg.utils.remote import is_address, list_below, remove, upload
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
     ChunksLost,
@@ -120,6 +120,24 @@ class _Options:
     def _name(self, path):
         return path.relative_to(self.root).as_posix()
 
+    def write_failed(self, name: str, failed: dict[str, str]) -> None:
+        """List what could not be read; a list of before is removed."""
+        if failed:
+            lines = (f'{one}: {why}' for one, why in failed.items())
+            with atomic_path(self.root / name) as temporary:
+                temporary.write_text('\n'.join(lines) + '\n')
+            self.flush()
+        elif self.address is not None:
+            remove(self.address, [name])
+        else:
+            (self.root / name).unlink(missing_ok=True)
+
+    def listed(self) -> '_Options':
+        """Return these options with what is in the store by now."""
+        if self.address is None:
+            return self
+        return replace(self, uploaded=frozenset(list_below(self.address)))
+
     def flush(self) -> None:
         """Move what was written to the store, if that is where it goes."""
         if self.address is None:
@@ -183,11 +201,6 @@ def predict_files(
     if seconds is not None and seconds <= 0:
         raise UserError(f'seconds must be above 0, got {seconds}')
     TemporalSmoothing(smooth)  # Refuses a wrong weight.
-    if shared is not None and is_address(out):
-        raise UserError(
-            f'{out}: processes share work through a folder that all of them '
-            'have; give such a folder, or leave --shared out'
-        )
     found = find_inputs(inputs, out)
     if any(one.kind == 'video' for one in found):
         load_av()
@@ -202,11 +215,15 @@ def predict_files(
             options = set_up(
                 root=Path(folder), address=address, uploaded=there
             )
-            return _predict_share(segmenter, found, options)
+            return _predict(segmenter, found, options, shared, lease)
     options = set_up(root=make_output_folder(out))
-    if shared is not None:
-        return _predict_shared(segmenter, found, options, dict(shared), lease)
-    return _predict_share(segmenter, found, options)
+    return _predict(segmenter, found, options, shared, lease)
+
+
+def _predict(segmenter, found, options, shared, lease):
+    if shared is None:
+        return _predict_share(segmenter, found, options)
+    return _predict_shared(segmenter, found, options, dict(shared), lease)
 
 
 def _predict_share(segmenter, found, options):
@@ -231,11 +248,8 @@ def _predict_share(segmenter, found, options):
         _predict_other(segmenter, one, options, summary)
         options.flush()
     alone = shard.world == 1
-    _write_failed(
-        options.root / ('failed.txt' if alone else f'failed_{shard.rank}.txt'),
-        summary.failed,
-    )
-    options.flush()
+    name = 'failed.txt' if alone else f'failed_{shard.rank}.txt'
+    options.write_failed(name, summary.failed)
     # Not of several processes: a launcher would stop the others.
     if alone:
         _refuse_nothing(summary)
@@ -275,6 +289,14 @@ def _predict_shared(segmenter, found, options, model, lease):
             '--shared out'
         )
     images, others = _by_kind(found)
+    if others and options.address is not None:
+        # Files of one appear there one after another, and which of them are
+        # whole cannot be told.
+        raise UserError(
+            f'{others[0].name}: processes cannot share videos whose results '
+            f'go to an address ({options.address}); write to a folder, or '
+            'leave --shared out'
+        )
     size = options.batch_size
     parts = [
         images[start : start + size] for start in range(0, len(images), size)
@@ -283,7 +305,7 @@ def _predict_shared(segmenter, found, options, model, lease):
     chunks = split(len(units))
     ids = options.label_ids
     job = SharedWork(
-        options.root,
+        options.address or options.root,
         'predict',
         dict(
             model=model,
@@ -300,26 +322,30 @@ def _predict_shared(segmenter, found, options, model, lease):
 
     def work(chunk):
         own = [units[index] for index in chunks[chunk.number]]
+        # Of what was begun, some may be there.
+        known = options.listed() if chunk.begun else options
         for part in own:
             for one in part:
                 options.sweep(one)
-            if all(options.is_done(one) for one in part):
+            if all(known.is_done(one) for one in part):
                 summary.existing += len(part)
             elif part[0].kind == 'image':
                 _predict_images(segmenter, part, options, summary)
             else:
                 _predict_other(segmenter, part[0], options, summary)
+            options.flush()
         names = [one.name for part in own for one in part]
         return {k: v for k, v in summary.failed.items() if k in names}
 
     def finish(results):
         failed = {k: v for part in results for k, v in part.items()}
+        known = options.listed()
         lost = [
             number
             for number, chunk in enumerate(chunks)
             for index in chunk
             for one in units[index]
-            if one.name not in failed and not options.is_done(one)
+            if one.name not in failed and not known.is_done(one)
         ]
         if lost:
             raise ChunksLost(lost)
@@ -330,7 +356,7 @@ def _predict_shared(segmenter, found, options, model, lease):
         }:
             for path in leftovers(folder / '*.*'):
                 path.unlink(missing_ok=True)
-        _write_failed(options.root / 'failed.txt', failed)
+        options.write_failed('failed.txt', failed)
         return failed if len(failed) == len(found) else {}
 
     summary.share = job.run(work, finish)
@@ -358,16 +384,6 @@ def make_output_folder(out: str | Path) -> Path:
     if not os.access(root, os.W_OK):
         raise UserError(f'the output folder {out} cannot be written')
     return root
-
-
-def _write_failed(path, failed):
-    """List what could not be read; a list of an earlier call is removed."""
-    if not failed:
-        path.unlink(missing_ok=True)
-        return
-    lines = (f'{name}: {why}' for name, why in failed.items())
-    with atomic_path(path) as temporary:
-        temporary.write_text('\n'.join(lines) + '\n')
 
 
 def _predict_images(segmenter, part, options, summary):

@@ -4,7 +4,6 @@ Shape letters: H, W of the image; K classes of S words; h, w of the scores.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,12 +25,12 @@ from clouds_mmseg.refine.concept_model import (
     find_concept_model,
 )
 from clouds_mmseg.refine.prediction_cache import (
+    CachingRefiner,
     pack_arrays,
     unpack_arrays,
 )
 from clouds_mmseg.refine.sam_refiner import UNCOVERED
 from clouds_mmseg.refine.transformers_model import DTYPES
-from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text
@@ -43,7 +42,7 @@ _WORD_BATCH = (1, 4)
 
 
 @MODELS.register_module()
-class ConceptRefiner:
+class ConceptRefiner(CachingRefiner):
     """Refine by SAM 3, prompted by the names of the classes.
 
     The score of a class in a pixel is the largest of its words', each as
@@ -86,10 +85,10 @@ class ConceptRefiner:
             ``bfloat16``.
         word_batch: Words at once. None is 4 on CUDA and 1 on the CPU.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of the words' embeddings and of each
-            image's scores, (K, h, w) in half precision: 3 MB before
+        cache_dir: Folder or address of a cache of the words' embeddings and
+            of each image's scores, (K, h, w) in half precision: 3 MB before
             compression for 19 classes and 288 x 288. None disables the cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range, two classes have a word in
@@ -151,7 +150,7 @@ class ConceptRefiner:
         )
         self.word_batch = word_batch
         self.ignore_index = ignore_index
-        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
+        super().__init__(cache_dir, cache_bytes)
         self.model = ConceptModel(
             weights,
             [word for words in self.words.values() for word in words],
@@ -228,37 +227,24 @@ class ConceptRefiner:
             (K, H, W) float32 in [0, 1] on the model's device.
         """
         size = array.shape[:2]
-        low = torch.from_numpy(self._low_scores(array)).to(self.model.device)
+        low = torch.from_numpy(self._of_image(array, hash_array(array)))
+        low = low.to(self.model.device)
         return F.interpolate(
             low.float()[None], size=size, mode='bilinear', align_corners=False
         )[0]
 
-    def fill_cache(self, image: Tensor) -> Path:
-        """Keep the scores of an image in the cache before training.
-
-        Args:
-            image: (3, H, W) uint8 RGB.
-
-        Returns:
-            Their file; it does not exist if it could not be written.
-        """
-        assert self.cache is not None
-        array = as_rgb_array(image)
-        self._low_scores(array)
-        return self.cache.path(self._key(array))
-
-    def _key(self, array):
+    def _image_key(self, name: str) -> str:
         return hash_text(
             'concepts',
-            hash_array(array),
+            name,
             self.model.identity,
             list(self.words.values()),
             *self.rules,
         )
 
-    def _low_scores(self, array):
+    def _of_image(self, array: np.ndarray, name: str) -> np.ndarray:
         """Return the scores before they are upscaled, (K, h, w) float16."""
-        key = self._key(array)
+        key = self._image_key(name)
         stored = self.cache.get(key) if self.cache else None
         if stored is not None:
             return unpack_arrays(stored)['scores']

@@ -1,7 +1,5 @@
 """Refine labels by a majority vote within the masks of an image."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from mmseg.registry import MODELS
@@ -23,6 +21,7 @@ from clouds_mmseg.refine.mask_vote import (
     vote_in_segments,
 )
 from clouds_mmseg.refine.prediction_cache import (
+    CachingRefiner,
     SAMPredictions,
     pack,
     unpack,
@@ -36,7 +35,6 @@ from clouds_mmseg.refine.transformers_sam import (
     TransformersSAM,
     require_prompted_model,
 )
-from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text
@@ -50,7 +48,7 @@ _SOURCES = (
 
 
 @MODELS.register_module()
-class MajorityVoteRefiner:
+class MajorityVoteRefiner(CachingRefiner):
     """Give each mask of the image the most frequent label of its pixels.
 
     As in SAM4UDASS (TIV 2024), which reports more than 3 mIoU on labels of
@@ -89,9 +87,9 @@ class MajorityVoteRefiner:
         prompt_batch: Points that are decoded at once. None is 16 on CUDA and
             2 on the CPU.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of each image's masks, at one bit a
-            pixel, compressed. None disables the cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_dir: Folder or address of a cache of each image's masks, at one
+            bit a pixel, compressed. None disables the cache.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range, not exactly one source of
@@ -174,7 +172,7 @@ class MajorityVoteRefiner:
             )
             self.cache = self.superpixels.cache
             return
-        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
+        super().__init__(cache_dir, cache_bytes)
         if source == 'weights':
             self.sam = TransformersSAM(str(weights), dtype=dtype, what=_WHAT)
         else:
@@ -224,7 +222,7 @@ class MajorityVoteRefiner:
             segments = self.superpixels.segment(array)
             refined = vote_in_segments(given, segments, rules)
         else:
-            found = self._masks(array)
+            found = self._masks(array, hash_array(array))
             refined = vote_in_masks(
                 given,
                 found.masks,
@@ -235,33 +233,22 @@ class MajorityVoteRefiner:
             )
         return torch.from_numpy(refined).to(label.device)
 
-    def fill_cache(self, image: Tensor) -> Path:
-        """Keep the masks of an image in the cache before training.
-
-        Args:
-            image: (3, H, W) uint8 RGB.
-
-        Returns:
-            Their file; it does not exist if it could not be written.
-        """
+    def _of_image(self, array: np.ndarray, name: str) -> object:
         if self.superpixels is not None:
-            return self.superpixels.fill_cache(image)
-        assert self.cache is not None
-        array = as_rgb_array(image)
-        self._masks(array)
-        return self.cache.path(self._key(array))
+            return self.superpixels._of_image(array, name)
+        return self._masks(array, name)
 
-    def _key(self, array):
+    def _image_key(self, name: str) -> str:
+        if self.superpixels is not None:
+            return self.superpixels._image_key(name)
         assert self.sam is not None
-        return hash_text(
-            'masks', hash_array(array), self.sam.identity, *self.mask_rules
-        )
+        return hash_text('masks', name, self.sam.identity, *self.mask_rules)
 
-    def _masks(self, array: np.ndarray) -> SAMPredictions:
+    def _masks(self, array: np.ndarray, name: str) -> SAMPredictions:
         """Find the masks of an image, or read them from the cache."""
         assert self.sam is not None
         size = array.shape[:2]
-        key = self._key(array)
+        key = self._image_key(name)
         stored = self.cache.get(key) if self.cache else None
         if stored is not None:
             return unpack(stored, size[1])

@@ -5,8 +5,51 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from clouds_mmseg.refine.arguments import as_rgb_array
 from clouds_mmseg.refine.prompted_model import Embedding
+from clouds_mmseg.utils.array_cache import ArrayCache
+from clouds_mmseg.utils.hashing import hash_array
+
+
+class CachingRefiner:
+    """Base of refiners that keep what they compute of an image alone.
+
+    A subclass has ``_of_image(array, name)``, which computes or reads it, and
+    ``_image_key(name)``, its key; ``name`` is the hash of the image.
+
+    Args:
+        cache_dir: Folder of the cache, or its address in a store. None for no
+            cache.
+        cache_bytes: Bound on its size.
+
+    Attributes:
+        cache: None without ``cache_dir``.
+    """
+
+    def __init__(self, cache_dir: str | None, cache_bytes: int):
+        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
+
+    def fill_cache(self, image: Tensor) -> str:
+        """Keep what is computed of an image alone, before training.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+
+        Returns:
+            Key of its entry, which is absent if it could not be written.
+        """
+        array = as_rgb_array(image)
+        name = hash_array(array)
+        self._of_image(array, name)
+        return self._image_key(name)
+
+    def _of_image(self, array: np.ndarray, name: str) -> object:
+        raise NotImplementedError
+
+    def _image_key(self, name: str) -> str:
+        raise NotImplementedError
 
 
 class SAMPredictions(NamedTuple):

@@ -3,7 +3,6 @@
 Shape letters: H, W of the image; N prompts of P points each.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from clouds_mmseg.refine.arguments import (
     check_range,
 )
 from clouds_mmseg.refine.prediction_cache import (
+    CachingRefiner,
     SAMPredictions,
     no_predictions,
     pack,
@@ -43,7 +43,6 @@ from clouds_mmseg.refine.transformers_sam import (
     TransformersSAM,
     require_prompted_model,
 )
-from clouds_mmseg.utils.array_cache import ArrayCache
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.hashing import hash_array, hash_text
 
@@ -53,7 +52,7 @@ UNCOVERED = ('ignore', 'keep')
 PROMPT_BATCH = (2, 16)
 
 
-class ComponentRefiner:
+class ComponentRefiner(CachingRefiner):
     """Replace the components of a label by the masks of a prompted model.
 
     CLOUDS (arXiv 2312.09788, section 3.3), with the values of its official
@@ -93,12 +92,12 @@ class ComponentRefiner:
             where more are slower: their maps do not fit the CPU's caches.
         seed: Of the points.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of each image's embedding and last
-            predictions. Embeddings are stored in half precision, 2.1 MB each
-            with the published SAMs, and used in half precision the first
+        cache_dir: Folder or address of a cache of each image's embedding and
+            last predictions. Embeddings are stored in half precision, 2.1 MB
+            each with the published SAMs, and used in half precision the first
             time too; predictions are small beside them. None disables the
             cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range.
@@ -149,7 +148,7 @@ class ComponentRefiner:
         self.prompt_batch = prompt_batch
         self.seed = seed
         self.ignore_index = ignore_index
-        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
+        super().__init__(cache_dir, cache_bytes)
 
     def to(self, device: str | torch.device) -> 'ComponentRefiner':
         """Move the model to a device and return the refiner itself."""
@@ -183,21 +182,6 @@ class ComponentRefiner:
         if self.uncovered == 'keep':
             refined = torch.where(refined == self.ignore_index, label, refined)
         return refined
-
-    def fill_cache(self, image: Tensor) -> Path:
-        """Keep the embedding of an image in the cache before training.
-
-        Args:
-            image: (3, H, W) uint8 RGB.
-
-        Returns:
-            Its file; it does not exist if it could not be written.
-        """
-        assert self.cache is not None
-        array = as_rgb_array(image)
-        name = hash_array(array)
-        self._embed(array, name)
-        return self.cache.path(self._embedding_key(name))
 
     def _prompts(
         self, label: np.ndarray, name: str
@@ -264,7 +248,7 @@ class ComponentRefiner:
         Returns:
             The predictions of the prompts, in their order.
         """
-        embedding = self._embed(array, name)
+        embedding = self._of_image(array, name)
         size = array.shape[:2]
         batch_size = (
             self.prompt_batch or PROMPT_BATCH[self.sam.device.type == 'cuda']
@@ -284,14 +268,14 @@ class ComponentRefiner:
             points, torch.cat(masks).numpy(), torch.cat(qualities).numpy()
         )
 
-    def _embedding_key(self, name: str) -> str:
+    def _image_key(self, name: str) -> str:
         return hash_text(name, self.sam.identity)
 
-    def _embed(self, array: np.ndarray, name: str) -> Embedding:
+    def _of_image(self, array: np.ndarray, name: str) -> Embedding:
         """Return the embedding of the image."""
         if not self.cache:
             return self.sam.embed(array)
-        key = self._embedding_key(name)
+        key = self._image_key(name)
         stored = self.cache.get(key)
         if stored is None:
             stored = pack_embedding(self.sam.embed(array))

@@ -4,7 +4,6 @@ Shape letters: H, W of the image.
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from clouds_mmseg.refine.mask_vote import (
     VoteRules,
     vote_in_segments,
 )
-from clouds_mmseg.utils.array_cache import ArrayCache
+from clouds_mmseg.refine.prediction_cache import CachingRefiner
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.hashing import hash_array, hash_text
@@ -32,7 +31,7 @@ METHODS = ('felzenszwalb', 'slic')
 
 
 @MODELS.register_module()
-class SuperpixelRefiner:
+class SuperpixelRefiner(CachingRefiner):
     """Majority vote in superpixels of the image with a clear majority.
 
     The defaults were chosen on real driving photographs (CamVid, 480 x 360)
@@ -57,9 +56,9 @@ class SuperpixelRefiner:
         num_segments: SLIC: approximate number of segments.
         compactness: SLIC: larger means squarer segments.
         ignore_index: Label of unlabelled pixels.
-        cache_dir: Folder of a cache of each image's segments. None disables
-            the cache.
-        cache_bytes: Bound on the size of that folder.
+        cache_dir: Folder or address of a cache of each image's segments.
+            None disables the cache.
+        cache_bytes: Bound on its size.
 
     Raises:
         UserError: If an argument is out of range or scikit-image is not
@@ -116,7 +115,7 @@ class SuperpixelRefiner:
                 start_label=0,
             )
         self._identity = hash_text(method, sorted(self._options.items()))
-        self.cache = ArrayCache(cache_dir, cache_bytes) if cache_dir else None
+        super().__init__(cache_dir, cache_bytes)
         print_log(
             f'SuperpixelRefiner: {method} {self._options}, purity {purity}',
             'current',
@@ -136,32 +135,21 @@ class SuperpixelRefiner:
         Returns:
             (H, W) int64, indices of segments from 0.
         """
+        return self._of_image(image, hash_array(image) if self.cache else '')
+
+    def _of_image(self, array: np.ndarray, name: str) -> np.ndarray:
         if not self.cache:
-            return self._function(image, **self._options)
-        key = self._key(image)
+            return self._function(array, **self._options)
+        key = self._image_key(name)
         segments = self.cache.get(key)
         if segments is None:
-            segments = self._function(image, **self._options)
+            segments = self._function(array, **self._options)
             smallest = np.min_scalar_type(int(segments.max()))
             self.cache.put(key, segments.astype(smallest))
         return segments.astype(np.int64)
 
-    def fill_cache(self, image: Tensor) -> Path:
-        """Keep the segments of an image in the cache before training.
-
-        Args:
-            image: (3, H, W) uint8 RGB.
-
-        Returns:
-            Their file; it does not exist if it could not be written.
-        """
-        assert self.cache is not None
-        array = as_rgb_array(image)
-        self.segment(array)
-        return self.cache.path(self._key(array))
-
-    def _key(self, image: np.ndarray) -> str:
-        return hash_text(hash_array(image), self._identity)
+    def _image_key(self, name: str) -> str:
+        return hash_text(name, self._identity)
 
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
         """Refine the label of an image.

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine import fileio
@@ -108,10 +109,17 @@ def read_entries(root: str | Path) -> dict[int, dict]:
     """
     entries = {}
     # A rank that finishes writes the manifest before it removes the shards,
-    # so a reader that begins with the shards misses nothing. A set in a store
-    # has none, as it is copied there when it is complete.
-    shards = sorted(Path(root).glob(f'{SHARD_FOLDER}/*.jsonl'))
-    for path in (*shards, os.path.join(root, MANIFEST_FILE)):
+    # so a reader that begins with the shards misses nothing.
+    shards = os.path.join(root, SHARD_FOLDER)
+    names: list[str] = []
+    with suppress(FileNotFoundError):
+        names += fileio.list_dir_or_file(
+            shards, list_dir=False, suffix='.jsonl'
+        )
+    for path in (
+        *(os.path.join(shards, name) for name in sorted(names)),
+        os.path.join(root, MANIFEST_FILE),
+    ):
         try:
             lines = fileio.get(path).split(b'\n')
         except FileNotFoundError:

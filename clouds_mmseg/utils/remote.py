@@ -277,8 +277,10 @@ def remove(folder: str, names: Iterable[str]) -> None:
         OSError: The store failed.
     """
     with _store(folder) as (store, path), suppress(FileNotFoundError):
-        # In one request, where the store can.
-        store.rm([f'{path}/{name}' for name in names])
+        files = [f'{path}/{name}' for name in names]
+        if files:
+            # In one request, where the store can.
+            store.rm(files)
 
 
 def read_range(address: str, start: int, length: int) -> bytes:

@@ -22,7 +22,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -281,15 +281,15 @@ class SharedWork:
         busy = 0.0
         lost = False
         while True:
-            names = self._names()
-            if self._ended(names):
+            there = self.files.names(self._folder)
+            if self._ended(there):
                 break
             free = [
                 _chunk(n)
                 for n in range(self.chunks)
-                if _marker(n) not in names
+                if _marker(n) not in there
             ]
-            held = self.files.take(self._folder, free or [_FINISH])
+            held = self.files.take(self._folder, free or [_FINISH], there)
             if held is None:
                 # Others have the rest.
                 time.sleep(min(_LONGEST_WAIT, self.lease / 10))
@@ -349,27 +349,33 @@ class SharedWork:
         The one that ends the job removes all files but its own, also what
         a process that it took for dead is just writing.
         """
-        if self._ended(self._names()):
+        if self._ended():
             return False
         try:
             return self.files.create(
                 f'{self._folder}/{name}', json.dumps(content).encode()
             )
         except FileNotFoundError:
-            if not self._ended(self._names()):
+            if not self._ended():
                 raise
             return False
 
-    def _names(self):
-        return self.files.names(self._folder)
+    def _ended(self, there: Collection[str] = ()):
+        """Tell whether the job has ended, perhaps long ago.
 
-    def _ended(self, names):
-        """Tell whether the job has ended, perhaps long ago."""
-        return _END in names or not (names or self.files.exists(self._job))
+        Args:
+            there: Names of its folder, if they were just listed.
+        """
+        if there:
+            return _END in there
+        # A later job has removed it.
+        return self._exists(_END) or not self.files.exists(self._job)
+
+    def _exists(self, name):
+        return self.files.exists(f'{self._folder}/{name}')
 
     def _is_done(self, number):
-        names = self._names()
-        return _marker(number) in names or self._ended(names)
+        return self._exists(_marker(number)) or self._ended()
 
     def _finish(self, finish):
         """Finish the job, mark it as ended and remove its chunks' files.
@@ -377,7 +383,7 @@ class SharedWork:
         Returns:
             Whether this process did; False if another one has.
         """
-        if self._ended(self._names()):
+        if self._ended():
             return False
         try:
             result = finish(
@@ -387,7 +393,7 @@ class SharedWork:
                 ]
             )
         except Exception:
-            if not self._ended(self._names()):
+            if not self._ended():
                 raise
             return False
         end = dict(worker=self.worker, time=time.ctime(), result=result)
@@ -395,7 +401,8 @@ class SharedWork:
             return False
         # The job has ended, even if the disk keeps what is left of it.
         with suppress(OSError):
-            self.files.remove(self._folder, self._names() - {_END})
+            left = set(self.files.names(self._folder)) - {_END}
+            self.files.remove(self._folder, left)
         return True
 
 

@@ -16,7 +16,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -92,12 +92,16 @@ class FolderFiles:
         """
         (self.root / folder).mkdir(parents=True, exist_ok=True)
 
-    def names(self, folder: str = '') -> set[str]:
-        """Return the names in a folder; none if it does not exist."""
+    def names(self, folder: str = '') -> dict[str, str]:
+        """List a folder; one that does not exist is empty.
+
+        Returns:
+            Name -> version of the file, where :meth:`take` needs it.
+        """
         try:
-            return set(os.listdir(self.root / folder))
+            return dict.fromkeys(os.listdir(self.root / folder), '')
         except FileNotFoundError:
-            return set()
+            return {}
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file."""
@@ -134,7 +138,9 @@ class FolderFiles:
         """Remove a folder with what is in it."""
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
-    def take(self, folder: str, names: Sequence[str]) -> Held | None:
+    def take(
+        self, folder: str, names: Sequence[str], there: Mapping[str, str]
+    ) -> Held | None:
         """Take the first lease that is free or forgotten.
 
         A holder of this machine that has ended is known to filelock at once.
@@ -142,6 +148,7 @@ class FolderFiles:
         Args:
             folder: Of the leases.
             names: Without suffix.
+            there: What :meth:`names` has just found in the folder.
 
         Returns:
             The lease; None if others have them all.
@@ -244,13 +251,20 @@ class StoreFiles:
                 'a folder, or let one process work without --shared'
             )
 
-    def names(self, folder: str = '') -> set[str]:
-        """Return the paths below a folder."""
-        return set(remote.list_below(self.where(folder)))
+    def names(self, folder: str = '') -> dict[str, str]:
+        """List the paths below a folder, with versions."""
+        return remote.list_versions(self.where(folder))
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is a file."""
-        return remote.exists(self.where(name))
+        """Tell whether there is a file that is not empty.
+
+        In one request: clients ask twice for what is not there, as it might
+        be a folder.
+        """
+        try:
+            return bool(remote.read_range(self.where(name), 0, 1))
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         """Read a file; FileNotFoundError if there is none."""
@@ -262,19 +276,20 @@ class StoreFiles:
 
     def remove(self, folder: str, names: Iterable[str]) -> None:
         """Remove files of a folder; what is not there is passed over."""
-        if names := list(names):
-            remote.remove(self.where(folder), names)
+        remote.remove(self.where(folder), names)
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder with what is in it."""
         self.remove(folder, self.names(folder))
 
-    def take(self, folder: str, names: Sequence[str]) -> Held | None:
+    def take(
+        self, folder: str, names: Sequence[str], there: Mapping[str, str]
+    ) -> Held | None:
         """Take a lease that nobody has, or one that is forgotten.
 
         As that of :class:`FolderFiles`.
         """
-        newest = self._newest(folder)
+        newest = _newest(there)
         free = [name for name in names if name not in newest]
         # Not in their order: all processes would try the same ones.
         while free:
@@ -290,16 +305,6 @@ class StoreFiles:
                     self.remove(folder, [_lease_name(name, generation)])
                     return held
         return None
-
-    def _newest(self, folder):
-        """Return name -> generation and version of the newest lease."""
-        newest: dict[str, tuple[int, str]] = {}
-        for file, version in remote.list_versions(self.where(folder)).items():
-            if file.endswith(LEASE_SUFFIX):
-                name, generation = file.removesuffix(LEASE_SUFFIX).split('.')
-                found = (int(generation), version)
-                newest[name] = max(found, newest.get(name, found))
-        return newest
 
     def _forgotten(self, folder, name, found):
         """Tell whether a lease has not changed for its time."""
@@ -338,6 +343,17 @@ class StoreFiles:
                 if not self.exists(file):
                     return
                 fileio.put(_stamp(), self.where(file))
+
+
+def _newest(there):
+    """Return name -> generation and version of the newest lease."""
+    newest: dict[str, tuple[int, str]] = {}
+    for file, version in there.items():
+        if file.endswith(LEASE_SUFFIX):
+            name, generation = file.removesuffix(LEASE_SUFFIX).split('.')
+            found = (int(generation), version)
+            newest[name] = max(found, newest.get(name, found))
+    return newest
 
 
 def _lease_name(name, generation):

@@ -9,7 +9,7 @@ from tiny_run import read_config
 from clouds_mmseg.cli.config import build_runner
 from clouds_mmseg.datasets import KeepCleanView
 from clouds_mmseg.engine import FeatureCacheHook
-from clouds_mmseg.engine.hooks import feature_cache
+from clouds_mmseg.utils import array_cache
 from clouds_mmseg.utils.errors import UserError
 
 
@@ -37,7 +37,7 @@ def test_the_size_is_told_and_the_disk_asked(
 ):
     usage = namedtuple('usage', 'free')
     monkeypatch.setattr(
-        feature_cache.shutil, 'disk_usage', lambda _: usage(10_000)
+        array_cache.shutil, 'disk_usage', lambda _: usage(10_000)
     )
     hook = FeatureCacheHook(str(tmp_path))
     with pytest.raises(UserError, match='of 5 images in 1 view .*make room'):

@@ -10,12 +10,10 @@ from every_refiner_run import every_refiner
 from mmseg.registry import MODELS
 from self_training_run import write_bank, write_self_training
 from tiny_run import read_config
-from tiny_sam import build_tiny_sam
 
 from clouds_mmseg.cli import fill_cache
 from clouds_mmseg.cli.config import build_runner
-from clouds_mmseg.engine.hooks import feature_cache
-from clouds_mmseg.refine.sam_model import PromptedSAM
+from clouds_mmseg.utils import array_cache
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg_cli.cache import main
 
@@ -24,24 +22,6 @@ from clouds_mmseg_cli.cache import main
 def config(tmp_path_factory, tiny_data):
     folder = tmp_path_factory.mktemp('fill_cache')
     return write_self_training(folder, tiny_data, write_bank(folder))
-
-
-@pytest.fixture
-def tiny_sam(tmp_path, monkeypatch):
-    """Weights of a small ``vit_b``, and how often it has embedded."""
-    registry = pytest.importorskip('segment_anything').sam_model_registry
-    monkeypatch.setitem(registry, 'vit_b', build_tiny_sam)
-    torch.manual_seed(0)
-    torch.save(build_tiny_sam().state_dict(), tmp_path / 'sam.pth')
-    calls = []
-    embed = PromptedSAM.embed
-
-    def counted(self, image):
-        calls.append(image.shape)
-        return embed(self, image)
-
-    monkeypatch.setattr(PromptedSAM, 'embed', counted)
-    return tmp_path / 'sam.pth', calls
 
 
 def use_refiner(config, path, refiner):
@@ -57,7 +37,7 @@ def use_refiner(config, path, refiner):
 def test_training_computes_no_embedding_and_the_same_bits(
     tmp_path, config, tiny_sam
 ):
-    weights, calls = tiny_sam
+    sam, calls = tiny_sam
     changes = dict(
         train_cfg__max_iters=5,
         train_cfg__val_interval=5,
@@ -65,14 +45,7 @@ def test_training_computes_no_embedding_and_the_same_bits(
     )
 
     def train(name):
-        refiner = dict(
-            type='SAMRefiner',
-            variant='vit_b',
-            checkpoint=str(weights),
-            min_area=40,
-            points_per_component=2,
-            cache_dir=str(tmp_path / name),
-        )
+        refiner = dict(sam, cache_dir=str(tmp_path / name))
         path = use_refiner(config, tmp_path / f'{name}.py', refiner)
         if name == 'filled':
             main([path])
@@ -115,7 +88,7 @@ def test_each_refiner_finds_what_was_kept(
         given = given if cfg['type'] == 'ConceptRefiner' else given[:2]
         expected = refiner(*given)
         shutil.rmtree(refiner.cache.folder)
-        assert refiner.fill_cache(image).is_file()
+        assert refiner.cache.size(refiner.fill_cache(image))
         with monkeypatch.context() as patch:
             segments = getattr(refiner, 'superpixels', None) or refiner
             for holder, name in (
@@ -147,7 +120,7 @@ def test_the_size_is_told_and_what_does_not_fit_is_refused(
     assert len(list(folder.rglob('*.arr'))) == 1
     usage = namedtuple('usage', 'free')
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache.shutil, 'disk_usage', lambda _: usage(10))
+        patch.setattr(array_cache.shutil, 'disk_usage', lambda _: usage(10))
         with pytest.raises(UserError, match='free: make room'):
             fill()
     least = str(caught.value).partition('at least cache_bytes=')[2]

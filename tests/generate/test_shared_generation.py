@@ -1,14 +1,20 @@
 """An image set that processes make together."""
 
+import multiprocessing
+import time
+
 import numpy as np
 import pytest
 from interrupted_work import share_with_interruptions, tree
+from mmengine import fileio
 from PIL import Image
 
+from clouds_mmseg.datasets import GeneratedDataset
 from clouds_mmseg.generate import run
 from clouds_mmseg.generate.image_bank import Shard
 from clouds_mmseg.generate.run import generate_images
-from clouds_mmseg.utils.errors import UserError
+from clouds_mmseg.utils.errors import GenerationError, UserError
+from clouds_mmseg.utils.remote import list_below
 
 
 @pytest.fixture
@@ -97,3 +103,84 @@ def test_other_arguments_are_refused_and_change_nothing(tmp_path, options):
             generate_images(out, shared=True, **options | change)
     assert tree(out) == before
     assert generate_images(out, shared=True, **options).created == 9
+
+
+def stored(address):
+    """Path below an address -> bytes; without ``.work``."""
+    return {
+        name: fileio.get(f'{address}/{name}') for name in list_below(address)
+    }
+
+
+def test_a_set_in_a_store_has_the_files_of_one_in_a_folder(
+    tmp_path, options, s3_folder
+):
+    one, options['num'] = tmp_path / 'one', 4
+    generate_images(one, **options)
+    add = run._add
+
+    def fail(bank, backend, request, generated):
+        if len(bank.entries()) == 2:
+            raise GenerationError('stopped')
+        add(bank, backend, request, generated)
+        bank.publish()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, '_add', fail)
+        with pytest.raises(GenerationError, match='stopped'):
+            generate_images(s3_folder, **options)
+    assert generate_images(s3_folder, **options).created == 2
+    assert stored(s3_folder) == tree(one)
+    # Once more, for more images and after one was lost.
+    fileio.remove(f'{s3_folder}/images/000003.png')
+    options['num'] = 6
+    generate_images(one, **options)
+    assert generate_images(s3_folder, **options).created == 3
+    assert stored(s3_folder) == tree(one)
+    assert len(GeneratedDataset(bank=s3_folder, pipeline=[])) == 6
+
+
+def test_images_in_a_store_of_a_killed_process_are_made_again(
+    tmp_path, options, s3_folder
+):
+    options['num'] = 4
+    generate_images(tmp_path / 'one', **options)
+
+    def stop_in_the_middle():
+        add = run._add
+
+        def add_and_wait(*args):
+            add(*args)
+            (tmp_path / 'made').touch()
+            time.sleep(60)
+
+        run._add = add_and_wait
+        generate_images(s3_folder, **options)
+
+    fork = multiprocessing.get_context('fork')
+    killed = fork.Process(target=stop_in_the_middle)
+    killed.start()
+    while not (tmp_path / 'made').exists():
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    summary = generate_images(s3_folder, **options)
+    assert summary.created == 4 and summary.share.taken_over == 1
+    assert stored(s3_folder) == tree(tmp_path / 'one')
+
+
+@pytest.mark.parametrize(
+    'change, named',
+    [
+        (dict(copy_to='s3://other/bank'), 'copy-to.*at an address already'),
+        (dict(shard=Shard(0, 2)), 'leave --shard out'),
+        (dict(), r'holds files but no image bank \(bank.json\)'),
+    ],
+)
+def test_what_does_not_fit_an_address_is_refused(
+    options, s3_folder, change, named
+):
+    fileio.put(b'', f'{s3_folder}/notes.txt')
+    with pytest.raises(UserError, match=named):
+        generate_images(s3_folder, **options | change)
+    assert list_below(s3_folder) == {'notes.txt': 0}

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from interrupted_work import tree
 from mmengine import fileio
 from tiny_run import (
     CLASSES,
@@ -72,9 +73,31 @@ def test_a_stopped_prediction_into_a_store_continues(
     capsys.readouterr()
     main(words)
     assert '1 image predicted, 2 were there already' in capsys.readouterr().out
+
+
+def test_predictions_in_a_store_are_shared(
+    bucket, tiny_data, tiny_checkpoint, tmp_path, capsys
+):
+    photos = tiny_data / 'dusk_val/images'
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(b'no image')
+    words = ['predict', str(tiny_checkpoint), str(photos), str(broken)]
+    main([*words, '--out', str(tmp_path / 'one'), '--save', 'labels'])
+    words += ['--save', 'labels', '--shared', '--lease', '1', '--out']
+    main([*words, f'{bucket}/many'])
+    fileio.remove(f'{bucket}/many/labels/001.png')
+    capsys.readouterr()
+    main([*words, f'{bucket}/many'])
+    assert '1 image predicted' in capsys.readouterr().out
+    found = list_below(f'{bucket}/many')
+    assert set(found) == set(tree(tmp_path / 'one'))
+    for name, content in tree(tmp_path / 'one').items():
+        assert fileio.get(f'{bucket}/many/{name}') == content
+    (tmp_path / 'film.mp4').write_bytes(b'')
+    words[2:4] = [str(tmp_path / 'film.mp4')]
     with pytest.raises(SystemExit):
-        main([*words, '--shared'])
-    assert 'share work through a folder' in capsys.readouterr().err
+        main([*words, f'{bucket}/films'])
+    assert 'cannot share videos' in capsys.readouterr().err
 
 
 def test_data_and_checkpoint_of_a_test_lie_in_a_store(

@@ -281,7 +281,7 @@ def test_only_what_changed_is_asked_again(
 
 def _rounded(refiner, cached):
     """Let a refiner without a cache use the cached embeddings."""
-    refiner._embed = cached._embed
+    refiner._of_image = cached._of_image
     return refiner
 
 

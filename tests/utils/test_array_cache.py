@@ -26,6 +26,10 @@ def key(number):
     return hash_text('entry', number)
 
 
+def file_of(cache, key):
+    return cache.folder / cache.name(key)
+
+
 def used_bytes(folder):
     return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
@@ -52,7 +56,7 @@ def test_an_array_comes_back_as_it_was(tmp_path, array):
 def test_a_damaged_entry_reads_as_absent_and_is_replaced(tmp_path, damage):
     cache = ArrayCache(tmp_path, 100_000)
     cache.put(key(1), entry(1))
-    path = cache.path(key(1))
+    path = file_of(cache, key(1))
     content = bytearray(path.read_bytes())
     if damage == 'cut':
         content = content[:500]
@@ -75,14 +79,14 @@ def test_the_bound_holds_and_what_was_used_last_stays(tmp_path, caplog):
     cache.put(key(0), entry(0))
     now = time.time()
     # File times stand in for hours of training between the uses.
-    os.utime(cache.path(key(0)), (now - 10_000, now - 10_000))
+    os.utime(file_of(cache, key(0)), (now - 10_000, now - 10_000))
     for number in range(1, 120):
         cache.put(key(number), entry(number))
         stamp = now - 5_000 + number
-        os.utime(cache.path(key(number)), (stamp, stamp))
+        os.utime(file_of(cache, key(number)), (stamp, stamp))
         assert cache.get(key(0)) is not None
         assert used_bytes(tmp_path) <= bound
-    present = [cache.path(key(n)).exists() for n in range(120)]
+    present = [file_of(cache, key(n)).exists() for n in range(120)]
     assert sum(present) >= 30
     assert all(present[-25:]) and not any(present[1:70])
     assert caplog.text.count('raise the bound') == 1
@@ -100,7 +104,7 @@ def test_an_entry_beyond_the_bound_is_not_kept_and_said_once(tmp_path, caplog):
 def test_what_a_killed_process_left_is_swept(tmp_path):
     cache = ArrayCache(tmp_path, 100_000)
     cache.put(key(0), entry(0))
-    folder = cache.path(key(0)).parent
+    folder = file_of(cache, key(0)).parent
     left, strange = folder / '.abc-partfile.arr', folder / 'notes.txt'
     for path in (left, strange):
         path.write_bytes(b'x')
@@ -167,12 +171,12 @@ def test_a_kill_leaves_only_whole_entries(tmp_path):
     )
     worker.start()
     cache = ArrayCache(tmp_path, 10**9)
-    while not cache.path(key(20)).exists():
+    while not file_of(cache, key(20)).exists():
         time.sleep(0.01)
         assert worker.is_alive()
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
-    present = [n for n in range(1000) if cache.path(key(n)).exists()]
+    present = [n for n in range(1000) if file_of(cache, key(n)).exists()]
     for number in present:
         assert (cache.get(key(number)) == number % 256).all()
     assert len(present) > 20
@@ -212,7 +216,7 @@ def test_an_unreadable_entry_is_reported_once(tmp_path, caplog):
     cache = ArrayCache(tmp_path, 10_000)
     for number in range(2):
         # Nobody can read a folder as a file, root included.
-        cache.path(key(number)).mkdir(parents=True)
+        file_of(cache, key(number)).mkdir(parents=True)
         assert cache.get(key(number)) is None
     assert caplog.text.count('Cannot read') == 1
 

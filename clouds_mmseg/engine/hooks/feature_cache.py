@@ -1,7 +1,6 @@
 """Hook that keeps what a frozen tower computes of images that never change."""
 
 import json
-import shutil
 from collections.abc import Iterator
 
 import torch
@@ -39,9 +38,10 @@ class FeatureCacheHook(Hook):
     the disk. Before that nothing is written.
 
     Args:
-        cache_dir: Folder, with a subfolder for each tower (its weights,
-            settings and normalisation). ``data/...`` is moved by
-            ``CLOUDS_DATA_ROOT``. Several runs and processes may share it.
+        cache_dir: Folder, or its address (``s3://...``), with a subfolder for
+            each tower (its weights, settings and normalisation). ``data/...``
+            is moved by ``CLOUDS_DATA_ROOT``. Several runs and processes may
+            share it.
         dtype: ``'float16'``, half the size, or ``'float32'``, which rounds
             nothing.
         cache_bytes: Bound on the size of a subfolder.
@@ -143,23 +143,23 @@ def require_room(
         UserError: It is too much.
     """
     there = store.used_bytes()
-    free = shutil.disk_usage(store.folder).free
+    free = store.free_bytes()
     if need > store.capacity:
         least = int(need * store.max_bytes / store.capacity) + 1
         raise UserError(
             f'{who}: {size}, more than cache_bytes={store.max_bytes:,} keeps: '
             f'give at least cache_bytes={least}, {way_out}'
         )
+    said = f'Cache {store.folder}: {size}, {there / 1e9:.2f} are there'
+    if free is None:
+        return said
     if need - there > free:
         raise UserError(
             f'{who}: {size}, of which {there / 1e9:.2f} are there; the disk '
             f'of {store.folder} has {free / 1e9:.2f} GB free: make room, '
             f'{way_out}'
         )
-    return (
-        f'Cache {store.folder}: {size}, {there / 1e9:.2f} are there, the disk '
-        f'has {free / 1e9:.2f} GB free'
-    )
+    return f'{said}, the disk has {free / 1e9:.2f} GB free'
 
 
 def unlabelled_sets(dataset: Dataset) -> Iterator[Dataset]:

@@ -99,7 +99,8 @@ class SelfTrainingSegmentor(DGSegmentor):
             (arXiv 2605.19289) leaves it out.
         mixing: Config of a :class:`~.student_views.ClassMix`, which pastes
             labelled content onto unlabelled images.
-        student_views: Configs of what changes unlabelled images after mixing:
+        student_views: Configs, or names, of what changes unlabelled images
+            after mixing:
             :class:`~.student_views.ColorJitter`,
             :class:`~.student_views.BlockMask`.
         **kwargs: As for :class:`DGSegmentor`. A ``SegDataPreProcessor`` is
@@ -129,7 +130,7 @@ class SelfTrainingSegmentor(DGSegmentor):
         confidence_weight: bool = False,
         label_dice: bool = True,
         mixing: dict | None = None,
-        student_views: Sequence[dict] = (),
+        student_views: Sequence[dict | str] = (),
         **kwargs: Any,
     ):
         kwargs['data_preprocessor'] = with_clean_views(
@@ -179,7 +180,10 @@ class SelfTrainingSegmentor(DGSegmentor):
         self.image_threshold = image_threshold
         self.label_dice = label_dice
         self.mixing = None if mixing is None else MODELS.build(mixing)
-        self.student_views = [MODELS.build(view) for view in student_views]
+        self.student_views = [
+            MODELS.build(dict(type=view) if isinstance(view, str) else view)
+            for view in student_views
+        ]
         self.teacher = ExponentialMovingAverage(
             self.student(), momentum=1 - teacher_decay
         )
