@@ -1,9 +1,11 @@
-"""Three processes that share work: one is killed, one stopped for too long."""
+"""Processes that share work: one is killed, one stopped for too long."""
 
 import multiprocessing
 import os
 import signal
 import time
+
+from clouds_mmseg.utils.remote import list_versions
 
 
 def tree(root):
@@ -84,3 +86,40 @@ def share_with_interruptions(run, folder):
         stopped.join()
     assert stopped.exitcode == 0
     return result
+
+
+def share_after_a_kill(run, address, owner, name):
+    """Call a function in two processes; the first one is killed half-way.
+
+    Args:
+        run: Does the shared work, with a lease of a second.
+        address: In which ``.work`` lies.
+        owner: Class or module, one of whose functions takes longer in the
+            process that is killed.
+        name: Of the function.
+
+    Returns:
+        What ``run`` returned in this process.
+    """
+    real = getattr(owner, name)
+
+    def wait(*args, **kwargs):
+        time.sleep(0.1)
+        return real(*args, **kwargs)
+
+    def run_slowly():
+        setattr(owner, name, wait)
+        run()
+
+    process = multiprocessing.get_context('fork').Process(target=run_slowly)
+    process.start()
+    while process.is_alive():
+        names = list_versions(f'{address}/.work')
+        if any(name.endswith('000000.json') for name in names):
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError('the process has ended too early')
+    process.kill()
+    process.join()
+    return run()

@@ -18,7 +18,9 @@ from clouds_mmseg.data_tools.verify import (
     reports_text,
     verify,
 )
+from clouds_mmseg.data_tools.verify.listing import has_report
 from clouds_mmseg.data_tools.verify.report import counted, current_reports
+from clouds_mmseg.data_tools.verify.run import refuse_stores
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.shared_work import LEASE_SECONDS
 from clouds_mmseg_cli.cfg_options import format_value
@@ -109,6 +111,13 @@ def verify_data(
     Raises:
         UserError: See :func:`verify` and :func:`fix`.
     """
+    if action == 'fix':
+        # Not found after hours of reading.
+        refuse_stores(
+            task.dataset.files_root
+            for task in tasks
+            if has_report(task.dataset)
+        )
     reports = current_reports(tasks) if action else None
     lines = []
     if reports:

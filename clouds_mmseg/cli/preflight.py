@@ -17,7 +17,12 @@ from clouds_mmseg.cli.config import dataset_configs
 from clouds_mmseg.cli.config_check import hook_configs
 from clouds_mmseg.datasets.driving import SETS
 from clouds_mmseg.engine.self_training_runner import generation_command
-from clouds_mmseg.utils.data_root import DATA_ROOT_VARIABLE, resolve_data_root
+from clouds_mmseg.utils.data_root import (
+    DATA_ROOT_VARIABLE,
+    is_file,
+    is_folder,
+    resolve_data_root,
+)
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.image_set import MANIFEST_FILE
 from clouds_mmseg.utils.remote import file_size, is_address
@@ -169,7 +174,7 @@ def _data(dataset, split, banks):
         folder = dataset.get('folder')
         if folder is None:
             found += _package('imagecorruptions', 'to corrupt images')
-        elif not osp.isdir(folder):
+        elif not is_folder(folder):
             found.append(
                 Missing(
                     f'corrupted images: there is no folder {folder}',
@@ -204,11 +209,11 @@ def _folders(leaf, split):
         for folder in (getattr(opened, 'data_prefix', None) or {}).values()
         if folder
     ]
-    if root and not osp.isdir(root):
+    if root and not is_folder(root):
         folders = [root]
-    folders = [folder for folder in folders if not osp.isdir(folder)]
+    folders = [folder for folder in folders if not is_folder(folder)]
     ann_file = getattr(opened, 'ann_file', None)
-    if not folders and ann_file and not osp.isfile(ann_file):
+    if not folders and ann_file and not is_file(ann_file):
         return [
             Missing(
                 f'{domain}: there is no file {ann_file}',
@@ -224,6 +229,8 @@ def _folders(leaf, split):
 def _data_remedy(root):
     """Return the command that prepares a dataset, or the option to find it."""
     parts = Path(root or '').parts
+    if root and is_address(root):
+        return 'copy the data set there, or correct the address'
     moved = f'--data-root FOLDER ({DATA_ROOT_VARIABLE}) if it lies elsewhere'
     for index, part in enumerate(parts):
         below = str(Path(*parts[: index + 1]))

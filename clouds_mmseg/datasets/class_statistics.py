@@ -15,10 +15,9 @@ from clouds_mmseg.datasets.sample_check import (
     SampleReport,
     changed_files,
 )
-from clouds_mmseg.utils.atomic import atomic_path
-from clouds_mmseg.utils.data_root import existing_file, report_folder
+from clouds_mmseg.utils.data_root import read_existing, report_folder
 from clouds_mmseg.utils.errors import DataError
-from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.remote import RemoteError, write_file
 from clouds_mmseg.utils.text_files import parse_json
 
 STATISTICS = 'clouds_statistics.json'
@@ -76,7 +75,7 @@ def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
         rows = {p: rows[p] for p in stamps} | fresh
         try:
             save_statistics(root, key, dataset.metainfo['classes'], fresh)
-        except OSError as error:
+        except (OSError, RemoteError) as error:
             print_log(
                 f'{error.filename or root}: {error.strerror}. The class '
                 'statistics are not kept, and counted again next time; '
@@ -94,8 +93,7 @@ def class_pixels(dataset: DGDataset, workers: int | None = None) -> np.ndarray:
 def _count(dataset, root, labels, workers):
     check = SampleCheck(root, dataset.class_table(), dataset.LABEL_CHANNEL)
     reports = list(
-        parallel_map(
-            check,
+        check.check_all(
             [Pair('', label) for label in labels],
             workers=workers,
             title=f'Class statistics of {dataset.domain}',
@@ -142,11 +140,15 @@ def read_statistics(root: str) -> dict[str, dict]:
         statistics can be computed again.
     """
     try:
-        path = existing_file(root, STATISTICS)
-        with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
-            kept = parse_json(stream.read())
+        payload = read_existing(root, STATISTICS)
+    except OSError:
+        return {}
+    if payload is None:
+        return {}
+    try:
+        kept = parse_json(payload.decode('utf-8', _ENCODING_ERRORS))
         return kept['sets'] if kept['format'] == _FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
@@ -163,14 +165,11 @@ def save_statistics(
 
     Raises:
         OSError: The folder cannot be written to.
+        RemoteError: Nor can the store.
     """
     sets = read_statistics(root)
     files = sets.get(key, {}).get('files', {}) | rows
     sets[key] = dict(classes=list(classes), files=files)
     path = os.path.join(report_folder(root), STATISTICS)
-    with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(dict(format=_FORMAT, sets=sets), ensure_ascii=False),
-            encoding='utf-8',
-            errors=_ENCODING_ERRORS,
-        )
+    text = json.dumps(dict(format=_FORMAT, sets=sets), ensure_ascii=False)
+    write_file(path, text.encode('utf-8', _ENCODING_ERRORS))

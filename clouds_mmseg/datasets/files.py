@@ -87,6 +87,14 @@ def _scan(folder: str, below: str, above: list[str], found: Files) -> None:
                 found.broken.add(name)
 
 
+def common_folder(folders: Sequence[str]) -> str:
+    """Return the folder, or address, that contains all of some."""
+    common = os.path.commonpath(folders) or os.curdir
+    # Of an address it keeps one slash of two.
+    _, sign, _ = folders[0].partition('://')
+    return common.replace(':/', sign, 1) if sign else common
+
+
 def _is_hidden(path: str) -> bool:
     parts = path.replace('\\', '/').split('/')
     return any(
@@ -311,7 +319,7 @@ class FileListing:
 
     @property
     def files_root(self) -> str:
-        """Folder that contains all files of this dataset.
+        """Folder, or address, that contains all files of this dataset.
 
         ``data_root``, unless ``data_prefix`` leads out of it.
         """
@@ -326,7 +334,7 @@ class FileListing:
             for folder in folders
         ):
             return self.data_root
-        return os.path.commonpath(folders) or os.curdir
+        return common_folder(folders)
 
     def _expected_layout(self):
         folders = [(self.data_prefix['img_path'], self.img_suffix)]

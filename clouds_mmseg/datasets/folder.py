@@ -11,7 +11,7 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.labels import MAX_ID
 from clouds_mmseg.utils.cityscapes import IGNORE
-from clouds_mmseg.utils.data_root import find_beside_data
+from clouds_mmseg.utils.data_root import find_beside_data, is_file
 from clouds_mmseg.utils.errors import UserError
 from clouds_mmseg.utils.options import name_list, near_names
 from clouds_mmseg.utils.text_files import read_json
@@ -145,7 +145,7 @@ def read_names(
     where = 'names'
     if isinstance(names, (str, Path)):
         where = f'the table of names {names}'
-        if not Path(names).is_file():
+        if not is_file(names):
             raise UserError(
                 f'{where} does not exist: names= takes a JSON file such as '
                 '{"road": 0, "lane marking": 1}, or such a table, or a list'

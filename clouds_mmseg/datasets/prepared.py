@@ -2,13 +2,16 @@
 
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmengine import fileio
 from mmengine.logging import print_log
 
 from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.remote import is_address
 from clouds_mmseg.utils.text_files import parse_json
 
 MANIFEST = 'clouds_dataset.json'
@@ -72,21 +75,27 @@ def read_manifest(root: str | Path) -> Manifest | None:
     """Read the manifest of a folder.
 
     Args:
-        root: The folder.
+        root: The folder, or its address.
 
     Returns:
         None where there is no manifest, as in folders unpacked by hand.
 
     Raises:
         DataError: The file is damaged or of a newer version.
+        RemoteError: The store cannot be read.
     """
-    path = Path(root) / MANIFEST
+    path = os.path.join(root, MANIFEST)
+    if '://' in path and not is_address(path):
+        # Of mmengine's other file backends.
+        return None
     try:
-        content = parse_json(path.read_text(encoding='utf-8'))
-        known = Manifest.__dataclass_fields__
-        manifest = Manifest(**{k: v for k, v in content.items() if k in known})
+        payload = fileio.get(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        content = parse_json(payload)
+        known = Manifest.__dataclass_fields__
+        manifest = Manifest(**{k: v for k, v in content.items() if k in known})
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f'{path} is damaged ({error}). Delete it and run '
@@ -136,8 +145,8 @@ def find_manifest(data_root: str | None, name: str | None) -> Manifest | None:
     Raises:
         DataError: It holds another set, or is not complete.
     """
-    # Remote roots and generated image sets are never prepared folders.
-    if name is None or data_root is None or '://' in data_root:
+    # Generated image sets are never prepared folders.
+    if name is None or data_root is None:
         return None
     manifest = read_manifest(data_root)
     if manifest is None:

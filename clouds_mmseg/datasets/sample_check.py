@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
@@ -18,6 +19,8 @@ from clouds_mmseg.utils.images import (
     exif_orientation,
     stored_maximum,
 )
+from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.remote import is_address, stamps_below
 
 # Kinds of errors, in the order in which they are reported.
 ERRORS = {
@@ -153,8 +156,10 @@ class SampleReport:
 class SampleCheck:
     """Reads the files of a pair as training does, with further checks.
 
+    Each file is read once.
+
     Args:
-        root: Folder that the paths of pairs are relative to.
+        root: Folder, or address, that the paths of pairs are relative to.
         table: uint8, see ``label_table``; None for pairs without labels.
         channel: See ``label_channel`` of :class:`DGDataset`.
         images: Whether to read images too, or labels only.
@@ -190,6 +195,40 @@ class SampleCheck:
             self._run(report, 'label', self._read_label, info)
         return report
 
+    def check_all(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        workers: int | None,
+        title: str,
+        stamps: dict[str, str | None] | None = None,
+    ) -> Iterator[SampleReport]:
+        """Check pairs in several processes.
+
+        Args:
+            pairs: The files.
+            workers: Processes. Defaults to the number of cores.
+            title: Of the progress bar.
+            stamps: Of the files of a store, which are not asked for one by
+                one; see :meth:`stored_stamps`, which is the default.
+
+        Yields:
+            A report for each pair, in their order.
+        """
+        if stamps is None:
+            stamps = self.stored_stamps(pairs)
+        for report in parallel_map(self, pairs, workers=workers, title=title):
+            for path in set(report.stamps) & set(stamps):
+                report.stamps[path] = stamps[path]
+            yield report
+
+    def stored_stamps(self, pairs: Sequence[Pair]) -> dict[str, str | None]:
+        """List the stamps of the files of a store; empty for local files."""
+        if not is_address(self.root):
+            return {}
+        paths = {p for pair in pairs for p in (pair.image, pair.label) if p}
+        return current_stamps(self.root, sorted(paths))
+
     def _path(self, below):
         return os.path.join(self.root, below)
 
@@ -213,7 +252,7 @@ class SampleCheck:
     def _read_image(self, report, info):
         payload = _read_whole(info['img_path'], 'image')
         report.digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
-        info.update(LoadSegImage()(dict(info)))
+        info.update(LoadSegImage().decode(payload, dict(info)))
         if is_progressive(payload) and ends_early(payload, info['img']):
             raise DataError(f'image {info["img_path"]} {ENDS_EARLY}.')
         height, width = info['ori_shape']
@@ -240,7 +279,7 @@ class SampleCheck:
                 f'{report.orientation} and is read turned upright, label '
                 f'{report.pair.label} has {turned}: is it stored upright?',
             )
-        label = LoadSegLabels()(info)['gt_seg_map']
+        label = LoadSegLabels().decode(payload, info)['gt_seg_map']
         report.pixels = np.bincount(label.ravel(), minlength=256)
         if report.pixels[IGNORE] == label.size:
             self._warn(
@@ -270,7 +309,7 @@ def stamp(path: str) -> str | None:
         path: The file; links are followed.
 
     Returns:
-        ``'<bytes> <mtime in ns>'``; None if there is no file.
+        ``'<bytes> <mtime in ns>'``; None if there is no such local file.
     """
     try:
         found = os.stat(path)
@@ -284,16 +323,43 @@ def changed_files(root: str, stamps: dict[str, str]) -> list[str]:
 
     Args:
         root: Folder that the paths are relative to.
-        stamps: Path -> :func:`stamp` when it was read.
+        stamps: Path -> its stamp when it was read.
 
     Returns:
         Paths that do not exist or have another size or modification time, in
         the order of ``stamps``.
     """
+    now = current_stamps(root, list(stamps))
+    return [path for path in stamps if now[path] != stamps[path]]
+
+
+def current_stamps(root: str, paths: Sequence[str]) -> dict[str, str | None]:
+    """Return the stamps of files.
+
+    Args:
+        root: Folder, or address, that the paths are relative to.
+        paths: The files.
+
+    Returns:
+        Path -> of a local file its :func:`stamp`; of a file in a store, whose
+        folders are listed, its size and version; None if there is no file.
+    """
+    if is_address(root):
+        found = {}
+        for folder in _common_folders(paths):
+            below = stamps_below(os.path.join(root, folder).rstrip('/'))
+            for name, value in below.items():
+                found[os.path.join(folder, name)] = value
+        return {path: found.get(path) for path in paths}
     with ThreadPoolExecutor(_THREADS) as pool:
-        now = pool.map(stamp, (os.path.join(root, path) for path in stamps))
-        return [
-            path
-            for path, new in zip(stamps, now, strict=True)
-            if new != stamps[path]
-        ]
+        now = pool.map(stamp, (os.path.join(root, path) for path in paths))
+        return dict(zip(paths, now, strict=True))
+
+
+def _common_folders(paths):
+    """Find the deepest folders of files, one a folder of the top level."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        folder = os.path.dirname(path)
+        groups.setdefault(folder.split('/')[0], []).append(folder)
+    return [os.path.commonpath(folders) for folders in groups.values()]

@@ -586,6 +586,7 @@ def _image_files(leaf):
         path = leaf.get_data_info(index)['img_path']
         folder, name = os.path.split(path)
         if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
+            local = '://' not in folder
+            folders[folder] = os.path.realpath(folder) if local else folder
         found.add(os.path.join(folders[folder], name))
     return found

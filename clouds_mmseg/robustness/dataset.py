@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine import fileio
 from mmengine.dataset import ConcatDataset
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
@@ -13,6 +14,7 @@ from mmseg.registry import DATASETS
 from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.robustness.corruptions import CLEAN, check_choice, domain_of
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.remote import RemoteError
 from clouds_mmseg.utils.text_files import parse_json
 
 SET_FILE = 'corruptions.json'
@@ -34,7 +36,8 @@ class CorruptedDataset(ConcatDataset):
     Args:
         dataset: Config of a labelled :class:`DGDataset`, whose pipeline begins
             with loading the image.
-        folder: Corrupted images of the dataset's image folder.
+        folder: Corrupted images of the dataset's image folder, or their
+            address.
         corruptions: Names of corruptions or categories. Defaults to all
             fifteen.
         severities: Defaults to 1..5.
@@ -111,7 +114,7 @@ class CorruptedDataset(ConcatDataset):
             step = dict(
                 type='TakeImageFrom',
                 source=original.data_prefix['img_path'],
-                folder=str(Path(self.folder, corruption, str(severity))),
+                folder=os.path.join(self.folder, corruption, str(severity)),
             )
             cfg['pipeline'] = [step, load, *rest]
         return cfg
@@ -189,7 +192,7 @@ def read_set(folder: str | Path) -> dict:
     """Read the description of a corrupted image set.
 
     Args:
-        folder: The set.
+        folder: The set, or its address.
 
     Returns:
         ``recipe`` (``seed``, ``images``, ``digest`` of their names),
@@ -197,15 +200,18 @@ def read_set(folder: str | Path) -> dict:
 
     Raises:
         DataError: The file does not exist, or is damaged.
+        RemoteError: The store cannot be read.
     """
-    path = Path(folder) / SET_FILE
+    path = os.path.join(folder, SET_FILE)
     try:
-        content = parse_json(path.read_text(encoding='utf-8'))
+        content = parse_json(fileio.get(path))
         if content['format'] == FORMAT:
             return content
         problem = f'has format {content["format"]!r}, not {FORMAT}'
     except FileNotFoundError:
         problem = 'does not exist'
+    except RemoteError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f'cannot be read ({type(error).__name__}: {error})'
     raise DataError(
@@ -218,7 +224,7 @@ def read_entries(folder: str | Path) -> dict[str, dict]:
     """Read the manifest of a set, complete or not.
 
     Args:
-        folder: The set.
+        folder: The set, or its address.
 
     Returns:
         File below the folder -> ``source``, ``seed``, ``bytes``, ``sha256``.
@@ -226,7 +232,7 @@ def read_entries(folder: str | Path) -> dict[str, dict]:
     """
     entries = {}
     try:
-        lines = (Path(folder) / MANIFEST_FILE).read_bytes().split(b'\n')
+        lines = fileio.get(os.path.join(folder, MANIFEST_FILE)).split(b'\n')
     except FileNotFoundError:
         return entries
     for line in lines:

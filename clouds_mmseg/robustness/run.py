@@ -2,14 +2,18 @@
 
 import errno
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine import fileio
 from PIL import Image
 
 from clouds_mmseg.robustness.corruptions import (
@@ -29,21 +33,21 @@ from clouds_mmseg.robustness.dataset import (
     read_entries,
     read_set,
 )
+from clouds_mmseg.utils import remote
 from clouds_mmseg.utils.atomic import (
-    atomic_path,
     create_file,
     leftovers,
     remove_abandoned,
 )
 from clouds_mmseg.utils.errors import DataError, UserError, naming
 from clouds_mmseg.utils.image_files import IMAGE_SUFFIXES, images_below
-from clouds_mmseg.utils.image_set import sha256_of
 from clouds_mmseg.utils.images import (
     ImageFileError,
     check_image_range,
     read_image,
 )
 from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.remote import is_address, list_below, write_file
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
     ChunksLost,
@@ -55,6 +59,9 @@ from clouds_mmseg.utils.visualization import grid, resize
 
 SHEET_FILE = 'contact_sheet.png'
 _WIDTH = 200  # of an image in the sheet, pixels
+# After which the manifest of a set in a store, to which nothing can be
+# appended, is written again: what is lost of a process that is killed.
+_MANIFEST_SECONDS = 30
 # Packages whose version may change the pixels of a corrupted image.
 _DISTRIBUTIONS = (
     LIBRARY, 'numpy', 'scipy', 'scikit-image', 'opencv-python', 'pillow',
@@ -69,7 +76,7 @@ class Summary(NamedTuple):
         existing: Images that existed already.
         sources: Number of source images, equal to the images of a domain.
         domains: Number of selected domains.
-        sheet: Path of the contact sheet.
+        sheet: Path or address of the contact sheet.
         share: What this process did of work that was shared.
     """
 
@@ -77,7 +84,7 @@ class Summary(NamedTuple):
     existing: int
     sources: int
     domains: int
-    sheet: Path
+    sheet: str
     share: Share | None = None
 
 
@@ -101,8 +108,9 @@ def make_corruptions(
     the set.
 
     Args:
-        source: Folder of PNG and JPEG files, in any depth.
-        out: Folder of the set, see :mod:`clouds_mmseg.robustness.dataset`.
+        source: Folder of PNG and JPEG files, in any depth, or its address.
+        out: Folder of the set, or its address; see
+            :mod:`clouds_mmseg.robustness.dataset`.
         corruptions: Names of corruptions or categories. Defaults to all
             fifteen.
         severities: Defaults to 1..5.
@@ -125,11 +133,10 @@ def make_corruptions(
     """
     corruptions, severities = check_choice(corruptions, severities)
     load_library()
-    source, out = Path(source), Path(out)
-    names = list_images(source)
-    recipe = dict(
-        seed=seed, images=len(names), digest=hash_images(source, names)
-    )
+    source, out = _root(source), _root(out)
+    sizes = list_images(source)
+    names = list(sizes)
+    recipe = dict(seed=seed, images=len(names), digest=hash_images(sizes))
     image_range = check_image_range(image_range)
     if image_range is not None:
         recipe['image_range'] = list(image_range)
@@ -143,23 +150,41 @@ def make_corruptions(
         )  # fmt: skip
     entries = read_entries(out)
     _sweep(out, chosen)
-    plan = missing_images(out, *chosen, entries, verify)
+    plan = missing_images(out, *chosen, entries, verify, _stored(out))
     missing = sum(len(item[2]) for item in plan)
     existing = len(names) * len(domains) - missing
     if missing:
         # Not complete until the missing images are written.
         complete -= {domain_of(c, s) for _, c, some in plan for s in some}
         _write_set(out, recipe, complete, source)
-        _make(source, out, seed, image_range, plan, workers)
+        _make(source, out, seed, image_range, plan, workers, entries)
     complete |= set(domains)
     sheet = _finish(out, recipe, complete, source, image_range)
     return Summary(missing, existing, len(names), len(domains), sheet)
 
 
+def _root(path):
+    """Return a folder or an address as a string, without a slash at its end.
+
+    Not a Path: that would remove one of the two slashes of an address.
+    """
+    return str(path).rstrip('/') if is_address(path) else str(Path(path))
+
+
+def _stored(out):
+    """List the files of a set in a store; None of a folder.
+
+    Local files are looked up one by one: the disk may have many others.
+    """
+    return list_below(out) if is_address(out) else None
+
+
 def _sweep(out, chosen):
     """Remove the temporary files that a killed process left behind."""
+    if is_address(out):
+        return
     for folder in {Path(file).parent for file in corrupted_paths(*chosen)}:
-        for path in leftovers(out / folder / '*.png'):
+        for path in leftovers(os.path.join(out, folder, '*.png')):
             path.unlink(missing_ok=True)
 
 
@@ -178,7 +203,8 @@ def _make_shared(
         chunks=len(chunks),
         lease=lease,
     )  # fmt: skip
-    create_file(out / SET_FILE, _encode_set(recipe, (), source))
+    create = remote.create if is_address(out) else create_file
+    create(os.path.join(out, SET_FILE), _encode_set(recipe, (), source))
     known = read_entries(out)
     made = existing = 0
 
@@ -189,9 +215,7 @@ def _make_shared(
         missing = sum(len(item[2]) for item in plan)
         made += missing
         existing += len(own) * len(domains) - missing
-        job = partial(
-            _corrupt_one, str(source), str(out), recipe['seed'], image_range
-        )
+        job = partial(_corrupt_one, source, out, recipe['seed'], image_range)
         with _explained(out):
             return list(
                 parallel_map(job, plan, workers=workers, title='corruptions')
@@ -203,7 +227,9 @@ def _make_shared(
         entries = known | {entry['file']: entry for entry in new}
         gone = {
             item[0]
-            for item in missing_images(out, *chosen, entries, verify=False)
+            for item in missing_images(
+                out, *chosen, entries, verify=False, stored=_stored(out)
+            )
         }
         if gone:
             raise ChunksLost(
@@ -215,34 +241,43 @@ def _make_shared(
             _finish(out, recipe, complete | domains, source, image_range, new)
 
     share = job.run(work, finish)
-    sheet = out / SHEET_FILE
+    sheet = os.path.join(out, SHEET_FILE)
     return Summary(made, existing, len(names), len(domains), sheet, share)
 
 
-def list_images(source: Path) -> list[str]:
+def list_images(source: str) -> dict[str, int]:
     """List the images below a folder.
 
     Args:
-        source: The folder.
+        source: The folder, or its address.
 
     Returns:
-        Paths below it, sorted.
+        Path below it -> bytes, sorted.
 
     Raises:
         UserError: There is no such folder, it has no image, or two images
             differ in their suffix alone.
     """
-    if not source.is_dir():
+    if is_address(source):
+        found = {
+            name: size
+            for name, size in list_below(source).items()
+            if name.lower().endswith(IMAGE_SUFFIXES)
+        }
+    elif os.path.isdir(source):
+        found = {
+            path.relative_to(source).as_posix(): path.stat().st_size
+            for path in images_below(Path(source))
+        }
+    else:
         raise UserError(
             f'{source}: there is no such folder; name the folder of the '
             'images, for example data/cityscapes/leftImg8bit/val'
         )
-    found = sorted(
-        path.relative_to(source).as_posix() for path in images_below(source)
-    )
     if not found:
         suffixes = ', '.join(IMAGE_SUFFIXES)
         raise UserError(f'{source} holds no image ({suffixes})')
+    found = dict(sorted(found.items()))
     stems = {}
     for name in found:
         other = stems.setdefault(str(Path(name).with_suffix('')), name)
@@ -254,29 +289,28 @@ def list_images(source: Path) -> list[str]:
     return found
 
 
-def hash_images(source: Path, names: Sequence[str]) -> str:
+def hash_images(sizes: Mapping[str, int]) -> str:
     """Hash names and file sizes of images.
 
     Args:
-        source: Their folder.
-        names: Paths below it.
+        sizes: See :func:`list_images`.
 
     Returns:
         64 hexadecimal digits.
     """
-    sizes = [[name, (source / name).stat().st_size] for name in names]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    pairs = [[name, size] for name, size in sizes.items()]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def _complete_domains(out, recipe, source):
     """Return the complete domains of an existing set with this recipe."""
-    if out.resolve().is_relative_to(source.resolve()):
+    if _is_inside(out, source):
         raise UserError(
             f'{out} is inside of {source}: the set would be made of '
             'itself; write to another folder'
         )
-    if not (out / SET_FILE).exists():
-        if out.exists() and not _is_empty(out):
+    if not fileio.exists(os.path.join(out, SET_FILE)):
+        if not _is_empty(out):
             raise UserError(
                 f'{out} exists and holds no {SET_FILE}; name a new or empty '
                 'folder'
@@ -296,20 +330,32 @@ def _complete_domains(out, recipe, source):
     return set(found['complete'])
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether a path is a folder without files, apart from hidden ones."""
-    return folder.is_dir() and all(
-        path.name.startswith('.') for path in folder.iterdir()
+def _is_inside(folder: str, other: str) -> bool:
+    """Whether a folder is another one or inside of it."""
+    if is_address(folder) or is_address(other):
+        return f'{folder}/'.startswith(f'{other}/')
+    return Path(folder).resolve().is_relative_to(Path(other).resolve())
+
+
+def _is_empty(folder: str) -> bool:
+    """Whether there is nothing, or a folder without files but hidden ones."""
+    if is_address(folder):
+        return not list_below(folder)
+    if not os.path.exists(folder):
+        return True
+    return os.path.isdir(folder) and all(
+        name.startswith('.') for name in os.listdir(folder)
     )
 
 
 def missing_images(
-    out: Path,
+    out: str,
     names: Sequence[str],
     corruptions: Sequence[str],
     severities: Sequence[int],
     entries: dict[str, dict],
     verify: bool,
+    stored: Mapping[str, int] | None = None,
 ) -> list[tuple]:
     """List the images that a set lacks.
 
@@ -320,6 +366,7 @@ def missing_images(
         severities: Selected severities.
         entries: See :func:`read_entries`.
         verify: Compare hashes, not only sizes.
+        stored: Path below the set -> bytes; None: each is looked up.
 
     Returns:
         (name, corruption, severities) of the missing images.
@@ -335,6 +382,7 @@ def missing_images(
                     corrupted_path(name, corruption, severity),
                     entries,
                     verify,
+                    stored,
                 )
             )
             if missing:
@@ -342,17 +390,29 @@ def missing_images(
     return plan
 
 
-def _is_complete(out, file, entries, verify):
+def _is_complete(out, file, entries, verify, stored):
     entry = entries.get(file)
     if entry is None:
         return False
-    try:
-        complete = (out / file).stat().st_size == entry['bytes']
-    except OSError:
+    path = os.path.join(out, file)
+    size = _size(path) if stored is None else stored.get(file)
+    if size != entry['bytes']:
         return False
-    return complete and (
-        not verify or sha256_of(out / file) == entry['sha256']
-    )
+    return not verify or _hash(fileio.get(path)) == entry['sha256']
+
+
+def _size(path):
+    """Return the bytes of a file; None if it does not exist."""
+    if is_address(path):
+        return remote.file_size(path)
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _hash(payload):
+    return hashlib.sha256(payload).hexdigest()
 
 
 def corrupted_paths(
@@ -370,18 +430,51 @@ def corrupted_path(name: str, corruption: str, severity: int) -> str:
     return f'{corruption}/{severity}/{Path(name).with_suffix(".png")}'
 
 
-def _make(source, out, seed, image_range, plan, workers):
-    job = partial(_corrupt_one, str(source), str(out), seed, image_range)
-    path = out / MANIFEST_FILE
-    with open(path, 'ab') as manifest, _explained(out), naming(path):
-        # Terminate a truncated line of an interrupted run.
-        if manifest.tell():
-            manifest.write(b'\n')
+def _make(source, out, seed, image_range, plan, workers, known):
+    job = partial(_corrupt_one, source, out, seed, image_range)
+    path = os.path.join(out, MANIFEST_FILE)
+    appending = _rewriting(path, known) if is_address(out) else _append(path)
+    with _explained(out), appending as add:
         for entries in parallel_map(
             job, plan, workers=workers, title='corruptions'
         ):
+            add(entries)
+
+
+@contextmanager
+def _append(path: str) -> Iterator[Callable[[list[dict]], None]]:
+    """Yield what appends entries to a manifest on a disk."""
+    with open(path, 'ab') as manifest, naming(path):
+        # Terminate a truncated line of an interrupted run.
+        if manifest.tell():
+            manifest.write(b'\n')
+
+        def add(entries):
             manifest.write(b''.join(map(_encode, entries)))
             manifest.flush()
+
+        yield add
+
+
+@contextmanager
+def _rewriting(
+    path: str, known: Mapping[str, dict]
+) -> Iterator[Callable[[list[dict]], None]]:
+    """Yield what adds entries to a manifest in a store."""
+    content = dict(known)
+    written = time.monotonic()
+
+    def add(entries):
+        nonlocal written
+        content.update((entry['file'], entry) for entry in entries)
+        if time.monotonic() - written > _MANIFEST_SECONDS:
+            write_file(path, _encode_all(content))
+            written = time.monotonic()
+
+    try:
+        yield add
+    finally:
+        write_file(path, _encode_all(content))
 
 
 @contextmanager
@@ -402,7 +495,7 @@ def _explained(out):
 def _corrupt_one(source, out, seed, image_range, item):
     """Write one image under one corruption; return its entries."""
     name, corruption, severities = item
-    path = Path(source, name)
+    path = os.path.join(source, name)
     try:
         image = read_image(path, image_range)
     except ImageFileError as error:
@@ -412,21 +505,31 @@ def _corrupt_one(source, out, seed, image_range, item):
         own = image_seed(Path(name).stem, corruption, severity, seed)
         corrupted = corrupt_image(image, corruption, severity, seed=own)
         file = corrupted_path(name, corruption, severity)
-        with atomic_path(Path(out, file)) as temporary:
-            # Level 1: a third of the time for a tenth more bytes, and noise
-            # cannot be compressed anyway.
-            Image.fromarray(corrupted).save(temporary, compress_level=1)
-        written = Path(out, file)
+        # Level 1: a third of the time for a tenth more bytes, and noise
+        # cannot be compressed anyway.
+        payload = _as_png(Image.fromarray(corrupted), compress_level=1)
+        write_file(os.path.join(out, file), payload)
         entries.append(
             dict(
                 file=file,
                 source=name,
                 seed=own,
-                bytes=written.stat().st_size,
-                sha256=sha256_of(written),
+                bytes=len(payload),
+                sha256=_hash(payload),
             )
         )
     return entries
+
+
+def _as_png(image, **options):
+    stream = io.BytesIO()
+    image.save(stream, 'PNG', **options)
+    return stream.getvalue()
+
+
+def _encode_all(entries):
+    """Encode a manifest; the order of its lines tells nothing of workers."""
+    return b''.join(_encode(entries[file]) for file in sorted(entries))
 
 
 def _encode(entry):
@@ -445,33 +548,32 @@ def _encode_set(recipe, complete, source):
 
 
 def _write_set(out, recipe, complete, source):
-    with atomic_path(out / SET_FILE) as temporary:
-        temporary.write_bytes(_encode_set(recipe, complete, source))
+    write_file(
+        os.path.join(out, SET_FILE), _encode_set(recipe, complete, source)
+    )
 
 
 def _finish(out, recipe, complete, source, image_range, new=()):
     """Sort the manifest, record the complete domains, draw the sheet."""
     entries = read_entries(out) | {entry['file']: entry for entry in new}
-    with atomic_path(out / MANIFEST_FILE) as temporary:
-        temporary.write_bytes(
-            b''.join(_encode(entries[file]) for file in sorted(entries))
-        )
+    write_file(os.path.join(out, MANIFEST_FILE), _encode_all(entries))
     _write_set(out, recipe, complete, source)
-    # Of a process that was killed when it began a set that others share.
-    remove_abandoned(leftovers(out / SET_FILE))
+    if not is_address(out):
+        # Of a process that was killed when it began a set that others share.
+        remove_abandoned(leftovers(os.path.join(out, SET_FILE)))
     return write_sheet(out, source, image_range)
 
 
 def write_sheet(
-    folder: str | Path,
-    source: str | Path,
+    folder: str,
+    source: str,
     image_range: Sequence[float] | None = None,
-) -> Path:
+) -> str:
     """Write a contact sheet: one image under every corruption of a set.
 
     Args:
-        folder: The set.
-        source: Folder of the uncorrupted images.
+        folder: The set, or its address.
+        source: Folder of the uncorrupted images, or its address.
         image_range: Of these images.
 
     Returns:
@@ -481,7 +583,6 @@ def write_sheet(
     Raises:
         UserError: An image is damaged.
     """
-    folder = Path(folder)
     entries = read_entries(folder)
     # An image from the middle: the first of a sequence shows least.
     names = sorted({entry['source'] for entry in entries.values()})
@@ -492,20 +593,23 @@ def write_sheet(
         if entry['source'] == name
     }
     shown = [c for c in CORRUPTIONS if any(c == key[0] for key in files)]
-    clean = _tile(Path(source, name), image_range)
+    clean = _tile(os.path.join(source, name), image_range)
     rows = []
     for corruption in shown:
         found = [files.get((corruption, str(s))) for s in SEVERITIES]
-        tiles = [_tile(folder / file) if file else None for file in found]
+        tiles = [
+            _tile(os.path.join(folder, file)) if file else None
+            for file in found
+        ]
         rows.append([clean, *tiles])
     sheet = grid(
         rows,
         row_titles=[corruption.replace('_', '\n') for corruption in shown],
         column_titles=['clean', *map(str, SEVERITIES)],
     )
-    with atomic_path(folder / SHEET_FILE) as temporary:
-        sheet.save(temporary)
-    return folder / SHEET_FILE
+    path = os.path.join(folder, SHEET_FILE)
+    write_file(path, _as_png(sheet))
+    return path
 
 
 def _tile(path, image_range=None):

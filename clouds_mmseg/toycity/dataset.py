@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from mmengine import fileio
 from PIL import Image
 
 from clouds_mmseg.toycity.render import VERSION, check_size, render_scene
@@ -114,7 +115,7 @@ def read_manifest(path: str | Path) -> dict | None:
     """Read a manifest; None if there is no such file.
 
     Args:
-        path: ``toycity.json`` below the root.
+        path: ``toycity.json`` below the root, which may be an address.
 
     Returns:
         ``renderer`` (its version), ``size`` (width, height), ``seed``
@@ -123,11 +124,10 @@ def read_manifest(path: str | Path) -> dict | None:
     Raises:
         UserError: The file is something else.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not fileio.isfile(path):
         return None
     try:
-        found = parse_json(path.read_text(encoding='utf-8'))
+        found = parse_json(fileio.get_text(path))
         counts = [found['images'][domain] for domain in DOMAINS]
         if not all(isinstance(count, int) for count in counts):
             raise ValueError('a number of images is no integer')

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import overload
 
+from mmengine import fileio
+
 from clouds_mmseg.utils.remote import is_address
 
 DATA_ROOT_VARIABLE = 'CLOUDS_DATA_ROOT'
@@ -83,24 +85,34 @@ def find_beside_data(path: str, data_root: str | None) -> str:
     roots = [resolve_data_root(path)]
     if data_root is not None:
         roots.append(os.path.join(resolve_data_root(data_root), path))
-    found = [name for name in (path, *roots) if os.path.isfile(name)]
+    found = [name for name in (path, *roots) if is_file(name)]
     return found[0] if found else path
+
+
+def is_file(name: str | Path) -> bool:
+    """Tell whether a path or an address is a file."""
+    return fileio.isfile(name) if is_address(name) else os.path.isfile(name)
+
+
+def is_folder(name: str | Path) -> bool:
+    """Tell whether a path or an address is a folder."""
+    return fileio.isdir(name) if is_address(name) else os.path.isdir(name)
 
 
 def report_folder(root: str) -> str:
     """Return the folder for reports and class statistics of a data set.
 
     Args:
-        root: ``files_root`` of the data set.
+        root: ``files_root`` of the data set, or its address.
 
     Returns:
         The root; with ``--report-dir`` or ``CLOUDS_REPORT_DIR`` a folder below
         that, whose name tells roots apart.
     """
     elsewhere = chosen_folder(REPORT_DIR_VARIABLE)
-    if not elsewhere or '://' in root:
+    if not elsewhere or ('://' in root and not is_address(root)):
         return root
-    whole = os.path.abspath(root)
+    whole = root.rstrip('/') if is_address(root) else os.path.abspath(root)
     digest = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
     return os.path.join(elsewhere, f'{os.path.basename(whole)}-{digest}')
 
@@ -117,4 +129,27 @@ def existing_file(root: str, name: str) -> str:
     """
     path = os.path.join(report_folder(root), name)
     beside = os.path.join(root, name)
-    return path if os.path.exists(path) else beside
+    if path == beside:
+        return beside
+    return path if fileio.exists(path) else beside
+
+
+def read_existing(root: str, name: str) -> bytes | None:
+    """Read a file about a data set; None if there is none.
+
+    Args:
+        root: See :func:`existing_file`.
+        name: Of the file.
+
+    Raises:
+        RemoteError: The store cannot be read.
+        OSError: Nor can the disk.
+    """
+    path = existing_file(root, name)
+    if '://' in path and not is_address(path):
+        # Addresses of mmengine's other file backends have no reports.
+        return None
+    try:
+        return fileio.get(path)
+    except FileNotFoundError:
+        return None

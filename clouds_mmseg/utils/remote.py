@@ -35,6 +35,11 @@ _S3 = dict(
     ),
 )
 _INSTALL = 'pip install "clouds_mmseg[remote]"'
+# By which stores tell two contents of a file apart, the best first.
+_VERSIONS = (
+    'ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'last_modified',
+    'mtime', 'updated', 'created',
+)  # fmt: skip
 # Where the exception says so, in whatever package it is defined.
 _NO_CREDENTIALS = (
     'NoCredentialsError', 'PartialCredentialsError', 'ProfileNotFound',
@@ -49,6 +54,14 @@ _NO_SERVER = (
 
 class RemoteError(UserError):
     """A store cannot be read or written, whichever of its files is asked."""
+
+    # As of an OSError, for those who catch both.
+    filename = None
+
+    @property
+    def strerror(self) -> str:
+        """What happened."""
+        return str(self)
 
 
 def is_address(name: str | Path) -> bool:
@@ -209,6 +222,29 @@ def list_versions(address: str | Path) -> dict[str, str]:
         RemoteError: See :func:`_store`.
     """
     return {name: str(sorted(i.items())) for name, i in _find(address)}
+
+
+def stamps_below(address: str | Path) -> dict[str, str]:
+    """List the files of a folder with what changes when their content does.
+
+    Unlike :func:`list_versions` it is short, to be kept, and the same for a
+    file that was written again as it was, where the store has hashes.
+
+    Args:
+        address: As of :func:`list_below`.
+
+    Returns:
+        Path below the folder -> bytes and version of the file.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+    """
+    found = {}
+    for name, info in _find(address):
+        versions = [info[key] for key in _VERSIONS if info.get(key)]
+        version = str(versions[0]).strip('"') if versions else ''
+        found[name] = f'{info["size"]} {version}'
+    return found
 
 
 def _find(address):
@@ -374,6 +410,25 @@ def written_locally(target: str) -> Iterator[str]:
         upload(local, target)
 
 
+def write_file(path: str, payload: bytes) -> None:
+    """Write a file, local or remote, which appears whole or not at all.
+
+    Args:
+        path: The folder of a local file is created if needed.
+        payload: Its content.
+
+    Raises:
+        RemoteError: See :func:`_store`.
+        OSError: The disk or the store failed.
+    """
+    if is_address(path):
+        with _store(path) as (store, name):
+            store.pipe_file(name, payload)
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(payload)
+
+
 @register_backend('fsspec', prefixes=list(SCHEMES), force=True)
 class FsspecBackend(BaseStorageBackend):
     """File backend of mmengine for the addresses that fsspec knows.
@@ -393,8 +448,7 @@ class FsspecBackend(BaseStorageBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file; it appears whole or not at all."""
-        with _store(filepath) as (store, path):
-            store.pipe_file(path, bytes(obj))
+        write_file(str(filepath), bytes(obj))
 
     def put_text(
         self, obj: str, filepath: str | Path, encoding: str = 'utf-8'

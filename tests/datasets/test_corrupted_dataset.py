@@ -6,6 +6,7 @@ from mmseg.registry import DATASETS
 
 from clouds_mmseg.robustness.run import make_corruptions
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.remote import upload
 
 PIPELINE = [
     dict(type='LoadSegImage'),
@@ -66,6 +67,24 @@ def test_a_folder_and_the_fly_give_the_same(city, folder):
     assert read[2]['data_samples'].img_path.startswith(
         str(folder / 'gaussian_noise/1/bonn')
     )
+
+
+def test_a_folder_in_a_store(city, folder, s3_folder):
+    for path in folder.rglob('*.*'):
+        upload(path, f'{s3_folder}/set/{path.relative_to(folder)}')
+    local = build(city, folder=str(folder))
+    stored = build(city, folder=f'{s3_folder}/set')
+    assert len(stored) == 10
+    for index in (0, 3, 9):
+        one, other = local[index], stored[index]
+        assert one['inputs'].equal(other['inputs'])
+        assert one['data_samples'].domain == other['data_samples'].domain
+    path = stored[2]['data_samples'].img_path
+    assert path.startswith(f'{s3_folder}/set/gaussian_noise/1/bonn')
+    with pytest.raises(DataError, match='s3://.*corruptions.json does not'):
+        build(city, folder=s3_folder)
+    with pytest.raises(UserError, match='^s3://nowhere/.* no such bucket'):
+        build(city, folder='s3://nowhere/set')
 
 
 def test_colours_keep_their_places(city):

@@ -183,7 +183,7 @@ def test_a_full_disk_is_explained(source, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(module, 'atomic_path', full)
+    monkeypatch.setattr(module, 'write_file', full)
     monkeypatch.setattr(module, '_write_set', lambda *args: None)
     (tmp_path / 'c').mkdir()
     with pytest.raises(UserError, match='c is full'):

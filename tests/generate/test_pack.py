@@ -341,7 +341,7 @@ def test_what_cannot_be_packed_is_refused(bank, packed, data, tmp_path):
     refused('is no packed image set', unpack_images, bank, out)
     refused('got the address s3://a/b', unpack_images, packed, 's3://a/b')
     refused('holds files, but no bank.json', unpack_images, packed, data)
-    refused('packed is remote or packed, and verification',
+    refused('packed is packed, and verification',
             list_files, build(packed))  # fmt: skip
     # A training that would check a folder takes it as it is.
     require_generated_images(dict(out=str(packed), make=True), 'none')

@@ -18,6 +18,7 @@ from tiny_run import (
 )
 
 from clouds_mmseg.cli.config import build_runner
+from clouds_mmseg.cli.preflight import require_inputs
 from clouds_mmseg.datasets import DataError, DiffusionAugment, GeneratedDataset
 from clouds_mmseg.generate.run import generate_images
 from clouds_mmseg.predict.predict_files import predict_files
@@ -132,8 +133,13 @@ def test_data_and_checkpoint_of_a_test_lie_in_a_store(
             load_from=str(checkpoint),
             test_dataloader__num_workers=1,
         )
+        require_inputs(cfg, 'test')
         results[name] = build_runner(cfg).test()
     assert results['store'] == results['local']
+    write_config(config, f'{bucket}/none')
+    cfg = read_config(config, tmp_path / 'none', load_from=str(checkpoint))
+    with pytest.raises(UserError, match='no folder s3://street/none'):
+        require_inputs(cfg, 'test')
 
 
 def test_a_checkpoint_is_published_to_a_store(bucket, tmp_path):

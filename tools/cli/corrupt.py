@@ -16,8 +16,12 @@ def parse_args(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('source', help='folder of images, in any depth')
-    parser.add_argument('out', help='folder of the corrupted images')
+    parser.add_argument(
+        'source', help='folder of images, in any depth, or its address'
+    )
+    parser.add_argument(
+        'out', help='folder of the corrupted images, or its address'
+    )
     parser.add_argument(
         '--corruptions',
         nargs='+',

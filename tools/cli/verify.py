@@ -4,7 +4,6 @@ For example: %(prog)s gta5, or %(prog)s --config CONFIG
 """
 
 import argparse
-import os
 import shlex
 
 from clouds_mmseg_cli.cfg_options import CfgOptions
@@ -27,8 +26,8 @@ def parse_args(
     what.add_argument('--config', help='verify the datasets of a config')
     parser.add_argument(
         '--data-root',
-        help='with NAME: its folder, by default data/NAME; with --config: '
-        "the folder that stands in for 'data'",
+        help='with NAME: its folder or address, by default data/NAME; with '
+        "--config: the folder that stands in for 'data'",
     )
     add_report_dir(parser)
     parser.add_argument(
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         init_default_scope('mmseg')
         use_report_dir(args.report_dir)
         root = args.data_root or resolve_data_root(f'data/{args.name}')
-        tasks = named_tasks(args.name, os.path.normpath(root))
+        tasks = named_tasks(args.name, root)
         words = ['clouds', 'verify', args.name]
         if args.data_root:
             words += ['--data-root', args.data_root]

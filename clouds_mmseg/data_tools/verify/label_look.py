@@ -19,7 +19,7 @@ from clouds_mmseg.datasets.sample_check import (
     Pair,
     SampleCheck,
     SampleReport,
-    stamp,
+    changed_files,
 )
 from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.errors import DataError
@@ -91,13 +91,17 @@ def look_at_labels(
     order = list(dict.fromkeys(paths))
     random.Random(seed).shuffle(order)
     kept = read_statistics(root).get(statistics_key(dataset), {})
-    rows = kept.get('files', {})
+    files = kept.get('files', {})
+    rows = {path: files[path] for path in order if path in files}
+    stamps = {path: row['stamp'] for path, row in rows.items()}
+    for path in changed_files(root, stamps):
+        del rows[path]
     check = SampleCheck(root, dataset.class_table(), dataset.LABEL_CHANNEL)
     count = LabelCount(np.zeros(256, np.int64), 0, len(order))
     end = time.monotonic() + seconds
     for path in order:
         row = rows.get(path)
-        if row is None or row['stamp'] != stamp(os.path.join(root, path)):
+        if row is None:
             report = check(Pair('', path))
             _refuse_ids(dataset, report)
             # A damaged file is reported when it is used, or by verification.

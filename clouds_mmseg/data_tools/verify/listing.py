@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
+from mmengine import fileio
 from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 
@@ -10,6 +11,7 @@ from clouds_mmseg.datasets.base import DGDataset
 from clouds_mmseg.datasets.driving import CONDITIONS, SETS
 from clouds_mmseg.datasets.files import (
     QUARANTINE,
+    common_folder,
     set_aside,
     suffix_text,
     without_suffix,
@@ -23,6 +25,7 @@ from clouds_mmseg.toycity.dataset import (
     read_manifest as read_toycity_manifest,
 )
 from clouds_mmseg.utils.errors import DataError
+from clouds_mmseg.utils.remote import is_address
 
 VERIFIED_SETS = (*SETS, 'toycity')
 
@@ -115,7 +118,7 @@ def named_tasks(name: str, root: str) -> list[Task]:
 
     Args:
         name: One of :data:`VERIFIED_SETS`.
-        root: Folder of the set.
+        root: Folder of the set, or its address.
 
     Returns:
         One task for each split whose image folder exists.
@@ -131,7 +134,9 @@ def named_tasks(name: str, root: str) -> list[Task]:
             'For your own folders give a config that names them: '
             '--config CONFIG.',
         )
-    if not os.path.isdir(root):
+    # Of an address it would remove a slash.
+    root = root.rstrip('/') if is_address(root) else os.path.normpath(root)
+    if not fileio.isdir(root):
         raise DataError(
             f'{root} does not exist (from {os.getcwd()}).',
             f'Give the folder of {name} with --data-root.',
@@ -141,7 +146,7 @@ def named_tasks(name: str, root: str) -> list[Task]:
         dataset = _build(split, root)
         # Not `or`: asking for its length opens it.
         first = dataset if first is None else first
-        if os.path.isdir(dataset.data_prefix['img_path']):
+        if fileio.isdir(dataset.data_prefix['img_path']):
             tasks.append(Task(f'{name} {split.name}', dataset, split.training))
     if not tasks and first is not None:
         # Raises the error that lists the expected files.
@@ -152,16 +157,16 @@ def named_tasks(name: str, root: str) -> list[Task]:
 def _build(split, root):
     config = dict(
         split.config,
-        data_root=os.path.normpath(os.path.join(root, split.below)),
+        data_root=os.path.join(root, split.below) if split.below else root,
         expected=split.images,
         lazy_init=True,
         pipeline=[],
     )
     dataset = DATASETS.build(config)
     labels = dataset.data_prefix.get('seg_map_path')
-    if split.other_labels and not os.path.isdir(labels):
+    if split.other_labels and not fileio.isdir(labels):
         other = os.path.join(root, split.other_labels)
-        if os.path.isdir(other):
+        if fileio.isdir(other):
             images = os.path.relpath(dataset.data_prefix['img_path'], root)
             prefix = dict(img_path=images, seg_map_path=split.other_labels)
             return DATASETS.build(dict(config, data_prefix=prefix))
@@ -258,9 +263,16 @@ def list_files(dataset: BaseDataset) -> Listing:
         return _list_others(dataset)
     root = dataset.files_root
     folder = dataset.data_prefix['img_path']
-    if '://' in root:
+    if '://' in root and (dataset.backend_args or not is_address(root)):
         raise dataset.data_error(
-            f'{root} is remote, and verification reads local files only'
+            f'{root} is read by a file backend of mmengine, and verification '
+            'reads local files and those of stores such as s3:// only'
+        )
+
+    if '://' in folder and '://' not in root:
+        raise dataset.data_error(
+            'images and labels lie in different stores or buckets, and '
+            'verification keeps its report beside both'
         )
 
     def below(path):
@@ -336,7 +348,7 @@ def _orphans(dataset, samples, below, quarantined):
 
 def _left_out(dataset):
     """Images that the preparation has left out as unusable."""
-    if dataset.data_root is None or '://' in dataset.data_root:
+    if dataset.data_root is None:
         return set()
     manifest = read_manifest(dataset.data_root)
     return set(manifest.left_out) if manifest else set()
@@ -361,12 +373,12 @@ def _list_others(dataset):
         dataset.get_data_info(index)['img_path']
         for index in range(len(dataset))
     ]
-    if '://' in paths[0]:
+    if '://' in paths[0] and not is_address(paths[0]):
         raise DataError(
-            f'{getattr(dataset, "bank", paths[0])} is remote or packed, and '
-            'verification reads the files of local folders only'
+            f'{getattr(dataset, "bank", paths[0])} is packed, and '
+            'verification reads plain files only'
         )
-    root = os.path.commonpath([os.path.dirname(p) for p in paths]) or os.curdir
+    root = common_folder([os.path.dirname(path) for path in paths])
     return Listing(
         root=root,
         key='',

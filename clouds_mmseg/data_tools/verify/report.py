@@ -24,13 +24,14 @@ from clouds_mmseg.datasets.sample_check import (
     Finding,
     changed_files,
 )
-from clouds_mmseg.utils.atomic import atomic_path
 from clouds_mmseg.utils.data_root import (
     REPORT_DIR_VARIABLE,
     existing_file,
+    read_existing,
     report_folder,
 )
 from clouds_mmseg.utils.errors import DataError, UserError
+from clouds_mmseg.utils.remote import RemoteError, is_address, write_file
 from clouds_mmseg.utils.tables import format_table
 from clouds_mmseg.utils.text_files import parse_json
 
@@ -146,17 +147,17 @@ def read_reports(root: str) -> dict[str, SetReport]:
         DataError: The file is not a report of this version.
     """
     path = report_path(root)
+    payload = read_existing(root, REPORT)
+    if payload is None:
+        return {}
     try:
-        with open(path, encoding='utf-8', errors=_ENCODING_ERRORS) as stream:
-            kept = parse_json(stream.read())
+        kept = parse_json(payload.decode('utf-8', _ENCODING_ERRORS))
         if kept['format'] != _FORMAT:
             raise ValueError(f'format {kept["format"]}, not {_FORMAT}')
         return {
             key: SetReport.from_json(value, root, key, path)
             for key, value in kept['sets'].items()
         }
-    except FileNotFoundError:
-        return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'{path} is not a report of this version of '
@@ -182,11 +183,8 @@ def write_reports(root: str, reports: list[SetReport]) -> None:
     )
     path = os.path.join(report_folder(root), REPORT)
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(
-                content + '\n', encoding='utf-8', errors=_ENCODING_ERRORS
-            )
-    except OSError as error:
+        write_file(path, (content + '\n').encode('utf-8', _ENCODING_ERRORS))
+    except (OSError, RemoteError) as error:
         raise DataError(
             f'the report {path} cannot be written: {error.strerror}.',
             'Without it training does not know what was found. Verify as a '
@@ -340,7 +338,12 @@ def advice_text(reports: list[SetReport], command: str) -> str:
     if not errors:
         return ''
     lines = ['Training refuses this data. What can be done:']
-    if any(f.kind in (*MOVABLE, 'orphan') for f in errors):
+    if any(
+        f.kind in (*MOVABLE, 'orphan')
+        for r in reports
+        for f in r.open_errors
+        if not is_address(r.root)
+    ):
         lines.append(f'  move the bad files aside:   {command} --fix')
     if any(f.kind != 'layout' for f in errors):
         lines.append(f'  train on it as it is:       {command} --accept')

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from itertools import chain, groupby
 
@@ -44,7 +45,7 @@ from clouds_mmseg.utils.cityscapes import IGNORE
 from clouds_mmseg.utils.data_root import report_folder
 from clouds_mmseg.utils.errors import DataError, UserError
 from clouds_mmseg.utils.hashing import hash_text
-from clouds_mmseg.utils.parallel import parallel_map
+from clouds_mmseg.utils.remote import RemoteError, is_address
 from clouds_mmseg.utils.shared_work import (
     LEASE_SECONDS,
     SharedWork,
@@ -67,9 +68,9 @@ def verify(
 ) -> list[SetReport]:
     """Read every file of some datasets and store the reports.
 
-    The reports are written beside the data (``clouds_verify.json``), and so
-    are the class statistics that rare-class sampling reads. Findings that were
-    accepted before stay accepted.
+    The reports are written beside the data (``clouds_verify.json``), on a
+    disk or in a store, and so are the class statistics that rare-class
+    sampling reads. Findings that were accepted before stay accepted.
 
     Args:
         tasks: The datasets. Of several with the same files the first is read.
@@ -99,11 +100,8 @@ def verify(
     for one in sets:
         if one.pairs:
             one.collect(
-                parallel_map(
-                    one.check,
-                    one.pairs,
-                    workers=workers,
-                    title=one.report.name,
+                one.check.check_all(
+                    one.pairs, workers=workers, title=one.report.name
                 )
             )
     return _complete(sets, earlier, command)
@@ -129,6 +127,10 @@ def _verify_shared(sets, earlier, workers, command, lease):
     if not roots:
         return _complete(sets, earlier, command)
     chunks = split(len(items))
+    # Listed once, and not for each chunk.
+    stamps = [
+        one.check.stored_stamps(one.pairs) if one.pairs else {} for one in sets
+    ]
     job = SharedWork(
         report_folder(roots[0]),
         'verify',
@@ -145,11 +147,11 @@ def _verify_shared(sets, earlier, workers, command, lease):
         found = []
         own = [items[i] for i in chunks[chunk.number]]
         for number, pairs in groupby(own, lambda item: item[0]):
-            samples = parallel_map(
-                sets[number].check,
+            samples = sets[number].check.check_all(
                 [pair for _, pair in pairs],
                 workers=workers,
                 title=sets[number].report.name,
+                stamps=stamps[number],
             )
             found += [(number, sample.to_json()) for sample in samples]
         return found
@@ -357,7 +359,7 @@ def _keep_statistics(dataset, root, rows):
         save_statistics(
             root, statistics_key(dataset), dataset.metainfo['classes'], rows
         )
-    except OSError as error:
+    except (OSError, RemoteError) as error:
         print_log(
             f'the class statistics in {root} cannot be written: '
             f'{error.strerror}',
@@ -402,8 +404,10 @@ def fix(reports: list[SetReport]) -> list[str]:
         Former paths of the files that were moved.
 
     Raises:
-        DataError: Too much of a dataset is bad, or a file cannot be moved.
+        DataError: Too much of a dataset is bad, a file cannot be moved, or the
+            data lies in a store.
     """
+    refuse_stores(report.root for report in reports)
     for report in reports:
         _refuse_too_many(report)
     moved = []
@@ -427,6 +431,24 @@ def fix(reports: list[SetReport]) -> list[str]:
         for finding in mine:
             finding.state = FIXED
     return moved
+
+
+def refuse_stores(roots: Iterable[str]) -> None:
+    """Refuse to move files of a store.
+
+    Args:
+        roots: ``files_root`` of the datasets.
+
+    Raises:
+        DataError: One of them is an address.
+    """
+    for root in filter(is_address, roots):
+        raise DataError(
+            f'{root} is in a store, where --fix moves no files.',
+            f'Replace the bad files there, or list them in {SKIP_FILE} below '
+            'that address, an image or label a line by its path, and verify '
+            'again; --accept lets training use them as they are.',
+        )
 
 
 def _refuse_too_many(report):

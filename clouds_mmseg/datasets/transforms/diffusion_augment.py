@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -38,7 +37,7 @@ class TakeImageFrom(BaseTransform):
 
     Args:
         source: Folder of the data set's images.
-        folder: Folder with the same tree of PNG files.
+        folder: Folder, or address, with the same tree of PNG files.
     """
 
     def __init__(self, source: str, folder: str):
@@ -48,8 +47,8 @@ class TakeImageFrom(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Replace ``img_path``."""
         below = os.path.relpath(results['img_path'], self.source)
-        path = Path(self.folder, below).with_suffix('.png')
-        results['img_path'] = str(path)
+        path = os.path.join(self.folder, below)
+        results['img_path'] = os.path.splitext(path)[0] + '.png'
         # The range of the original files does not apply.
         results.pop('image_range', None)
         return results

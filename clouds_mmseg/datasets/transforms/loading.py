@@ -71,8 +71,20 @@ class LoadSegImage(LoadImageFromFile):
                 hash is not ``img_sha256`` of the sample, or its values do not
                 lie in the image range.
         """
+        payload = read_file(results['img_path'], 'image', self.backend_args)
+        return self.decode(payload, results)
+
+    def decode(self, payload: bytes, results: dict) -> dict:
+        """Do as :meth:`transform` with a file that was read already.
+
+        Args:
+            payload: The file.
+            results: Changed in place, and returned.
+
+        Raises:
+            DataError: See :meth:`transform`.
+        """
         path = results['img_path']
-        payload = read_file(path, 'image', self.backend_args)
         check_hash(payload, results.get('img_sha256'), f'image {path}')
         given = self.image_range or results.get('image_range')
         try:
@@ -138,6 +150,19 @@ class LoadSegLabels(BaseTransform):
         if path is None:
             return results
         payload = read_file(path, 'label', self.backend_args)
+        return self.decode(payload, results)
+
+    def decode(self, payload: bytes, results: dict) -> dict:
+        """Do as :meth:`transform` with a file that was read already.
+
+        Args:
+            payload: The file.
+            results: Changed in place, and returned.
+
+        Raises:
+            DataError: See :meth:`transform`.
+        """
+        path = results['seg_map_path']
         check_hash(payload, results.get('seg_map_sha256'), f'label {path}')
         try:
             raw = decode_ids(payload, results.get('label_channel'))

@@ -14,6 +14,7 @@ from clouds_mmseg.datasets import (
     class_statistics,
 )
 from clouds_mmseg.datasets.class_statistics import class_pixels
+from clouds_mmseg.utils import remote
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_a_folder_that_cannot_be_written_to(dataset, monkeypatch, caplog):
     def refuse(path):
         raise PermissionError(13, 'Permission denied', str(path))
 
-    monkeypatch.setattr(class_statistics, 'atomic_path', refuse)
+    monkeypatch.setattr(remote, 'atomic_path', refuse)
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):

@@ -251,8 +251,7 @@ def test_a_folder_that_cannot_be_written_to(check, monkeypatch, pairs):
     def refuse(path):
         raise PermissionError(13, 'Permission denied')
 
-    for name in ('data_tools.verify.report', 'datasets.class_statistics'):
-        monkeypatch.setattr(f'clouds_mmseg.{name}.atomic_path', refuse)
+    monkeypatch.setattr('clouds_mmseg.utils.remote.atomic_path', refuse)
     report = check()
     assert report.images == 3
     assert not keep([report])
