@@ -403,6 +403,15 @@ def test_lower_weights_make_losses_of_pseudo_labels_smaller():
     assert none['decode.loss_cls'] < half['decode.loss_cls']
 
 
+def test_a_student_view_may_be_given_by_its_name():
+    """As --cfg-options model.student_views=[ColorJitter] does."""
+    named, told = (
+        build(student_views=[view]).student_views
+        for view in ('ColorJitter', dict(type='ColorJitter'))
+    )
+    assert [vars(view) for view in named] == [vars(view) for view in told]
+
+
 def test_the_student_sees_the_mixed_images_with_their_labels():
     model = build(
         label_weight='region',
