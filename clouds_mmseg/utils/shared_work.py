@@ -352,13 +352,18 @@ class SharedWork:
         if self._ended():
             return False
         try:
-            return self.files.create(
+            created = self.files.create(
                 f'{self._folder}/{name}', json.dumps(content).encode()
             )
         except FileNotFoundError:
             if not self._ended():
                 raise
             return False
+        if created and name != _END and self._ended():
+            # In a store, where nothing fails, it would stay.
+            self.files.remove(self._folder, [name])
+            return False
+        return created
 
     def _ended(self, there: Collection[str] = ()):
         """Tell whether the job has ended, perhaps long ago.

@@ -226,6 +226,25 @@ def test_jobs_in_a_store_follow_one_another(s3_folder):
         job(s3_folder, seed=4)
 
 
+def test_a_process_that_is_late_leaves_nothing_in_a_store(
+    s3_folder, monkeypatch
+):
+    """The job ends while it writes that its chunk is done."""
+    mine = job(s3_folder, 1)
+    create = mine.files.create
+
+    def end_before(name, content):
+        if name.endswith('000000.json'):
+            create('00001/finished.json', b'{"result": 7}')
+        return create(name, content)
+
+    monkeypatch.setattr(mine.files, 'create', end_before)
+    share = mine.run(lambda chunk: None, finished([]))
+    assert (share.result, share.done, share.lost) == (7, 0, 1)
+    left = list_versions(f'{s3_folder}/.work/test')
+    assert sorted(left) == ['00001/finished.json', 'job-00001.json']
+
+
 @pytest.mark.parametrize('hours', [-1, 1])
 def test_a_lease_that_is_renewed_is_left_alone(tmp_path, hours, monkeypatch):
     """Also where the clock of this machine is wrong."""
