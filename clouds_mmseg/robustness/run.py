@@ -309,13 +309,16 @@ def _complete_domains(out, recipe, source):
             f'{out} is inside of {source}: the set would be made of '
             'itself; write to another folder'
         )
-    if not fileio.exists(os.path.join(out, SET_FILE)):
-        if not _is_empty(out):
+    path = os.path.join(out, SET_FILE)
+    if not fileio.exists(path):
+        if _is_empty(out):
+            return set()
+        # Checked again: another process may just have begun the set.
+        if not fileio.exists(path):
             raise UserError(
                 f'{out} exists and holds no {SET_FILE}; name a new or empty '
                 'folder'
             )
-        return set()
     found = read_set(out)
     if found['recipe'] != recipe:
         keys = dict.fromkeys([*recipe, *found['recipe']])

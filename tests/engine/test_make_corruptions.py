@@ -76,6 +76,25 @@ def test_interrupted_processes_share_the_work(source, tmp_path):
     assert interrupted_work.tree(many) == tree(one)
 
 
+def test_a_set_that_another_process_has_just_begun_is_joined(
+    source, tmp_path, monkeypatch
+):
+    """It begins between the looks for its file and for other files."""
+    one, many = tmp_path / 'one', tmp_path / 'many'
+    shared = dict(shared=True, lease=1, **CHOICE)
+    make_corruptions(source, one, **shared)
+    real = module._is_empty
+
+    def begin_and_look(folder):
+        monkeypatch.undo()
+        make_corruptions(source, many, **shared)
+        return real(folder)
+
+    monkeypatch.setattr(module, '_is_empty', begin_and_look)
+    assert make_corruptions(source, many, **shared).created == 0
+    assert interrupted_work.tree(many) == interrupted_work.tree(one)
+
+
 def test_processes_make_the_same(source, tmp_path):
     one, two = tmp_path / 'one', tmp_path / 'two'
     make_corruptions(source, one, workers=1, **CHOICE)
