@@ -7,7 +7,7 @@ from pathlib import Path
 from clouds_mmseg_cli.errors import plain_errors
 
 TESTS = Path(__file__).resolve().parents[1] / 'tests'
-PARTS = ('kills', 'disk', 'small-disk', 'workers', 'two-runs')
+PARTS = ('kills', 'disk', 'small-disk', 'workers', 'two-runs', 'store')
 
 
 def parse_args() -> argparse.Namespace:

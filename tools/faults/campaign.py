@@ -344,7 +344,7 @@ class Campaign:
                 fault += f', {in_a_row} in a row'
             what = ', then '.join(what for what, *_ in kills)
             happened = all(killed for _, killed, _ in kills)
-            self._note('SIGKILL', fault, name, what, problems, happened)
+            self.note('SIGKILL', fault, name, what, problems, happened)
 
     def _kill(self, name, at_write, rng):
         """Run a command and kill it.
@@ -420,7 +420,7 @@ class Campaign:
         group = 'clock' if fault.action == 'clock' else 'disk'
         where = Path(path).name
         what = f'call {at} ({where})'
-        self._note(group, fault.name, name, what, problems, bool(fired))
+        self.note(group, fault.name, name, what, problems, bool(fired))
 
     def _told(self, name, done, fault):
         """Return what is wrong with how a command told of a fault."""
@@ -451,9 +451,7 @@ class Campaign:
                 problems += self._continue(name)
                 what = f'after {victim.after:.2f} s'
                 fault = 'a worker process is killed'
-                self._note(
-                    'memory', fault, name, what, problems, victim.killed
-                )
+                self.note('memory', fault, name, what, problems, victim.killed)
 
     def two_runs(self, names: Sequence[str]) -> None:
         """Start commands twice at the same time, with one output folder."""
@@ -481,7 +479,7 @@ class Campaign:
                 if not ends[1].status:
                     problems.append('the second was not refused')
             problems += self._continue(name)
-            self._note(
+            self.note(
                 'two runs', 'started twice', name, what, problems,
                 bool(second.done),
             )  # fmt: skip
@@ -528,7 +526,7 @@ class Campaign:
                     subprocess.run(['umount', '-l', self.out], check=True)
                 what = f'{size} of {needed} bytes, status {done.status}'
                 fault = 'full disk (a small tmpfs)'
-                self._note('disk', fault, name, what, problems, happened)
+                self.note('disk', fault, name, what, problems, happened)
         return None
 
     def _whole(self, name):
@@ -597,9 +595,27 @@ class Campaign:
         )
         return run_clouds(words, log or self.file, self.injector, **options)
 
-    def _note(self, group, fault, name, what, problems, happened=True):
-        """Count a trial, unless it passed without the fault."""
-        group = 'shared' if name.endswith(SHARED) else group
+    def note(
+        self,
+        group: str,
+        fault: str,
+        name: str,
+        what: str,
+        problems: Sequence[str],
+        happened: bool = True,
+    ) -> None:
+        """Count a trial, unless it passed without the fault.
+
+        Args:
+            group: Key of the titles of the tables.
+            fault: Row of the table.
+            name: Of the command.
+            what: When, for the log.
+            problems: What is wrong with the result.
+            happened: Whether the fault met the command.
+        """
+        if name.endswith(SHARED) and group != 'store':
+            group = 'shared'
         record = Record(group, fault, name)
         record = self.records.get(record.key, record)
         verdict = 'ok' if happened else 'not counted, it did not happen'

@@ -92,10 +92,8 @@ def run_clouds(
     """
 
     def main():
-        from clouds_mmseg_cli.command import main
-
         try:
-            main([str(word) for word in words])
+            _call_clouds(words)
         finally:
             if modules is not None:
                 modules.write_text('\n'.join(sys.modules))
@@ -108,6 +106,23 @@ def run_clouds(
         meanwhile=meanwhile,
         timeout=timeout,
     )
+
+
+def become_clouds(words: Sequence[object], log: Path) -> None:
+    """Turn this process, a fork, into a command of ``clouds``.
+
+    Args:
+        words: After ``clouds``.
+        log: File of its output.
+    """
+    _begin(log)
+    os._exit(_run(lambda: _call_clouds(words)))
+
+
+def _call_clouds(words):
+    from clouds_mmseg_cli.command import main
+
+    main([str(word) for word in words])
 
 
 def run_forked(

@@ -18,6 +18,7 @@ TITLES = {
     'two runs': 'Two runs at once',
     'memory': 'Worker processes',
     'shared': 'Processes that share work (`--shared`)',
+    'store': 'Processes that share work in an object store',
 }
 
 

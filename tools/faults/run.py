@@ -10,6 +10,7 @@ from faults.campaign import FAULTS, Campaign
 from faults.commands import COMMANDS
 from faults.forks import import_stack
 from faults.report import write_docs
+from faults.store import NAMES, disturb_in_store
 
 _WITH_WORKERS = ('train', 'toycity', 'corrupt', 'verify', 'filter')
 # Of the short form: cheap, each writing in another way. The slow disk of
@@ -102,6 +103,11 @@ def run_campaign(
     if 'two-runs' in parts:
         names = ('train',) if short else commands or list(COMMANDS)
         campaign.two_runs(names)
+    if 'store' in parts and not short:
+        names = [name for name in commands or NAMES if name in NAMES]
+        why = disturb_in_store(campaign, names, points)
+        if why:
+            print(f'no faults in a store: {why}')
     records = campaign.records.values()
     failed = [text for record in records for text in record.failed]
     trials = sum(record.trials for record in records)
