@@ -3,6 +3,8 @@
 import hashlib
 import tempfile
 import time
+from collections.abc import Container
+from typing import Any
 
 from mmengine import fileio
 
@@ -58,7 +60,7 @@ class BankInStore(ImageBank):
     def _write_file(self, name, payload):
         fileio.put(payload, self._at(name))
 
-    def done(self, *args, **options) -> set[int]:
+    def done(self, *args: Any, **options: Any) -> set[int]:
         """Return the indices of the images whose entry and files exist.
 
         See :meth:`ImageBank.done`. The store is listed once, and not if no
@@ -86,7 +88,7 @@ class BankInStore(ImageBank):
         name, digest = file
         return hashlib.sha256(fileio.get(self._at(name))).hexdigest() == digest
 
-    def add(self, *args, **options) -> None:
+    def add(self, *args: Any, **options: Any) -> None:
         """Write an image and its entry; see :meth:`ImageBank.add`."""
         super().add(*args, **options)
         if time.monotonic() - self._published > _PUBLISH_EVERY:
@@ -106,7 +108,7 @@ class BankInStore(ImageBank):
     def _shard_name(self):
         return f'{SHARD_FOLDER}/{self.writer}.jsonl'
 
-    def sweep(self, indices) -> None:
+    def sweep(self, indices: Container[int]) -> None:
         """Do nothing: in a store there are no unfinished files."""
 
     def finish(self) -> bool:
