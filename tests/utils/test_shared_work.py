@@ -18,6 +18,7 @@ from clouds_mmseg.utils.shared_work import (
     SharedWorkError,
     split,
 )
+from clouds_mmseg.utils.work_files import work_files
 
 
 def job(folder, chunks=4, lease=1.0, **arguments):
@@ -165,38 +166,21 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGSTOP])
-def test_chunks_of_a_process_that_stops_are_taken_over(tmp_path, kind):
-    slow = start(tmp_path, 'slow', 0.5, 3)
-    wait_for(tmp_path / 'slow-0')
-    os.kill(slow.pid, kind)
-    try:
-        _run(tmp_path, 'quick', 0, 3)
-        quick = json.loads((tmp_path / 'quick.json').read_text())
-        assert quick['done'] == 3 and quick['taken_over'] == 1
-        assert (tmp_path / 'quick-0').read_text() == 'True'
-        assert (tmp_path / 'quick-1').read_text() == 'False'
-    finally:
-        os.kill(slow.pid, signal.SIGCONT)
-        slow.join()
-    assert (tmp_path / 'ends').read_text() == '["quick", "quick", "quick"]\n'
-    if kind == signal.SIGSTOP:
-        late = json.loads((tmp_path / 'slow.json').read_text())
-        assert late['lost'] == 1 and late['done'] == 0
-    left = [p.name for p in (tmp_path / '.work').rglob('*') if p.is_file()]
-    assert sorted(left) == ['finished.json', 'job-00001.json']
+@pytest.fixture(params=['folder', 'store'])
+def place(request, tmp_path):
+    if request.param == 'folder':
+        return str(tmp_path)
+    return request.getfixturevalue('s3_folder')
 
 
 @pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGSTOP])
-def test_a_process_that_stops_is_replaced_in_a_store(
-    tmp_path, s3_folder, kind
-):
-    slow = start(tmp_path, 'slow', 0.5, 3, s3_folder)
-    while not (begun := [p.name for p in tmp_path.glob('slow-*')]):
+def test_chunks_of_a_process_that_stops_are_taken_over(tmp_path, place, kind):
+    slow = start(tmp_path, 'slow', 0.5, 3, place)
+    while not (begun := [path.name for path in tmp_path.glob('slow-*')]):
         time.sleep(0.01)
     os.kill(slow.pid, kind)
     try:
-        _run(tmp_path, 'quick', 0, 3, s3_folder)
+        _run(tmp_path, 'quick', 0, 3, place)
         quick = json.loads((tmp_path / 'quick.json').read_text())
         assert quick['done'] == 3 and quick['taken_over'] == 1
         for path in tmp_path.glob('quick-*'):
@@ -209,8 +193,10 @@ def test_a_process_that_stops_is_replaced_in_a_store(
     if kind == signal.SIGSTOP:
         late = json.loads((tmp_path / 'slow.json').read_text())
         assert late['lost'] == 1 and late['done'] == 0
-    left = list_versions(f'{s3_folder}/.work/test')
-    assert sorted(left) == ['00001/finished.json', 'job-00001.json']
+    files = work_files(f'{place}/.work/test', 1.0)
+    assert set(files.names('00001')) == {'finished.json'}
+    assert files.exists('job-00001.json')
+    assert len(files.names()) == 2
 
 
 def test_jobs_in_a_store_follow_one_another(s3_folder):
