@@ -45,7 +45,7 @@ MEASURES = dict(
 _NUM_SCENES = 64
 _BATCH = 8
 # Fewer rows have too few orders.
-_FEWEST_ROWS = 4
+FEWEST_ROWS = 4
 
 
 def measure_quality(run: Run) -> dict[str, float]:
@@ -60,6 +60,7 @@ def measure_quality(run: Run) -> dict[str, float]:
     path = run.folder / FILE_NAME
     if path.is_file():
         return json.loads(path.read_text())
+    print(f'{run}: its labels of generated scenes are measured', flush=True)
     model = load_trained(run)
     hooks = {hook['type']: hook for hook in run.config().custom_hooks}
     dataset = DATASETS.build(hooks['PseudoLabelAccuracyHook']['dataset'])
@@ -146,7 +147,7 @@ def _mean_rank(data: Mapping, measure: str, rows: Sequence[Row]) -> str:
             for row in rows
             if (value := _value(data, measure, row.name, seed)) is not None
         ]
-        if len(pairs) >= _FEWEST_ROWS:
+        if len(pairs) >= FEWEST_ROWS:
             ranked = spearmanr(
                 [value for value, _ in pairs], [goal for _, goal in pairs]
             )

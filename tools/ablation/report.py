@@ -39,11 +39,12 @@ _PARTS = (
 )
 
 
-def collect(runs: Iterable[Run]) -> dict:
+def collect(runs: Iterable[Run], *, quality: bool = True) -> dict:
     """Read the results of the finished runs of one schedule.
 
     Args:
         runs: Runs; those that are not finished are left out.
+        quality: Whether to measure what can be measured without a target.
 
     Returns:
         See above; empty dicts without a finished run.
@@ -68,8 +69,9 @@ def collect(runs: Iterable[Run]) -> dict:
             else:
                 targets = data['targets'].setdefault(name, {})
                 targets.setdefault(seed, {})[domain] = value
-        measured = data['quality'].setdefault(name, {})
-        measured[seed] = measure_quality(run)
+        if quality:
+            measured = data['quality'].setdefault(name, {})
+            measured[seed] = measure_quality(run)
         teacher = run.folder / FILE_NAME
         if teacher.is_file():
             found = json.loads(teacher.read_text())

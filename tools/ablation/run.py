@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ablation.pictures import draw_visualizations
 from ablation.plots import plot_accuracy, plot_gains
-from ablation.quality import ranks_table
+from ablation.quality import FEWEST_ROWS, ranks_table
 from ablation.report import (
     collect,
     differences_table,
@@ -87,10 +87,15 @@ def run_ablation(
     begin = time.monotonic()
     train_all(runs, jobs=jobs)
     minutes = (time.monotonic() - begin) / 60
+    # Of fewer rows no table is made, but docs may have the others.
+    quality = docs is not None or len(rows) >= FEWEST_ROWS
     found = {
-        schedule: collect(r for r in runs if r.schedule.name == schedule)
+        schedule: collect(
+            (r for r in runs if r.schedule.name == schedule), quality=quality
+        )
         for schedule in schedules
     }
+    print('Pictures are drawn', flush=True)
     # Before printing the tables, because building models writes log lines.
     pictures = draw_visualizations(runs, root / 'pictures')
     results = _write_results(root / 'ablation.json', found)
@@ -153,10 +158,13 @@ def describe(results: dict[str, dict]) -> str:
     """
     parts = []
     for data in results.values():
+        seeds = _seeds_of(data['rows'])
+        over = f'mean ± standard deviation over the seeds {seeds}'
         parts.append(
-            f'### {data["schedule"]} iterations\n\n'
-            'mIoU in percent, mean ± standard deviation over the seeds '
-            f'{_seeds_of(data["rows"])}.\n\n' + results_table(data)
+            f'### {data["schedule"]} iterations\n\nmIoU in percent, '
+            + (f'seed {seeds}' if seeds.isdigit() else over)
+            + '.\n\n'
+            + results_table(data)
         )
         differences = differences_table(data)
         if differences:

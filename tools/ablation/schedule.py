@@ -60,6 +60,9 @@ class Run(NamedTuple):
         begin = self.config().default_hooks.checkpoint.interval
         return self.folder.parent / self.row.warm_up / f'iter_{begin}.pth'
 
+    def __str__(self) -> str:
+        return f'{self.row.name}, {self.schedule.title}, seed {self.seed}'
+
     def config(self) -> Config:
         """Return the config with the options applied."""
         cfg = copy.deepcopy(_read_config(self.row.config))
@@ -139,7 +142,7 @@ def train_all(
                 if len(running) < jobs and _ready(run, runs):
                     waiting.remove(run)
                     running[run] = _start(run, environment)
-                    log(f'{_describe(run)}: begins, log {_log_file(run)}')
+                    log(f'{run}: begins, log {_log_file(run)}')
             for run, (process, begin) in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -151,7 +154,7 @@ def train_all(
                 left = (time.monotonic() - start) / trained
                 left *= len(waiting) + len(running)
                 log(
-                    f'{_describe(run)}: done in {minutes:.1f} min '
+                    f'{run}: done in {minutes:.1f} min '
                     f'({done} of {len(runs)}, about {left / 60:.0f} min left)'
                 )
             time.sleep(0.2)
@@ -170,10 +173,6 @@ def load_trained(run: Run) -> nn.Module:
     model = MODELS.build(cfg.model)
     load_strictly(model, read_state_dict(last), source=last)
     return model.eval()
-
-
-def _describe(run):
-    return f'{run.row.name}, {run.schedule.title}, seed {run.seed}'
 
 
 def _log_file(run):
@@ -220,7 +219,7 @@ def _require_success(run, returncode):
         return
     last = _log_file(run).read_text(errors='replace').strip().splitlines()[-3:]
     raise UserError(
-        f'training {_describe(run)} ended with status {returncode}; its log '
+        f'training {run} ended with status {returncode}; its log '
         f'{_log_file(run)} ends with:\n  '
         + '\n  '.join(last)
         + '\nIts command: '
