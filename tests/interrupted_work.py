@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from clouds_mmseg.utils.remote import list_versions
+from clouds_mmseg.utils.remote import list_below
 
 
 def tree(root):
@@ -114,7 +114,7 @@ def share_after_a_kill(run, address, owner, name):
     process = multiprocessing.get_context('fork').Process(target=run_slowly)
     process.start()
     while process.is_alive():
-        names = list_versions(f'{address}/.work')
+        names = list_below(f'{address}/.work')
         if any(name.endswith('000000.json') for name in names):
             break
         time.sleep(0.05)

@@ -69,24 +69,13 @@ class BankInStore(ImageBank):
         self._sizes = None
         return super().done(*args, **options)
 
-    def _whole(self, entry, labels, verify):
+    def _size(self, name):
         if self._sizes is None:
             self._sizes = remote.list_below(self._address)
-        if self._sizes.get(entry['file']) != entry['bytes']:
-            return False
-        files = [(entry['file'], entry['sha256'])]
-        if 'label' in entry:
-            files.append((entry['label'], entry['label_sha256']))
-        label = entry.get('evaluation_label')
-        return (
-            all(name in self._sizes for name, _ in files)
-            and (not labels or label in self._sizes)
-            and (not verify or all(map(self._is_unchanged, files)))
-        )
+        return self._sizes.get(name)
 
-    def _is_unchanged(self, file):
-        name, digest = file
-        return hashlib.sha256(fileio.get(self._at(name))).hexdigest() == digest
+    def _hash(self, name):
+        return hashlib.sha256(fileio.get(self._at(name))).hexdigest()
 
     def add(self, *args: Any, **options: Any) -> None:
         """Write an image and its entry; see :meth:`ImageBank.add`."""

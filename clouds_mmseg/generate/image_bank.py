@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Container, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -218,24 +219,31 @@ class ImageBank:
             }
 
     def _whole(self, entry, labels, verify):
-        path = self.root / entry['file']
-        try:
-            if path.stat().st_size != entry['bytes']:
-                return False
-        except OSError:
-            return False
-        if verify and sha256_of(path) != entry['sha256']:
-            return False
+        hashes = {entry['file']: entry['sha256']}
+        others = []
         if 'label' in entry:
-            path = self.root / entry['label']
-            if not path.is_file() or (
-                verify and sha256_of(path) != entry['label_sha256']
-            ):
-                return False
-        label = entry.get('evaluation_label')
-        return not labels or (
-            label is not None and (self.root / label).is_file()
+            hashes[entry['label']] = entry['label_sha256']
+            others.append(entry['label'])
+        if labels:
+            others.append(entry.get('evaluation_label'))
+        if self._size(entry['file']) != entry['bytes'] or any(
+            name is None or self._size(name) is None for name in others
+        ):
+            return False
+        return not verify or all(
+            self._hash(name) == digest for name, digest in hashes.items()
         )
+
+    def _size(self, name):
+        """Return the bytes of a file; None if there is none."""
+        try:
+            found = (self.root / name).stat()
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def _hash(self, name):
+        return sha256_of(self.root / name)
 
     def add(
         self,

@@ -127,7 +127,7 @@ class _Options:
             with atomic_path(self.root / name) as temporary:
                 temporary.write_text('\n'.join(lines) + '\n')
             self.flush()
-        elif self.address is not None:
+        elif self.address is not None and name in self.uploaded:
             remove(self.address, [name])
         else:
             (self.root / name).unlink(missing_ok=True)

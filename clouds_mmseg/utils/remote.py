@@ -208,27 +208,11 @@ def list_below(address: str | Path) -> dict[str, int]:
     return {name: info['size'] for name, info in _find(address)}
 
 
-def list_versions(address: str | Path) -> dict[str, str]:
-    """List the files of a folder with what changes when one is written.
-
-    Args:
-        address: As of :func:`list_below`.
-
-    Returns:
-        Path below the folder -> what the store says of the file: its time,
-        size and, where it has one, its tag or number of generation.
-
-    Raises:
-        RemoteError: See :func:`_store`.
-    """
-    return {name: str(sorted(i.items())) for name, i in _find(address)}
-
-
 def stamps_below(address: str | Path) -> dict[str, str]:
     """List the files of a folder with what changes when their content does.
 
-    Unlike :func:`list_versions` it is short, to be kept, and the same for a
-    file that was written again as it was, where the store has hashes.
+    It is the same for a file that was written again as it was, where the
+    store has hashes.
 
     Args:
         address: As of :func:`list_below`.

@@ -253,7 +253,7 @@ class StoreFiles:
 
     def names(self, folder: str = '') -> dict[str, str]:
         """List the paths below a folder, with versions."""
-        return remote.list_versions(self.where(folder))
+        return remote.stamps_below(self.where(folder))
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file that is not empty.

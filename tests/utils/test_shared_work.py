@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from clouds_mmseg.utils.remote import list_versions
+from clouds_mmseg.utils.remote import list_below
 from clouds_mmseg.utils.shared_work import (
     ChunksLost,
     SharedWork,
@@ -205,7 +205,7 @@ def test_jobs_in_a_store_follow_one_another(s3_folder):
         work = job(s3_folder, seed=seed)
         work.run(lambda chunk: chunk.number**2, finished(ends))
     assert ends == [[0, 1, 4, 9]] * 3
-    left = list_versions(f'{s3_folder}/.work/test')
+    left = list_below(f'{s3_folder}/.work/test')
     assert sorted(left) == ['00003/finished.json', 'job-00003.json']
     job(s3_folder, seed=3)
     with pytest.raises(SharedWorkError, match=r's3://.*\n.*there 3, here 4'):
@@ -227,7 +227,7 @@ def test_a_process_that_is_late_leaves_nothing_in_a_store(
     monkeypatch.setattr(mine.files, 'create', end_before)
     share = mine.run(lambda chunk: None, finished([]))
     assert (share.result, share.done, share.lost) == (7, 0, 1)
-    left = list_versions(f'{s3_folder}/.work/test')
+    left = list_below(f'{s3_folder}/.work/test')
     assert sorted(left) == ['00001/finished.json', 'job-00001.json']
 
 

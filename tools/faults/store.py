@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from mmengine import fileio
 
 from clouds_mmseg.utils import remote
 from clouds_mmseg.utils.shared_work import WORK_FOLDER
@@ -155,7 +156,7 @@ def _problems(campaign, name, address):
     for path in remote.list_below(address):
         target = campaign.out / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(remote.read_range(f'{address}/{path}', 0, 1 << 30))
+        target.write_bytes(fileio.get(f'{address}/{path}'))
     found = read_result(campaign.out)
     differs = [
         path
